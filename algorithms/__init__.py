@@ -1,0 +1,1 @@
+"""Trainers, and the evaluation of what they trained."""

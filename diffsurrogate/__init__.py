@@ -1,0 +1,46 @@
+"""Learned gradients for any simulator: wrap an env, train it with SHAC.
+
+    from diffsurrogate import SHAC, LearnedDiffWrapper, make
+
+    env = LearnedDiffWrapper(make("paper/dispersion", num_envs=64, n_agents=1))
+    SHAC(env).learn(total_steps=500_000, progress_bar=True)  # SHAC++
+"""
+
+from importlib.metadata import version
+
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.env import MultiAgentVectorEnv, Window
+from diffsurrogate.errors import UsageError
+from diffsurrogate.gradcheck import check_gradients
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.noise import NoiseConfig
+from diffsurrogate.policies import ActorConfig
+from diffsurrogate.critics import CriticConfig
+from diffsurrogate.registry import as_multi_agent, make, register_adapter, register_env
+from diffsurrogate.rewards import RewardConfig
+from diffsurrogate.surrogates import SurrogateConfig
+from diffsurrogate.torch_env import TorchEnv
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+
+__version__ = version("diffsurrogate")
+
+__all__ = [
+    "SHAC",
+    "ActorConfig",
+    "CriticConfig",
+    "LearnedDiffWrapper",
+    "MultiAgentVectorEnv",
+    "NetConfig",
+    "NoiseConfig",
+    "RewardConfig",
+    "SHACConfig",
+    "SurrogateConfig",
+    "TorchEnv",
+    "UsageError",
+    "Window",
+    "as_multi_agent",
+    "check_gradients",
+    "make",
+    "register_adapter",
+    "register_env",
+]

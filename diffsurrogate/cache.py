@@ -1,0 +1,183 @@
+"""Ring caches in bins, so that rare rewards survive (SHAC++, section 3)."""
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.errors import UsageError
+
+
+class BinnedCache:
+    """Keeps the newest items of each of several equal bins of a key, and samples over bins.
+
+    Every bin is a ring of its own: a new item replaces the oldest *of its bin*, and items of one
+    batch never replace one another unless the batch alone overfills a bin (then the last stay).
+    The bins are equal parts of the range of keys this cache has seen; when the range grows, items
+    are sorted anew.
+    """
+
+    def __init__(self, capacity: int, bins: int, device: torch.device | str = "cpu") -> None:
+        """Make an empty cache.
+
+        Args:
+            capacity: items each bin can hold.
+            bins: number of bins; 1 is a plain ring.
+            device: where items are kept.
+        """
+        if capacity < 1 or bins < 1:
+            raise UsageError(f"capacity {capacity} and bins {bins} must be at least 1")
+        self.capacity = capacity
+        self.bins = bins
+        self.device = torch.device(device)
+        self.low, self.high = float("inf"), float("-inf")
+        self.rings = [_Ring(capacity) for _ in range(bins)]
+
+    def __len__(self) -> int:
+        """Return the number of items kept."""
+        return sum(len(ring) for ring in self.rings)
+
+    @property
+    def occupancy(self) -> list[int]:
+        """Items in each bin."""
+        return [len(ring) for ring in self.rings]
+
+    @torch.no_grad()
+    def add(self, key: Tensor, items: dict[str, Tensor]) -> None:
+        """Take in a batch.
+
+        Args:
+            key: (item,) what the bins are of.
+            items: tensors with the item axis first, without a graph.
+        """
+        if len(key) == 0:
+            return
+        key = key.detach().to(self.device, torch.float32)
+        low = min(self.low, float(key.min()))
+        high = max(self.high, float(key.max()))
+        grown = (low, high) != (self.low, self.high)
+        self.low, self.high = low, high
+        items = {name: value.detach().to(self.device) for name, value in items.items()}
+        if grown and self.bins > 1 and len(self) > 0:
+            self._sort_anew()
+        self._insert(key, items)
+
+    def sample(
+        self, size: int, generator: torch.Generator, balance: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Draw items with replacement.
+
+        Args:
+            size: number of items.
+            generator: source of randomness.
+            balance: share of the batch spread evenly over occupied bins; the rest is uniform over
+                items.
+
+        Raises:
+            UsageError: the cache is empty.
+        """
+        occupied = [ring for ring in self.rings if len(ring) > 0]
+        if not occupied:
+            raise UsageError("the cache is empty; add items before sampling")
+        if len(occupied) == 1:
+            balance = 0.0
+        counts = torch.tensor([float(len(ring)) for ring in occupied])
+        share = balance / len(occupied) + (1 - balance) * counts / counts.sum()
+        quota = torch.multinomial(share, size, replacement=True, generator=generator)
+        drawn = torch.bincount(quota, minlength=len(occupied)).tolist()
+        parts = []
+        for ring, count in zip(occupied, drawn, strict=True):
+            index = torch.randint(len(ring), (count,), generator=generator)
+            parts.append({name: value[index] for name, value in ring.items.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def state_dict(self) -> dict[str, object]:
+        """Return everything, in tensors and plain numbers."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "rings": [ring.state_dict() for ring in self.rings],
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue where `state_dict` was taken."""
+        low, high, rings = state["low"], state["high"], state["rings"]
+        assert isinstance(low, float)
+        assert isinstance(high, float)
+        assert isinstance(rings, list)
+        if len(rings) != self.bins:
+            raise UsageError(f"the saved cache has {len(rings)} bins, this one {self.bins}")
+        self.low, self.high = low, high
+        for ring, saved in zip(self.rings, rings, strict=True):
+            ring.load_state_dict(saved, self.device)
+
+    def _bin(self, key: Tensor) -> Tensor:
+        width = self.high - self.low
+        if self.bins == 1 or width <= 0:
+            return torch.zeros_like(key, dtype=torch.long)
+        return ((key - self.low) / width * self.bins).long().clamp(0, self.bins - 1)
+
+    def _insert(self, key: Tensor, items: dict[str, Tensor]) -> None:
+        if self.bins == 1:
+            self.rings[0].add(key, items)
+            return
+        index = self._bin(key)
+        for number in index.unique().tolist():
+            chosen = (index == number).nonzero().squeeze(-1)
+            self.rings[number].add(key[chosen], {k: v[chosen] for k, v in items.items()})
+
+    def _sort_anew(self) -> None:
+        """Put every item where the new range wants it, oldest first within each old bin."""
+        old, self.rings = self.rings, [_Ring(self.capacity) for _ in range(self.bins)]
+        for ring in old:
+            if len(ring) > 0:
+                order = ring.oldest_first()
+                self._insert(ring.key[order], {k: v[order] for k, v in ring.items.items()})
+
+
+class _Ring:
+    """The newest `capacity` items, growing on demand."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.head = 0  # where the next item goes once the ring is full
+        self.key = torch.empty(0)
+        self.items: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def oldest_first(self) -> Tensor:
+        return (torch.arange(len(self)) + self.head) % max(len(self), 1)
+
+    def add(self, key: Tensor, items: dict[str, Tensor]) -> None:
+        key = key[-self.capacity :]
+        items = {name: value[-self.capacity :] for name, value in items.items()}
+        room = self.capacity - len(self)
+        if room > 0:
+            fresh = {name: value[:room] for name, value in items.items()}
+            if len(self) == 0:
+                self.key = key[:room].clone()
+                self.items = {name: value.clone() for name, value in fresh.items()}
+            else:
+                self.key = torch.cat([self.key, key[:room]])
+                self.items = {n: torch.cat([self.items[n], v]) for n, v in fresh.items()}
+            key = key[room:]
+            items = {name: value[room:] for name, value in items.items()}
+        if len(key) > 0:
+            slot = (torch.arange(len(key)) + self.head) % self.capacity
+            self.key[slot] = key
+            for name, value in items.items():
+                self.items[name][slot] = value
+            self.head = (self.head + len(key)) % self.capacity
+
+    def state_dict(self) -> dict[str, object]:
+        return {"head": self.head, "key": self.key, "items": dict(self.items)}
+
+    def load_state_dict(self, state: dict[str, object], device: torch.device) -> None:
+        head, key, items = state["head"], state["key"], state["items"]
+        assert isinstance(head, int)
+        assert isinstance(key, Tensor)
+        assert isinstance(items, dict)
+        self.head = head
+        # copies: the ring writes in place, the loaded state may be used again
+        self.key = key.to(device, copy=True)
+        self.items = {name: value.to(device, copy=True) for name, value in items.items()}

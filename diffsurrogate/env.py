@@ -1,0 +1,354 @@
+"""The env protocol: a Gymnasium vector env with an agent axis, torch tensors and gradients.
+
+Trainers and wrappers meet here and nowhere else. Axes are `(time, env, agent, feature)`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from diffsurrogate.errors import UsageError
+
+Policy = Callable[[Tensor], Tensor]
+"""Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
+
+State = dict[str, Any]
+"""Nested dicts, lists and tuples of tensors and plain numbers: loadable with `weights_only`."""
+
+
+@runtime_checkable
+class WindowPolicy(Protocol):
+    """A policy whose noise was drawn for a whole window, so that any step can be run again."""
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Act at the next step of the window: `(env, agent, obs_dim)` to `(env, agent, act_dim)`."""
+        ...
+
+    def at(self, obs: Tensor, step: int | slice) -> Tensor:
+        """Act at `step` with the noise of `step`; with a slice, `obs` has a leading time axis."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """`horizon` consecutive steps of every env; the unit all trainers and surrogates learn from."""
+
+    obs: Tensor
+    """(time, env, agent, obs_dim): what the policy saw."""
+    action: Tensor
+    """(time, env, agent, act_dim): what the policy gave, before it is clamped to the box."""
+    reward: Tensor
+    """(time, env, agent)."""
+    next_obs: Tensor
+    """(time, env, agent, obs_dim): the observation the step led to, *before* any autoreset."""
+    terminated: Tensor
+    """(time, env) bool: the episode ended by state; there is no future."""
+    truncated: Tensor
+    """(time, env) bool: the episode was cut; the future exists but is not seen."""
+    value_obs: Tensor | None = None
+    """(time, env, agent, obs_dim) where the actor's value is taken, if not at `next_obs`."""
+    continuation: Tensor | None = None
+    """(time, env) `1 - terminated` with the gradient of a termination model, if there is one."""
+
+    @property
+    def horizon(self) -> int:
+        """Number of steps."""
+        return len(self.reward)
+
+    @property
+    def ended(self) -> Tensor:
+        """(time, env) bool: the env was reset after this step."""
+        return self.terminated | self.truncated
+
+    def detach(self) -> "Window":
+        """Return the same numbers without any graph."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.detach() for k, v in tensors.items() if v is not None})
+
+
+def clamp_to_box(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the action inside the box; the gradient is zero where it was outside."""
+    return torch.minimum(torch.maximum(action, low), high)
+
+
+class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
+    """`num_envs` copies of a world with `num_agents` agents, stepped together as torch tensors.
+
+    Subclasses implement `_reset_all`, `_reset_where`, `_advance` and `detach`, and, where the
+    simulator allows, `state` and `set_state`. The base class checks and clamps actions, counts
+    steps, cuts episodes at `max_steps` (as truncation) and resets ended envs in the same step
+    (`AutoresetMode.SAME_STEP`, with `info["final_obs"]` and `info["_final_obs"]`).
+
+    A documented extension of Gymnasium: rewards are `(env, agent)`, not `(env,)`.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        agents: Sequence[str],
+        observation_space: gymnasium.spaces.Box,
+        action_space: gymnasium.spaces.Box,
+        device: torch.device | str = "cpu",
+        gradients: Iterable[str] = (),
+        max_steps: int | None = None,
+    ) -> None:
+        """Describe the env.
+
+        Args:
+            num_envs: copies that step together.
+            agents: one name per agent.
+            observation_space: box `(agent, obs_dim)` of one copy.
+            action_space: box `(agent, act_dim)` of one copy, with finite bounds.
+            device: where every tensor lives.
+            gradients: what the env itself can differentiate: a subset of dynamics, reward.
+            max_steps: steps after which an episode is truncated; None for never.
+        """
+        if num_envs < 1:
+            raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+        if not agents:
+            raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
+        if max_steps is not None and max_steps < 1:
+            raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for no time limit")
+        if not np.isfinite([action_space.low, action_space.high]).all():
+            raise UsageError("the action box must be finite; rescale the actions in your env")
+        self.num_envs = num_envs
+        self.agents = list(agents)
+        self.num_agents = len(self.agents)
+        self.device = torch.device(device)
+        self.gradients = frozenset(gradients)
+        """What the env itself differentiates now: a subset of {"dynamics", "reward"}."""
+        self.max_steps = max_steps
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.action_low = torch.as_tensor(action_space.low, device=self.device)
+        """(agent, act_dim) float32."""
+        self.action_high = torch.as_tensor(action_space.high, device=self.device)
+        """(agent, act_dim) float32."""
+        self.observation_mask = torch.ones(
+            observation_space.shape, dtype=torch.bool, device=self.device
+        )
+        """(agent, obs_dim) bool: False where an agent's observation is only padding."""
+        self.action_mask = torch.ones(action_space.shape, dtype=torch.bool, device=self.device)
+        """(agent, act_dim) bool: False where an agent's action is only padding."""
+        self._current: Tensor | None = None
+        self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
+
+    @property
+    def obs_dim(self) -> int:
+        """Features of one agent's observation."""
+        return int(self.single_observation_space.shape[1])  # type: ignore[index]
+
+    @property
+    def act_dim(self) -> int:
+        """Features of one agent's action."""
+        return int(self.single_action_space.shape[1])  # type: ignore[index]
+
+    @property
+    def current_obs(self) -> Tensor:
+        """(env, agent, obs_dim): what the policy would see now, with its graph if there is one."""
+        if self._current is None:
+            raise UsageError("the env was not reset; call env.reset() before stepping it")
+        return self._current
+
+    # --- what a simulator must provide -------------------------------------------------------
+
+    @abstractmethod
+    def _reset_all(self, seed: int | None) -> Tensor:
+        """Start every env anew and return obs `(env, agent, obs_dim)`."""
+
+    @abstractmethod
+    def _reset_where(self, mask: Tensor) -> Tensor:
+        """Start anew the envs where `mask` (env,) is set; return obs of all, others unchanged."""
+
+    @abstractmethod
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step with an action in the box: obs, reward `(env, agent)`, terminated `(env,)`."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Cut the graph everywhere the env keeps one; the simulation goes on unchanged."""
+
+    def enable_gradients(self, *kinds: str) -> None:
+        """Turn on the env's own gradients from the next reset or `detach()` on.
+
+        Raises:
+            UsageError: the env does not have the gradients asked for.
+        """
+        missing = sorted(set(kinds) - self.gradients)
+        if missing:
+            raise UsageError(
+                f"{type(self).__name__} has no {' and no '.join(missing)} gradient of its own; "
+                "leave it to LearnedDiffWrapper to learn one"
+            )
+
+    def disable_gradients(self) -> None:
+        """Turn the env's own gradients off, where that makes it faster."""
+
+    def max_return(self) -> Tensor | None:
+        """Return the largest attainable return of each env from its last reset, if it is known.
+
+        (env,), summed over agents.
+        """
+        return None
+
+    def _save(self) -> State:
+        """Return the simulator's own state, random state included."""
+        raise UsageError(f"{type(self).__name__} cannot save its state")
+
+    def _restore(self, state: State) -> None:
+        """Put the simulator back where `_save` was called."""
+        raise UsageError(f"{type(self).__name__} cannot restore a state")
+
+    # --- what trainers and users call ----------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Start every env anew.
+
+        Returns:
+            obs `(env, agent, obs_dim)` float32 and an empty info.
+        """
+        self._current = self._reset_all(seed)
+        self._steps = torch.zeros_like(self._steps)
+        return self._current, {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Advance every env one step and reset those that ended.
+
+        Args:
+            actions: (env, agent, act_dim) float; clamped to the action box.
+
+        Returns:
+            obs `(env, agent, obs_dim)`, reward `(env, agent)`, terminated and truncated `(env,)`
+            bool, and info with `final_obs` (env, agent, obs_dim), the observation before the
+            reset, and `_final_obs` (env,), True where there was one.
+
+        Raises:
+            UsageError: the action has a wrong shape or dtype or is not finite, or the env was
+                never reset.
+        """
+        _ = self.current_obs
+        self.check_action(actions)
+        action = clamp_to_box(actions, self.action_low, self.action_high)
+        next_obs, reward, terminated = self._advance(action)
+        self._steps = self._steps + 1
+        truncated = torch.zeros_like(terminated)
+        if self.max_steps is not None:
+            truncated = self._steps >= self.max_steps
+        ended = terminated | truncated
+        obs = next_obs
+        if bool(ended.any()):
+            obs = self._reset_where(ended)
+            self._steps = torch.where(ended, 0, self._steps)
+        self._current = obs
+        return obs, reward, terminated, truncated, {"final_obs": next_obs, "_final_obs": ended}
+
+    def state(self) -> State:
+        """Return all that decides the env's future, random state included.
+
+        Raises:
+            UsageError: the simulator cannot save its state.
+        """
+        return {
+            "current_obs": self.current_obs.detach().clone(),
+            "steps": self._steps.clone(),
+            "simulator": self._save(),
+        }
+
+    def set_state(self, state: State) -> None:
+        """Continue exactly where `state` was taken, without a graph.
+
+        Raises:
+            UsageError: the simulator cannot restore a state.
+        """
+        self._restore(state["simulator"])
+        self._current = state["current_obs"].to(self.device, copy=True)
+        self._steps = state["steps"].to(self.device, copy=True)
+
+    def rollout(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
+        """Step `horizon` times with `policy` from where the env stands, keeping every graph.
+
+        Raises:
+            UsageError: `horizon` is less than 1.
+        """
+        check_horizon(horizon)
+        rows: list[tuple[Tensor, ...]] = []
+        for _ in range(horizon):
+            obs = self.current_obs
+            action = policy(obs)
+            _, reward, terminated, truncated, info = self.step(action)
+            rows.append((obs, action, reward, info["final_obs"], terminated, truncated))
+        obs, action, reward, next_obs, terminated, truncated = map(torch.stack, zip(*rows, strict=True))
+        return Window(
+            obs=obs,
+            action=action,
+            reward=reward,
+            next_obs=next_obs,
+            terminated=terminated,
+            truncated=truncated,
+        )
+
+    def fit(self, data: Any) -> dict[str, float]:
+        """Learn from a window; a real env has nothing to learn.
+
+        Returns:
+            metrics, empty here.
+        """
+        return {}
+
+    def state_dict(self) -> State:
+        """Return what the env has learned; a real env has learned nothing."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take back what `state_dict` returned."""
+
+    def stagger(self, generator: torch.Generator) -> None:
+        """Spread the envs' step counters evenly at random, so that time limits do not coincide.
+
+        The first episodes are shorter; nothing else changes. Without a time limit, does nothing.
+        """
+        if self.max_steps is not None:
+            steps = torch.randint(self.max_steps, (self.num_envs,), generator=generator)
+            self._steps = steps.to(self.device)
+
+    def check_action(self, action: Tensor) -> None:
+        """Refuse an action of the wrong shape or dtype, or one that is not finite."""
+        shape = (self.num_envs, self.num_agents, self.act_dim)
+        if not isinstance(action, Tensor):
+            raise UsageError(
+                f"action is a {type(action).__name__}; a float torch.Tensor of shape {shape} is "
+                "needed (torch.as_tensor converts NumPy arrays)"
+            )
+        if tuple(action.shape) != shape:
+            raise UsageError(
+                f"action has shape {tuple(action.shape)}; (env, agent, act_dim) = {shape} is needed"
+            )
+        if not action.is_floating_point():
+            raise UsageError(f"action has dtype {action.dtype}; a float tensor is needed")
+        if not bool(torch.isfinite(action).all()):
+            where = (~torch.isfinite(action)).nonzero()[0].tolist()
+            raise UsageError(
+                f"action is not finite at [env, agent, feature] = {where}; check the policy's "
+                "output and its gradient norm"
+            )
+
+
+def check_horizon(horizon: int) -> None:
+    """Refuse a horizon below one step."""
+    if horizon < 1:
+        raise UsageError(f"horizon is {horizon}; a window needs at least 1 step")

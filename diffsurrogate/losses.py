@@ -1,0 +1,51 @@
+"""Losses as pure functions of a window."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def shac_actor_loss(
+    reward: Float[Tensor, "time env agent"],
+    next_value: Float[Tensor, "time env agent"],
+    terminated: Bool[Tensor, "time env"],
+    truncated: Bool[Tensor, "time env"],
+    *,
+    gamma: float,
+    continuation: Float[Tensor, "time env"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Negative return of short windows, bootstrapped wherever one is cut (arXiv:2204.07137, eq. 5).
+
+    A segment of length h is worth $\sum_{k<h} \gamma^k r_k + \gamma^h V(s_h)$; a new one opens
+    after every reset. `next_value[t]` is the value at `Window.next_obs[t]`, before any reset, and
+    is dropped only where `terminated`. The sum is divided by time, envs and agents.
+
+    `continuation` is $1 - $`terminated` in value and may carry the gradient of a termination model;
+    it weighs everything that comes after the step.
+    """
+    ended = terminated | truncated
+    cut = ended.clone()
+    cut[-1] = True  # the window itself cuts whatever is still running
+    if continuation is None:
+        continuation = (~terminated).to(reward.dtype)
+    discount = torch.ones_like(continuation[0])
+    total = reward.new_zeros(())
+    for t in range(len(reward)):
+        after = gamma * discount * continuation[t]
+        total = total + (discount.unsqueeze(-1) * reward[t]).sum()
+        total = total + (after * cut[t] * next_value[t].transpose(0, 1)).sum()
+        discount = torch.where(ended[t], 1.0, after)
+    return -total / reward.numel()
+
+
+def box_penalty(
+    action: Float[Tensor, "*batch agent act_dim"],
+    low: Float[Tensor, "agent act_dim"],
+    high: Float[Tensor, "agent act_dim"],
+) -> Float[Tensor, ""]:
+    r"""Squared distance of actions from their box, $d(a, (l, r))$ of SHAC++, eq. 3.
+
+    Averaged over all but the features, which are summed.
+    """
+    outside = (low - action).clamp(min=0) + (action - high).clamp(min=0)
+    return outside.square().sum(-1).mean()

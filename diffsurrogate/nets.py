@@ -1,0 +1,176 @@
+"""Networks over agents: joint MLP, shared MLP with a pooled context, Transformer.
+
+All map `(*batch, agent, in_dim)` to `(*batch, agent, out_dim)`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffsurrogate.errors import UsageError
+
+Activation = Literal["elu", "relu", "silu", "tanh"]
+Architecture = Literal["joint", "shared", "transformer"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetConfig:
+    """Shape of a network over agents."""
+
+    architecture: Architecture = "joint"
+    """joint: one MLP over all agents concatenated. shared: one MLP per agent, same weights, which
+    also sees the mean of the agents' first layers. transformer: self-attention over agents. The
+    last two do not depend on the order or number of agents."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers; the Transformer's width is the first and its depth the count."""
+    activation: Activation = "elu"
+    layer_norm: bool = True
+    """LayerNorm after each activation (arXiv:2204.07137, A.2.2)."""
+    heads: int = 1
+    """Attention heads of the Transformer."""
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise UsageError(f"hidden is {self.hidden}; give at least one width of at least 1")
+        if self.architecture == "transformer" and self.hidden[0] % self.heads:
+            raise UsageError(f"width {self.hidden[0]} cannot be split over {self.heads} heads")
+
+
+def mlp(sizes: tuple[int, ...], config: NetConfig) -> nn.Sequential:
+    """Linear, activation, LayerNorm for each hidden layer; a last Linear without them."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[config.activation]()]
+        if config.layer_norm:
+            layers.append(nn.LayerNorm(fan_out))
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+class JointNet(nn.Module):
+    """One MLP over all agents concatenated: sees everything, is bound to their number and order."""
+
+    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+        """Build for `agents` agents of `in_dim` features each."""
+        super().__init__()
+        self.out_shape = (agents, out_dim)
+        self.net = mlp((agents * in_dim, *config.hidden, agents * out_dim), config)
+        self.head = self.net[-1]
+
+    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+        """Map features of all agents at once."""
+        out: Tensor = self.net(x.flatten(-2))
+        return out.unflatten(-1, self.out_shape)
+
+
+class SharedNet(nn.Module):
+    """The same MLP for every agent, fed with the agent's own features and a pooled context.
+
+    The context is the mean over agents of a linear embedding (deep sets, arXiv:1703.06114), so the
+    output of agent i may depend on the others without depending on their order.
+    """
+
+    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+        """Build; `agents` only decides whether there is anything to pool."""
+        super().__init__()
+        width = config.hidden[0]
+        self.pool: nn.Module | None = None
+        if agents > 1:
+            self.pool = nn.Sequential(
+                nn.Linear(in_dim, width), _ACTIVATIONS[config.activation](), nn.LayerNorm(width)
+            )
+        self.net = mlp((in_dim + (width if agents > 1 else 0), *config.hidden, out_dim), config)
+        self.head = self.net[-1]
+
+    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+        """Map each agent's features, given the mean of all."""
+        if self.pool is not None:
+            context = self.pool(x).mean(-2, keepdim=True)
+            x = torch.cat([x, context.expand(*x.shape[:-1], -1)], dim=-1)
+        out: Tensor = self.net(x)
+        return out
+
+
+class TransformerNet(nn.Module):
+    """Self-attention over agents, without positions: permutation-equivariant (SHAC++, B.2)."""
+
+    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+        """Build; the number of agents is free."""
+        super().__init__()
+        width = config.hidden[0]
+        self.embed = nn.Sequential(nn.Linear(in_dim, width), nn.LayerNorm(width))
+        self.blocks = nn.ModuleList(
+            _AgentBlock(width, config.heads, config.activation) for _ in config.hidden
+        )
+        self.head = nn.Linear(width, out_dim)
+
+    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+        """Map each agent's features, attending to all."""
+        hidden = self.embed(x)
+        for block in self.blocks:
+            hidden = block(hidden)
+        out: Tensor = self.head(hidden)
+        return out
+
+
+class _AgentBlock(nn.Module):
+    """Pre-norm attention and a feed-forward layer of twice the width."""
+
+    def __init__(self, width: int, heads: int, activation: Activation) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            _ACTIVATIONS[activation](),
+            nn.Linear(2 * width, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (*batch, agent, 3 * width) -> (3, *batch, head, agent, width / heads)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        )
+        weight = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        x = x + self.merge((weight @ value).transpose(-3, -2).flatten(-2))
+        out: Tensor = x + self.feedforward(x)
+        return out
+
+
+AgentNet = JointNet | SharedNet | TransformerNet
+
+
+def build_net(
+    config: NetConfig, agents: int, in_dim: int, out_dim: int, *, head_gain: float = 1.0
+) -> AgentNet:
+    """Build the configured network; its last layer is orthogonal with `head_gain`, bias zero.
+
+    A gain of 0 makes a new network answer 0 everywhere.
+    """
+    kinds: dict[str, type[AgentNet]] = {
+        "joint": JointNet,
+        "shared": SharedNet,
+        "transformer": TransformerNet,
+    }
+    net = kinds[config.architecture](config, agents, in_dim, out_dim)
+    head = net.head
+    assert isinstance(head, nn.Linear)
+    if head_gain == 0:
+        nn.init.zeros_(head.weight)
+    else:
+        nn.init.orthogonal_(head.weight, head_gain)
+    nn.init.zeros_(head.bias)
+    return net

@@ -1,0 +1,89 @@
+"""Names of envs, and types of envs, to the adapter that makes one of ours of them."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
+
+EnvFactory = Callable[..., MultiAgentVectorEnv]
+"""Takes what follows the slash of an id, then keywords."""
+
+_FACTORIES: dict[str, str | EnvFactory] = {
+    "vmas": "diffsurrogate.wrappers.vmas:make",
+    "paper": "diffsurrogate.wrappers.paper:make",
+    "diffsurrogate": "diffsurrogate.wrappers.native:make",
+}
+_ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
+    "vmas.simulator.environment.environment.Environment": "diffsurrogate.wrappers.vmas:adapt",
+}
+
+
+def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
+    """Make an env by its id, `namespace/name`.
+
+    Args:
+        env_id: such as `vmas/dispersion`, `paper/dispersion`, `diffsurrogate/cartpole-swingup`.
+        options: of the namespace; all take num_envs, seed, device, differentiable and max_steps.
+
+    Raises:
+        UsageError: the id or an option is not known.
+    """
+    namespace, _, name = env_id.partition("/")
+    if namespace not in _FACTORIES or not name:
+        raise UsageError(
+            f"unknown env {env_id!r}; ids are namespace/name, with the namespaces "
+            f"{', '.join(sorted(_FACTORIES))}{_suggest(namespace, _FACTORIES)}"
+        )
+    return _load(_FACTORIES[namespace])(name, **options)
+
+
+def register_env(namespace: str, factory: EnvFactory) -> None:
+    """Let `make("namespace/name", **options)` call `factory(name, **options)`."""
+    if "/" in namespace or not namespace:
+        raise UsageError(f"namespace is {namespace!r}; give a name without a slash")
+    _FACTORIES[namespace] = factory
+
+
+def register_adapter(kind: type, adapter: Callable[..., MultiAgentVectorEnv]) -> None:
+    """Let `as_multi_agent` turn instances of `kind` into envs by `adapter(env, **options)`."""
+    _ADAPTERS[_name(kind)] = adapter
+
+
+def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
+    """Turn an env of another library into one of ours; one of ours is returned as it is.
+
+    Raises:
+        UsageError: nothing is registered for the type of `env`.
+    """
+    if isinstance(env, MultiAgentVectorEnv):
+        return env
+    for kind in type(env).__mro__:
+        if _name(kind) in _ADAPTERS:
+            adapted: MultiAgentVectorEnv = _load(_ADAPTERS[_name(kind)])(env, **options)
+            return adapted
+    raise UsageError(
+        f"cannot wrap a {_name(type(env))}; known are MultiAgentVectorEnv, "
+        f"{', '.join(sorted(_ADAPTERS))}. For your own type, call "
+        "diffsurrogate.register_adapter(YourEnv, function), or subclass diffsurrogate.TorchEnv"
+    )
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _suggest(word: str, known: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _load(target: str | Callable[..., MultiAgentVectorEnv]) -> Callable[..., MultiAgentVectorEnv]:
+    """Import an adapter only when it is needed: its library may not be installed."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    found: Callable[..., MultiAgentVectorEnv] = getattr(importlib.import_module(module), name)
+    return found

@@ -1,0 +1,33 @@
+"""Value targets as pure functions."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def td_lambda(
+    reward: Float[Tensor, "time env agent"],
+    next_value: Float[Tensor, "time env agent"],
+    terminated: Bool[Tensor, "time env"],
+    truncated: Bool[Tensor, "time env"],
+    *,
+    gamma: float,
+    lam: float,
+) -> Float[Tensor, "time env agent"]:
+    r"""TD(λ) targets of a window (Sutton & Barto, ch. 12; arXiv:2204.07137, eq. 6-7).
+
+    $G_t = r_t + \gamma [(1-\lambda) V_{t+1} + \lambda G_{t+1}]$, and $r_t + \gamma V_{t+1}$ where
+    the window ends or the episode was cut: `next_value[t]` is the value of `Window.next_obs[t]`,
+    the observation before any reset. A terminated step has no future at all. λ = 0 is one-step
+    TD, λ = 1 the discounted sum; both are regular points.
+    """
+    alive = (~terminated).unsqueeze(-1).to(reward.dtype)
+    ended = (terminated | truncated).unsqueeze(-1)
+    bootstrap = next_value * alive
+    target = torch.empty_like(reward)
+    following = bootstrap[-1]
+    for t in range(len(reward) - 1, -1, -1):
+        blended = (1 - lam) * bootstrap[t] + lam * following
+        following = reward[t] + gamma * torch.where(ended[t], bootstrap[t], blended)
+        target[t] = following
+    return target

@@ -1,0 +1,56 @@
+"""Cutting windows into trajectories that no reset interrupts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.env import Window
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The uninterrupted pieces of a window, each padded to the window's horizon."""
+
+    start: Tensor
+    """(segment,) first step in the window."""
+    env: Tensor
+    """(segment,) which env it is of."""
+    valid: Tensor
+    """(segment, time) bool: False is padding."""
+    number: Tensor
+    """(time, env) the segment a step belongs to."""
+
+    def __len__(self) -> int:
+        """Return the number of segments, at least one per env."""
+        return len(self.start)
+
+    @staticmethod
+    def of(window: Window) -> "Segments":
+        """Cut a window after every step that ended an episode."""
+        ended = window.ended
+        horizon, num_envs = ended.shape
+        opens = torch.ones_like(ended)
+        opens[1:] = ended[:-1]
+        env, start = opens.transpose(0, 1).nonzero(as_tuple=True)
+        number = opens.transpose(0, 1).flatten().cumsum(0).reshape(num_envs, horizon) - 1
+        number = number.transpose(0, 1)
+        length = torch.bincount(number.flatten(), minlength=len(start))
+        valid = torch.arange(horizon, device=ended.device) < length.unsqueeze(-1)
+        return Segments(start=start, env=env, valid=valid, number=number)
+
+    def first(self, values: Tensor) -> Tensor:
+        """Return each segment's first row of `values` (time, env, ...): (segment, ...)."""
+        return values[self.start, self.env]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return `values` (time, env, ...) as (segment, time, ...); padding repeats a later row."""
+        horizon = len(values)
+        step = torch.arange(horizon, device=values.device) + self.start.unsqueeze(-1)
+        return values[step.clamp(max=horizon - 1), self.env.unsqueeze(-1)]
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return `values` (segment, time, ...) as (time, env, ...); the inverse of `gather`."""
+        horizon = self.number.shape[0]
+        step = torch.arange(horizon, device=values.device).unsqueeze(-1)
+        return values[self.number, step - self.start[self.number]]

@@ -1,0 +1,401 @@
+"""The learned models beside an env, their caches, their training budget and their errors."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffsurrogate.action_world_model import (
+    ActionWorldModel,
+    ActionWorldModelConfig,
+    trajectory_loss,
+)
+from diffsurrogate.cache import BinnedCache
+from diffsurrogate.discrete import ContinuousEntries
+from diffsurrogate.env import Window
+from diffsurrogate.errors import UsageError
+from diffsurrogate.rewards import RewardConfig, RewardModel
+from diffsurrogate.segments import Segments
+from diffsurrogate.step_model import StepModel, StepModelConfig, TerminationModel
+
+DynamicsKind = Literal["step", "awm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateConfig:
+    """Which gradient is learned, by which models, with what budget."""
+
+    model: DynamicsKind = "step"
+    """step: one-step residual model, chained along the window. awm: the paper's action world
+    model, from the first state and all actions at once."""
+    anchor: Literal["real", "predicted"] = "real"
+    """real: models, reward and value are differentiated at the simulator's states. predicted: at
+    the model's own predictions (the paper)."""
+    loop: Literal["closed", "open"] = "closed"
+    """closed: the policy's dependence on later observations is differentiated, as on a real
+    simulator. open: actions only (the paper)."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    step: StepModelConfig = field(default_factory=StepModelConfig)
+    awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)
+    termination: bool = False
+    """Learn the probability of termination and let it carry a gradient to all that comes after."""
+    learning_rate: float = 3e-3
+    clip: float = 1.0
+    """Largest gradient norm of one minibatch."""
+    minibatches: int = 8
+    """Minibatches per update, for each model."""
+    batch_size: int = 512
+    """Transitions of a minibatch."""
+    trajectory_batch_size: int = 128
+    """Trajectories of a minibatch of the action world model."""
+    capacity: int = 20_000
+    """Transitions each cache bin holds; the action world model keeps as many in trajectories."""
+    reward_bins: int = 9
+    """Bins of the reward cache; minibatches are balanced over the occupied ones."""
+    fit_every: int = 1
+    """Updates between two rounds of training."""
+
+    def __post_init__(self) -> None:
+        for name in ("minibatches", "batch_size", "trajectory_batch_size", "capacity", "fit_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def paper(cls, agents: int) -> "SurrogateConfig":
+        """Return the architecture, budget and estimator of SHAC++ (its tables 3 and section 3).
+
+        The reward model sees (s, a, s'), nets are retrained every 10 windows from caches of 30,000
+        items in 9 (reward) and 25 (world) bins. What the paper leaves open follows `RewardConfig`.
+        """
+        from diffsurrogate.nets import NetConfig
+
+        hidden = NetConfig(hidden=(32 * agents,) * 2, activation="relu")
+        return cls(
+            model="awm",
+            anchor="predicted",
+            loop="open",
+            reward=RewardConfig(net=hidden, inputs="s,a,s'"),
+            awm=ActionWorldModelConfig(predict="absolute", normalise=False),
+            learning_rate=1e-3,
+            minibatches=300,
+            batch_size=1000,
+            trajectory_batch_size=1000,
+            capacity=30_000 // 9,
+            fit_every=10,
+        )
+
+
+class Surrogates(nn.Module):
+    """Reward model, dynamics model and termination head of one env, and all they learn from."""
+
+    def __init__(
+        self,
+        config: SurrogateConfig,
+        *,
+        agents: int,
+        obs_dim: int,
+        low: Tensor,
+        high: Tensor,
+        reward: bool | nn.Module = True,
+        dynamics: bool | nn.Module = True,
+        continuous: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Build what is to be learned.
+
+        Args:
+            config: models and budget.
+            agents: number of agents.
+            obs_dim: features of one agent's observation.
+            low: (agent, act_dim) lower bound of the actions.
+            high: (agent, act_dim) upper bound of the actions.
+            reward: True to learn, False for none, or a ready module of (obs, action, next_obs).
+            dynamics: likewise; a ready module maps (obs, action) to the next observation, or is
+                an `ActionWorldModel`.
+            continuous: (agent, obs_dim) bool, where a gradient may pass; found out if None.
+            seed: of initial weights and minibatches.
+        """
+        super().__init__()
+        self.config = config
+        self.register_buffer("box_center", (low + high) / 2)
+        self.register_buffer("box_half", ((high - low) / 2).clamp(min=1e-8))
+        act_dim = low.shape[-1]
+        sizes = (agents, obs_dim, act_dim)
+        self.continuous = ContinuousEntries(agents, obs_dim, continuous)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.reward, self.own_reward = _model(
+                reward, lambda: RewardModel(config.reward, *sizes)
+            )
+            self.dynamics, self.own_dynamics = _model(
+                dynamics,
+                lambda: StepModel(config.step, *sizes)
+                if config.model == "step"
+                else ActionWorldModel(config.awm, *sizes),
+            )
+            self.termination = TerminationModel(config.reward.net, *sizes)
+        self.to(low.device).requires_grad_(False)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimisers = {
+            name: torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
+            for name, module in self._trained().items()
+        }
+        bins = config.reward_bins
+        self.transitions = BinnedCache(config.capacity, bins, low.device)
+        self.dynamics_cache = BinnedCache(self._dynamics_capacity(), 1, low.device)
+        self.endings = BinnedCache(config.capacity, 2, low.device)
+        self.fits = 0
+        self.terminations_seen = 0
+
+    # --- models ------------------------------------------------------------------------------
+
+    def scale_action(self, action: Tensor) -> Tensor:
+        """Return actions in half boxes from the middle, as the models take them."""
+        center, half = self.box_center, self.box_half
+        assert isinstance(center, Tensor)
+        assert isinstance(half, Tensor)
+        return (action - center) / half
+
+    def predict_reward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        """Return modelled rewards `(*batch, agent)` of actions in the box."""
+        assert self.reward is not None
+        if not self.own_reward:
+            ready: Tensor = self.reward(obs, action, next_obs)
+            return ready
+        out: Tensor = self.reward(obs, self.scale_action(action), next_obs)
+        return out
+
+    def predict_continuation(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Return the modelled probability that the episode goes on, `(*batch,)`."""
+        return torch.sigmoid(-self.termination(obs, self.scale_action(action)))
+
+    # --- training ------------------------------------------------------------------------------
+
+    def fit(self, window: Window) -> dict[str, float]:
+        """Measure the errors on a window not seen before, then learn from it and from the caches.
+
+        Returns:
+            reward_error and dynamics_error (mean squared error over the variance of the target:
+            0 is perfect, 1 is no better than the mean), termination_error (cross-entropy, nats),
+            cache sizes, and the training losses.
+        """
+        window = window.detach()
+        report = self.held_out_errors(window) if self.fits else {}
+        self.remember(window)
+        self.fits += 1
+        if self.fits % self.config.fit_every == 0:
+            report |= self.train_models(self.config.minibatches)
+        return report
+
+    @torch.no_grad()
+    def remember(self, window: Window) -> None:
+        """Put a window into the caches and the statistics."""
+        action = self._box(window.action)
+        self.continuous.update(window.next_obs)
+        flat = {
+            "obs": window.obs.flatten(0, 1),
+            "action": self.scale_action(action).flatten(0, 1),
+            "next_obs": window.next_obs.flatten(0, 1),
+            "reward": window.reward.flatten(0, 1),
+        }
+        if self.own_reward:
+            self.transitions.add(flat["reward"].sum(-1), flat)
+        if self.own_dynamics and isinstance(self.dynamics, StepModel):
+            kept = {name: flat[name] for name in ("obs", "action", "next_obs")}
+            self.dynamics_cache.add(flat["obs"].new_zeros(len(flat["obs"])), kept)
+        elif self.own_dynamics:
+            segments = Segments.of(window)
+            self.dynamics_cache.add(
+                window.reward.new_zeros(len(segments)),
+                {
+                    "obs": segments.first(window.obs),
+                    "action": segments.gather(self.scale_action(action)),
+                    "next_obs": segments.gather(window.next_obs),
+                    "valid": segments.valid,
+                },
+            )
+        if self.config.termination:
+            terminated = window.terminated.flatten().float()
+            self.terminations_seen += int(terminated.sum())
+            kept = {"obs": flat["obs"], "action": flat["action"], "terminated": terminated}
+            self.endings.add(terminated, kept)
+        self._update_statistics(flat)
+
+    def train_models(self, minibatches: int) -> dict[str, float]:
+        """Train each model on `minibatches` minibatches from its cache; return mean losses."""
+        losses = {name: 0.0 for name in self.optimisers}
+        for name, optimiser in self.optimisers.items():
+            module = self._trained()[name]
+            if name == "termination" and not self.terminations_seen:
+                continue
+            with _trainable(module):
+                for _ in range(minibatches):
+                    loss = self._loss(name)
+                    optimiser.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
+                    optimiser.step()
+                    losses[name] += float(loss.detach()) / minibatches
+        return {f"{name}_loss": loss for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def held_out_errors(self, window: Window) -> dict[str, float]:
+        """Return the models' errors on a window; honest only if it was not trained on."""
+        action = self._box(window.action)
+        report = {"cached_transitions": float(len(self.transitions))}
+        if self.reward is not None:
+            predicted = self.predict_reward(window.obs, action, window.next_obs)
+            report["reward_error"] = _unexplained(predicted, window.reward)
+        if isinstance(self.dynamics, ActionWorldModel):
+            segments = Segments.of(window)
+            scaled = segments.gather(self.scale_action(action))
+            predicted = segments.scatter(self.dynamics(segments.first(window.obs), scaled))
+            report["dynamics_error"] = self._change_error(predicted, window)
+        elif self.dynamics is not None:
+            scaled = self.scale_action(action) if self.own_dynamics else action
+            report["dynamics_error"] = self._change_error(self.dynamics(window.obs, scaled), window)
+        if self.config.termination and self.terminations_seen:
+            logit = self.termination(window.obs, self.scale_action(action))
+            target = window.terminated.float()
+            report["termination_error"] = float(
+                functional.binary_cross_entropy_with_logits(logit, target)
+            )
+        return report
+
+    # --- saving ----------------------------------------------------------------------------------
+
+    def training_state(self) -> dict[str, Any]:
+        """Return caches, optimisers, counters and randomness (weights are in `state_dict`)."""
+        return {
+            "optimisers": {name: opt.state_dict() for name, opt in self.optimisers.items()},
+            "transitions": self.transitions.state_dict(),
+            "dynamics_cache": self.dynamics_cache.state_dict(),
+            "endings": self.endings.state_dict(),
+            "generator": self.generator.get_state(),
+            "fits": self.fits,
+            "terminations_seen": self.terminations_seen,
+        }
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Continue training where `training_state` was taken."""
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(copy.deepcopy(state["optimisers"][name]))  # it would share
+        self.transitions.load_state_dict(state["transitions"])
+        self.dynamics_cache.load_state_dict(state["dynamics_cache"])
+        self.endings.load_state_dict(state["endings"])
+        self.generator.set_state(state["generator"])
+        self.fits = state["fits"]
+        self.terminations_seen = state["terminations_seen"]
+
+    # --- inside ------------------------------------------------------------------------------------
+
+    def _trained(self) -> dict[str, nn.Module]:
+        """Return the models of ours that learn, by name."""
+        models: dict[str, nn.Module] = {}
+        if self.own_reward and self.reward is not None:
+            models["reward"] = self.reward
+        if self.own_dynamics and self.dynamics is not None:
+            models["dynamics"] = self.dynamics
+        if self.config.termination:
+            models["termination"] = self.termination
+        return models
+
+    def _dynamics_capacity(self) -> int:
+        capacity = 2 * self.config.capacity
+        if isinstance(self.dynamics, ActionWorldModel):
+            capacity = max(1, capacity // self.config.awm.max_horizon)
+        return capacity
+
+    def _box(self, action: Tensor) -> Tensor:
+        """Clamp to the box: what the simulator was really given."""
+        assert isinstance(self.box_center, Tensor)
+        assert isinstance(self.box_half, Tensor)
+        return torch.clamp(action, self.box_center - self.box_half, self.box_center + self.box_half)
+
+    def _update_statistics(self, flat: dict[str, Tensor]) -> None:
+        if isinstance(self.reward, RewardModel) and self.own_reward:
+            self.reward.obs_statistics.update(flat["obs"])
+            self.reward.obs_statistics.snapshot()
+            drawn = self.transitions.sample(self.config.batch_size, self.generator)
+            self.reward.reward_statistics.update(drawn["reward"])
+            self.reward.reward_statistics.snapshot()
+        if isinstance(self.dynamics, StepModel) and self.own_dynamics:
+            self.dynamics.obs_statistics.update(flat["obs"])
+            self.dynamics.obs_statistics.snapshot()
+            self.dynamics.change_statistics.update(flat["next_obs"] - flat["obs"])
+            self.dynamics.change_statistics.snapshot()
+        elif isinstance(self.dynamics, ActionWorldModel) and self.own_dynamics:
+            everything = self.dynamics_cache.rings[0].items
+            self.dynamics.set_statistics(
+                everything["obs"], everything["next_obs"], everything["valid"]
+            )
+        if self.config.termination:
+            self.termination.obs_statistics.update(flat["obs"])
+            self.termination.obs_statistics.snapshot()
+
+    def _loss(self, name: str) -> Tensor:
+        if name == "reward":
+            assert isinstance(self.reward, RewardModel)
+            batch = self.transitions.sample(self.config.batch_size, self.generator)
+            return self.reward.loss(
+                batch["obs"], batch["action"], batch["next_obs"], batch["reward"]
+            )
+        if name == "termination":
+            batch = self.endings.sample(self.config.batch_size, self.generator, balance=0.5)
+            logit = self.termination(batch["obs"], batch["action"])
+            return functional.binary_cross_entropy_with_logits(logit, batch["terminated"])
+        if isinstance(self.dynamics, StepModel):
+            batch = self.dynamics_cache.sample(self.config.batch_size, self.generator)
+            mask = self.continuous.mask.to(batch["obs"].dtype)
+            return self.dynamics.loss(batch["obs"], batch["action"], batch["next_obs"], mask)
+        assert isinstance(self.dynamics, ActionWorldModel)
+        batch = self.dynamics_cache.sample(self.config.trajectory_batch_size, self.generator)
+        return trajectory_loss(
+            self.dynamics,
+            batch["obs"],
+            batch["action"],
+            batch["next_obs"],
+            batch["valid"],
+            self.continuous.mask,
+        )
+
+    def _change_error(self, predicted: Tensor, window: Window) -> float:
+        """Unexplained share of the change of the continuous entries, averaged over entries."""
+        mask = self.continuous.mask
+        error = (predicted - window.next_obs).square().mean((0, 1))
+        change = (window.next_obs - window.obs).square().mean((0, 1))
+        moving = mask & (change > 1e-12)
+        if not bool(moving.any()):
+            return 0.0
+        return float((error[moving] / change[moving]).mean())
+
+
+def _model(choice: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool]:
+    """Return the model and whether it is ours to train."""
+    if isinstance(choice, nn.Module):
+        return choice, False
+    return (build(), True) if choice else (None, False)
+
+
+def _unexplained(predicted: Tensor, target: Tensor) -> float:
+    """Mean squared error over the variance of the target; 0 where both vanish."""
+    variance = float(target.var(correction=0))
+    error = float((predicted - target).square().mean())
+    return error / variance if variance > 1e-12 else error
+
+
+@contextmanager
+def _trainable(module: nn.Module) -> Iterator[None]:
+    """Let the weights require a gradient only while they are trained: the policy's pass is cheaper
+    when they do not.
+    """
+    module.requires_grad_(True)
+    try:
+        yield
+    finally:
+        module.requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Adapters that make envs of other libraries ours, and the wrapper that learns gradients."""

@@ -1,0 +1,445 @@
+"""The wrapper this project exists for: the simulator's numbers, the surrogates' gradients."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffsurrogate.action_world_model import ActionWorldModel
+from diffsurrogate.env import (
+    MultiAgentVectorEnv,
+    Policy,
+    State,
+    Window,
+    WindowPolicy,
+    check_horizon,
+    clamp_to_box,
+)
+from diffsurrogate.errors import UsageError
+from diffsurrogate.registry import as_multi_agent
+from diffsurrogate.segments import Segments
+from diffsurrogate.surrogates import SurrogateConfig, Surrogates
+
+
+def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Return `value` going forward and the gradient of `surrogate` going back."""
+    return value.detach() + (surrogate - surrogate.detach())  # this order keeps `value` exact
+
+
+class LearnedDiffWrapper(MultiAgentVectorEnv):
+    """Makes an env differentiable by learning a reward model and a dynamics model beside it.
+
+    Every number that comes out is the wrapped env's, bit for bit; only gradients are learned. The
+    models train themselves in `fit`, which trainers call with each window they collect.
+
+    Example:
+        >>> from diffsurrogate import SHAC, LearnedDiffWrapper, make
+        >>> env = LearnedDiffWrapper(make("diffsurrogate/cartpole-swingup", num_envs=4))
+        >>> SHAC(env).learn(total_steps=256)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        *,
+        reward: bool | nn.Module = True,
+        dynamics: bool | nn.Module = True,
+        config: SurrogateConfig | None = None,
+        continuous: Tensor | None = None,
+        mix: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Wrap an env.
+
+        Args:
+            env: one of ours, or anything `as_multi_agent` knows.
+            reward: True to learn a reward model; False to use the env's own reward gradient; or a
+                ready module that maps (obs, action, next_obs) to rewards (*batch, agent).
+            dynamics: True to learn a world model; False to use the env's own dynamics (SHAC+); or
+                a ready module that maps (obs, action) to the next obs, or an `ActionWorldModel`.
+            config: models, estimator and training budget.
+            continuous: (agent, obs_dim) bool, the observation entries a gradient may pass; found
+                out from the data if None.
+            mix: share of the env's true gradient blended into the learned one, where both exist.
+            seed: of the models' initial weights and minibatches.
+
+        Raises:
+            UsageError: the env lacks a gradient that `False` or `mix` asks for.
+        """
+        self.env = as_multi_agent(env)
+        env = self.env
+        super().__init__(
+            num_envs=env.num_envs,
+            agents=env.agents,
+            observation_space=env.single_observation_space,
+            action_space=env.single_action_space,
+            device=env.device,
+            gradients=("dynamics", "reward"),
+            max_steps=env.max_steps,
+        )
+        self.metadata = env.metadata
+        self.render_mode = env.render_mode
+        self.observation_mask, self.action_mask = env.observation_mask, env.action_mask
+        self.config = config or SurrogateConfig()
+        if not 0 <= mix <= 1:
+            raise UsageError(f"mix is {mix}; the share of the true gradient must be in [0, 1]")
+        self.mix = mix
+        if dynamics is False:
+            _require(env, "dynamics")
+        if reward is False:
+            _require(env, "reward")
+        if mix > 0:
+            env.enable_gradients("dynamics")
+        self.learns_reward = reward is not False
+        self.learns_dynamics = dynamics is not False
+        self.surrogates = Surrogates(
+            self.config,
+            agents=self.num_agents,
+            obs_dim=self.obs_dim,
+            low=self.action_low,
+            high=self.action_high,
+            reward=reward,
+            dynamics=dynamics,
+            continuous=continuous,
+            seed=seed,
+        )
+        self._carried: Tensor | None = None
+        self._memory: Any = None
+
+    # --- the env protocol ----------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Start every env anew."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._start_chain()
+        return obs, info
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Advance every env: the simulator's numbers, the surrogates' gradients.
+
+        Args:
+            actions: (env, agent, act_dim) float, still attached to the policy.
+
+        Returns:
+            As `MultiAgentVectorEnv.step`; info also holds `value_obs`, where the actor's value is
+            to be taken (the prediction itself under `anchor="predicted"`).
+        """
+        before = self._chain
+        obs, reward, terminated, truncated, info = self._simulate(actions)
+        action = clamp_to_box(actions, self.action_low, self.action_high)
+        reward = self._attach_reward(before, action, info["value_obs"], reward)
+        return obs, reward, terminated, truncated, info
+
+    def rollout(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
+        """Collect a window with the learned gradient, the same numbers as by stepping.
+
+        Where everything is learned and the policy can run its steps again, the env runs without a
+        graph first and the window is differentiated afterwards, rewards in one batch.
+        """
+        check_horizon(horizon)
+        if self._needs_env_graph or not isinstance(policy, WindowPolicy):
+            window, before = self._step_through(policy, horizon)
+        else:
+            with torch.no_grad():
+                values = self.env.rollout(policy, horizon)
+            window, before = self._replay(values, policy)
+            self._start_chain()
+        action = clamp_to_box(window.action, self.action_low, self.action_high)
+        value_obs = window.value_obs
+        assert value_obs is not None
+        reward = self._attach_reward(before, action, value_obs, window.reward)
+        continuation = None
+        if self.config.termination and self.surrogates.terminations_seen:
+            goes_on = self.surrogates.predict_continuation(before, action)
+            continuation = straight_through((~window.terminated).to(reward.dtype), goes_on)
+        return replace(window, reward=reward, continuation=continuation)
+
+    def fit(self, data: Any) -> dict[str, float]:
+        """Learn from a window, or from recorded data before training (cold start).
+
+        Args:
+            data: a `Window`; or an iterable of windows, such as
+                `diffsurrogate.datasets.windows_from_minari` makes of a Minari dataset.
+
+        Returns:
+            the errors on the data before learning from it, and the training losses.
+        """
+        if isinstance(data, Window):
+            return self.surrogates.fit(data)
+        if not isinstance(data, Iterable):
+            raise UsageError(
+                f"cannot fit a {type(data).__name__}; give a Window or an iterable of Windows"
+            )
+        report: dict[str, float] = {}
+        for window in data:
+            report = self.surrogates.fit(window)
+        return report
+
+    def detach(self) -> None:
+        """Cut every graph, in the env and in the chain of predictions."""
+        self.env.detach()
+        self._start_chain()
+
+    def enable_gradients(self, *kinds: str) -> None:
+        """Do nothing: the wrapper always has both."""
+
+    def max_return(self) -> Tensor | None:
+        """Return the env's largest attainable return."""
+        return self.env.max_return()
+
+    def state(self) -> State:
+        """Return the env's state; what was learned is in `state_dict`."""
+        return self.env.state()
+
+    def set_state(self, state: State) -> None:
+        """Put the env back where `state` was taken."""
+        self.env.set_state(state)
+        self._start_chain()
+
+    def stagger(self, generator: torch.Generator) -> None:
+        """Spread the wrapped envs' time limits."""
+        self.env.stagger(generator)
+
+    def render(self, *args: Any, **kwargs: Any) -> Any:
+        """Render the wrapped env."""
+        return self.env.render(*args, **kwargs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the wrapped env."""
+        self.env.close(**kwargs)
+
+    def state_dict(self) -> State:
+        """Return models, optimisers, caches and randomness."""
+        return {
+            "models": dict(self.surrogates.state_dict()),
+            "training": self.surrogates.training_state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue learning where `state_dict` was taken."""
+        self.surrogates.load_state_dict(state["models"])
+        self.surrogates.load_training_state(state["training"])
+
+    # --- diagnostics -----------------------------------------------------------------------------
+
+    def compare_gradients(
+        self,
+        policy: Callable[[], WindowPolicy],
+        horizon: int,
+        loss: Callable[[Window], Tensor],
+        parameters: Iterable[Tensor],
+    ) -> dict[str, float]:
+        """Compare the learned policy gradient with the env's own on one and the same window.
+
+        Where the env has no reward gradient, the reference takes the true dynamics with the
+        learned reward. The env stands afterwards where it stood.
+
+        Args:
+            policy: makes the window's policy, with the same noise each time it is called.
+            horizon: steps of the window.
+            loss: of the window, a scalar.
+            parameters: what to differentiate with respect to.
+
+        Returns:
+            gradient_cosine and gradient_norm_ratio (learned over true).
+
+        Raises:
+            UsageError: the env has no dynamics gradient of its own.
+        """
+        weights = list(parameters)
+        state = self.env.state()
+        learned = self._gradient(policy(), horizon, loss, weights)
+        self.set_state(state)
+        flags = (self.learns_dynamics, self.learns_reward, self.mix)
+        before = self.env.gradients
+        self.env.enable_gradients("dynamics")
+        try:
+            self.learns_dynamics, self.mix = False, 0.0
+            self.learns_reward = "reward" not in self.env.gradients
+            self.detach()
+            true = self._gradient(policy(), horizon, loss, weights)
+        finally:
+            self.learns_dynamics, self.learns_reward, self.mix = flags
+            if not before:
+                self.env.disable_gradients()
+            self.set_state(state)
+        return {
+            "gradient_cosine": float(torch.cosine_similarity(learned, true, dim=0)),
+            "gradient_norm_ratio": float(learned.norm() / true.norm()),
+        }
+
+    def _gradient(
+        self,
+        policy: WindowPolicy,
+        horizon: int,
+        loss: Callable[[Window], Tensor],
+        weights: list[Tensor],
+    ) -> Tensor:
+        grads = torch.autograd.grad(loss(self.rollout(policy, horizon)), weights, allow_unused=True)
+        pairs = zip(grads, weights, strict=True)
+        return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for g, w in pairs])
+
+    # --- the chain of predictions ----------------------------------------------------------------
+
+    @property
+    def _needs_env_graph(self) -> bool:
+        return not self.learns_dynamics or not self.learns_reward or self.mix > 0
+
+    @property
+    def _chain(self) -> Tensor:
+        """The state the models are given now: (env, agent, obs_dim) with its graph."""
+        if self._carried is None:
+            raise UsageError("the env was not reset; call env.reset() before stepping it")
+        return self._carried
+
+    def _start_chain(self) -> None:
+        """Begin at the simulator's observation, without a past."""
+        self._carried = self._current = self.env.current_obs.detach()
+        self._memory = self._begin(self._carried)
+
+    def _begin(self, obs: Tensor) -> Any:
+        model = self.surrogates.dynamics
+        return model.begin(obs) if isinstance(model, ActionWorldModel) else None
+
+    def _simulate(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Step the env and attach the dynamics' gradient; the reward keeps what the env gives."""
+        given = actions if self._needs_env_graph else actions.detach()
+        real_obs, reward, terminated, truncated, info = self.env.step(given)
+        final = info["final_obs"]
+        if self.learns_dynamics:
+            predicted = self._predict(self._chain, actions, final)
+            final, carried = self._anchor(final, predicted)
+        else:
+            carried = final
+        self._continue(carried, real_obs, info["_final_obs"])
+        obs = real_obs if not self.learns_dynamics else straight_through(real_obs, self._chain)
+        self._current = obs if self.config.loop == "closed" else obs.detach()
+        info = info | {"final_obs": final, "value_obs": carried}
+        return self._current, reward, terminated, truncated, info
+
+    def _predict(self, carried: Tensor, actions: Tensor, real_next: Tensor) -> Tensor:
+        """Return the modelled next observation, real where no gradient may pass."""
+        action = clamp_to_box(actions, self.action_low, self.action_high)
+        model = self.surrogates.dynamics
+        assert model is not None
+        if self.surrogates.own_dynamics:
+            action = self.surrogates.scale_action(action)
+        if isinstance(model, ActionWorldModel):
+            predicted, self._memory = model.advance(self._memory, action)
+        else:
+            predicted = model(carried, action)
+        return self._mask(predicted, real_next)
+
+    def _mask(self, predicted: Tensor, real_next: Tensor) -> Tensor:
+        return torch.where(self.surrogates.continuous.mask, predicted, real_next.detach())
+
+    def _anchor(self, real_next: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next observation as users see it, and as models and value are given it."""
+        gradient = predicted
+        if self.mix > 0:
+            gradient = self.mix * real_next + (1 - self.mix) * predicted
+        final = straight_through(real_next, gradient)
+        return final, final if self.config.anchor == "real" else predicted
+
+    def _continue(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
+        """Carry the state on; a reset cuts it."""
+        if bool(ended.any()):
+            carried = torch.where(ended[:, None, None], real_obs.detach(), carried)
+            model = self.surrogates.dynamics
+            if isinstance(model, ActionWorldModel):
+                self._memory = model.restart(self._memory, ended, real_obs.detach())
+        self._carried = carried
+
+    def _attach_reward(
+        self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor
+    ) -> Tensor:
+        """Give the real reward the gradient of the model, for any leading axes."""
+        if not self.learns_reward:
+            return reward
+        modelled = self.surrogates.predict_reward(obs, action, next_obs)
+        if self.mix > 0 and "reward" in self.env.gradients:
+            modelled = self.mix * reward + (1 - self.mix) * modelled
+        return straight_through(reward, modelled)
+
+    # --- windows ---------------------------------------------------------------------------------
+
+    def _step_through(self, policy: Policy | WindowPolicy, horizon: int) -> tuple[Window, Tensor]:
+        """Collect a window step by step; return it with the states the models were given."""
+        rows: list[tuple[Tensor, ...]] = []
+        for _ in range(horizon):
+            obs, before = self.current_obs, self._chain
+            action = policy(obs)
+            _, reward, terminated, truncated, info = self._simulate(action)
+            row = (obs, action, reward, info["final_obs"], terminated, truncated)
+            rows.append((*row, info["value_obs"], before))
+        *fields, value_obs, before = map(torch.stack, zip(*rows, strict=True))
+        obs, action, reward, next_obs, terminated, truncated = fields
+        window = Window(
+            obs=obs,
+            action=action,
+            reward=reward,
+            next_obs=next_obs,
+            terminated=terminated,
+            truncated=truncated,
+            value_obs=value_obs,
+        )
+        return window, before
+
+    def _replay(self, values: Window, policy: WindowPolicy) -> tuple[Window, Tensor]:
+        """Attach the learned gradient to a window that was collected without one."""
+        if self.config.loop == "open":
+            actions = straight_through(values.action, policy.at(values.obs, slice(None)))
+            if isinstance(self.surrogates.dynamics, ActionWorldModel):
+                return self._replay_at_once(values, actions)
+        else:
+            actions = None
+        self._carried = values.obs[0]
+        self._memory = self._begin(self._carried)
+        rows: list[tuple[Tensor, ...]] = []
+        for t in range(values.horizon):
+            before = self._carried
+            obs = straight_through(values.obs[t], before) if actions is None else values.obs[t]
+            if actions is None:
+                action = straight_through(values.action[t], policy.at(obs, t))
+            else:
+                action = actions[t]
+            predicted = self._predict(before, action, values.next_obs[t])
+            final, carried = self._anchor(values.next_obs[t], predicted)
+            if t + 1 < values.horizon:
+                self._continue(carried, values.obs[t + 1], values.ended[t])
+            rows.append((obs, action, final, carried, before))
+        obs, action, final, value_obs, before = map(torch.stack, zip(*rows, strict=True))
+        window = replace(values, obs=obs, action=action, next_obs=final, value_obs=value_obs)
+        return window, before
+
+    def _replay_at_once(self, values: Window, actions: Tensor) -> tuple[Window, Tensor]:
+        """Open loop with the action world model: policy and model once over (time, env)."""
+        model = self.surrogates.dynamics
+        assert isinstance(model, ActionWorldModel)
+        action = clamp_to_box(actions, self.action_low, self.action_high)
+        if self.surrogates.own_dynamics:
+            action = self.surrogates.scale_action(action)
+        segments = Segments.of(values)
+        predicted = segments.scatter(model(segments.first(values.obs), segments.gather(action)))
+        final, carried = self._anchor(values.next_obs, self._mask(predicted, values.next_obs))
+        opens = torch.ones_like(values.ended)
+        opens[1:] = values.ended[:-1]
+        shifted = torch.cat([values.obs[:1], carried[:-1]])
+        before = torch.where(opens[..., None, None], values.obs, shifted)
+        window = replace(values, action=actions, next_obs=final, value_obs=carried)
+        return window, before
+
+
+def _require(env: MultiAgentVectorEnv, kind: str) -> None:
+    """Turn on the env's own gradient of a kind, or say what to do instead."""
+    try:
+        env.enable_gradients(kind)
+    except UsageError as error:
+        raise UsageError(
+            f"{kind}=False asks for the env's own {kind} gradient, but it has none: {error}. "
+            f"Leave {kind}=True to learn one"
+        ) from error
