@@ -131,12 +131,15 @@ class VmasEnv(MultiAgentVectorEnv):
                 raise UsageError(f"there is no gradient of {kind!r}; ask for dynamics or reward")
             reason = why_not(self.scenario, kind)
             if reason is not None:
-                raise UsageError(
-                    f"{kind}=False asks for the env's own {kind} gradient, but VMAS has none of "
-                    f"use for this scenario ({reason}). Leave {kind}=True to learn one."
-                )
+                raise UsageError(f"VMAS has no {kind} gradient of use for this scenario: {reason}")
         self.raw.grad_enabled = True
         self.gradients = differentiable_parts(self.scenario)
+
+    def disable_gradients(self) -> None:
+        """Keep no graph from the next step on, and none of the last."""
+        self.raw.grad_enabled = False
+        self.gradients = frozenset()
+        self.detach()
 
     def detach(self) -> None:
         """Cut the graph everywhere: world, scenario, sensors, controllers, current observation."""
