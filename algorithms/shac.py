@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -228,10 +228,10 @@ class SHAC:
             report["update_cpu_seconds"] = time.process_time() - began
             yield report
 
-    def actor_loss(self, window: Window) -> Tensor:
-        """Return the loss of a window that still has its graph."""
+    def return_loss(self, window: Window) -> Tensor:
+        """Return the negative value of a window that still has its graph, without penalties."""
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
-        loss = shac_actor_loss(
+        return shac_actor_loss(
             window.reward,
             self.critic.target(value_obs),
             window.terminated,
@@ -239,9 +239,13 @@ class SHAC:
             gamma=self.config.gamma,
             continuation=window.continuation,
         )
+
+    def actor_loss(self, window: Window) -> Tensor:
+        """Return what the actor descends: `return_loss` and the penalty on leaving the box."""
+        loss = self.return_loss(window)
         if self.config.box_weight > 0:
             one = torch.ones_like(self.actor.box_half)
-            outside = self.actor.outside(window.action)
+            outside = self.actor.in_half_boxes(window.action)
             loss = loss + self.config.box_weight * box_penalty(outside, -one, one)
         return loss
 

@@ -1,24 +1,25 @@
 """Learned gradients for any simulator: wrap an env, train it with SHAC.
 
-    from diffsurrogate import SHAC, LearnedDiffWrapper, make
+from diffsurrogate import SHAC, LearnedDiffWrapper, make
 
-    env = LearnedDiffWrapper(make("paper/dispersion", num_envs=64, n_agents=1))
-    SHAC(env).learn(total_steps=500_000, progress_bar=True)  # SHAC++
+env = LearnedDiffWrapper(make("paper/dispersion", num_envs=64, n_agents=1))
+SHAC(env).learn(total_steps=500_000, progress_bar=True)  # SHAC++
 """
 
 from importlib.metadata import version
 
+from diffsurrogate.algorithms.evaluate import Evaluation, evaluate
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.critics import CriticConfig
 from diffsurrogate.env import MultiAgentVectorEnv, Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradcheck import check_gradients
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
-from diffsurrogate.critics import CriticConfig
 from diffsurrogate.registry import as_multi_agent, make, register_adapter, register_env
 from diffsurrogate.rewards import RewardConfig
-from diffsurrogate.surrogates import SurrogateConfig
+from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.torch_env import TorchEnv
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
@@ -28,6 +29,7 @@ __all__ = [
     "SHAC",
     "ActorConfig",
     "CriticConfig",
+    "Evaluation",
     "LearnedDiffWrapper",
     "MultiAgentVectorEnv",
     "NetConfig",
@@ -40,6 +42,7 @@ __all__ = [
     "Window",
     "as_multi_agent",
     "check_gradients",
+    "evaluate",
     "make",
     "register_adapter",
     "register_env",

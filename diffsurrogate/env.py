@@ -29,7 +29,7 @@ class WindowPolicy(Protocol):
     """A policy whose noise was drawn for a whole window, so that any step can be run again."""
 
     def __call__(self, obs: Tensor) -> Tensor:
-        """Act at the next step of the window: `(env, agent, obs_dim)` to `(env, agent, act_dim)`."""
+        """Act on obs `(env, agent, obs_dim)` at the next step of the window."""
         ...
 
     def at(self, obs: Tensor, step: int | slice) -> Tensor:
@@ -119,7 +119,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if not agents:
             raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
         if max_steps is not None and max_steps < 1:
-            raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for no time limit")
+            raise UsageError(
+                f"max_steps is {max_steps}; give at least 1, or None for no time limit"
+            )
         if not np.isfinite([action_space.low, action_space.high]).all():
             raise UsageError("the action box must be finite; rescale the actions in your env")
         self.num_envs = num_envs
@@ -292,7 +294,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             action = policy(obs)
             _, reward, terminated, truncated, info = self.step(action)
             rows.append((obs, action, reward, info["final_obs"], terminated, truncated))
-        obs, action, reward, next_obs, terminated, truncated = map(torch.stack, zip(*rows, strict=True))
+        obs, action, reward, next_obs, terminated, truncated = map(
+            torch.stack, zip(*rows, strict=True)
+        )
         return Window(
             obs=obs,
             action=action,

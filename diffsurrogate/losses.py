@@ -14,8 +14,9 @@ def shac_actor_loss(
     gamma: float,
     continuation: Float[Tensor, "time env"] | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Negative return of short windows, bootstrapped wherever one is cut (arXiv:2204.07137, eq. 5).
+    r"""Negative return of short windows, bootstrapped wherever one is cut.
 
+    Equation 5 of SHAC (arXiv:2204.07137), for several agents and episodes that end on the way.
     A segment of length h is worth $\sum_{k<h} \gamma^k r_k + \gamma^h V(s_h)$; a new one opens
     after every reset. `next_value[t]` is the value at `Window.next_obs[t]`, before any reset, and
     is dropped only where `terminated`. The sum is divided by time, envs and agents.

@@ -3,6 +3,7 @@
 All map `(*batch, agent, in_dim)` to `(*batch, agent, out_dim)`.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +30,7 @@ class NetConfig:
 
     architecture: Architecture = "joint"
     """joint: one MLP over all agents concatenated. shared: one MLP per agent, same weights, which
-    also sees the mean of the agents' first layers. transformer: self-attention over agents. The
+    also sees the mean of a small embedding of all. transformer: self-attention over agents. The
     last two do not depend on the order or number of agents."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers; the Transformer's width is the first and its depth the count."""
@@ -38,10 +39,14 @@ class NetConfig:
     """LayerNorm after each activation (arXiv:2204.07137, A.2.2)."""
     heads: int = 1
     """Attention heads of the Transformer."""
+    context: bool = True
+    """Let the shared MLP of an agent see the mean over all; False for its own features only."""
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
             raise UsageError(f"hidden is {self.hidden}; give at least one width of at least 1")
+        if self.heads < 1:
+            raise UsageError(f"heads is {self.heads}; it must be at least 1")
         if self.architecture == "transformer" and self.hidden[0] % self.heads:
             raise UsageError(f"width {self.hidden[0]} cannot be split over {self.heads} heads")
 
@@ -49,7 +54,7 @@ class NetConfig:
 def mlp(sizes: tuple[int, ...], config: NetConfig) -> nn.Sequential:
     """Linear, activation, LayerNorm for each hidden layer; a last Linear without them."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[config.activation]()]
         if config.layer_norm:
             layers.append(nn.LayerNorm(fan_out))
@@ -82,14 +87,20 @@ class SharedNet(nn.Module):
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build; `agents` only decides whether there is anything to pool."""
         super().__init__()
-        width = config.hidden[0]
+        width = max(config.hidden[0] // 4, 8)
         self.pool: nn.Module | None = None
-        if agents > 1:
+        if config.context and agents > 1:
             self.pool = nn.Sequential(
                 nn.Linear(in_dim, width), _ACTIVATIONS[config.activation](), nn.LayerNorm(width)
             )
-        self.net = mlp((in_dim + (width if agents > 1 else 0), *config.hidden, out_dim), config)
+        pooled = 0 if self.pool is None else width
+        self.net = mlp((in_dim + pooled, *config.hidden, out_dim), config)
         self.head = self.net[-1]
+        if self.pool is not None:
+            first = self.net[0]
+            assert isinstance(first, nn.Linear)
+            with torch.no_grad():
+                first.weight[:, in_dim:] = 0.0  # the others matter only once that is learned
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, given the mean of all."""

@@ -12,7 +12,7 @@ from diffsurrogate.normalise import RunningStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class ActorConfig:
-    """A Gaussian policy $a = \\mu(o) + \\sigma \\epsilon$, in units of half the action box."""
+    r"""A Gaussian policy $a = \mu(o) + \sigma \epsilon$, in units of half the action box."""
 
     net: NetConfig = field(default_factory=NetConfig)
     std: float = 1.0
@@ -44,9 +44,7 @@ class Actor(nn.Module):
         """Build for the box `low`, `high` (agent, act_dim)."""
         super().__init__()
         self.config = config
-        self.net = build_net(
-            config.net, agents, obs_dim, low.shape[-1], head_gain=config.head_gain
-        )
+        self.net = build_net(config.net, agents, obs_dim, low.shape[-1], head_gain=config.head_gain)
         self.statistics = RunningStatistics((obs_dim,))
         self.register_buffer("box_center", (low + high) / 2)
         self.register_buffer("box_half", (high - low) / 2)
@@ -70,7 +68,7 @@ class Actor(nn.Module):
             action = torch.tanh(action)
         return self.box_center + self.box_half * action
 
-    def outside(self, action: Tensor) -> Tensor:
+    def in_half_boxes(self, action: Tensor) -> Tensor:
         """Return actions in half boxes from the middle: the box is [-1, 1] whatever its size."""
         return (action - self.box_center) / self.box_half.clamp(min=1e-8)
 

@@ -29,7 +29,7 @@ class RewardConfig:
 
 
 class RewardModel(nn.Module):
-    """$R_\\theta(s, a, s')$ of SHAC++ (section 3), normalised in and out."""
+    r"""$R_\theta(s, a, s')$ of SHAC++ (section 3), normalised in and out."""
 
     def __init__(self, config: RewardConfig, agents: int, obs_dim: int, act_dim: int) -> None:
         """Build; a new model answers the mean reward everywhere."""

@@ -11,7 +11,7 @@ from diffsurrogate.normalise import RunningStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class StepModelConfig:
-    """A one-step model $f(s, a) = s + \\sigma_\\Delta g(norm(s), a)$."""
+    r"""A one-step model $f(s, a) = s + \sigma_\Delta g(norm(s), a)$."""
 
     net: NetConfig = field(
         default_factory=lambda: NetConfig(

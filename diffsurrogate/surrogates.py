@@ -3,91 +3,21 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsurrogate.action_world_model import (
-    ActionWorldModel,
-    ActionWorldModelConfig,
-    trajectory_loss,
-)
+from diffsurrogate.action_world_model import ActionWorldModel, trajectory_loss
 from diffsurrogate.cache import BinnedCache
 from diffsurrogate.discrete import ContinuousEntries
 from diffsurrogate.env import Window
-from diffsurrogate.errors import UsageError
-from diffsurrogate.rewards import RewardConfig, RewardModel
+from diffsurrogate.rewards import RewardModel
 from diffsurrogate.segments import Segments
-from diffsurrogate.step_model import StepModel, StepModelConfig, TerminationModel
-
-DynamicsKind = Literal["step", "awm"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SurrogateConfig:
-    """Which gradient is learned, by which models, with what budget."""
-
-    model: DynamicsKind = "step"
-    """step: one-step residual model, chained along the window. awm: the paper's action world
-    model, from the first state and all actions at once."""
-    anchor: Literal["real", "predicted"] = "real"
-    """real: models, reward and value are differentiated at the simulator's states. predicted: at
-    the model's own predictions (the paper)."""
-    loop: Literal["closed", "open"] = "closed"
-    """closed: the policy's dependence on later observations is differentiated, as on a real
-    simulator. open: actions only (the paper)."""
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    step: StepModelConfig = field(default_factory=StepModelConfig)
-    awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)
-    termination: bool = False
-    """Learn the probability of termination and let it carry a gradient to all that comes after."""
-    learning_rate: float = 3e-3
-    clip: float = 1.0
-    """Largest gradient norm of one minibatch."""
-    minibatches: int = 8
-    """Minibatches per update, for each model."""
-    batch_size: int = 512
-    """Transitions of a minibatch."""
-    trajectory_batch_size: int = 128
-    """Trajectories of a minibatch of the action world model."""
-    capacity: int = 20_000
-    """Transitions each cache bin holds; the action world model keeps as many in trajectories."""
-    reward_bins: int = 9
-    """Bins of the reward cache; minibatches are balanced over the occupied ones."""
-    fit_every: int = 1
-    """Updates between two rounds of training."""
-
-    def __post_init__(self) -> None:
-        for name in ("minibatches", "batch_size", "trajectory_batch_size", "capacity", "fit_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-    @classmethod
-    def paper(cls, agents: int) -> "SurrogateConfig":
-        """Return the architecture, budget and estimator of SHAC++ (its tables 3 and section 3).
-
-        The reward model sees (s, a, s'), nets are retrained every 10 windows from caches of 30,000
-        items in 9 (reward) and 25 (world) bins. What the paper leaves open follows `RewardConfig`.
-        """
-        from diffsurrogate.nets import NetConfig
-
-        hidden = NetConfig(hidden=(32 * agents,) * 2, activation="relu")
-        return cls(
-            model="awm",
-            anchor="predicted",
-            loop="open",
-            reward=RewardConfig(net=hidden, inputs="s,a,s'"),
-            awm=ActionWorldModelConfig(predict="absolute", normalise=False),
-            learning_rate=1e-3,
-            minibatches=300,
-            batch_size=1000,
-            trajectory_batch_size=1000,
-            capacity=30_000 // 9,
-            fit_every=10,
-        )
+from diffsurrogate.step_model import StepModel, TerminationModel
+from diffsurrogate.surrogate_config import SurrogateConfig
 
 
 class Surrogates(nn.Module):
@@ -134,9 +64,11 @@ class Surrogates(nn.Module):
             )
             self.dynamics, self.own_dynamics = _model(
                 dynamics,
-                lambda: StepModel(config.step, *sizes)
-                if config.model == "step"
-                else ActionWorldModel(config.awm, *sizes),
+                lambda: (
+                    StepModel(config.step, *sizes)
+                    if config.model == "step"
+                    else ActionWorldModel(config.awm, *sizes)
+                ),
             )
             self.termination = TerminationModel(config.reward.net, *sizes)
         self.to(low.device).requires_grad_(False)
@@ -185,7 +117,7 @@ class Surrogates(nn.Module):
             cache sizes, and the training losses.
         """
         window = window.detach()
-        report = self.held_out_errors(window) if self.fits else {}
+        report = self.held_out_errors(_sample_of(window)) if self.fits else {}
         self.remember(window)
         self.fits += 1
         if self.fits % self.config.fit_every == 0:
@@ -292,7 +224,7 @@ class Surrogates(nn.Module):
         self.fits = state["fits"]
         self.terminations_seen = state["terminations_seen"]
 
-    # --- inside ------------------------------------------------------------------------------------
+    # --- inside ----------------------------------------------------------------------------------
 
     def _trained(self) -> dict[str, nn.Module]:
         """Return the models of ours that learn, by name."""
@@ -389,11 +321,17 @@ def _unexplained(predicted: Tensor, target: Tensor) -> float:
     return error / variance if variance > 1e-12 else error
 
 
+def _sample_of(window: Window, envs: int = 32) -> Window:
+    """Return a few envs of a window: enough to measure an error on."""
+    if window.reward.shape[1] <= envs:
+        return window
+    kept = {f.name: getattr(window, f.name) for f in fields(window)}
+    return Window(**{name: None if v is None else v[:, :envs] for name, v in kept.items()})
+
+
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[None]:
-    """Let the weights require a gradient only while they are trained: the policy's pass is cheaper
-    when they do not.
-    """
+    """Let weights require a gradient only in training; the policy's pass is cheaper without."""
     module.requires_grad_(True)
     try:
         yield

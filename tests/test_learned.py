@@ -13,7 +13,7 @@ from diffsurrogate.losses import shac_actor_loss
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.rewards import RewardConfig
-from diffsurrogate.surrogates import SurrogateConfig
+from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.torch_env import TorchEnv, TorchState
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.paper import make as make_paper
@@ -224,14 +224,15 @@ def test_true_parts_give_the_true_gradient(flags):
 @pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
 def test_models_learn_the_spring_and_their_gradient_approaches_the_true_one(model, anchor, loop):
     env = LearnedDiffWrapper(
-        Spring(max_steps=11), config=SurrogateConfig(
+        Spring(max_steps=11),
+        config=SurrogateConfig(
             model=model,
             anchor=anchor,
             loop=loop,
             awm=ActionWorldModelConfig(width=16, layers=2, feedforward=32, max_horizon=HORIZON),
             minibatches=20,
             trajectory_batch_size=64,
-        )
+        ),
     )
     env.reset(seed=2)
     errors = []

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.action_world_model import ActionWorldModel
 from diffsurrogate.env import (
     MultiAgentVectorEnv,
     Policy,
@@ -18,14 +17,10 @@ from diffsurrogate.env import (
     clamp_to_box,
 )
 from diffsurrogate.errors import UsageError
+from diffsurrogate.estimator import Chain, straight_through
 from diffsurrogate.registry import as_multi_agent
-from diffsurrogate.segments import Segments
-from diffsurrogate.surrogates import SurrogateConfig, Surrogates
-
-
-def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Return `value` going forward and the gradient of `surrogate` going back."""
-    return value.detach() + (surrogate - surrogate.detach())  # this order keeps `value` exact
+from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.surrogates import Surrogates
 
 
 class LearnedDiffWrapper(MultiAgentVectorEnv):
@@ -105,8 +100,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             continuous=continuous,
             seed=seed,
         )
-        self._carried: Tensor | None = None
-        self._memory: Any = None
+        self._chain = Chain(self.surrogates, self._box)
 
     # --- the env protocol ----------------------------------------------------------------------
 
@@ -128,9 +122,9 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             As `MultiAgentVectorEnv.step`; info also holds `value_obs`, where the actor's value is
             to be taken (the prediction itself under `anchor="predicted"`).
         """
-        before = self._chain
+        before = self._chain.state
         obs, reward, terminated, truncated, info = self._simulate(actions)
-        action = clamp_to_box(actions, self.action_low, self.action_high)
+        action = self._box(actions)
         reward = self._attach_reward(before, action, info["value_obs"], reward)
         return obs, reward, terminated, truncated, info
 
@@ -146,9 +140,9 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         else:
             with torch.no_grad():
                 values = self.env.rollout(policy, horizon)
-            window, before = self._replay(values, policy)
+            window, before = self._chain.replay(values, policy)
             self._start_chain()
-        action = clamp_to_box(window.action, self.action_low, self.action_high)
+        action = self._box(window.action)
         value_obs = window.value_obs
         assert value_obs is not None
         reward = self._attach_reward(before, action, value_obs, window.reward)
@@ -283,76 +277,38 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         pairs = zip(grads, weights, strict=True)
         return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for g, w in pairs])
 
-    # --- the chain of predictions ----------------------------------------------------------------
+    # --- inside ----------------------------------------------------------------------------------
 
     @property
     def _needs_env_graph(self) -> bool:
         return not self.learns_dynamics or not self.learns_reward or self.mix > 0
 
-    @property
-    def _chain(self) -> Tensor:
-        """The state the models are given now: (env, agent, obs_dim) with its graph."""
-        if self._carried is None:
-            raise UsageError("the env was not reset; call env.reset() before stepping it")
-        return self._carried
-
     def _start_chain(self) -> None:
         """Begin at the simulator's observation, without a past."""
-        self._carried = self._current = self.env.current_obs.detach()
-        self._memory = self._begin(self._carried)
+        self._current = self.env.current_obs.detach()
+        self._chain.start(self._current)
 
-    def _begin(self, obs: Tensor) -> Any:
-        model = self.surrogates.dynamics
-        return model.begin(obs) if isinstance(model, ActionWorldModel) else None
+    def _box(self, action: Tensor) -> Tensor:
+        return clamp_to_box(action, self.action_low, self.action_high)
 
     def _simulate(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step the env and attach the dynamics' gradient; the reward keeps what the env gives."""
+        _ = self.current_obs  # refuses an env that was never reset
         given = actions if self._needs_env_graph else actions.detach()
-        real_obs, reward, terminated, truncated, info = self.env.step(given)
-        final = info["final_obs"]
+        obs, reward, terminated, truncated, info = self.env.step(given)
+        final = carried = info["final_obs"]
         if self.learns_dynamics:
-            predicted = self._predict(self._chain, actions, final)
-            final, carried = self._anchor(final, predicted)
-        else:
-            carried = final
-        self._continue(carried, real_obs, info["_final_obs"])
-        obs = real_obs if not self.learns_dynamics else straight_through(real_obs, self._chain)
+            predicted = gradient = self._chain.predict(actions, final)
+            if self.mix > 0:
+                gradient = self.mix * final + (1 - self.mix) * predicted
+            carried = self._chain.anchored(final, gradient, predicted)
+            final = straight_through(final, gradient)
+        self._chain.go_on(carried, obs, info["_final_obs"])
+        if self.learns_dynamics:
+            obs = straight_through(obs, self._chain.state)
         self._current = obs if self.config.loop == "closed" else obs.detach()
         info = info | {"final_obs": final, "value_obs": carried}
         return self._current, reward, terminated, truncated, info
-
-    def _predict(self, carried: Tensor, actions: Tensor, real_next: Tensor) -> Tensor:
-        """Return the modelled next observation, real where no gradient may pass."""
-        action = clamp_to_box(actions, self.action_low, self.action_high)
-        model = self.surrogates.dynamics
-        assert model is not None
-        if self.surrogates.own_dynamics:
-            action = self.surrogates.scale_action(action)
-        if isinstance(model, ActionWorldModel):
-            predicted, self._memory = model.advance(self._memory, action)
-        else:
-            predicted = model(carried, action)
-        return self._mask(predicted, real_next)
-
-    def _mask(self, predicted: Tensor, real_next: Tensor) -> Tensor:
-        return torch.where(self.surrogates.continuous.mask, predicted, real_next.detach())
-
-    def _anchor(self, real_next: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next observation as users see it, and as models and value are given it."""
-        gradient = predicted
-        if self.mix > 0:
-            gradient = self.mix * real_next + (1 - self.mix) * predicted
-        final = straight_through(real_next, gradient)
-        return final, final if self.config.anchor == "real" else predicted
-
-    def _continue(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
-        """Carry the state on; a reset cuts it."""
-        if bool(ended.any()):
-            carried = torch.where(ended[:, None, None], real_obs.detach(), carried)
-            model = self.surrogates.dynamics
-            if isinstance(model, ActionWorldModel):
-                self._memory = model.restart(self._memory, ended, real_obs.detach())
-        self._carried = carried
 
     def _attach_reward(
         self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor
@@ -365,13 +321,11 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             modelled = self.mix * reward + (1 - self.mix) * modelled
         return straight_through(reward, modelled)
 
-    # --- windows ---------------------------------------------------------------------------------
-
     def _step_through(self, policy: Policy | WindowPolicy, horizon: int) -> tuple[Window, Tensor]:
         """Collect a window step by step; return it with the states the models were given."""
         rows: list[tuple[Tensor, ...]] = []
         for _ in range(horizon):
-            obs, before = self.current_obs, self._chain
+            obs, before = self.current_obs, self._chain.state
             action = policy(obs)
             _, reward, terminated, truncated, info = self._simulate(action)
             row = (obs, action, reward, info["final_obs"], terminated, truncated)
@@ -387,50 +341,6 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             truncated=truncated,
             value_obs=value_obs,
         )
-        return window, before
-
-    def _replay(self, values: Window, policy: WindowPolicy) -> tuple[Window, Tensor]:
-        """Attach the learned gradient to a window that was collected without one."""
-        if self.config.loop == "open":
-            actions = straight_through(values.action, policy.at(values.obs, slice(None)))
-            if isinstance(self.surrogates.dynamics, ActionWorldModel):
-                return self._replay_at_once(values, actions)
-        else:
-            actions = None
-        self._carried = values.obs[0]
-        self._memory = self._begin(self._carried)
-        rows: list[tuple[Tensor, ...]] = []
-        for t in range(values.horizon):
-            before = self._carried
-            obs = straight_through(values.obs[t], before) if actions is None else values.obs[t]
-            if actions is None:
-                action = straight_through(values.action[t], policy.at(obs, t))
-            else:
-                action = actions[t]
-            predicted = self._predict(before, action, values.next_obs[t])
-            final, carried = self._anchor(values.next_obs[t], predicted)
-            if t + 1 < values.horizon:
-                self._continue(carried, values.obs[t + 1], values.ended[t])
-            rows.append((obs, action, final, carried, before))
-        obs, action, final, value_obs, before = map(torch.stack, zip(*rows, strict=True))
-        window = replace(values, obs=obs, action=action, next_obs=final, value_obs=value_obs)
-        return window, before
-
-    def _replay_at_once(self, values: Window, actions: Tensor) -> tuple[Window, Tensor]:
-        """Open loop with the action world model: policy and model once over (time, env)."""
-        model = self.surrogates.dynamics
-        assert isinstance(model, ActionWorldModel)
-        action = clamp_to_box(actions, self.action_low, self.action_high)
-        if self.surrogates.own_dynamics:
-            action = self.surrogates.scale_action(action)
-        segments = Segments.of(values)
-        predicted = segments.scatter(model(segments.first(values.obs), segments.gather(action)))
-        final, carried = self._anchor(values.next_obs, self._mask(predicted, values.next_obs))
-        opens = torch.ones_like(values.ended)
-        opens[1:] = values.ended[:-1]
-        shifted = torch.cat([values.obs[:1], carried[:-1]])
-        before = torch.where(opens[..., None, None], values.obs, shifted)
-        window = replace(values, action=actions, next_obs=final, value_obs=carried)
         return window, before
 
 

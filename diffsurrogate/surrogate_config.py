@@ -1,0 +1,74 @@
+"""Which gradient is learned, by which models, with what budget."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffsurrogate.action_world_model import ActionWorldModelConfig
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.rewards import RewardConfig
+from diffsurrogate.step_model import StepModelConfig
+
+DynamicsKind = Literal["step", "awm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateConfig:
+    """Which gradient is learned, by which models, with what budget."""
+
+    model: DynamicsKind = "step"
+    """step: one-step residual model, chained along the window. awm: the paper's action world
+    model, from the first state and all actions at once."""
+    anchor: Literal["real", "predicted"] = "real"
+    """real: models, reward and value are differentiated at the simulator's states. predicted: at
+    the model's own predictions (the paper)."""
+    loop: Literal["closed", "open"] = "closed"
+    """closed: the policy's dependence on later observations is differentiated, as on a real
+    simulator. open: actions only (the paper)."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    step: StepModelConfig = field(default_factory=StepModelConfig)
+    awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)
+    termination: bool = False
+    """Learn the probability of termination and let it carry a gradient to all that comes after."""
+    learning_rate: float = 3e-3
+    clip: float = 1.0
+    """Largest gradient norm of one minibatch."""
+    minibatches: int = 8
+    """Minibatches per update, for each model."""
+    batch_size: int = 512
+    """Transitions of a minibatch."""
+    trajectory_batch_size: int = 128
+    """Trajectories of a minibatch of the action world model."""
+    capacity: int = 20_000
+    """Transitions each cache bin holds; the action world model keeps as many in trajectories."""
+    reward_bins: int = 9
+    """Bins of the reward cache; minibatches are balanced over the occupied ones."""
+    fit_every: int = 1
+    """Updates between two rounds of training."""
+
+    def __post_init__(self) -> None:
+        for name in ("minibatches", "batch_size", "trajectory_batch_size", "capacity", "fit_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def paper(cls, agents: int) -> "SurrogateConfig":
+        """Return the architecture, budget and estimator of SHAC++ (its tables 3 and section 3).
+
+        The reward model sees (s, a, s'), nets are retrained every 10 windows from caches of 30,000
+        items in 9 (reward) and 25 (world) bins. What the paper leaves open follows `RewardConfig`.
+        """
+        hidden = NetConfig(hidden=(32 * agents,) * 2, activation="relu")
+        return cls(
+            model="awm",
+            anchor="predicted",
+            loop="open",
+            reward=RewardConfig(net=hidden, inputs="s,a,s'"),
+            awm=ActionWorldModelConfig(predict="absolute", normalise=False),
+            learning_rate=1e-3,
+            minibatches=300,
+            batch_size=1000,
+            trajectory_batch_size=1000,
+            capacity=30_000 // 9,
+            fit_every=10,
+        )

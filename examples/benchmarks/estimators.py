@@ -1,0 +1,104 @@
+"""How well does each learned gradient agree with the simulator's own?
+
+Trains each of the eight combinations of `model`, `anchor` and `loop` for some updates, then
+compares its policy gradient with the true one on fresh windows: the simulator's dynamics, and its
+reward where that has a gradient (Dispersion's has none: there the learned reward serves both).
+
+    python examples/benchmarks/estimators.py --updates 100 --out estimators.json
+"""
+
+import itertools
+import json
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from diffsurrogate import SHAC, LearnedDiffWrapper, SHACConfig, SurrogateConfig, make
+from diffsurrogate.noise import NoiseProcess
+from diffsurrogate.policies import NoisyPolicy
+
+
+@dataclass
+class Options:
+    """What to compare, and on what."""
+
+    envs: tuple[str, ...] = ("paper/dispersion", "vmas/navigation")
+    agents: int = 1
+    num_envs: int = 64
+    updates: int = 100
+    windows: int = 10
+    """Fresh windows the cosine is measured on."""
+    seed: int = 0
+    out: Path | None = None
+    """Also write the rows as JSON."""
+
+
+def measure(env_id: str, config: SurrogateConfig, options: Options) -> dict[str, object]:
+    """Train with one estimator and compare its gradient with the true one."""
+    simulator = make(
+        env_id,
+        num_envs=options.num_envs,
+        n_agents=options.agents,
+        seed=options.seed,
+        max_steps=320,
+    )
+    env = LearnedDiffWrapper(simulator, config=config, seed=options.seed)
+    agent = SHAC(env, SHACConfig(), seed=options.seed)
+    began = time.process_time()
+    metrics: dict[str, float] = {}
+    for metrics in agent.updates(options.updates):
+        pass
+    cpu_ms = (time.process_time() - began) / options.updates * 1e3
+    horizon, parameters = agent.config.horizon, list(agent.actor.net.parameters())
+    process = NoiseProcess(agent.config.noise, agent.noise.shape, agent.generator)
+    rows = []
+    for _ in range(options.windows):
+        noise = process.draw(horizon)
+
+        def policy(noise: torch.Tensor = noise) -> NoisyPolicy:
+            return NoisyPolicy(agent.actor, noise)
+
+        env.detach()
+        rows.append(env.compare_gradients(policy, horizon, agent.return_loss, parameters))
+        with torch.no_grad():
+            env.rollout(policy(), horizon)  # move on to other states
+    return {
+        "env": env_id,
+        "model": config.model,
+        "anchor": config.anchor,
+        "loop": config.loop,
+        "cosine": statistics.median(row["gradient_cosine"] for row in rows),
+        "norm_ratio": statistics.median(row["gradient_norm_ratio"] for row in rows),
+        "reward_error": metrics.get("reward_error"),
+        "dynamics_error": metrics.get("dynamics_error"),
+        "cpu_ms_per_update": cpu_ms,
+    }
+
+
+def main() -> None:
+    """Print one row per env and estimator."""
+    options = tyro.cli(Options, description=__doc__)
+    torch.set_num_threads(1)
+    rows = []
+    print("| env | model | anchor | loop | cosine | norm ratio | CPU ms / update |")
+    print("|---|---|---|---|---|---|---|")
+    switches = itertools.product(("step", "awm"), ("real", "predicted"), ("closed", "open"))
+    for (model, anchor, loop), env_id in itertools.product(list(switches), options.envs):
+        config = replace(SurrogateConfig(), model=model, anchor=anchor, loop=loop)
+        row = measure(env_id, config, options)
+        rows.append(row)
+        print(
+            f"| {env_id} | {model} | {anchor} | {loop} | {row['cosine']:.3f} | "
+            f"{row['norm_ratio']:.2f} | {row['cpu_ms_per_update']:.0f} |",
+            flush=True,
+        )
+        if options.out is not None:
+            options.out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Networks over agents: shapes, symmetry, and what a new one answers."""
+
+import pytest
+import torch
+
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets import NetConfig, build_net
+
+ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
+ALL = ["joint", "shared", "transformer"]
+
+
+def small(architecture: str, **kwargs: object) -> NetConfig:
+    return NetConfig(architecture=architecture, hidden=(12, 12), **kwargs)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("leading", [(), (ENVS,), (11, ENVS), (2, 11, ENVS), (0,)])
+def test_leading_axes_are_kept(architecture, leading):
+    net = build_net(small(architecture), AGENTS, OBS, OUT)
+    x = torch.randn(*leading, AGENTS, OBS)
+    out = net(x)
+    assert out.shape == (*leading, AGENTS, OUT)
+    if len(leading) > 1:
+        torch.testing.assert_close(out, net(x.flatten(0, -3)).reshape(out.shape))
+
+
+@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("activation", ["elu", "relu", "silu", "tanh"])
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_every_activation_and_norm_gives_every_weight_a_gradient(
+    architecture, activation, layer_norm
+):
+    torch.manual_seed(0)
+    config = small(architecture, activation=activation, layer_norm=layer_norm)
+    net = build_net(config, AGENTS, OBS, OUT)
+    net(torch.randn(ENVS, AGENTS, OBS)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "equivariant"), [("joint", False), ("shared", True), ("transformer", True)]
+)
+def test_only_joint_depends_on_the_order_of_agents(architecture, equivariant):
+    torch.manual_seed(0)
+    net = build_net(small(architecture, heads=3), AGENTS, OBS, OUT)
+    x, order = torch.randn(ENVS, AGENTS, OBS), [2, 0, 1]
+    difference = (net(x[:, order]) - net(x)[:, order]).abs().max().item()
+    assert difference < 1e-6 if equivariant else difference > 0.1
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_every_agent_hears_of_the_others(architecture):
+    torch.manual_seed(0)
+    net = build_net(small(architecture), AGENTS, OBS, OUT)
+    x = torch.randn(1, AGENTS, OBS, requires_grad=True)
+    (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
+    assert grad[0].any(-1).all()
+
+
+@pytest.mark.parametrize("architecture", ["shared", "transformer"])
+@pytest.mark.parametrize("other", [1, 2, 11])
+def test_shared_and_transformer_take_any_number_of_agents(architecture, other):
+    net = build_net(small(architecture), AGENTS, OBS, OUT)
+    assert net(torch.randn(ENVS, other, OBS)).shape == (ENVS, other, OUT)
+
+
+def test_agents_with_equal_views_act_as_one_whatever_their_number():
+    torch.manual_seed(0)
+    view = torch.randn(ENVS, 1, OBS)
+    for architecture in ("shared", "transformer"):
+        net = build_net(small(architecture), AGENTS, OBS, OUT)
+        one, many = net(view.expand(-1, 2, -1)), net(view.expand(-1, 11, -1))
+        torch.testing.assert_close(many, one[:, :1].expand_as(many))
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_a_head_gain_of_0_answers_0(architecture):
+    x = torch.randn(ENVS, AGENTS, OBS)
+    assert not build_net(small(architecture), AGENTS, OBS, OUT, head_gain=0.0)(x).any()
+    assert build_net(small(architecture), AGENTS, OBS, OUT, head_gain=0.01)(x).any()
+
+
+def test_the_head_is_orthogonal_with_its_gain():
+    net = build_net(small("shared"), AGENTS, OBS, OUT, head_gain=3.0)
+    torch.testing.assert_close(net.head.weight @ net.head.weight.T, 9 * torch.eye(OUT))
+    assert not net.head.bias.any()
+
+
+def test_joint_has_the_layers_its_configuration_names():
+    config = NetConfig(architecture="joint", hidden=(11, 13))
+    shapes = [tuple(p.shape) for p in build_net(config, AGENTS, OBS, OUT).parameters()]
+    assert shapes == [
+        *[(11, AGENTS * OBS), (11,), (11,), (11,)],  # linear and its LayerNorm
+        *[(13, 11), (13,), (13,), (13,)],
+        *[(AGENTS * OUT, 13), (AGENTS * OUT,)],
+    ]
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_the_same_seed_builds_the_same_network(architecture):
+    def build() -> list[torch.Tensor]:
+        torch.manual_seed(5)
+        return list(build_net(small(architecture), AGENTS, OBS, OUT).parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(build(), build(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"hidden": ()}, "at least one width"),
+        ({"hidden": (64, 0)}, "at least 1"),
+        ({"architecture": "transformer", "hidden": (64,), "heads": 3}, "3 heads"),
+        ({"architecture": "transformer", "heads": 0}, "heads"),
+        ({"architecture": "transformer", "heads": -1}, "heads"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(kwargs, message):
+    with pytest.raises(UsageError, match=message):
+        NetConfig(**kwargs)

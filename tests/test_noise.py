@@ -1,0 +1,97 @@
+"""Exploration noise: unit variance at each step, and the correlation that was promised."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffsurrogate.errors import UsageError
+from diffsurrogate.noise import NoiseConfig, NoiseProcess
+
+SHAPE = (1009, 3, 2)  # 6054 streams: a variance is known to 2 %, a correlation to 1.3 %
+KINDS = ["white", "held", "ou", "pink"]
+
+
+def process(kind: str, shape: tuple[int, ...] = SHAPE, seed: int = 0, **kwargs: object):
+    config = NoiseConfig(kind=kind, **kwargs)
+    return NoiseProcess(config, shape, torch.Generator().manual_seed(seed))
+
+
+def windows(noise: NoiseProcess, *horizons: int) -> Tensor:
+    return torch.cat([noise.draw(horizon) for horizon in horizons])
+
+
+def correlation(noise: Tensor, lag: int) -> float:
+    """Of steps `lag` apart, at any age; mean 0 and variance 1 are known."""
+    return float((noise[lag:] * noise[:-lag]).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("horizon", [1, 2, 16, 17])
+def test_every_step_has_mean_0_and_variance_1(kind, horizon):
+    noise = windows(process(kind), horizon, horizon)
+    assert noise.shape == (2 * horizon, *SHAPE)
+    assert noise.mean((1, 2, 3)).abs().max() < 0.06
+    assert (noise.var((1, 2, 3)) - 1).abs().max() < 0.1
+
+
+def test_white_noise_has_no_memory():
+    noise = windows(process("white"), 16, 16)
+    assert all(abs(correlation(noise, lag)) < 0.02 for lag in (1, 2, 5))
+
+
+def test_ou_noise_forgets_at_the_rate_given_also_over_borders():
+    noise = windows(process("ou", correlation=0.8), 5, 5, 5)
+    for lag in (1, 2, 5):
+        for start in range(15 - lag):
+            pair = float((noise[start] * noise[start + lag]).mean())
+            assert pair == pytest.approx(0.8**lag, abs=0.06)
+
+
+def test_ou_noise_without_correlation_is_white():
+    assert abs(correlation(process("ou", correlation=0.0).draw(32), 1)) < 0.02
+
+
+def test_held_noise_stays_for_hold_steps_also_over_borders():
+    noise = windows(process("held", hold=5), 3, 3, 3, 3, 3)
+    for block in noise.split(5):
+        assert (block == block[0]).all()
+    for before, after in ((4, 5), (9, 10)):
+        assert abs(float((noise[before] * noise[after]).mean())) < 0.05
+
+
+def test_noise_held_for_1_step_is_white():
+    noise = process("held", hold=1).draw(7)
+    assert not (noise[1:] == noise[:-1]).any()
+
+
+def test_pink_noise_remembers_less_and_less_but_never_nothing():
+    noise = process("pink").draw(32)
+    one, four = correlation(noise, 1), correlation(noise, 4)
+    assert 0.9 > one > four > 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_process_goes_on_as_if_unbroken(kind):
+    shape = (7, 3, 2)
+    unbroken = process(kind, shape, hold=5)
+    unbroken.draw(3)
+    saved, randomness = unbroken.state_dict(), unbroken.generator.get_state()
+    expected = windows(unbroken, 3, 4)
+    other = process(kind, shape, seed=1, hold=5)
+    other.draw(2)
+    other.load_state_dict(saved)
+    other.generator.set_state(randomness)
+    assert torch.equal(windows(other, 3, 4), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_generator_decides_everything(kind):
+    shape = (7, 3, 2)
+    assert torch.equal(process(kind, shape).draw(5), process(kind, shape).draw(5))
+    assert not torch.equal(process(kind, shape).draw(5), process(kind, shape, seed=1).draw(5))
+
+
+@pytest.mark.parametrize("kwargs", [{"hold": 0}, {"correlation": 1.0}, {"correlation": -0.1}])
+def test_noise_that_cannot_be_is_refused(kwargs):
+    with pytest.raises(UsageError, match=next(iter(kwargs))):
+        NoiseConfig(**kwargs)

@@ -1,0 +1,118 @@
+"""Ids and types of envs find their adapter, or an error that helps."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffsurrogate import registry
+from diffsurrogate.errors import UsageError
+from diffsurrogate.registry import as_multi_agent, make, register_adapter, register_env
+from diffsurrogate.torch_env import TorchEnv, TorchState
+
+ENVS, AGENTS = 7, 3
+
+
+class Still(TorchEnv):
+    def __init__(self, num_envs: int = ENVS) -> None:
+        agents = [f"agent_{i}" for i in range(AGENTS)]
+        super().__init__(num_envs=num_envs, agents=agents, obs_dim=5, act_dim=2)
+
+    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
+        return {"x": torch.rand(count, AGENTS, 5, generator=generator)}
+
+    def observe(self, state: TorchState) -> Tensor:
+        return state["x"]
+
+    def advance(self, state: TorchState, action: Tensor) -> TorchState:
+        return {"x": state["x"] + 0.0}
+
+    def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
+        return next_state["x"].sum(-1)
+
+
+class Foreign:
+    """An env of another library."""
+
+
+class Descendant(Foreign):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(registry, "_ADAPTERS", dict(registry._ADAPTERS))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "advice"),
+    [
+        ("vmass/dispersion", "did you mean 'vmas'"),
+        ("papr/dispersion", "did you mean 'paper'"),
+        ("nothing-like-it/x", "namespaces diffsurrogate, .*paper, .*vmas"),
+        ("vmas", "namespace/name"),
+        ("vmas/", "namespace/name"),
+        ("", "namespace/name"),
+        ("paper/dispersal", "did you mean dispersion"),
+        ("vmas/dispersal", "dispersion"),
+        ("diffsurrogate/cartpole", "did you mean 'cartpole-swingup'"),
+    ],
+)
+def test_an_unknown_id_is_refused_with_advice(env_id, advice):
+    with pytest.raises(UsageError, match=advice):
+        make(env_id, num_envs=ENVS)
+
+
+def test_make_passes_the_rest_of_the_id_and_the_options_on():
+    calls = []
+
+    def factory(name: str, **options: object) -> Still:
+        calls.append((name, options))
+        return Still()
+
+    register_env("mine", factory)
+    assert isinstance(make("mine/deep/name", num_envs=3, colour="red"), Still)
+    assert calls == [("deep/name", {"num_envs": 3, "colour": "red"})]
+    with pytest.raises(UsageError, match="mine"):
+        make("min/x")
+
+
+@pytest.mark.parametrize("namespace", ["", "a/b"])
+def test_a_namespace_without_a_plain_name_is_refused(namespace):
+    with pytest.raises(UsageError, match="without a slash"):
+        register_env(namespace, lambda name: Still())
+
+
+def test_one_of_ours_is_returned_as_it_is():
+    env = Still()
+    assert as_multi_agent(env) is env
+
+
+def test_a_registered_type_and_its_subclasses_are_adapted():
+    seen = []
+
+    def adapt(env: Foreign, *, num_envs: int = ENVS) -> Still:
+        seen.append(type(env))
+        return Still(num_envs)
+
+    register_adapter(Foreign, adapt)
+    assert as_multi_agent(Foreign()).num_envs == ENVS
+    assert as_multi_agent(Descendant(), num_envs=11).num_envs == 11
+    assert seen == [Foreign, Descendant]
+
+
+def test_the_nearest_type_wins():
+    register_adapter(Foreign, lambda env: Still(2))
+    register_adapter(Descendant, lambda env: Still(11))
+    assert as_multi_agent(Descendant()).num_envs == 11
+
+
+def test_an_unknown_type_is_refused_with_what_is_known_and_how_to_add():
+    with pytest.raises(UsageError, match="Foreign.*vmas.*register_adapter"):
+        as_multi_agent(Foreign())
+
+
+def test_every_namespace_we_name_can_be_loaded():
+    for target in registry._FACTORIES.values():
+        assert callable(registry._load(target))
