@@ -20,6 +20,7 @@ from diffsurrogate.critics import Critic, CriticConfig
 from diffsurrogate.env import MultiAgentVectorEnv, State, Window, check_horizon, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.losses import box_penalty, shac_actor_loss
+from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig, NoiseProcess
 from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.returns import td_lambda
@@ -37,8 +38,13 @@ class SHACConfig:
     gamma: float = 0.99
     lam: float = 0.95
     actor: ActorConfig = field(default_factory=ActorConfig)
-    critic: CriticConfig = field(default_factory=CriticConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    critic: CriticConfig = field(
+        default_factory=lambda: CriticConfig(
+            net=NetConfig(architecture="shared", activation="silu")
+        )
+    )
+    noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="ou"))
+    """Correlated noise finds sparse rewards several times as often as white noise."""
     actor_lr: float = 3e-3
     critic_lr: float = 3e-3
     schedule: Literal["constant", "linear"] = "constant"
@@ -363,7 +369,7 @@ class SHAC:
             if state["env"] is not None:
                 self.env.set_state(state["env"])
             self.env.load_state_dict(state["learned"])
-        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
                 f"the checkpoint does not fit this env and configuration ({error}); make both as "
                 "they were when it was saved"

@@ -87,7 +87,8 @@ def _with_agents(name: str, values: Any) -> Tensor:
     """Return (step, agent, feature) float32; an array without agents is of one agent."""
     if not isinstance(values, np.ndarray):
         raise UsageError(
-            f"{name} are a {type(values).__name__}; arrays of numbers are needed, flatten them first"
+            f"{name} are a {type(values).__name__}; arrays of numbers are needed; "
+            "flatten them first"
         )
     tensor = torch.as_tensor(values, dtype=torch.float32)
     if tensor.ndim not in (2, 3):

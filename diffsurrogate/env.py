@@ -275,8 +275,16 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Continue exactly where `state` was taken, without a graph.
 
         Raises:
-            UsageError: the simulator cannot restore a state.
+            UsageError: the simulator cannot restore a state, or it is of another number of envs,
+                agents or features.
         """
+        shape = tuple(state["current_obs"].shape)
+        needed = (self.num_envs, self.num_agents, self.obs_dim)
+        if shape != needed:
+            raise UsageError(
+                f"the state is of (env, agent, obs_dim) = {shape}, this env is of {needed}; make it "
+                "as it was when the state was taken"
+            )
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)
         self._steps = state["steps"].to(self.device, copy=True)

@@ -220,7 +220,7 @@ class Surrogates(nn.Module):
         self.transitions.load_state_dict(state["transitions"])
         self.dynamics_cache.load_state_dict(state["dynamics_cache"])
         self.endings.load_state_dict(state["endings"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())  # a load may map it to a GPU
         self.fits = state["fits"]
         self.terminations_seen = state["terminations_seen"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig, build_net
+from diffsurrogate.nets import AgentNet, NetConfig, build_net
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
 ALL = ["joint", "shared", "transformer"]
@@ -12,6 +12,16 @@ ALL = ["joint", "shared", "transformer"]
 
 def small(architecture: str, **kwargs: object) -> NetConfig:
     return NetConfig(architecture=architecture, hidden=(12, 12), **kwargs)
+
+
+def trained(config: NetConfig) -> AgentNet:
+    """As after some updates: no weight is where it started."""
+    torch.manual_seed(0)
+    net = build_net(config, AGENTS, OBS, OUT)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return net
 
 
 @pytest.mark.parametrize("architecture", ALL)
@@ -31,9 +41,7 @@ def test_leading_axes_are_kept(architecture, leading):
 def test_every_activation_and_norm_gives_every_weight_a_gradient(
     architecture, activation, layer_norm
 ):
-    torch.manual_seed(0)
-    config = small(architecture, activation=activation, layer_norm=layer_norm)
-    net = build_net(config, AGENTS, OBS, OUT)
+    net = trained(small(architecture, activation=activation, layer_norm=layer_norm))
     net(torch.randn(ENVS, AGENTS, OBS)).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
@@ -42,34 +50,38 @@ def test_every_activation_and_norm_gives_every_weight_a_gradient(
     ("architecture", "equivariant"), [("joint", False), ("shared", True), ("transformer", True)]
 )
 def test_only_joint_depends_on_the_order_of_agents(architecture, equivariant):
-    torch.manual_seed(0)
-    net = build_net(small(architecture, heads=3), AGENTS, OBS, OUT)
+    net = trained(small(architecture, heads=3))
     x, order = torch.randn(ENVS, AGENTS, OBS), [2, 0, 1]
     difference = (net(x[:, order]) - net(x)[:, order]).abs().max().item()
-    assert difference < 1e-6 if equivariant else difference > 0.1
+    assert difference < 1e-5 if equivariant else difference > 0.1
 
 
 @pytest.mark.parametrize("architecture", ALL)
 def test_every_agent_hears_of_the_others(architecture):
-    torch.manual_seed(0)
-    net = build_net(small(architecture), AGENTS, OBS, OUT)
+    net = trained(small(architecture))
     x = torch.randn(1, AGENTS, OBS, requires_grad=True)
     (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
     assert grad[0].any(-1).all()
 
 
+def test_without_context_a_shared_net_sees_its_own_agent_only():
+    net = trained(small("shared", context=False))
+    x = torch.randn(1, AGENTS, OBS, requires_grad=True)
+    (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
+    assert grad[0].any(-1).tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("architecture", ["shared", "transformer"])
 @pytest.mark.parametrize("other", [1, 2, 11])
 def test_shared_and_transformer_take_any_number_of_agents(architecture, other):
-    net = build_net(small(architecture), AGENTS, OBS, OUT)
+    net = trained(small(architecture))
     assert net(torch.randn(ENVS, other, OBS)).shape == (ENVS, other, OUT)
 
 
 def test_agents_with_equal_views_act_as_one_whatever_their_number():
-    torch.manual_seed(0)
     view = torch.randn(ENVS, 1, OBS)
     for architecture in ("shared", "transformer"):
-        net = build_net(small(architecture), AGENTS, OBS, OUT)
+        net = trained(small(architecture))
         one, many = net(view.expand(-1, 2, -1)), net(view.expand(-1, 11, -1))
         torch.testing.assert_close(many, one[:, :1].expand_as(many))
 

@@ -1,0 +1,72 @@
+"""The command line."""
+
+import sys
+from typing import Annotated
+
+import tyro
+
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.presets import recommended
+from diffsurrogate.cli.report import ReportOptions, report
+from diffsurrogate.cli.results import (
+    CheckOptions,
+    EvaluateOptions,
+    RenderOptions,
+    check_env,
+    evaluate_run,
+    render_run,
+)
+from diffsurrogate.cli.train import train
+from diffsurrogate.errors import UsageError
+
+_Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
+_Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
+_Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
+_Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
+_Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
+_Command = _Train | _Evaluate | _Render | _Report | _Check
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status, 2 for input that cannot work."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        command = _parse(arguments)
+        if isinstance(command, TrainOptions):
+            return train(command)
+        if isinstance(command, EvaluateOptions):
+            return evaluate_run(command)
+        if isinstance(command, RenderOptions):
+            return render_run(command)
+        if isinstance(command, ReportOptions):
+            return report(command)
+        return check_env(command)
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parse(arguments: list[str]) -> _Command:
+    """Parse; `train` is parsed again with the defaults its method, env and network recommend."""
+    description = "Learned gradients for any simulator: train with SHAC, SHAC+ and SHAC++."
+    command: _Command = tyro.cli(
+        _Command,  # type: ignore[arg-type]
+        prog="diffsurrogate",
+        description=description,
+        args=arguments,
+    )
+    if isinstance(command, TrainOptions):
+        start = TrainOptions(
+            method=command.method,
+            env=command.env,
+            agents=command.agents,
+            network=command.network,
+        )
+        command = tyro.cli(
+            TrainOptions, prog="diffsurrogate train", args=arguments[1:], default=recommended(start)
+        )
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The command line: `diffsurrogate train | evaluate | render | report | check-gradients`."""

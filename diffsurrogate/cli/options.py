@@ -1,0 +1,98 @@
+"""What `diffsurrogate train` can be told, and its JSON form."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import dacite
+import tyro
+
+from diffsurrogate.algorithms.shac import SHACConfig
+from diffsurrogate.errors import UsageError
+from diffsurrogate.surrogate_config import SurrogateConfig
+
+Method = Literal["shac", "shac+", "shac++"]
+Network = Literal["mlp", "transformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train a policy, and leave a run folder with checkpoints, metrics, a curve and a GIF."""
+
+    method: tyro.conf.Positional[Method]
+    """shac: the simulator's own gradients. shac+: its dynamics and a learned reward. shac++:
+    everything learned."""
+    env: tyro.conf.Positional[str]
+    """Such as paper/dispersion, vmas/navigation or diffsurrogate/cartpole-swingup."""
+    num_envs: int = 256
+    """Copies of the env that are stepped together."""
+    agents: int | None = None
+    """Number of agents, where the env lets one choose."""
+    seed: int = 0
+    """Of the env, the weights, the noise and the minibatches."""
+    total_steps: int = 5_000_000
+    """Env steps to take in all, counted over the copies."""
+    time_limit: float | None = None
+    """Wall-clock seconds after which to stop."""
+    max_steps: int | None = None
+    """Time limit of training episodes, in steps; None for the env's own."""
+    stop_at: float | None = 0.95
+    """Normalised return at which to stop; envs without a known maximum never do."""
+    eval_every: int = 20
+    """Updates between evaluations."""
+    eval_envs: int = 512
+    """Episodes of an evaluation."""
+    eval_steps: int | None = None
+    """Length of an evaluation episode; None for the env's own time limit."""
+    checkpoint_every: int = 25
+    """Updates between checkpoints."""
+    out: Path | None = None
+    """The run folder; None for runs/<method>-<env>-<seed>."""
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint, with the configuration it has."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:<number>."""
+    threads: int = 1
+    """CPU threads; small networks are fastest with 1."""
+    progress: bool = True
+    """Show a progress bar."""
+    network: Network = "mlp"
+    """mlp, or a Transformer over agents for policy, value and reward."""
+    shac: Annotated[SHACConfig, tyro.conf.arg(name="shac")] = field(default_factory=SHACConfig)
+    surrogates: SurrogateConfig = field(default_factory=SurrogateConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is written."""
+        for name in ("num_envs", "total_steps", "eval_every", "eval_envs", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.agents is not None and self.agents < 1:
+            raise UsageError(f"agents is {self.agents}; at least 1 agent is needed")
+        if self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; at least 1 is needed")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        agents = "" if self.agents is None else f"-{self.agents}"
+        name = f"{self.method}-{self.env.replace('/', '-')}{agents}-{self.network}-{self.seed}"
+        return self.out if self.out is not None else Path("runs") / name
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `from_json` is the inverse."""
+        return asdict(self) | {"out": None if self.out is None else str(self.out)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "TrainOptions":
+        """Read what `to_json` wrote.
+
+        Raises:
+            UsageError: something is missing, unknown or of the wrong type.
+        """
+        config = dacite.Config(type_hooks={Path: Path}, cast=[tuple], strict=True)
+        try:
+            return dacite.from_dict(cls, content, config)
+        except dacite.DaciteError as error:
+            raise UsageError(
+                f"config.json does not fit this version ({error}); use the version that wrote it"
+            ) from error

@@ -1,0 +1,85 @@
+"""The curve and the GIF a run leaves behind; neither needs a display."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from PIL import Image
+from torch import Tensor
+
+from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
+
+matplotlib.use("Agg")
+
+
+def draw_curve(history: list[dict[str, Any]], title: str, file: Path) -> None:
+    """Draw evaluation return against env steps and against CPU-seconds of training."""
+    normalised = bool(history) and history[-1]["normalised_return"] is not None
+    key = "normalised_return" if normalised else "mean_return"
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+    for axis, name, label in zip(
+        axes, ("env_steps", "cpu_seconds"), ("env steps", "CPU-seconds of training"), strict=True
+    ):
+        axis.plot([row[name] for row in history], [row[key] for row in history], marker=".")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+        if normalised:
+            axis.axhline(1.0, color="grey", linestyle="--", linewidth=1)
+    axes[0].set_ylabel("normalised return" if normalised else "return")
+    figure.suptitle(title)
+    partial = file.with_name(f".{file.name}.partial")
+    figure.savefig(partial, dpi=120, format="png")
+    plt.close(figure)
+    partial.replace(file)
+
+
+def draw_gif(
+    predict: Callable[[Tensor], Tensor],
+    env: MultiAgentVectorEnv,
+    file: Path,
+    *,
+    steps: int,
+    seed: int,
+) -> int:
+    """Film the first episodes of all envs of `env` side by side; return the number of frames.
+
+    Raises:
+        UsageError: the env cannot be rendered.
+    """
+    if env.render_mode != "rgb_array":
+        raise UsageError("this env cannot be rendered without a display")
+    env.reset(seed=seed)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    pictures = list(env.render() or ())
+    frames = [_row(pictures)]
+    with torch.no_grad():
+        for _ in range(steps):
+            _, _, terminated, truncated, _ = env.step(predict(env.current_obs))
+            running &= ~(terminated | truncated)
+            fresh = env.render() or ()
+            for index in running.nonzero().flatten().tolist():
+                pictures[index] = fresh[index]  # an ended episode keeps its last picture
+            frames.append(_row(pictures))
+            if not bool(running.any()):
+                break
+    partial = file.with_name(f".{file.name}.partial")
+    first, *rest = frames + frames[-1:] * 8  # rest at the end before it starts over
+    first.save(partial, format="GIF", save_all=True, append_images=rest, duration=60, loop=0)
+    partial.replace(file)
+    return len(frames)
+
+
+def _row(pictures: list[Any]) -> Image.Image:
+    """Put pictures beside each other, small and in few colours."""
+    images = [Image.fromarray(np.asarray(picture)) for picture in pictures]
+    scale = 200 / images[0].height
+    size = (round(images[0].width * scale), 200)
+    row = Image.new("RGB", ((size[0] + 4) * len(images) - 4, size[1]), "white")
+    for index, image in enumerate(images):
+        row.paste(image.resize(size), (index * (size[0] + 4), 0))
+    return row.quantize(32, dither=Image.Dither.NONE)

@@ -1,0 +1,122 @@
+"""`diffsurrogate report`: one table and one picture of all runs in a folder."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from scipy import stats
+
+from diffsurrogate.errors import UsageError
+from diffsurrogate.run import RunFolder
+
+Group = tuple[str, str, int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Sum up all runs below a folder: interquartile means and bootstrap intervals over seeds."""
+
+    folder: tyro.conf.Positional[Path]
+    """Looked through for runs, at any depth."""
+    out: Path | None = None
+    """Where report.md and report.png go; None for the folder itself."""
+
+
+def report(options: ReportOptions) -> int:
+    """Write `report.md` and `report.png`, and print the table."""
+    runs = [RunFolder(file.parent) for file in sorted(options.folder.rglob("config.json"))]
+    if not runs:
+        raise UsageError(f"there are no runs in {options.folder}; check the path")
+    groups: dict[Group, list[dict[str, Any]]] = defaultdict(list)
+    curves: dict[Group, list[list[dict[str, float]]]] = defaultdict(list)
+    unfinished = []
+    for run in runs:
+        summary = run.summary()
+        if summary is None:
+            unfinished.append(run.path.relative_to(options.folder))
+            continue
+        group = (summary["method"], summary["env"], summary["agents"], summary["network"])
+        groups[group].append(summary)
+        curves[group].append([row for row in run.metrics() if "evaluation_mean_return" in row])
+    text = _table(groups)
+    if unfinished:
+        text += "\nNot finished: " + ", ".join(map(str, unfinished)) + "\n"
+    out = options.out or options.folder
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text(text)
+    _picture(curves, out / "report.png")
+    print(text)
+    return 0
+
+
+def interquartile_mean(values: list[float]) -> tuple[float, float, float]:
+    """Return the interquartile mean and its 95 % bootstrap interval.
+
+    With fewer than 3 values there is no interval: both ends are NaN.
+    """
+    data = np.asarray(values, dtype=float)
+    mean = float(stats.trim_mean(data, 0.25))
+    if len(data) < 3:
+        return mean, float("nan"), float("nan")
+    if np.ptp(data) == 0:
+        return mean, mean, mean
+    interval = stats.bootstrap(
+        (data,),
+        lambda sample, axis: stats.trim_mean(sample, 0.25, axis=axis),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return mean, float(interval.low), float(interval.high)
+
+
+def _table(groups: dict[Group, list[dict[str, Any]]]) -> str:
+    lines = [
+        "| method | env | agents | network | seeds | return (IQM, 95 %) | reached .9 | "
+        "CPU-s to .9 (median) | steps to .9 (median) | CPU-s in all |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (method, env, agents, network), summaries in sorted(groups.items()):
+        known = all(s["normalised_return"] is not None for s in summaries)
+        key = "normalised_return" if known else "mean_return"
+        mean, low, high = interquartile_mean([s[key] for s in summaries])
+        figures = f"{mean:.3g}" if np.isnan(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+        reached = [s["reached_0.9"] for s in summaries if s["reached_0.9"]]
+        cpu = f"{np.median([r['cpu_seconds'] for r in reached]):.1f}" if reached else "-"
+        steps = f"{np.median([r['env_steps'] for r in reached]):,.0f}" if reached else "-"
+        share = f"{len(reached)}/{len(summaries)}" if known else "-"
+        seeds = ", ".join(str(s["seed"]) for s in sorted(summaries, key=lambda s: s["seed"]))
+        total = np.mean([s["cpu_seconds"] for s in summaries])
+        lines.append(
+            f"| {method} | {env} | {agents} | {network} | {seeds} | {figures} | {share} | {cpu} | "
+            f"{steps} | {total:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> None:
+    """Draw each group's runs faintly and their mean over the common range of steps."""
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for group, runs in sorted(curves.items()):
+        runs = [rows for rows in runs if rows]
+        if not runs:
+            continue
+        known = all("evaluation_normalised_return" in row for rows in runs for row in rows)
+        key = "evaluation_normalised_return" if known else "evaluation_mean_return"
+        series = [([r["env_steps"] for r in rows], [r[key] for r in rows]) for rows in runs]
+        grid = np.linspace(max(x[0] for x, _ in series), min(x[-1] for x, _ in series), 50)
+        mean = np.mean([np.interp(grid, x, y) for x, y in series], axis=0)
+        method, env, agents, network = group
+        (line,) = axis.plot(grid, mean, label=f"{method} {env} n={agents} {network}")
+        for x, y in series:
+            axis.plot(x, y, color=line.get_color(), alpha=0.25, linewidth=1)
+    axis.set_xlabel("env steps")
+    axis.set_ylabel("return")
+    axis.grid(alpha=0.3)
+    if axis.has_data():
+        axis.legend(fontsize="small")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)

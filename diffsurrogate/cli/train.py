@@ -1,0 +1,230 @@
+"""`diffsurrogate train`."""
+
+import time
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.cli.build import check_device, evaluation_env, trainer, training_env
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.pictures import draw_curve, draw_gif
+from diffsurrogate.cli.presets import recommended
+from diffsurrogate.errors import UsageError
+from diffsurrogate.run import RunFolder
+
+_EVALUATION_SEED = 1_000_003
+_FINAL_SEED = 2_000_003
+_FREE_TO_CHANGE = ("total_steps", "time_limit", "stop_at", "device", "threads", "progress")
+
+
+def train(options: TrainOptions) -> int:
+    """Train, evaluate and leave the results in the run folder; return the exit status."""
+    torch.set_num_threads(options.threads)
+    check_device(options.device)
+    if options.resume:
+        options, folder = _reopen(options)
+    env = training_env(options)
+    agent = trainer(options, env)
+    session = _Session(options, agent)
+    if options.resume:
+        session.folder = folder
+        if folder.checkpoint_path.is_file():
+            session.load(folder.load(env.device))
+        folder.rewind(agent.update)
+    else:
+        session.folder = RunFolder.create(options.folder, options.to_json())
+    try:
+        session.run()
+    except KeyboardInterrupt:
+        session.save()
+        print(
+            f"\nstopped at {agent.env_steps} steps; continue with --resume --out {options.folder}"
+        )
+        return 130
+    finally:
+        session.folder.close()
+    return 0
+
+
+class _Session:
+    """One training run: the trainer, its folder, its clocks and its evaluations."""
+
+    def __init__(self, options: TrainOptions, agent: SHAC) -> None:
+        self.options = options
+        self.agent = agent
+        self.folder = RunFolder(options.folder)
+        self.env = evaluation_env(options, options.eval_envs)
+        if self.env.max_steps is None and options.eval_steps is None:
+            raise UsageError(
+                f"{options.env} has no time limit, so an evaluation would never end; give "
+                "--eval-steps, and --max-steps for training"
+            )
+        self.history: list[dict[str, Any]] = []
+        self.cpu_seconds = 0.0
+        self.evaluation_cpu_seconds = 0.0
+        self.wall_seconds = 0.0
+        self.stopped = ""
+
+    def run(self) -> None:
+        """Train until done, then evaluate, draw and sum up."""
+        options, agent = self.options, self.agent
+        last = -(-options.total_steps // agent.steps_per_update)
+        bar = tqdm(
+            total=options.total_steps,
+            initial=min(agent.env_steps, options.total_steps),
+            unit="step",
+            unit_scale=True,
+            disable=None if options.progress else True,  # None: only on a terminal
+        )
+        before = time.monotonic() - self.wall_seconds
+        with bar:
+            updates = agent.updates(last)
+            while not self._done(last):
+                metrics = next(updates)
+                self.cpu_seconds += metrics["update_cpu_seconds"]
+                self.wall_seconds = time.monotonic() - before
+                if agent.update % options.eval_every == 0 or agent.update == last:
+                    metrics |= self._evaluate(bar)
+                self.folder.log(agent.update, metrics)
+                bar.update(min(agent.env_steps, options.total_steps) - bar.n)
+                if agent.update % options.checkpoint_every == 0:
+                    self.save()
+        self.save()
+        self._finish()
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.folder.save(self._state())
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if "agent" not in state or "progress" not in state:
+            raise UsageError("the checkpoint is not of a training run; resume from another one")
+        self.agent.load_state_dict(state["agent"])
+        progress = state["progress"]
+        self.history = progress["history"]
+        self.cpu_seconds = progress["cpu_seconds"]
+        self.evaluation_cpu_seconds = progress["evaluation_cpu_seconds"]
+        self.wall_seconds = progress["wall_seconds"]
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent.state_dict(),
+            "progress": {
+                "history": self.history,
+                "cpu_seconds": self.cpu_seconds,
+                "evaluation_cpu_seconds": self.evaluation_cpu_seconds,
+                "wall_seconds": self.wall_seconds,
+            },
+        }
+
+    def _done(self, last: int) -> bool:
+        limit, goal = self.options.time_limit, self.options.stop_at
+        reached = self.history[-1]["normalised_return"] if self.history else None
+        if self.agent.update >= last:
+            self.stopped = "all steps taken"
+        elif goal is not None and reached is not None and reached >= goal:
+            self.stopped = f"normalised return {goal} reached"
+        elif limit is not None and self.wall_seconds >= limit:
+            self.stopped = "time limit"
+        return bool(self.stopped)
+
+    def _evaluate(self, bar: "tqdm[Any]") -> dict[str, float]:
+        """Evaluate, remember it, keep the policy if it is the best so far; return metrics."""
+        began = time.process_time()
+        result = evaluate(
+            self.agent.predict, self.env, steps=self.options.eval_steps, seed=_EVALUATION_SEED
+        ).summary()
+        self.evaluation_cpu_seconds += time.process_time() - began
+        row: dict[str, Any] = {
+            "update": self.agent.update,
+            "env_steps": self.agent.env_steps,
+            "cpu_seconds": self.cpu_seconds,
+            **result,
+        }
+        if all(row["mean_return"] > earlier["mean_return"] for earlier in self.history):
+            self.history.append(row)
+            self.folder.save_best(self._state())
+        else:
+            self.history.append(row)
+        text = _text(row)
+        bar.set_postfix_str(text)
+        if bar.disable and self.options.progress:
+            steps, cpu = self.agent.env_steps, self.cpu_seconds
+            print(f"{steps:>12,} steps {cpu:8.1f} CPU-s  {text}", flush=True)
+        return {f"evaluation_{name}": value for name, value in result.items() if value is not None}
+
+    def _finish(self) -> None:
+        """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
+        options, path = self.options, self.folder.path
+        final = evaluate(
+            self.agent.predict, self.env, steps=options.eval_steps, seed=_FINAL_SEED
+        ).summary()
+        title = f"{options.method} on {options.env}, seed {options.seed}"
+        draw_curve(self.history, title, path / "curve.png")
+        written = ["summary.json", "curve.png"]
+        filmed = evaluation_env(options, 4)
+        if filmed.render_mode == "rgb_array":
+            steps = min(options.eval_steps or filmed.max_steps or 200, 200)
+            gif = path / "rollout.gif"
+            draw_gif(self.agent.predict, filmed, gif, steps=steps, seed=_FINAL_SEED)
+            written.append("rollout.gif")
+        self.folder.write_summary(self._summary(final))
+        print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
+        print("\n".join(f"  {path / name}" for name in written))
+
+    def _summary(self, final: dict[str, float | None]) -> dict[str, Any]:
+        options = self.options
+        best = max(self.history, key=lambda row: row["mean_return"], default=None)
+        reached = [row for row in self.history if (row["normalised_return"] or 0.0) >= 0.9]
+        return {
+            "method": options.method,
+            "env": options.env,
+            "agents": self.agent.env.num_agents,
+            "network": options.network,
+            "seed": options.seed,
+            "num_envs": options.num_envs,
+            **final,
+            "best_evaluation": best,
+            "reached_0.9": reached[0] if reached else None,
+            "env_steps": self.agent.env_steps,
+            "updates": self.agent.update,
+            "skipped_updates": self.agent.skipped,
+            "wall_seconds": self.wall_seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "evaluation_cpu_seconds": self.evaluation_cpu_seconds,
+            "stopped": self.stopped,
+        }
+
+
+def _reopen(options: TrainOptions) -> tuple[TrainOptions, RunFolder]:
+    """Return the run's own options; what was asked for beside them may only be where it may change.
+
+    Raises:
+        UsageError: an option was given that contradicts the run.
+    """
+    folder = RunFolder.open(options.folder)
+    saved = TrainOptions.from_json(folder.config)
+    silent = recommended(TrainOptions(method=options.method, env=options.env))
+    changes: dict[str, Any] = {"out": options.out, "resume": True}
+    for name in (f.name for f in fields(options) if f.name not in changes):
+        given, was = getattr(options, name), getattr(saved, name)
+        asked = name in ("method", "env") or given != getattr(silent, name)
+        if asked and name in _FREE_TO_CHANGE:
+            changes[name] = given
+        elif asked and given != was:
+            raise UsageError(
+                f"the run in {folder.path} has {name} {was}, not {given}; leave the option out, "
+                "or start another run with another --out"
+            )
+    return replace(saved, **changes), folder
+
+
+def _text(row: dict[str, Any]) -> str:
+    if row["normalised_return"] is not None:
+        return f"normalised return {row['normalised_return']:.3f}"
+    return f"return {row['mean_return']:.1f}"

@@ -1,0 +1,405 @@
+"""The learned models: what they start from, what they learn, and what they leave out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffsurrogate.action_world_model import ActionWorldModelConfig
+from diffsurrogate.env import Window
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.rewards import RewardConfig, RewardModel
+from diffsurrogate.step_model import StepModel, StepModelConfig, TerminationModel
+from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.surrogates import Surrogates
+from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.paper import make as make_paper
+
+ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
+NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
+LOW, HIGH = torch.full((AGENTS, ACT), -2.0), torch.full((AGENTS, ACT), 4.0)  # middle 1, half 3
+
+
+class TrueStep(nn.Module):
+    """The first two entries are pushed, the last never moves."""
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        return torch.cat([obs[..., :2] + 0.1 * action, 0.9 * obs[..., 2:4], obs[..., 4:]], dim=-1)
+
+
+class TrueReward(nn.Module):
+    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return obs[..., 0] * action[..., 1]
+
+
+def window(seed: int, horizon: int = HORIZON, envs: int = ENVS) -> Window:
+    """Single steps from anywhere in [-1, 1], actions from anywhere in the box."""
+    generator = torch.Generator().manual_seed(seed)
+    obs = 2 * torch.rand(horizon, envs, AGENTS, OBS, generator=generator) - 1
+    action = LOW + (HIGH - LOW) * torch.rand(horizon, envs, AGENTS, ACT, generator=generator)
+    next_obs = TrueStep()(obs, action)
+    return Window(
+        obs=obs,
+        action=action,
+        reward=TrueReward()(obs, action, next_obs),
+        next_obs=next_obs,
+        terminated=(obs[..., 0] > 0.6).any(-1),
+        truncated=torch.zeros(horizon, envs, dtype=torch.bool),
+    )
+
+
+def small(**kwargs: object) -> SurrogateConfig:
+    defaults = {
+        "reward": RewardConfig(net=NET),
+        "step": StepModelConfig(net=NET),
+        "awm": ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON),
+        "minibatches": 3,
+        "batch_size": 32,
+        "trajectory_batch_size": 8,
+    }
+    return SurrogateConfig(**(defaults | kwargs))
+
+
+def surrogates(config: SurrogateConfig, **kwargs: object) -> Surrogates:
+    return Surrogates(config, agents=AGENTS, obs_dim=OBS, **({"low": LOW, "high": HIGH} | kwargs))
+
+
+# --- where the models start ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["joint", "shared", "transformer"])
+def test_a_new_step_model_means_nothing_moves(architecture):
+    config = StepModelConfig(net=replace(NET, architecture=architecture))
+    model, data = StepModel(config, AGENTS, OBS, ACT), window(0)
+    for _ in range(2):  # whatever the statistics
+        assert torch.equal(model(data.obs, data.action), data.obs)
+        model.change_statistics.update(data.next_obs - data.obs)
+        model.change_statistics.snapshot()
+
+
+def test_a_new_reward_model_answers_the_mean_reward():
+    model, data = RewardModel(RewardConfig(net=NET), AGENTS, OBS, ACT), window(0)
+    model.reward_statistics.update(data.reward)
+    model.reward_statistics.snapshot()
+    mean = data.reward.mean()
+    torch.testing.assert_close(
+        model(data.obs, data.action, data.next_obs), mean.expand_as(data.reward)
+    )
+    loss = model.loss(data.obs, data.action, data.next_obs, data.reward)
+    assert loss.item() == pytest.approx(1.0, abs=1e-4)  # in units of its variance
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reads"),
+    [("s,a", [True, True, False]), ("s,a,s'", [True] * 3), ("s'", [False, False, True])],
+)
+def test_the_reward_model_reads_what_it_is_told_to(inputs, reads):
+    model = RewardModel(RewardConfig(net=NET, inputs=inputs), AGENTS, OBS, ACT)
+    nn.init.ones_(model.net.head.weight)
+    data = window(0)
+    given = [x.clone().requires_grad_() for x in (data.obs, data.action, data.next_obs)]
+    grads = torch.autograd.grad(model(*given).sum(), given, allow_unused=True)
+    assert [grad is not None and bool(grad.any()) for grad in grads] == reads
+
+
+def test_a_new_termination_model_is_undecided():
+    data = window(0)
+    logit = TerminationModel(NET, AGENTS, OBS, ACT)(data.obs, data.action)
+    assert logit.shape == (HORIZON, ENVS)
+    assert not logit.any()
+
+
+# --- what they learn -------------------------------------------------------------------------
+
+
+def sparse_window(seed: int) -> Window:
+    """A reward of 1 in the corner where both action features are above .9 of the box: 1 in 400."""
+    data = window(seed, horizon=31, envs=61)
+    scaled = (data.action - 1) / 3
+    return replace(data, reward=(scaled > 0.9).all(-1).float())
+
+
+def test_a_balanced_cache_learns_a_sparse_reward_that_a_plain_one_misses():
+    missed = {}
+    test = sparse_window(1000)
+    rewarded = test.reward == 1
+    assert 5 < rewarded.sum() < 0.005 * rewarded.numel()
+    for bins in (1, 9):
+        config = small(reward_bins=bins, minibatches=40, batch_size=128)
+        models = surrogates(config, dynamics=False)
+        for seed in range(5):
+            models.fit(sparse_window(seed))
+        predicted = models.predict_reward(test.obs, test.action, test.next_obs)
+        missed[bins] = float((1 - predicted[rewarded]).square().mean())
+    assert missed[1] > 0.5
+    assert missed[9] < 0.3 * missed[1]
+
+
+@pytest.mark.parametrize("model", ["step", "awm"])
+def test_a_perfect_ready_model_has_no_error(model):
+    models = surrogates(small(model=model), reward=TrueReward(), dynamics=TrueStep())
+    assert models.fit(window(0)) == {}  # nothing to learn, nothing measured yet
+    report = models.fit(window(1))
+    assert report["reward_error"] == pytest.approx(0.0, abs=1e-9)
+    assert report["dynamics_error"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_models_beat_what_they_started_from_on_windows_not_seen():
+    """Error 1 is the mean reward, and "nothing moves"."""
+    models = surrogates(small(minibatches=40, batch_size=128))
+    reports = [models.fit(window(seed, envs=61)) for seed in range(6)]
+    assert "reward_error" not in reports[0]  # nothing was held out yet
+    assert reports[-1]["reward_error"] < 0.3
+    assert reports[-1]["dynamics_error"] < 0.3
+
+
+def test_discrete_entries_are_no_part_of_the_loss():
+    config, data = StepModelConfig(net=NET), window(0)
+    model = StepModel(config, AGENTS, OBS, ACT)
+    nn.init.ones_(model.net.head.weight)
+    mask = torch.ones(AGENTS, OBS)
+    mask[:, 3] = 0.0
+    spoilt = data.next_obs.clone()
+    spoilt[..., 3] += 100.0
+    losses = [model.loss(data.obs, data.action, x, mask) for x in (data.next_obs, spoilt)]
+    assert losses[0] == losses[1]
+    assert model.loss(data.obs, data.action, spoilt, torch.ones(AGENTS, OBS)) > 100
+
+
+def test_the_loss_is_averaged_over_the_entries_that_count():
+    """A model that says nothing moves, where all that counts changes by 2: 4, for any mask."""
+    model, obs = StepModel(StepModelConfig(net=NET), AGENTS, OBS, ACT), torch.rand(7, AGENTS, OBS)
+    for mask in (torch.ones(AGENTS, OBS), torch.eye(AGENTS, OBS)):
+        loss = model.loss(obs, torch.zeros(7, AGENTS, ACT), obs + 2, mask)
+        assert loss.item() == pytest.approx(4.0, rel=1e-5)
+
+
+def test_discrete_entries_are_found_per_agent_and_stay_continuous_for_ever():
+    models, data = surrogates(small()), window(0)
+    next_obs = data.next_obs.clone()
+    next_obs[..., 3] = 1.0
+    next_obs[..., 1, 4] = torch.arange(7).float()
+    models.fit(replace(data, next_obs=next_obs))
+    expected = torch.ones(AGENTS, OBS, dtype=torch.bool)
+    expected[:, 3] = expected[1, 4] = False
+    assert torch.equal(models.continuous.mask, expected)
+    models.fit(data)
+    assert models.continuous.mask.all()
+    models.fit(replace(data, next_obs=next_obs))
+    assert models.continuous.mask.all()
+
+
+def test_entries_said_to_be_continuous_are_not_looked_at():
+    said = torch.tensor([True, True, False, True, True]).expand(AGENTS, OBS)
+    models = surrogates(small(), continuous=said)
+    models.fit(window(0))
+    assert torch.equal(models.continuous.mask, said)
+
+
+def test_actions_reach_the_models_clamped_and_in_half_boxes():
+    models, data = surrogates(small()), window(0)
+    models.remember(replace(data, action=torch.full_like(data.action, 100.0)))
+    assert (models.transitions.sample(5, torch.Generator())["action"] == 1.0).all()
+    assert models.scale_action(torch.tensor([-2.0, 2.5])).tolist() == [[-1.0, 0.5]] * AGENTS
+
+
+# --- budget ----------------------------------------------------------------------------------
+
+
+def weights(models: Surrogates) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in models.parameters()]
+
+
+def test_models_are_trained_every_so_many_windows():
+    models, trained = surrogates(small(fit_every=3)), []
+    for seed in range(7):
+        before = weights(models)
+        report = models.fit(window(seed))
+        moved = any(not torch.equal(a, b) for a, b in zip(before, weights(models), strict=True))
+        trained.append(moved)
+        assert ("reward_loss" in report) == moved
+    assert trained == [False, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("model", ["step", "awm"])
+def test_weights_want_a_gradient_only_while_they_are_fitted(model):
+    models, during = surrogates(small(model=model, termination=True)), []
+    loss = models._loss
+
+    def spy(name: str) -> Tensor:
+        during.append({n: p.requires_grad for n, p in models.named_parameters()})
+        return loss(name)
+
+    models._loss = spy
+    assert not any(p.requires_grad for p in models.parameters())
+    models.fit(window(0))
+    assert not any(p.requires_grad for p in models.parameters())
+    assert len(during) == 3 * 3  # reward, dynamics, termination
+    for flags in during:
+        assert len({name.split(".")[0] for name, flag in flags.items() if flag}) == 1
+
+
+def test_weights_want_no_gradient_after_a_fit_that_failed():
+    models = surrogates(small())
+
+    def fail(name: str) -> Tensor:
+        raise KeyboardInterrupt
+
+    models._loss = fail
+    with pytest.raises(KeyboardInterrupt):
+        models.fit(window(0))
+    assert not any(p.requires_grad for p in models.parameters())
+
+
+@pytest.mark.parametrize("part", ["reward", "dynamics"])
+def test_what_is_not_learned_is_not_kept_and_not_reported(part):
+    models = surrogates(small(), **{part: False})
+    models.fit(window(0))
+    report = models.fit(window(1))
+    assert f"{part}_loss" not in report
+    assert f"{part}_error" not in report
+    kept = models.transitions if part == "reward" else models.dynamics_cache
+    assert len(kept) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["minibatches", "batch_size", "trajectory_batch_size", "capacity", "fit_every"]
+)
+def test_a_budget_of_nothing_is_refused(name):
+    with pytest.raises(UsageError, match=f"{name} is 0"):
+        SurrogateConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("reward_bins", [0, -1])
+def test_a_cache_without_bins_is_refused(reward_bins):
+    with pytest.raises(UsageError, match="bins"):
+        surrogates(SurrogateConfig(reward_bins=reward_bins))
+
+
+def test_weights_and_minibatches_come_from_the_seed_and_leave_the_global_stream_alone():
+    def trained(seed: int) -> list[Tensor]:
+        models = surrogates(small(), seed=seed)
+        models.fit(window(0))
+        return weights(models)
+
+    state = torch.get_rng_state()
+    one, again, other = trained(1), trained(1), trained(2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("model", ["step", "awm"])
+def test_saved_models_learn_on_as_if_unbroken(model):
+    config = small(model=model, termination=True, fit_every=2)
+    first, second = surrogates(config), surrogates(config, seed=5)
+    for seed in range(3):
+        first.fit(window(seed))
+    second.load_state_dict(first.state_dict())
+    second.load_training_state(first.training_state())
+    for seed in range(3, 6):
+        assert first.fit(window(seed)) == second.fit(window(seed))
+    pairs = zip(weights(first), weights(second), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# --- the paper's preset ----------------------------------------------------------------------
+
+
+def test_the_papers_preset_builds_and_fits():
+    config = SurrogateConfig.paper(AGENTS)
+    assert (config.model, config.anchor, config.loop) == ("awm", "predicted", "open")
+    assert (config.reward.inputs, config.fit_every) == ("s,a,s'", 10)
+    assert config.reward.net.hidden == (32 * AGENTS,) * 2
+    config = replace(config, minibatches=2, batch_size=32, trajectory_batch_size=5, fit_every=2)
+    env = make_paper("dispersion", num_envs=ENVS, n_agents=AGENTS, seed=0, max_steps=17)
+    env = LearnedDiffWrapper(env, config=config)
+    env.reset(seed=0)
+    reports = []
+    for _ in range(4):
+        env.detach()
+        reports.append(env.fit(env.rollout(gaussian_policy(env), HORIZON)))
+    assert ["dynamics_loss" in report for report in reports] == [False, True, False, True]
+    assert reports[3]["dynamics_loss"] < reports[1]["dynamics_loss"]
+
+
+# --- termination -----------------------------------------------------------------------------
+
+
+class Cliff(TorchEnv):
+    """Points that walk, and fall off beyond 1."""
+
+    def __init__(self, *, falls: bool = True) -> None:
+        agents = [f"agent_{i}" for i in range(AGENTS)]
+        super().__init__(num_envs=ENVS, agents=agents, obs_dim=1, act_dim=1, max_steps=13)
+        self.falls = falls
+
+    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
+        return {"x": torch.rand(count, AGENTS, 1, generator=generator) - 0.5}
+
+    def observe(self, state: TorchState) -> Tensor:
+        return state["x"]
+
+    def advance(self, state: TorchState, action: Tensor) -> TorchState:
+        return {"x": state["x"] + 0.3 * action}
+
+    def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
+        return next_state["x"][..., 0]
+
+    def terminated(self, state: TorchState) -> Tensor:
+        return self.falls & (state["x"][..., 0] > 1).any(-1)
+
+
+def gaussian_policy(env: LearnedDiffWrapper) -> NoisyPolicy:
+    torch.manual_seed(3)
+    actor = Actor(
+        ActorConfig(net=NetConfig(hidden=(8,)), head_gain=1.0),
+        env.num_agents,
+        env.obs_dim,
+        env.action_low,
+        env.action_high,
+    )
+    return NoisyPolicy(actor, torch.randn(HORIZON, ENVS, env.num_agents, env.act_dim))
+
+
+@pytest.mark.parametrize(("model", "loop"), [("step", "closed"), ("awm", "open")])
+def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(model, loop):
+    config = small(termination=True, model=model, loop=loop, minibatches=20, batch_size=64)
+    env = LearnedDiffWrapper(Cliff(), config=config)
+    env.reset(seed=0)
+    losses = []
+    for number in range(25):
+        env.detach()
+        window = env.rollout(gaussian_policy(env), HORIZON)
+        if number == 0:
+            assert window.continuation is None  # nothing is known of ends yet
+        else:
+            assert torch.equal(window.continuation, (~window.terminated).float())
+        losses.append(env.fit(window)["termination_loss"])
+        assert 0 < window.terminated.sum() < window.terminated.numel() / 2
+    assert losses[-1] < 0.5 * losses[0]
+    assert losses[0] < 0.75  # from ln 2 = 0.69 nats, knowing nothing
+    env.detach()
+    policy = gaussian_policy(env)
+    window = env.rollout(policy, HORIZON)
+    grads = torch.autograd.grad(window.continuation.sum(), list(policy.actor.net.parameters()))
+    assert any(grad.any() for grad in grads)
+    to_the_edge = env.surrogates.predict_continuation(
+        torch.tensor([-0.5, 0.9]).reshape(2, 1, 1).expand(2, AGENTS, 1), torch.ones(2, AGENTS, 1)
+    )
+    assert to_the_edge[0] > 0.8 > 0.2 > to_the_edge[1]
+
+
+def test_where_nothing_terminates_there_is_no_continuation():
+    env = LearnedDiffWrapper(Cliff(falls=False), config=small(termination=True))
+    env.reset(seed=0)
+    for _ in range(3):
+        env.detach()
+        window = env.rollout(gaussian_policy(env), HORIZON)
+        report = env.fit(window)
+        assert window.continuation is None
+        assert "termination_error" not in report
