@@ -282,8 +282,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         needed = (self.num_envs, self.num_agents, self.obs_dim)
         if shape != needed:
             raise UsageError(
-                f"the state is of (env, agent, obs_dim) = {shape}, this env is of {needed}; make it "
-                "as it was when the state was taken"
+                f"the state is of (env, agent, obs_dim) = {shape}, this env of {needed}; make the "
+                "env as it was when the state was taken"
             )
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)

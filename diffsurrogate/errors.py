@@ -1,9 +1,8 @@
 """The one error users see: what was given, what is needed, what to do."""
 
 
-class UsageError(ValueError):
+class UsageError(Exception):
     """The input cannot work; the message is the advice.
 
-    The command line prints it as one line and exits with status 2. From Python it is an ordinary
-    `ValueError`.
+    The command line prints it as one line and exits with status 2.
     """

@@ -1,6 +1,7 @@
 """Binned caches: what is kept, where, and how it is drawn."""
 
 import io
+import itertools
 from collections import deque
 
 import pytest
@@ -58,7 +59,7 @@ def test_whatever_comes_items_fit_stay_paired_and_lie_in_their_bin(batches, capa
                 assert ring.items["pair"][row].tolist() == [key, -key]
                 assert seen[int(ring.items["number"][row])] == key
                 assert bin_of(key, min(seen), max(seen), bins) == index
-        kept = sum(numbers(cache), [])
+        kept = [*itertools.chain(*numbers(cache))]
         assert len(set(kept)) == len(kept)
         wanted: dict[int, int] = {}  # the newest of this batch in each bin
         for number, key in enumerate(keys, count - len(keys)):
@@ -71,8 +72,8 @@ def test_whatever_comes_items_fit_stay_paired_and_lie_in_their_bin(batches, capa
 def test_in_a_known_range_every_bin_is_a_queue(batches, capacity, bins):
     """The newest `capacity` of each bin, however they are spread over batches."""
     batches = [[-20.0], [20.0], *batches]
-    queues = [deque([], maxlen=capacity) for _ in range(bins)]
-    for number, key in enumerate(sum(batches, [])):
+    queues = [deque(maxlen=capacity) for _ in range(bins)]
+    for number, key in enumerate(itertools.chain(*batches)):
         queues[bin_of(key, -20.0, 20.0, bins)].append(number)
     got = numbers(filled(capacity, bins, *batches))
     assert got == [sorted(queue) for queue in queues]
@@ -82,7 +83,7 @@ def test_in_a_known_range_every_bin_is_a_queue(batches, capacity, bins):
 @settings(max_examples=100, deadline=None)
 @given(batches=BATCHES, **SIZES)
 def test_the_newest_item_of_each_bin_survives_a_growing_range(batches, capacity, bins):
-    keys = sum(batches, [])
+    keys = [*itertools.chain(*batches)]
     cache = filled(capacity, bins, *batches)
     newest: dict[int, int] = {}
     for number, key in enumerate(keys):

@@ -109,7 +109,7 @@ def test_the_nearest_type_wins():
 
 
 def test_an_unknown_type_is_refused_with_what_is_known_and_how_to_add():
-    with pytest.raises(UsageError, match="Foreign.*vmas.*register_adapter"):
+    with pytest.raises(UsageError, match=r"Foreign.*vmas.*register_adapter"):
         as_multi_agent(Foreign())
 
 

@@ -10,14 +10,10 @@ from diffsurrogate.action_world_model import ActionWorldModelConfig
 from diffsurrogate.env import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.rewards import RewardConfig, RewardModel
 from diffsurrogate.step_model import StepModel, StepModelConfig, TerminationModel
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
-from diffsurrogate.torch_env import TorchEnv, TorchState
-from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.paper import make as make_paper
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
@@ -305,101 +301,3 @@ def test_saved_models_learn_on_as_if_unbroken(model):
         assert first.fit(window(seed)) == second.fit(window(seed))
     pairs = zip(weights(first), weights(second), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-
-
-# --- the paper's preset ----------------------------------------------------------------------
-
-
-def test_the_papers_preset_builds_and_fits():
-    config = SurrogateConfig.paper(AGENTS)
-    assert (config.model, config.anchor, config.loop) == ("awm", "predicted", "open")
-    assert (config.reward.inputs, config.fit_every) == ("s,a,s'", 10)
-    assert config.reward.net.hidden == (32 * AGENTS,) * 2
-    config = replace(config, minibatches=2, batch_size=32, trajectory_batch_size=5, fit_every=2)
-    env = make_paper("dispersion", num_envs=ENVS, n_agents=AGENTS, seed=0, max_steps=17)
-    env = LearnedDiffWrapper(env, config=config)
-    env.reset(seed=0)
-    reports = []
-    for _ in range(4):
-        env.detach()
-        reports.append(env.fit(env.rollout(gaussian_policy(env), HORIZON)))
-    assert ["dynamics_loss" in report for report in reports] == [False, True, False, True]
-    assert reports[3]["dynamics_loss"] < reports[1]["dynamics_loss"]
-
-
-# --- termination -----------------------------------------------------------------------------
-
-
-class Cliff(TorchEnv):
-    """Points that walk, and fall off beyond 1."""
-
-    def __init__(self, *, falls: bool = True) -> None:
-        agents = [f"agent_{i}" for i in range(AGENTS)]
-        super().__init__(num_envs=ENVS, agents=agents, obs_dim=1, act_dim=1, max_steps=13)
-        self.falls = falls
-
-    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
-        return {"x": torch.rand(count, AGENTS, 1, generator=generator) - 0.5}
-
-    def observe(self, state: TorchState) -> Tensor:
-        return state["x"]
-
-    def advance(self, state: TorchState, action: Tensor) -> TorchState:
-        return {"x": state["x"] + 0.3 * action}
-
-    def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
-        return next_state["x"][..., 0]
-
-    def terminated(self, state: TorchState) -> Tensor:
-        return self.falls & (state["x"][..., 0] > 1).any(-1)
-
-
-def gaussian_policy(env: LearnedDiffWrapper) -> NoisyPolicy:
-    torch.manual_seed(3)
-    actor = Actor(
-        ActorConfig(net=NetConfig(hidden=(8,)), head_gain=1.0),
-        env.num_agents,
-        env.obs_dim,
-        env.action_low,
-        env.action_high,
-    )
-    return NoisyPolicy(actor, torch.randn(HORIZON, ENVS, env.num_agents, env.act_dim))
-
-
-@pytest.mark.parametrize(("model", "loop"), [("step", "closed"), ("awm", "open")])
-def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(model, loop):
-    config = small(termination=True, model=model, loop=loop, minibatches=20, batch_size=64)
-    env = LearnedDiffWrapper(Cliff(), config=config)
-    env.reset(seed=0)
-    losses = []
-    for number in range(25):
-        env.detach()
-        window = env.rollout(gaussian_policy(env), HORIZON)
-        if number == 0:
-            assert window.continuation is None  # nothing is known of ends yet
-        else:
-            assert torch.equal(window.continuation, (~window.terminated).float())
-        losses.append(env.fit(window)["termination_loss"])
-        assert 0 < window.terminated.sum() < window.terminated.numel() / 2
-    assert losses[-1] < 0.5 * losses[0]
-    assert losses[0] < 0.75  # from ln 2 = 0.69 nats, knowing nothing
-    env.detach()
-    policy = gaussian_policy(env)
-    window = env.rollout(policy, HORIZON)
-    grads = torch.autograd.grad(window.continuation.sum(), list(policy.actor.net.parameters()))
-    assert any(grad.any() for grad in grads)
-    to_the_edge = env.surrogates.predict_continuation(
-        torch.tensor([-0.5, 0.9]).reshape(2, 1, 1).expand(2, AGENTS, 1), torch.ones(2, AGENTS, 1)
-    )
-    assert to_the_edge[0] > 0.8 > 0.2 > to_the_edge[1]
-
-
-def test_where_nothing_terminates_there_is_no_continuation():
-    env = LearnedDiffWrapper(Cliff(falls=False), config=small(termination=True))
-    env.reset(seed=0)
-    for _ in range(3):
-        env.detach()
-        window = env.rollout(gaussian_policy(env), HORIZON)
-        report = env.fit(window)
-        assert window.continuation is None
-        assert "termination_error" not in report

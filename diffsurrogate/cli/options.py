@@ -54,8 +54,10 @@ class TrainOptions:
     """cpu, cuda or cuda:<number>."""
     threads: int = 1
     """CPU threads; small networks are fastest with 1."""
+    film_steps: int = 200
+    """Steps of the GIF made at the end; 0 for none."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar; without a terminal, a line per evaluation."""
     network: Network = "mlp"
     """mlp, or a Transformer over agents for policy, value and reward."""
     shac: Annotated[SHACConfig, tyro.conf.arg(name="shac")] = field(default_factory=SHACConfig)

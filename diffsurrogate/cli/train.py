@@ -18,7 +18,9 @@ from diffsurrogate.run import RunFolder
 
 _EVALUATION_SEED = 1_000_003
 _FINAL_SEED = 2_000_003
-_FREE_TO_CHANGE = ("total_steps", "time_limit", "stop_at", "device", "threads", "progress")
+_FREE_TO_CHANGE = (
+    *("total_steps", "time_limit", "stop_at", "film_steps", "device", "threads", "progress"),
+)
 
 
 def train(options: TrainOptions) -> int:
@@ -168,10 +170,9 @@ class _Session:
         draw_curve(self.history, title, path / "curve.png")
         written = ["summary.json", "curve.png"]
         filmed = evaluation_env(options, 4)
-        if filmed.render_mode == "rgb_array":
-            steps = min(options.eval_steps or filmed.max_steps or 200, 200)
-            gif = path / "rollout.gif"
-            draw_gif(self.agent.predict, filmed, gif, steps=steps, seed=_FINAL_SEED)
+        if filmed.render_mode == "rgb_array" and options.film_steps > 0:
+            gif, frames = path / "rollout.gif", options.film_steps
+            draw_gif(self.agent.predict, filmed, gif, steps=frames, seed=_FINAL_SEED)
             written.append("rollout.gif")
         self.folder.write_summary(self._summary(final))
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")

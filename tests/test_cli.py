@@ -1,0 +1,209 @@
+"""The command line: whole runs, resume after a kill, and advice for bad input."""
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.errors import UsageError
+
+SMALL = [
+    *("--num-envs", "5", "--eval-envs", "3", "--eval-every", "4", "--checkpoint-every", "1"),
+    *("--shac.horizon", "3", "--shac.critic-updates", "2", "--shac.critic-batch-size", "16"),
+    *("--surrogates.minibatches", "2", "--surrogates.batch-size", "16", "--no-progress"),
+    *("--film-steps", "6"),
+]
+CARTPOLE = ["train", "shac", "diffsurrogate/cartpole-swingup", *SMALL]
+DISPERSION = ["train", "shac++", "paper/dispersion", "--agents", "2", *SMALL, "--eval-steps", "5"]
+
+
+def steps(updates: int) -> list[str]:
+    return ["--total-steps", str(updates * 5 * 3)]
+
+
+def test_a_run_leaves_everything_a_user_opens(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*DISPERSION, *steps(9), "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["method"] == "shac++"
+    assert summary["env"] == "paper/dispersion"
+    assert (summary["agents"], summary["updates"], summary["env_steps"]) == (2, 9, 135)
+    assert 0 <= summary["normalised_return"] <= 1
+    assert summary["cpu_seconds"] > 0
+    assert set(summary["versions"]) == {"python", "torch", "numpy", "gymnasium", "diffsurrogate"}
+    with (out / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(float(row["update"])) for row in rows] == list(range(1, 10))
+    assert [bool(row["evaluation_mean_return"]) for row in rows] == [
+        *(False, False, False, True) * 2,
+        True,
+    ]
+    assert float(rows[-1]["dynamics_error"]) >= 0
+    assert list(out.glob("events.out.tfevents.*"))
+    with Image.open(out / "curve.png") as curve, Image.open(out / "rollout.gif") as film:
+        assert curve.size[0] > 500
+        assert film.n_frames > 5
+    assert "normalised return" in capsys.readouterr().out
+
+
+def test_evaluate_render_and_report_read_a_run(tmp_path, capsys):
+    for seed in ("1", "2", "3"):
+        out = str(tmp_path / f"seed{seed}")
+        assert main([*CARTPOLE, *steps(2), "--seed", seed, "--out", out]) == 0
+    run = tmp_path / "seed1"
+    assert main(["evaluate", str(run), "--num-envs", "3", "--steps", "7"]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["steps"] == 7
+    (run / "rollout.gif").unlink()
+    assert main(["render", str(run), "--num-envs", "2", "--steps", "5"]) == 0
+    with Image.open(run / "rollout.gif") as film:
+        assert film.n_frames > 5
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "| shac | diffsurrogate/cartpole-swingup | 1 | mlp | 1, 2, 3 |" in text
+    assert "Not finished: unfinished" in text
+    assert (tmp_path / "report.png").stat().st_size > 1000
+
+
+def test_check_gradients_tells_good_from_missing(capsys):
+    assert main(["check-gradients", "diffsurrogate/cartpole-swingup", "--num-envs", "7"]) == 0
+    command = ["check-gradients", "paper/dispersion", "--num-envs", "7", "--agents", "2"]
+    assert main(command) == 1
+    assert "all-zero" in capsys.readouterr().out
+
+
+def parameters(out: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(out / "checkpoints" / "last.pt")["agent"]
+    learned = {f"actor.{k}": v for k, v in state["actor"].items()}
+    learned |= {f"critic.{k}": v for k, v in state["critic"].items()}
+    return learned | dict(state["learned"].get("models", {}))
+
+
+@pytest.mark.parametrize("command", [CARTPOLE, DISPERSION], ids=["shac", "shac++"])
+def test_a_killed_run_resumes_to_the_same_parameters(command, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*command, *steps(40), "--out", str(whole)]) == 0
+    arguments = [*command, *steps(40), "--out", str(killed)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "diffsurrogate", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (killed / "checkpoints" / "last.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (killed / "summary.json").exists()
+    again = [*command[:3], "--resume", "--out", str(killed), "--no-progress"]
+    assert main(again) == 0
+    expected, got = parameters(whole), parameters(killed)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, got[name]), name
+    with (killed / "metrics.csv").open() as stream:
+        rows = [int(float(row["update"])) for row in csv.DictReader(stream)]
+    assert rows == list(range(1, 41))
+
+
+def test_a_finished_run_can_be_prolonged_but_not_changed(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main([*CARTPOLE, *steps(2), "--out", out]) == 0
+    again = [*CARTPOLE[:3], "--resume", "--out", out, "--no-progress"]
+    assert main([*again, *steps(5)]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 5
+    assert main([*again, "--seed", "8"]) == 2
+    assert "has seed 0, not 8" in capsys.readouterr().err
+
+
+BAD = {
+    "unknown namespace": (["train", "shac", "vnas/dispersion"], "did you mean 'vmas'"),
+    "unknown scenario": (["train", "shac++", "vmas/dispersio"], "dispersion"),
+    "unknown task": (["train", "shac++", "paper/transprt"], "transport"),
+    "horizon": ([*CARTPOLE[:3], "--shac.horizon", "0"], "at least 1"),
+    "no agents": ([*DISPERSION[:3], "--agents", "0"], "at least 1 agent"),
+    "agents of cart-pole": ([*CARTPOLE[:3], "--agents", "3"], "n_agents"),
+    "no dynamics gradient": (["train", "shac+", "vmas/football"], "dynamics"),
+    "no reward gradient": (["train", "shac", "paper/dispersion"], "LearnedDiffWrapper"),
+    "device": ([*CARTPOLE[:3], "--device", "cuda:97"], "--device cpu"),
+    "no such device": ([*CARTPOLE[:3], "--device", "abacus"], "--device cpu"),
+    "no run to resume": ([*CARTPOLE[:3], "--resume"], "check the path"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "advice"), list(BAD.values()), ids=list(BAD))
+def test_bad_input_gets_one_line_of_advice_and_writes_nothing(arguments, advice, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([*arguments, "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert advice in message
+    assert not out.exists()
+
+
+def test_an_existing_folder_is_not_written_over(tmp_path, capsys):
+    (tmp_path / "precious.txt").write_text("mine")
+    assert main([*CARTPOLE, "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["precious.txt"]
+
+
+class Bomb:
+    """Runs code when unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("exploded",))
+
+
+def test_damaged_and_foreign_checkpoints_are_refused_without_running_them(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    assert main([*CARTPOLE, *steps(2), "--out", str(out)]) == 0
+    file = out / "checkpoints" / "last.pt"
+    again = [*CARTPOLE[:3], "--resume", "--out", str(out), *steps(5)]
+    file.write_bytes(file.read_bytes()[:-500])
+    assert main(again) == 2
+    assert "cut short" in capsys.readouterr().err
+    file.write_bytes(pickle.dumps(Bomb()))
+    assert main(again) == 2
+    torch.save({"format": "diffsurrogate-checkpoint", "version": 1, "state": Bomb()}, file)
+    assert main(again) == 2
+    torch.save({"weights": torch.zeros(3)}, file)
+    assert main(again) == 2
+    assert "is not a checkpoint of diffsurrogate" in capsys.readouterr().err
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_checkpoints_of_another_format_version_are_named(tmp_path):
+    file = tmp_path / "a.pt"
+    torch.save({"format": "diffsurrogate-checkpoint", "version": 99, "state": {}}, file)
+    with pytest.raises(UsageError, match="format 99"):
+        load_checkpoint(file)
+    save_checkpoint(file, {"x": torch.arange(3)})
+    assert load_checkpoint(file)["x"].tolist() == [0, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_an_env_without_a_time_limit_asks_for_one(tmp_path, capsys):
+    command = ["train", "shac", "vmas/navigation", "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "--eval-steps" in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""Evaluation counts whole first episodes, and nothing after them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.errors import UsageError
+from diffsurrogate.torch_env import TorchEnv, TorchState
+
+ENVS, AGENTS = 7, 3
+
+
+class Countdown(TorchEnv):
+    """Env i ends after i + 2 steps; every step pays 1 to agent 0, 10 to agent 1, 100 to agent 2."""
+
+    def __init__(self, max_steps: int | None = None) -> None:
+        names = [f"agent_{i}" for i in range(AGENTS)]
+        super().__init__(num_envs=ENVS, agents=names, obs_dim=1, act_dim=1, max_steps=max_steps)
+
+    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
+        return {"left": torch.arange(count, dtype=torch.float32) + 2}
+
+    def observe(self, state: TorchState) -> Tensor:
+        return state["left"][:, None, None].expand(-1, AGENTS, 1)
+
+    def advance(self, state: TorchState, action: Tensor) -> TorchState:
+        return {"left": state["left"] - 1}
+
+    def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
+        return torch.tensor([1.0, 10.0, 100.0]).expand(ENVS, AGENTS)
+
+    def terminated(self, state: TorchState) -> Tensor:
+        return state["left"] <= 0
+
+    def max_return(self) -> Tensor:
+        return torch.full((ENVS,), 8.0 * 111)
+
+
+def still(obs: Tensor) -> Tensor:
+    return torch.zeros_like(obs)
+
+
+def test_returns_are_of_the_first_episode_summed_over_agents():
+    result = evaluate(still, Countdown(), steps=100)
+    assert result.lengths.tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert result.returns.tolist() == [111.0 * n for n in range(2, 9)]
+    assert result.terminated.all()
+    assert result.normalised_return == pytest.approx(5 / 8)  # mean length 5, at best 8
+
+
+def test_what_is_cut_is_not_called_terminated():
+    for result in (evaluate(still, Countdown(), steps=4), evaluate(still, Countdown(max_steps=4))):
+        assert result.lengths.tolist() == [2, 3, 4, 4, 4, 4, 4]
+        assert result.terminated.tolist() == [True] * 3 + [False] * 4
+        assert result.summary()["terminated_share"] == pytest.approx(3 / 7)
+
+
+def test_an_endless_evaluation_is_refused():
+    with pytest.raises(UsageError, match="steps="):
+        evaluate(still, Countdown())
