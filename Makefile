@@ -4,8 +4,9 @@
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
-PYTEST_ARGS ?= # "-n 2" pays once the tests take more than half a minute
-DEMO_ARGS ?=
+PYTEST_ARGS ?= -n 2
+SEED ?= 42
+DEMO ?= runs/demo
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,8 +30,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP_INSTALL) --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-demo: venv ## train SHAC++ on the paper's Dispersion, into runs/demo
-	$(BIN)/diffsurrogate train shac++ paper/dispersion --out runs/demo $(DEMO_ARGS)
+demo: venv ## train SHAC++ on the paper's Dispersion with 1 agent, into runs/demo (SEED=42)
+	$(BIN)/diffsurrogate train shac++ paper/dispersion --agents 1 --seed $(SEED) --out $(DEMO) \
+	$(if $(wildcard $(DEMO)/config.json),--resume)
 
 test: venv ## run the tests, less the slow ones
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
@@ -47,7 +49,7 @@ lint: venv ## ruff: rules and format
 types: venv ## mypy, strict
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/diffsurrogate
 	@ln -s "$(CURDIR)"/diffsurrogate/*.py "$(CURDIR)/diffsurrogate/py.typed" \
-	"$(CURDIR)/wrappers" "$(CURDIR)/algorithms" $(TYPED)/diffsurrogate/
+	"$(CURDIR)/diffsurrogate/cli" "$(CURDIR)/wrappers" "$(CURDIR)/algorithms" $(TYPED)/diffsurrogate/
 	cd $(TYPED) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" \
 	--cache-dir "$(CURDIR)/.mypy_cache" -p diffsurrogate
 

@@ -258,7 +258,7 @@ class SHAC:
     def _fit_actor(self, window: Window) -> Metrics:
         loss = self.actor_loss(window)
         self.actor_optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.actor.parameters(), self.config.clip))
         if torch.isfinite(torch.tensor(norm)):
             self.actor_optimiser.step()
@@ -290,7 +290,7 @@ class SHAC:
         for batch in self._critic_batches(obs, target):
             loss = (self.critic(batch["obs"]) - batch["target"]).square().mean()
             self.critic_optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.critic.net.parameters(), self.config.clip)
             self.critic_optimiser.step()
             total += float(loss.detach()) / self.config.critic_updates

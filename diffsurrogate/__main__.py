@@ -50,7 +50,7 @@ def _parse(arguments: list[str]) -> _Command:
     """Parse; `train` is parsed again with the defaults its method, env and network recommend."""
     description = "Learned gradients for any simulator: train with SHAC, SHAC+ and SHAC++."
     command: _Command = tyro.cli(
-        _Command,  # type: ignore[arg-type]
+        _Command,
         prog="diffsurrogate",
         description=description,
         args=arguments,

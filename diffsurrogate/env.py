@@ -3,7 +3,6 @@
 Trainers and wrappers meet here and nowhere else. Axes are `(time, env, agent, feature)`.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
@@ -167,21 +166,21 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     # --- what a simulator must provide -------------------------------------------------------
 
-    @abstractmethod
     def _reset_all(self, seed: int | None) -> Tensor:
         """Start every env anew and return obs `(env, agent, obs_dim)`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _reset_where(self, mask: Tensor) -> Tensor:
         """Start anew the envs where `mask` (env,) is set; return obs of all, others unchanged."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step with an action in the box: obs, reward `(env, agent)`, terminated `(env,)`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def detach(self) -> None:
         """Cut the graph everywhere the env keeps one; the simulation goes on unchanged."""
+        raise NotImplementedError
 
     def enable_gradients(self, *kinds: str) -> None:
         """Turn on the env's own gradients from the next reset or `detach()` on.

@@ -142,7 +142,7 @@ class RunFolder:
 
     def _close_writer(self) -> None:
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()
             self._writer = None
 
 

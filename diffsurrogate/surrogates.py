@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -169,7 +169,7 @@ class Surrogates(nn.Module):
                 for _ in range(minibatches):
                     loss = self._loss(name)
                     optimiser.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
                     optimiser.step()
                     losses[name] += float(loss.detach()) / minibatches
@@ -326,7 +326,7 @@ def _sample_of(window: Window, envs: int = 32) -> Window:
     if window.reward.shape[1] <= envs:
         return window
     kept = {f.name: getattr(window, f.name) for f in fields(window)}
-    return Window(**{name: None if v is None else v[:, :envs] for name, v in kept.items()})
+    return replace(window, **{n: v[:, :envs] for n, v in kept.items() if v is not None})
 
 
 @contextmanager

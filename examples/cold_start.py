@@ -31,7 +31,7 @@ def main(windows: int = 40) -> tuple[float, float]:
     before = _cosine(agent, env)
     report = env.fit(record(recorder, random_policy, windows=windows))
     after = _cosine(agent, env)
-    print(f"reward error {report['reward_error']:.4f}, dynamics error {report['dynamics_error']:.4f}")
+    print(f"errors: reward {report['reward_error']:.4f}, dynamics {report['dynamics_error']:.4f}")
     print(f"cosine with the true policy gradient: {before:.3f} before, {after:.3f} after")
     agent.learn(total_steps=50_000)
     return before, after

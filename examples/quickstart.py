@@ -1,6 +1,6 @@
 """SHAC++ on a task that no simulator differentiates, in ten lines.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, evaluate, make

@@ -49,9 +49,7 @@ def measure(env_id: str, config: SurrogateConfig, options: Options) -> dict[str,
     env = LearnedDiffWrapper(simulator, config=config, seed=options.seed)
     agent = SHAC(env, SHACConfig(), seed=options.seed)
     began = time.process_time()
-    metrics: dict[str, float] = {}
-    for metrics in agent.updates(options.updates):
-        pass
+    *_, metrics = agent.updates(options.updates)
     cpu_ms = (time.process_time() - began) / options.updates * 1e3
     horizon, parameters = agent.config.horizon, list(agent.actor.net.parameters())
     process = NoiseProcess(agent.config.noise, agent.noise.shape, agent.generator)
