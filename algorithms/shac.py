@@ -5,9 +5,10 @@ on one with `dynamics=False`: the trainer cannot tell them apart.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from diffsurrogate.cache import BinnedCache
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.configuration import check_same_config, config_from_dict, require_range
 from diffsurrogate.critics import Critic, CriticConfig
 from diffsurrogate.env import MultiAgentVectorEnv, State, Window, check_horizon, clamp_to_box
 from diffsurrogate.errors import UsageError
@@ -68,12 +70,10 @@ class SHACConfig:
 
     def __post_init__(self) -> None:
         check_horizon(self.horizon)
-        for name in ("critic_updates", "critic_batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
+        require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
+        require_range(self, "value_capacity", "box_weight", "final_lr", low=0.0)
+        require_range(self, "actor_lr", "critic_lr", "clip", low=1e-12)
 
 
 class SHAC:
@@ -119,6 +119,7 @@ class SHAC:
         self.critic = critic.to(device)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.sampler = torch.Generator().manual_seed(seed)
+        self.samples = torch.Generator(device).manual_seed(seed)  # of `predict`, not of training
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(self.config.noise, shape, self.generator)
         self.actor_optimiser = self._adam(self.actor, self.config.actor_lr)
@@ -183,7 +184,7 @@ class SHAC:
         with torch.no_grad():
             if not deterministic:
                 shape = (*obs.shape[:-1], self.env.act_dim)
-                noise = torch.randn(shape, generator=self.generator, device=obs.device)
+                noise = torch.randn(shape, generator=self.samples, device=obs.device)
             action = self.actor.act(obs, noise)
         return clamp_to_box(action, self.env.action_low, self.env.action_high)
 
@@ -195,12 +196,18 @@ class SHAC:
     def load(
         cls, path: str | Path, env: MultiAgentVectorEnv, config: SHACConfig | None = None
     ) -> "SHAC":
-        """Continue from `save` on an env of the same kind, with the configuration it had.
+        """Continue from `save` on an env of the same kind.
+
+        Args:
+            path: what `save` wrote.
+            env: made as it was then, with the same number of copies.
+            config: None for the one it was saved with; any other is refused.
 
         Raises:
             UsageError: the file is no whole checkpoint of ours, or does not fit env and config.
         """
         state = load_checkpoint(Path(path), device=env.device)
+        config = config or config_from_dict(SHACConfig, state.get("config", {}))
         agent = cls(env, config, seed=int(state["seed"]))
         agent.load_state_dict(state)
         return agent
@@ -260,7 +267,7 @@ class SHAC:
         self.actor_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.actor.parameters(), self.config.clip))
-        if torch.isfinite(torch.tensor(norm)):
+        if math.isfinite(norm):
             self.actor_optimiser.step()
         else:
             self.skipped += 1
@@ -284,6 +291,11 @@ class SHAC:
                 lam=self.config.lam,
             )
         obs, target = window.obs.flatten(0, 1), target.flatten(0, 1)
+        finite = target.isfinite().all(-1) & obs.isfinite().flatten(1).all(-1)
+        if not bool(finite.all()):
+            obs, target = obs[finite], target[finite]
+        if len(target) == 0:
+            return {}
         if self.values is not None:
             self.values.add(target.mean(-1), {"obs": obs, "target": target})
         total = 0.0
@@ -291,8 +303,11 @@ class SHAC:
             loss = (self.critic(batch["obs"]) - batch["target"]).square().mean()
             self.critic_optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self.critic.net.parameters(), self.config.clip)
-            self.critic_optimiser.step()
+            norm = float(nn.utils.clip_grad_norm_(self.critic.net.parameters(), self.config.clip))
+            if math.isfinite(norm):
+                self.critic_optimiser.step()
+            else:
+                self.skipped += 1
             total += float(loss.detach()) / self.config.critic_updates
         self.critic.update_target()
         return {"critic_loss": total, "value_target": float(target.mean())}
@@ -339,6 +354,8 @@ class SHAC:
             "noise": self.noise.state_dict(),
             "generator": self.generator.get_state(),
             "sampler": self.sampler.get_state(),
+            "samples": self.samples.get_state(),
+            "config": asdict(self.config),
             "update": self.update,
             "total_updates": self.total_updates,
             "skipped": self.skipped,
@@ -349,7 +366,12 @@ class SHAC:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on exactly where `state_dict` was taken."""
+        """Go on exactly where `state_dict` was taken.
+
+        Raises:
+            UsageError: the state is of another configuration or env.
+        """
+        check_same_config(state.get("config", {}), asdict(self.config))
         try:
             self.actor.load_state_dict(state["actor"])
             self.critic.load_state_dict(state["critic"])
@@ -361,6 +383,7 @@ class SHAC:
             self.noise.load_state_dict(state["noise"])
             self.generator.set_state(state["generator"].cpu())
             self.sampler.set_state(state["sampler"].cpu())
+            self.samples.set_state(state["samples"].cpu())
             self.update = state["update"]
             self.total_updates = state["total_updates"]
             self.skipped = state["skipped"]

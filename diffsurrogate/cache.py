@@ -5,6 +5,8 @@ from torch import Tensor
 
 from diffsurrogate.errors import UsageError
 
+_KEY, _AGE = "_key", "_age"  # beside the items' own names
+
 
 class BinnedCache:
     """Keeps the newest items of each of several equal bins of a key, and samples over bins.
@@ -29,6 +31,7 @@ class BinnedCache:
         self.bins = bins
         self.device = torch.device(device)
         self.low, self.high = float("inf"), float("-inf")
+        self.added = 0
         self.rings = [_Ring(capacity) for _ in range(bins)]
 
     def __len__(self) -> int:
@@ -58,7 +61,9 @@ class BinnedCache:
         items = {name: value.detach().to(self.device) for name, value in items.items()}
         if grown and self.bins > 1 and len(self) > 0:
             self._sort_anew()
-        self._insert(key, items)
+        age = torch.arange(self.added, self.added + len(key), device=self.device)
+        self.added += len(key)
+        self._insert({_KEY: key, _AGE: age, **items})
 
     def sample(
         self, size: int, generator: torch.Generator, balance: float = 1.0
@@ -87,13 +92,15 @@ class BinnedCache:
         for ring, count in zip(occupied, drawn, strict=True):
             index = torch.randint(len(ring), (count,), generator=generator)
             parts.append({name: value[index] for name, value in ring.items.items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        wanted = [name for name in parts[0] if name not in (_KEY, _AGE)]
+        return {name: torch.cat([part[name] for part in parts]) for name in wanted}
 
     def state_dict(self) -> dict[str, object]:
         """Return everything, in tensors and plain numbers."""
         return {
             "low": self.low,
             "high": self.high,
+            "added": self.added,
             "rings": [ring.state_dict() for ring in self.rings],
         }
 
@@ -102,10 +109,11 @@ class BinnedCache:
         low, high, rings = state["low"], state["high"], state["rings"]
         assert isinstance(low, float)
         assert isinstance(high, float)
+        assert isinstance(state["added"], int)
         assert isinstance(rings, list)
         if len(rings) != self.bins:
             raise UsageError(f"the saved cache has {len(rings)} bins, this one {self.bins}")
-        self.low, self.high = low, high
+        self.low, self.high, self.added = low, high, state["added"]
         for ring, saved in zip(self.rings, rings, strict=True):
             ring.load_state_dict(saved, self.device)
 
@@ -115,22 +123,23 @@ class BinnedCache:
             return torch.zeros_like(key, dtype=torch.long)
         return ((key - self.low) / width * self.bins).long().clamp(0, self.bins - 1)
 
-    def _insert(self, key: Tensor, items: dict[str, Tensor]) -> None:
+    def _insert(self, items: dict[str, Tensor]) -> None:
+        """Put items, oldest first, into the rings of their keys' bins."""
         if self.bins == 1:
-            self.rings[0].add(key, items)
+            self.rings[0].add(items)
             return
-        index = self._bin(key)
+        index = self._bin(items[_KEY])
         for number in index.unique().tolist():
             chosen = (index == number).nonzero().squeeze(-1)
-            self.rings[number].add(key[chosen], {k: v[chosen] for k, v in items.items()})
+            self.rings[number].add({name: value[chosen] for name, value in items.items()})
 
     def _sort_anew(self) -> None:
-        """Put every item where the new range wants it, oldest first within each old bin."""
-        old, self.rings = self.rings, [_Ring(self.capacity) for _ in range(self.bins)]
-        for ring in old:
-            if len(ring) > 0:
-                order = ring.oldest_first()
-                self._insert(ring.key[order], {k: v[order] for k, v in ring.items.items()})
+        """Put every item where the new range wants it; the newest of each bin stay."""
+        old = [ring.items for ring in self.rings if len(ring) > 0]
+        everything = {name: torch.cat([items[name] for items in old]) for name in old[0]}
+        order = everything[_AGE].argsort()
+        self.rings = [_Ring(self.capacity) for _ in range(self.bins)]
+        self._insert({name: value[order] for name, value in everything.items()})
 
 
 class _Ring:
@@ -139,45 +148,35 @@ class _Ring:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.head = 0  # where the next item goes once the ring is full
-        self.key = torch.empty(0)
         self.items: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
-        return len(self.key)
+        return len(self.items[_KEY]) if self.items else 0
 
-    def oldest_first(self) -> Tensor:
-        return (torch.arange(len(self)) + self.head) % max(len(self), 1)
-
-    def add(self, key: Tensor, items: dict[str, Tensor]) -> None:
-        key = key[-self.capacity :]
+    def add(self, items: dict[str, Tensor]) -> None:
         items = {name: value[-self.capacity :] for name, value in items.items()}
         room = self.capacity - len(self)
         if room > 0:
             fresh = {name: value[:room] for name, value in items.items()}
-            if len(self) == 0:
-                self.key = key[:room].clone()
-                self.items = {name: value.clone() for name, value in fresh.items()}
-            else:
-                self.key = torch.cat([self.key, key[:room]])
+            if self.items:
                 self.items = {n: torch.cat([self.items[n], v]) for n, v in fresh.items()}
-            key = key[room:]
+            else:
+                self.items = {name: value.clone() for name, value in fresh.items()}
             items = {name: value[room:] for name, value in items.items()}
-        if len(key) > 0:
-            slot = (torch.arange(len(key)) + self.head) % self.capacity
-            self.key[slot] = key
+        count = len(items[_KEY])
+        if count > 0:
+            slot = (torch.arange(count) + self.head) % self.capacity
             for name, value in items.items():
                 self.items[name][slot] = value
-            self.head = (self.head + len(key)) % self.capacity
+            self.head = (self.head + count) % self.capacity
 
     def state_dict(self) -> dict[str, object]:
-        return {"head": self.head, "key": self.key, "items": dict(self.items)}
+        return {"head": self.head, "items": dict(self.items)}
 
     def load_state_dict(self, state: dict[str, object], device: torch.device) -> None:
-        head, key, items = state["head"], state["key"], state["items"]
+        head, items = state["head"], state["items"]
         assert isinstance(head, int)
-        assert isinstance(key, Tensor)
         assert isinstance(items, dict)
         self.head = head
         # copies: the ring writes in place, the loaded state may be used again
-        self.key = key.to(device, copy=True)
         self.items = {name: value.to(device, copy=True) for name, value in items.items()}

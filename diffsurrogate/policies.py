@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.errors import UsageError
+from diffsurrogate.configuration import require_range
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.normalise import RunningStatistics
 
@@ -27,8 +27,7 @@ class ActorConfig:
     """Orthogonal gain of the last layer: a new policy is close to the middle of the box."""
 
     def __post_init__(self) -> None:
-        if self.std < 0:
-            raise UsageError(f"std is {self.std}; a standard deviation cannot be negative")
+        require_range(self, "std", "head_gain", low=0.0)
 
 
 class Actor(nn.Module):

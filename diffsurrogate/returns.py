@@ -21,9 +21,8 @@ def td_lambda(
     the observation before any reset. A terminated step has no future at all. λ = 0 is one-step
     TD, λ = 1 the discounted sum; both are regular points.
     """
-    alive = (~terminated).unsqueeze(-1).to(reward.dtype)
     ended = (terminated | truncated).unsqueeze(-1)
-    bootstrap = next_value * alive
+    bootstrap = torch.where(terminated.unsqueeze(-1), 0.0, next_value)
     target = torch.empty_like(reward)
     following = bootstrap[-1]
     for t in range(len(reward) - 1, -1, -1):

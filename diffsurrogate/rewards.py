@@ -32,7 +32,7 @@ class RewardModel(nn.Module):
     r"""$R_\theta(s, a, s')$ of SHAC++ (section 3), normalised in and out."""
 
     def __init__(self, config: RewardConfig, agents: int, obs_dim: int, act_dim: int) -> None:
-        """Build; a new model answers the mean reward everywhere."""
+        """Build; a new model answers the same everywhere."""
         super().__init__()
         self.config = config
         in_dim = {"s,a": obs_dim + act_dim, "s,a,s'": 2 * obs_dim + act_dim, "s'": obs_dim}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffsurrogate.action_world_model import ActionWorldModelConfig
-from diffsurrogate.errors import UsageError
+from diffsurrogate.configuration import require_range
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.rewards import RewardConfig
 from diffsurrogate.step_model import StepModelConfig
@@ -42,14 +42,19 @@ class SurrogateConfig:
     capacity: int = 20_000
     """Transitions each cache bin holds; the action world model keeps as many in trajectories."""
     reward_bins: int = 9
-    """Bins of the reward cache; minibatches are balanced over the occupied ones."""
+    """Bins of the reward cache, by reward."""
+    reward_balance: float = 1.0
+    """Share of a minibatch that is spread evenly over the occupied bins: rare rewards need 1."""
+    dynamics_bins: int = 1
+    """Bins of the dynamics cache, by reward; 1 keeps the newest data whatever they paid."""
     fit_every: int = 1
     """Updates between two rounds of training."""
 
     def __post_init__(self) -> None:
-        for name in ("minibatches", "batch_size", "trajectory_batch_size", "capacity", "fit_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_range(self, "minibatches", "batch_size", "trajectory_batch_size", low=1.0)
+        require_range(self, "capacity", "fit_every", "reward_bins", "dynamics_bins", low=1.0)
+        require_range(self, "reward_balance", low=0.0, high=1.0)
+        require_range(self, "learning_rate", "clip", low=1e-12)
 
     @classmethod
     def paper(cls, agents: int) -> "SurrogateConfig":
@@ -70,5 +75,6 @@ class SurrogateConfig:
             batch_size=1000,
             trajectory_batch_size=1000,
             capacity=30_000 // 9,
+            dynamics_bins=25,
             fit_every=10,
         )

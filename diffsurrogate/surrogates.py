@@ -79,7 +79,8 @@ class Surrogates(nn.Module):
         }
         bins = config.reward_bins
         self.transitions = BinnedCache(config.capacity, bins, low.device)
-        self.dynamics_cache = BinnedCache(self._dynamics_capacity(), 1, low.device)
+        kept = self._dynamics_capacity()
+        self.dynamics_cache = BinnedCache(kept, config.dynamics_bins, low.device)
         self.endings = BinnedCache(config.capacity, 2, low.device)
         self.fits = 0
         self.terminations_seen = 0
@@ -119,6 +120,8 @@ class Surrogates(nn.Module):
         window = window.detach()
         report = self.held_out_errors(_sample_of(window)) if self.fits else {}
         self.remember(window)
+        if not self._has_data():
+            return report
         self.fits += 1
         if self.fits % self.config.fit_every == 0:
             report |= self.train_models(self.config.minibatches)
@@ -134,29 +137,32 @@ class Surrogates(nn.Module):
             "action": self.scale_action(action).flatten(0, 1),
             "next_obs": window.next_obs.flatten(0, 1),
             "reward": window.reward.flatten(0, 1),
+            "terminated": window.terminated.flatten().float(),
         }
+        flat = _finite_rows(flat)
         if self.own_reward:
             self.transitions.add(flat["reward"].sum(-1), flat)
         if self.own_dynamics and isinstance(self.dynamics, StepModel):
             kept = {name: flat[name] for name in ("obs", "action", "next_obs")}
-            self.dynamics_cache.add(flat["obs"].new_zeros(len(flat["obs"])), kept)
+            self.dynamics_cache.add(flat["reward"].sum(-1), kept)
         elif self.own_dynamics:
             segments = Segments.of(window)
-            self.dynamics_cache.add(
-                window.reward.new_zeros(len(segments)),
-                {
-                    "obs": segments.first(window.obs),
-                    "action": segments.gather(self.scale_action(action)),
-                    "next_obs": segments.gather(window.next_obs),
-                    "valid": segments.valid,
-                },
-            )
+            reward = segments.gather(window.reward) * segments.valid.unsqueeze(-1)
+            kept = {
+                "obs": segments.first(window.obs),
+                "action": segments.gather(self.scale_action(action)),
+                "next_obs": segments.gather(window.next_obs),
+                "valid": segments.valid,
+                "return": reward.sum((1, 2)),
+            }
+            kept = _finite_rows(kept)
+            self.dynamics_cache.add(kept.pop("return"), kept)
         if self.config.termination:
-            terminated = window.terminated.flatten().float()
-            self.terminations_seen += int(terminated.sum())
-            kept = {"obs": flat["obs"], "action": flat["action"], "terminated": terminated}
-            self.endings.add(terminated, kept)
-        self._update_statistics(flat)
+            self.terminations_seen += int(flat["terminated"].sum())
+            kept = {"obs": flat["obs"], "action": flat["action"], "terminated": flat["terminated"]}
+            self.endings.add(kept["terminated"], kept)
+        if self._has_data():
+            self._update_statistics(flat)
 
     def train_models(self, minibatches: int) -> dict[str, float]:
         """Train each model on `minibatches` minibatches from its cache; return mean losses."""
@@ -170,8 +176,9 @@ class Surrogates(nn.Module):
                     loss = self._loss(name)
                     optimiser.zero_grad(set_to_none=True)
                     loss.backward()
-                    nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
-                    optimiser.step()
+                    norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
+                    if bool(torch.isfinite(norm)):
+                        optimiser.step()
                     losses[name] += float(loss.detach()) / minibatches
         return {f"{name}_loss": loss for name, loss in losses.items()}
 
@@ -237,8 +244,18 @@ class Surrogates(nn.Module):
             models["termination"] = self.termination
         return models
 
+    def _has_data(self) -> bool:
+        """Return whether every cache that a model learns from holds anything."""
+        caches = {"reward": self.transitions, "dynamics": self.dynamics_cache}
+        return all(len(caches[name]) > 0 for name in self._trained() if name in caches)
+
+    def _rewards(self) -> dict[str, Tensor]:
+        size, balance = self.config.batch_size, self.config.reward_balance
+        return self.transitions.sample(size, self.generator, balance)
+
     def _dynamics_capacity(self) -> int:
-        capacity = 2 * self.config.capacity
+        """Return the items of one bin: as many as one would do for all of them."""
+        capacity = max(1, 2 * self.config.capacity // self.config.dynamics_bins)
         if isinstance(self.dynamics, ActionWorldModel):
             capacity = max(1, capacity // self.config.awm.max_horizon)
         return capacity
@@ -253,8 +270,7 @@ class Surrogates(nn.Module):
         if isinstance(self.reward, RewardModel) and self.own_reward:
             self.reward.obs_statistics.update(flat["obs"])
             self.reward.obs_statistics.snapshot()
-            drawn = self.transitions.sample(self.config.batch_size, self.generator)
-            self.reward.reward_statistics.update(drawn["reward"])
+            self.reward.reward_statistics.update(self._rewards()["reward"])
             self.reward.reward_statistics.snapshot()
         if isinstance(self.dynamics, StepModel) and self.own_dynamics:
             self.dynamics.obs_statistics.update(flat["obs"])
@@ -262,10 +278,8 @@ class Surrogates(nn.Module):
             self.dynamics.change_statistics.update(flat["next_obs"] - flat["obs"])
             self.dynamics.change_statistics.snapshot()
         elif isinstance(self.dynamics, ActionWorldModel) and self.own_dynamics:
-            everything = self.dynamics_cache.rings[0].items
-            self.dynamics.set_statistics(
-                everything["obs"], everything["next_obs"], everything["valid"]
-            )
+            drawn = self.dynamics_cache.sample(2048, self.generator, balance=0.0)
+            self.dynamics.set_statistics(drawn["obs"], drawn["next_obs"], drawn["valid"])
         if self.config.termination:
             self.termination.obs_statistics.update(flat["obs"])
             self.termination.obs_statistics.snapshot()
@@ -273,7 +287,7 @@ class Surrogates(nn.Module):
     def _loss(self, name: str) -> Tensor:
         if name == "reward":
             assert isinstance(self.reward, RewardModel)
-            batch = self.transitions.sample(self.config.batch_size, self.generator)
+            batch = self._rewards()
             return self.reward.loss(
                 batch["obs"], batch["action"], batch["next_obs"], batch["reward"]
             )
@@ -312,6 +326,16 @@ def _model(choice: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool
     if isinstance(choice, nn.Module):
         return choice, False
     return (build(), True) if choice else (None, False)
+
+
+def _finite_rows(items: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out items with a number that is not finite: they would poison what is learned."""
+    finite = torch.stack(
+        [v.flatten(1).isfinite().all(-1) if v.ndim > 1 else v.isfinite() for v in items.values()]
+    ).all(0)
+    if bool(finite.all()):
+        return items
+    return {name: value[finite] for name, value in items.items()}
 
 
 def _unexplained(predicted: Tensor, target: Tensor) -> float:

@@ -4,11 +4,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import dacite
 import tyro
 
 from diffsurrogate.algorithms.shac import SHACConfig
-from diffsurrogate.errors import UsageError
+from diffsurrogate.configuration import config_from_dict, require_range
 from diffsurrogate.surrogate_config import SurrogateConfig
 
 Method = Literal["shac", "shac+", "shac++"]
@@ -65,13 +64,11 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is written."""
-        for name in ("num_envs", "total_steps", "eval_every", "eval_envs", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.agents is not None and self.agents < 1:
-            raise UsageError(f"agents is {self.agents}; at least 1 agent is needed")
-        if self.threads < 1:
-            raise UsageError(f"threads is {self.threads}; at least 1 is needed")
+        require_range(self, "num_envs", "total_steps", "eval_every", "eval_envs", low=1.0)
+        require_range(self, "checkpoint_every", "threads", low=1.0)
+        require_range(self, "film_steps", low=0.0)
+        if self.agents is not None:
+            require_range(self, "agents", low=1.0)
 
     @property
     def folder(self) -> Path:
@@ -91,10 +88,4 @@ class TrainOptions:
         Raises:
             UsageError: something is missing, unknown or of the wrong type.
         """
-        config = dacite.Config(type_hooks={Path: Path}, cast=[tuple], strict=True)
-        try:
-            return dacite.from_dict(cls, content, config)
-        except dacite.DaciteError as error:
-            raise UsageError(
-                f"config.json does not fit this version ({error}); use the version that wrote it"
-            ) from error
+        return config_from_dict(cls, content)

@@ -1,0 +1,60 @@
+"""Checks of configurations, and their form in checkpoints and JSON."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+
+from diffsurrogate.errors import UsageError
+
+T = TypeVar("T")
+
+
+def require_range(
+    config: object, *names: str, low: float = float("-inf"), high: float = float("inf")
+) -> None:
+    """Refuse fields of a configuration outside [low, high]; NaN is outside of everything."""
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            bound = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
+            raise UsageError(f"{name} is {value}; it must be {bound}")
+
+
+def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
+    """Build a configuration from the plain values that `dataclasses.asdict` gave.
+
+    Raises:
+        UsageError: something is missing, unknown or of the wrong type.
+    """
+    config = dacite.Config(type_hooks={Path: Path}, cast=[tuple], strict=True)
+    try:
+        return dacite.from_dict(kind, content, config)  # type: ignore[type-var]
+    except dacite.DaciteError as error:
+        raise UsageError(
+            f"the saved configuration does not fit this version of {kind.__name__} ({error}); "
+            "use the version that wrote it"
+        ) from error
+
+
+def check_same_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuse to load what was learned under another configuration, naming the differences."""
+    differences = _differences("", saved, current)
+    if differences:
+        raise UsageError(
+            "the checkpoint was written with another configuration: "
+            f"{'; '.join(differences[:5])}; load it with the one it had"
+        )
+
+
+def _differences(path: str, saved: Any, current: Any) -> list[str]:
+    if isinstance(saved, dict) and isinstance(current, dict):
+        names = [*saved, *(name for name in current if name not in saved)]
+        return [
+            text
+            for name in names
+            for text in _differences(
+                f"{path}.{name}" if path else name, saved.get(name), current.get(name)
+            )
+        ]
+    return [] if saved == current else [f"{path} was {saved}, is {current}"]
