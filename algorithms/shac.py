@@ -72,8 +72,9 @@ class SHACConfig:
         check_horizon(self.horizon)
         require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
         require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
-        require_range(self, "value_capacity", "box_weight", "final_lr", low=0.0)
-        require_range(self, "actor_lr", "critic_lr", "clip", low=1e-12)
+        require_range(self, "value_capacity", "box_weight", low=0.0)
+        require_range(self, "actor_lr", "critic_lr", "final_lr", low=0.0)
+        require_range(self, "clip", low=1e-12)
 
 
 class SHAC:

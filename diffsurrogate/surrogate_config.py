@@ -54,7 +54,8 @@ class SurrogateConfig:
         require_range(self, "minibatches", "batch_size", "trajectory_batch_size", low=1.0)
         require_range(self, "capacity", "fit_every", "reward_bins", "dynamics_bins", low=1.0)
         require_range(self, "reward_balance", low=0.0, high=1.0)
-        require_range(self, "learning_rate", "clip", low=1e-12)
+        require_range(self, "learning_rate", low=0.0)
+        require_range(self, "clip", low=1e-12)
 
     @classmethod
     def paper(cls, agents: int) -> "SurrogateConfig":

@@ -137,7 +137,7 @@ BAD = {
     "unknown scenario": (["train", "shac++", "vmas/dispersio"], "dispersion"),
     "unknown task": (["train", "shac++", "paper/transprt"], "transport"),
     "horizon": ([*CARTPOLE[:3], "--shac.horizon", "0"], "at least 1"),
-    "no agents": ([*DISPERSION[:3], "--agents", "0"], "at least 1 agent"),
+    "no agents": ([*DISPERSION[:3], "--agents", "0"], "agents is 0"),
     "agents of cart-pole": ([*CARTPOLE[:3], "--agents", "3"], "n_agents"),
     "no dynamics gradient": (["train", "shac+", "vmas/football"], "dynamics"),
     "no reward gradient": (["train", "shac", "paper/dispersion"], "LearnedDiffWrapper"),

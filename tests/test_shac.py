@@ -66,7 +66,7 @@ def test_points_learn_to_go_straight_home(squash, learn_std):
     std = agent.actor.log_std.exp().mean()
     agent.learn(total_steps=200 * 61 * HORIZON)
     assert before < -3
-    assert -1 / 12 - 0.07 < mean_return(agent) < -1 / 12 + 0.02
+    assert -1 / 12 - 0.2 < mean_return(agent) < -1 / 12 + 0.02
     if learn_std:  # noise only costs
         assert agent.actor.log_std.exp().mean() < 0.7 * std
 

@@ -1,0 +1,67 @@
+"""Whole trainings on real tasks: quick ones always, the figures of the README with `-m slow`."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.cli.build import evaluation_env, trainer, training_env
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.presets import recommended
+from diffsurrogate.registry import make
+
+
+def preset(method: str, env: str, **changes: object) -> TrainOptions:
+    """The options `diffsurrogate train` would start from."""
+    agents = changes.get("agents")
+    start = TrainOptions(method=method, env=env, agents=agents)  # type: ignore[arg-type]
+    return replace(recommended(start), **changes)
+
+
+def trained(options: TrainOptions, updates: int) -> SHAC:
+    agent = trainer(options, training_env(options))
+    for _ in agent.updates(updates):
+        pass
+    return agent
+
+
+@pytest.mark.parametrize("windows", [5, pytest.param(300, marks=pytest.mark.slow)])
+def test_true_gradients_of_transport_survive_window_after_window(windows):
+    """The scenario keeps last window's graph in an attribute, the known trap."""
+    env = make("paper/transport", num_envs=5, n_agents=1, differentiable=True, max_steps=61)
+    agent = SHAC(env, SHACConfig(critic_updates=2, critic_batch_size=64))
+    metrics = list(agent.updates(windows))
+    assert len(metrics) == windows
+    assert agent.skipped == 0
+
+
+def test_shac_plus_learns_dispersion():
+    """Learned reward, true dynamics: takes off within 40 windows of 64 envs."""
+    options = preset("shac+", "paper/dispersion", agents=1, num_envs=64)
+    agent = trained(options, 70)
+    result = evaluate(agent.predict, evaluation_env(options, 64), seed=1)
+    assert result.normalised_return is not None
+    assert result.normalised_return > 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [42, 43, 44])
+def test_shac_plus_plus_solves_dispersion(seed):
+    options = preset("shac++", "paper/dispersion", agents=1, seed=seed)
+    agent = trained(options, 80)
+    result = evaluate(agent.predict, evaluation_env(options, 512), seed=1)
+    assert result.normalised_return is not None
+    assert result.normalised_return >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_shac_swings_the_cart_pole_up(seed):
+    """At least -600 within 200 windows; hanging still costs 2369."""
+    torch.set_num_threads(1)
+    options = preset("shac", "diffsurrogate/cartpole-swingup", seed=seed)
+    agent = trained(options, 200)
+    result = evaluate(agent.predict, evaluation_env(options, 128), seed=1)
+    assert result.mean_return >= -600
