@@ -52,7 +52,8 @@ class SHACConfig:
     schedule: Literal["constant", "linear"] = "constant"
     """linear: learning rates fall to `final_lr` over the training."""
     final_lr: float = 1e-5
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.7, 0.95)
+    """Of Adam; SHAC's own (arXiv:2204.07137, table 4), faster here than Adam's defaults."""
     clip: float = 1.0
     """Largest gradient norm of actor and critic."""
     box_weight: float = 1.0

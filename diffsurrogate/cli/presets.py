@@ -58,7 +58,6 @@ def classic_shac() -> SHACConfig:
         actor_lr=1e-2,
         critic_lr=1e-3,
         schedule="linear",
-        betas=(0.7, 0.95),
         box_weight=0.0,
         critic_updates=64,
         value_capacity=0,
