@@ -8,74 +8,27 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cache import BinnedCache
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
-from diffsurrogate.configuration import check_same_config, config_from_dict, require_range
-from diffsurrogate.critics import Critic, CriticConfig
-from diffsurrogate.env import MultiAgentVectorEnv, State, Window, check_horizon, clamp_to_box
+from diffsurrogate.configuration import check_same_config, config_from_dict
+from diffsurrogate.critics import Critic
+from diffsurrogate.env import MultiAgentVectorEnv, State, Window, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.losses import box_penalty, shac_actor_loss
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig, NoiseProcess
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.noise import NoiseProcess
+from diffsurrogate.policies import Actor, NoisyPolicy
 from diffsurrogate.returns import td_lambda
 
 Metrics = dict[str, float]
 Callback = Callable[["SHAC", Metrics], bool | None]
 """Called after every update; returning False stops the training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SHACConfig:
-    """Hyperparameters of SHAC; the defaults are what measured best with learned gradients."""
-
-    horizon: int = 32
-    gamma: float = 0.99
-    lam: float = 0.95
-    actor: ActorConfig = field(default_factory=ActorConfig)
-    critic: CriticConfig = field(
-        default_factory=lambda: CriticConfig(
-            net=NetConfig(architecture="shared", activation="silu")
-        )
-    )
-    noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="ou"))
-    """Correlated noise finds sparse rewards several times as often as white noise."""
-    actor_lr: float = 3e-3
-    critic_lr: float = 3e-3
-    schedule: Literal["constant", "linear"] = "constant"
-    """linear: learning rates fall to `final_lr` over the training."""
-    final_lr: float = 1e-5
-    betas: tuple[float, float] = (0.7, 0.95)
-    """Of Adam; SHAC's own (arXiv:2204.07137, table 4), faster here than Adam's defaults."""
-    clip: float = 1.0
-    """Largest gradient norm of actor and critic."""
-    box_weight: float = 1.0
-    """α of the penalty on actions outside the box (SHAC++, eq. 3)."""
-    critic_updates: int = 8
-    """Minibatches the critic is trained on per update."""
-    critic_batch_size: int = 512
-    value_capacity: int = 20_000
-    """States each bin of the value cache holds; 0 trains the critic on the current window only."""
-    value_bins: int = 9
-    value_balance: float = 0.5
-    """Share of a critic minibatch that is spread evenly over the bins of the value cache."""
-    stagger: bool = True
-    """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
-
-    def __post_init__(self) -> None:
-        check_horizon(self.horizon)
-        require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
-        require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
-        require_range(self, "value_capacity", "box_weight", low=0.0)
-        require_range(self, "actor_lr", "critic_lr", "final_lr", low=0.0)
-        require_range(self, "clip", low=1e-12)
 
 
 class SHAC:

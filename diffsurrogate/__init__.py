@@ -9,7 +9,8 @@ SHAC(env).learn(total_steps=500_000, progress_bar=True)  # SHAC++
 from importlib.metadata import version
 
 from diffsurrogate.algorithms.evaluate import Evaluation, evaluate
-from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.env import MultiAgentVectorEnv, Window
 from diffsurrogate.errors import UsageError

@@ -19,6 +19,7 @@ class CriticConfig:
     target_decay: float = 0.2
     """α of the target update φ' ← αφ' + (1-α)φ (arXiv:2204.07137, Algorithm 1)."""
     normalise_obs: bool = True
+    """Normalise observations by a snapshot of their running statistics."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.target_decay < 1:

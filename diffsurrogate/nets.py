@@ -35,6 +35,7 @@ class NetConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers; the Transformer's width is the first and its depth the count."""
     activation: Activation = "elu"
+    """Between layers."""
     layer_norm: bool = True
     """LayerNorm after each activation (arXiv:2204.07137, A.2.2)."""
     heads: int = 1

@@ -31,6 +31,7 @@ class SurrogateConfig:
     termination: bool = False
     """Learn the probability of termination and let it carry a gradient to all that comes after."""
     learning_rate: float = 3e-3
+    """Adam's learning rate of all models."""
     clip: float = 1.0
     """Largest gradient norm of one minibatch."""
     minibatches: int = 8

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.nets import NetConfig

@@ -18,7 +18,8 @@ from home import (
 )
 from torch import Tensor
 
-from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.env import Window
 from diffsurrogate.errors import UsageError

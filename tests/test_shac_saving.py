@@ -7,7 +7,8 @@ import pytest
 import torch
 from home import AGENTS, ENVS, NET, Home, bare_home, config, learned, learned_home, same, weights
 
-from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig

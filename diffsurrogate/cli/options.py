@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diffsurrogate.algorithms.shac import SHACConfig
+from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.configuration import config_from_dict, require_range
 from diffsurrogate.surrogate_config import SurrogateConfig
 

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +28,7 @@ def draw_curve(history: list[dict[str, Any]], title: str, file: Path) -> None:
     ):
         axis.plot([row[name] for row in history], [row[key] for row in history], marker=".")
         axis.set_xlabel(label)
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
         if normalised:
             axis.axhline(1.0, color="grey", linestyle="--", linewidth=1)

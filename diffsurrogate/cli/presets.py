@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from diffsurrogate.algorithms.shac import SHACConfig
+from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.nets import NetConfig
@@ -44,6 +44,7 @@ def _paper_task(options: TrainOptions) -> TrainOptions:
         surrogates=surrogates,
         agents=agents,
         num_envs=256 if agents == 1 else 128,
+        eval_every=10 if agents == 1 else 25,
         max_steps=320,
         total_steps=10_000_000,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tyro
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 from scipy import stats
 
 from diffsurrogate.errors import UsageError
@@ -114,6 +115,7 @@ def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> N
         for x, y in series:
             axis.plot(x, y, color=line.get_color(), alpha=0.25, linewidth=1)
     axis.set_xlabel("env steps")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.set_ylabel("return")
     axis.grid(alpha=0.3)
     if axis.has_data():

@@ -85,6 +85,8 @@ class _Session:
         before = time.monotonic() - self.wall_seconds
         with bar:
             updates = agent.updates(last)
+            if not self.history:
+                self._evaluate(bar)  # where it starts from
             while not self._done(last):
                 metrics = next(updates)
                 self.cpu_seconds += metrics["update_cpu_seconds"]

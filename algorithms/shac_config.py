@@ -1,0 +1,64 @@
+"""Hyperparameters of SHAC."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffsurrogate.configuration import require_range
+from diffsurrogate.critics import CriticConfig
+from diffsurrogate.env import check_horizon
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.noise import NoiseConfig
+from diffsurrogate.policies import ActorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SHACConfig:
+    """Hyperparameters of SHAC; the defaults are what measured best with learned gradients."""
+
+    horizon: int = 32
+    """Steps of a window."""
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """λ of the value targets, TD(λ)."""
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    critic: CriticConfig = field(
+        default_factory=lambda: CriticConfig(
+            net=NetConfig(architecture="shared", activation="silu")
+        )
+    )
+    noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="ou"))
+    """Correlated noise finds sparse rewards several times as often as white noise."""
+    actor_lr: float = 3e-3
+    """Adam's learning rate of the policy."""
+    critic_lr: float = 3e-3
+    """Adam's learning rate of the value function."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """linear: learning rates fall to `final_lr` over the training."""
+    final_lr: float = 1e-5
+    """Learning rate at the end of a linear schedule."""
+    betas: tuple[float, float] = (0.7, 0.95)
+    """Of Adam; SHAC's own (arXiv:2204.07137, table 4), faster here than Adam's defaults."""
+    clip: float = 1.0
+    """Largest gradient norm of actor and critic."""
+    box_weight: float = 1.0
+    """α of the penalty on actions outside the box (SHAC++, eq. 3)."""
+    critic_updates: int = 8
+    """Minibatches the critic is trained on per update."""
+    critic_batch_size: int = 512
+    """States of a minibatch."""
+    value_capacity: int = 20_000
+    """States each bin of the value cache holds; 0 trains the critic on the current window only."""
+    value_bins: int = 9
+    value_balance: float = 0.5
+    """Share of a critic minibatch that is spread evenly over the bins of the value cache."""
+    stagger: bool = True
+    """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
+
+    def __post_init__(self) -> None:
+        check_horizon(self.horizon)
+        require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
+        require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
+        require_range(self, "value_capacity", "box_weight", low=0.0)
+        require_range(self, "actor_lr", "critic_lr", "final_lr", low=0.0)
+        require_range(self, "clip", low=1e-12)
