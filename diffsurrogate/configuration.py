@@ -29,7 +29,7 @@ def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
     """
     config = dacite.Config(type_hooks={Path: Path}, cast=[tuple], strict=True)
     try:
-        return dacite.from_dict(kind, content, config)  # type: ignore[type-var]
+        return dacite.from_dict(kind, content, config)
     except dacite.DaciteError as error:
         raise UsageError(
             f"the saved configuration does not fit this version of {kind.__name__} ({error}); "
