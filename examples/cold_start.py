@@ -14,7 +14,7 @@ from diffsurrogate.datasets import record
 from diffsurrogate.policies import NoisyPolicy
 
 
-def main(windows: int = 40) -> tuple[float, float]:
+def main(windows: int = 40, total_steps: int = 50_000) -> tuple[float, float]:
     """Return the policy gradient's cosine with the true one, before and after the cold start."""
     env_id, num_envs = "diffsurrogate/cartpole-swingup", 64
     recorder = make(env_id, num_envs=num_envs)
@@ -33,7 +33,7 @@ def main(windows: int = 40) -> tuple[float, float]:
     after = _cosine(agent, env)
     print(f"errors: reward {report['reward_error']:.4f}, dynamics {report['dynamics_error']:.4f}")
     print(f"cosine with the true policy gradient: {before:.3f} before, {after:.3f} after")
-    agent.learn(total_steps=50_000)
+    agent.learn(total_steps=total_steps)
     return before, after
 
 

@@ -1,0 +1,66 @@
+"""What the README and the examples show runs, on a smaller budget."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from diffsurrogate.registry import make
+from diffsurrogate.wrappers.team_reward import TeamReward
+
+ROOT = Path(__file__).parent.parent
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 10
+    small = code.replace("800_000", "16_384").replace("512", "16").replace("True)\n", "False)\n")
+    exec(compile(small, "README.md", "exec"), {})
+    assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1
+    assert (tmp_path / "agent.pt").is_file()
+
+
+def test_quickstart():
+    assert 0 <= example("quickstart").main(total_steps=8192, episodes=16) <= 1
+
+
+def test_a_cold_start_makes_the_first_gradient_a_good_one():
+    before, after = example("cold_start").main(windows=20, total_steps=2048)
+    assert after > max(before, 0.9)
+
+
+def test_own_env_learns(capsys):
+    example("own_env").main(total_steps=25_600)
+    assert "return" in capsys.readouterr().out
+
+
+def test_team_reward_is_the_sum_over_agents_with_its_graph():
+    env = make("vmas/navigation", num_envs=7, n_agents=3, seed=1, differentiable=True)
+    team = TeamReward(make("vmas/navigation", num_envs=7, n_agents=3, seed=1, differentiable=True))
+    action = torch.rand(7, 3, 2, requires_grad=True)
+    env.reset(seed=2)
+    team.reset(seed=2)
+    expected, got = env.step(action)[1], team.step(action)[1]
+    assert got.shape == (7,)
+    assert torch.equal(got, expected.sum(-1))
+    (gradient,) = torch.autograd.grad(got.sum(), action)
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_own_env_is_solved():
+    """Standing still pays 55 of at most 200."""
+    assert example("own_env").main(total_steps=1_500_000) > 110
