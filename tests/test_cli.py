@@ -92,8 +92,15 @@ def parameters(out: Path) -> dict[str, torch.Tensor]:
     return learned | dict(state["learned"].get("models", {}))
 
 
-@pytest.mark.parametrize("command", [CARTPOLE, DISPERSION], ids=["shac", "shac++"])
-def test_a_killed_run_resumes_to_the_same_parameters(command, tmp_path):
+KILLS = {
+    "shac": (CARTPOLE, signal.SIGKILL),
+    "shac++": (DISPERSION, signal.SIGKILL),
+    "shac++ by Ctrl-C": (DISPERSION, signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize(("command", "kill"), list(KILLS.values()), ids=list(KILLS))
+def test_a_killed_run_resumes_to_the_same_parameters(command, kill, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*command, *steps(40), "--out", str(whole)]) == 0
     arguments = [*command, *steps(40), "--out", str(killed)]
@@ -109,7 +116,9 @@ def test_a_killed_run_resumes_to_the_same_parameters(command, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(kill)
+        process.wait(60)
+    assert process.returncode == (130 if kill == signal.SIGINT else -signal.SIGKILL)
     assert not (killed / "summary.json").exists()
     again = [*command[:3], "--resume", "--out", str(killed), "--no-progress"]
     assert main(again) == 0

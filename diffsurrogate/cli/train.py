@@ -1,6 +1,9 @@
 """`diffsurrogate train`."""
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -18,6 +21,7 @@ from diffsurrogate.run import RunFolder
 
 _EVALUATION_SEED = 1_000_003
 _FINAL_SEED = 2_000_003
+_INTERRUPTED = "interrupted"
 _FREE_TO_CHANGE = (
     *("total_steps", "time_limit", "stop_at", "film_steps", "device", "threads", "progress"),
 )
@@ -40,16 +44,38 @@ def train(options: TrainOptions) -> int:
     else:
         session.folder = RunFolder.create(options.folder, options.to_json())
     try:
-        session.run()
-    except KeyboardInterrupt:
-        session.save()
-        print(
-            f"\nstopped at {agent.env_steps} steps; continue with --resume --out {options.folder}"
-        )
-        return 130
+        with _interruptible(session):
+            session.run()
     finally:
         session.folder.close()
+    if session.stopped == _INTERRUPTED:
+        print(
+            f"stopped at {agent.env_steps:,} steps; continue with --resume --out {options.folder}"
+        )
+        return 130
     return 0
+
+
+@contextmanager
+def _interruptible(session: "_Session") -> Iterator[None]:
+    """Let Ctrl-C end the run after the update under way, so that its checkpoint is whole.
+
+    A second Ctrl-C ends it at once; the last checkpoint is then where it resumes.
+    """
+
+    def stop(*_: object) -> None:
+        session.stopped = _INTERRUPTED
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not in the main thread, where signals do not arrive
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Session:
@@ -98,7 +124,8 @@ class _Session:
                 if agent.update % options.checkpoint_every == 0:
                     self.save()
         self.save()
-        self._finish()
+        if self.stopped != _INTERRUPTED:
+            self._finish()
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -129,6 +156,8 @@ class _Session:
     def _done(self, last: int) -> bool:
         limit, goal = self.options.time_limit, self.options.stop_at
         reached = self.history[-1]["normalised_return"] if self.history else None
+        if self.stopped:
+            return True
         if self.agent.update >= last:
             self.stopped = "all steps taken"
         elif goal is not None and reached is not None and reached >= goal:
