@@ -16,6 +16,7 @@ from diffsurrogate.cli.results import (
     evaluate_run,
     render_run,
 )
+from diffsurrogate.cli.resume import resumed
 from diffsurrogate.cli.train import train
 from diffsurrogate.errors import UsageError
 
@@ -44,10 +45,18 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parse(arguments: list[str]) -> _Command:
-    """Parse; `train` is parsed again with the defaults its method, env and network recommend."""
+    """Parse; `train` is parsed again with the defaults its method, env and network recommend.
+
+    With `--resume` the defaults are the run's own options.
+    """
+    asked_for_help = {"-h", "--help"} & set(arguments)
+    if arguments[:1] == ["train"] and "--resume" in arguments and not asked_for_help:
+        return resumed(arguments[1:])
     description = "Learned gradients for any simulator: train with SHAC, SHAC+ and SHAC++."
     command: _Command = tyro.cli(
         _Command,

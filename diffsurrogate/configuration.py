@@ -39,22 +39,23 @@ def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
 
 def check_same_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Refuse to load what was learned under another configuration, naming the differences."""
-    differences = _differences("", saved, current)
-    if differences:
+    found = [f"{path} was {was}, is {now}" for path, was, now in differences(saved, current)]
+    if found:
         raise UsageError(
             "the checkpoint was written with another configuration: "
-            f"{'; '.join(differences[:5])}; load it with the one it had"
+            f"{'; '.join(found[:5])}; load it with the one it had"
         )
 
 
-def _differences(path: str, saved: Any, current: Any) -> list[str]:
+def differences(saved: Any, current: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Return where two configurations differ: the dotted name, what was saved, what is now."""
     if isinstance(saved, dict) and isinstance(current, dict):
         names = [*saved, *(name for name in current if name not in saved)]
         return [
-            text
+            difference
             for name in names
-            for text in _differences(
-                f"{path}.{name}" if path else name, saved.get(name), current.get(name)
+            for difference in differences(
+                saved.get(name), current.get(name), f"{path}.{name}" if path else name
             )
         ]
-    return [] if saved == current else [f"{path} was {saved}, is {current}"]
+    return [] if saved == current else [(path, saved, current)]

@@ -41,7 +41,10 @@ class RunFolder:
                 f"{path} exists already and is not written over; continue it with --resume, or "
                 "give another --out"
             )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be made ({error}); give another --out") from error
         folder = cls(path)
         write_json(path / "config.json", config)
         return folder
@@ -61,6 +64,13 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with."""
         return read_json(self.path / "config.json")
+
+    def reopen(self, config: dict[str, Any], *, finished: bool) -> None:
+        """Go on with `config`; unless all is done, the run is not finished any more."""
+        if not finished:
+            (self.path / "summary.json").unlink(missing_ok=True)
+        if config != self.config:
+            write_json(self.path / "config.json", config)
 
     # --- metrics -------------------------------------------------------------------------------
 
@@ -163,6 +173,8 @@ def read_json(file: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read ({error}); restore it or train anew") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file} holds no JSON object; restore it or train anew")
     return content
 
 

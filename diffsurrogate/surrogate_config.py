@@ -44,8 +44,9 @@ class SurrogateConfig:
     """Transitions each cache bin holds; the action world model keeps as many in trajectories."""
     reward_bins: int = 9
     """Bins of the reward cache, by reward."""
-    reward_balance: float = 1.0
-    """Share of a minibatch that is spread evenly over the occupied bins: rare rewards need 1."""
+    reward_balance: float = 0.5
+    """Share of a minibatch spread evenly over the occupied bins: rare rewards need it, dense ones
+    are learned best as they come."""
     dynamics_bins: int = 1
     """Bins of the dynamics cache, by reward; 1 keeps the newest data whatever they paid."""
     fit_every: int = 1

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from diffsurrogate.__main__ import main
+from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.errors import UsageError
 
@@ -44,10 +45,10 @@ def test_a_run_leaves_everything_a_user_opens(tmp_path, capsys):
     assert set(summary["versions"]) == {"python", "torch", "numpy", "gymnasium", "diffsurrogate"}
     with (out / "metrics.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [int(float(row["update"])) for row in rows] == list(range(1, 10))
+    assert [int(float(row["update"])) for row in rows] == list(range(10))
     assert [bool(row["evaluation_mean_return"]) for row in rows] == [
-        *(False, False, False, True) * 2,
-        True,
+        *(True, False, False, False) * 2,
+        *(True, True),
     ]
     assert float(rows[-1]["dynamics_error"]) >= 0
     assert list(out.glob("events.out.tfevents.*"))
@@ -128,17 +129,81 @@ def test_a_killed_run_resumes_to_the_same_parameters(command, kill, tmp_path):
         assert torch.equal(value, got[name]), name
     with (killed / "metrics.csv").open() as stream:
         rows = [int(float(row["update"])) for row in csv.DictReader(stream)]
-    assert rows == list(range(1, 41))
+    assert rows == list(range(41))
+
+
+@pytest.mark.parametrize("command", [CARTPOLE, DISPERSION], ids=["shac", "shac++"])
+def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(command, tmp_path, monkeypatch, capsys):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*command, *steps(8), "--out", str(whole)]) == 0
+    fit_critic = SHAC._fit_critic
+
+    def interrupted(agent, window):
+        if agent.update == 5:
+            signal.raise_signal(signal.SIGINT)
+        return fit_critic(agent, window)
+
+    monkeypatch.setattr(SHAC, "_fit_critic", interrupted)
+    rarely = ["--checkpoint-every", "100"]
+    assert main([*command, *rarely, *steps(8), "--out", str(broken)]) == 130
+    assert not (broken / "summary.json").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert load_checkpoint(broken / "checkpoints" / "last.pt")["agent"]["update"] == 6
+    advice = capsys.readouterr().out.split("continue with: diffsurrogate ")[1].split()
+    monkeypatch.undo()
+    assert main(advice) == 0
+    expected, got = parameters(whole), parameters(broken)
+    assert all(torch.equal(value, got[name]) for name, value in expected.items())
 
 
 def test_a_finished_run_can_be_prolonged_but_not_changed(tmp_path, capsys):
     out = str(tmp_path / "run")
-    assert main([*CARTPOLE, *steps(2), "--out", out]) == 0
-    again = [*CARTPOLE[:3], "--resume", "--out", out, "--no-progress"]
+    changed = ["--seed", "3", "--shac.actor.net.hidden", "8"]
+    assert main([*CARTPOLE, *changed, *steps(2), "--out", out]) == 0
+    again = ["train", "--resume", "--out", out, "--no-progress"]
     assert main([*again, *steps(5)]) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 5
-    assert main([*again, "--seed", "8"]) == 2
-    assert "has seed 0, not 8" in capsys.readouterr().err
+    assert main([*CARTPOLE, *changed, *again[1:]]) == 0  # all repeated, and steps(5) remembered
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 5
+    capsys.readouterr()
+    contradictions = {
+        "seed 3, not 0": ["--seed", "0"],  # though 0 is the default
+        "shac.horizon 3, not 4": ["--shac.horizon", "4"],
+        "shac.actor.net.hidden (8,), not (64, 64)": ["--shac.actor.net.hidden", "64", "64"],
+    }
+    for text, given in contradictions.items():
+        assert main([*again, *given]) == 2
+        assert f"has {text};" in capsys.readouterr().err
+    assert main(["train", "shac++", *again[1:]]) == 2
+    assert "has method shac, not shac++" in capsys.readouterr().err
+    assert main(["train", "--resume"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_a_run_is_found_by_what_it_was_started_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "shac++", "paper/dispersion", "--seed", "3"]  # agents are recommended
+    assert main([*command, *SMALL, "--eval-steps", "5", *steps(2)]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert main([*command, "--resume", *steps(3)]) == 0
+    assert json.loads((run / "summary.json").read_text())["updates"] == 3
+
+
+def test_a_run_that_goes_on_is_not_called_finished(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert main([*CARTPOLE, *steps(2), "--out", str(out)]) == 0
+    monkeypatch.setattr(SHAC, "_fit_critic", lambda agent, window: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--resume", "--out", str(out), *steps(5)])
+    assert not (out / "summary.json").exists()
+
+
+def test_cpu_seconds_can_be_limited(tmp_path):
+    out = tmp_path / "run"
+    assert main([*CARTPOLE, "--cpu-limit", "0.05", "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["stopped"] == "CPU limit"
+    assert 0.05 <= summary["cpu_seconds"] < 5
 
 
 BAD = {
@@ -152,6 +217,10 @@ BAD = {
     "no reward gradient": (["train", "shac", "paper/dispersion"], "LearnedDiffWrapper"),
     "device": ([*CARTPOLE[:3], "--device", "cuda:97"], "--device cpu"),
     "no such device": ([*CARTPOLE[:3], "--device", "abacus"], "--device cpu"),
+    "neither cpu nor cuda": ([*CARTPOLE[:3], "--device", "meta"], "--device cpu"),
+    "seed": ([*CARTPOLE[:3], "--seed", "-1"], "at least 0"),
+    "evaluation steps": ([*CARTPOLE[:3], "--eval-steps", "0"], "at least 1"),
+    "time": ([*CARTPOLE[:3], "--time-limit", "nan"], "at least 0"),
     "no run to resume": ([*CARTPOLE[:3], "--resume"], "check the path"),
 }
 
@@ -165,6 +234,12 @@ def test_bad_input_gets_one_line_of_advice_and_writes_nothing(arguments, advice,
     assert message.count("\n") == 1
     assert advice in message
     assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_made_gets_advice(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main([*CARTPOLE, "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "another --out" in capsys.readouterr().err
 
 
 def test_an_existing_folder_is_not_written_over(tmp_path, capsys):

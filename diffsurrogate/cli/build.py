@@ -21,6 +21,8 @@ def check_device(name: str) -> torch.device:
     Raises:
         UsageError: it is unknown or cannot be reached.
     """
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not known; use --device cpu, cuda or cuda:<number>")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -12,6 +12,8 @@ from diffsurrogate.surrogate_config import SurrogateConfig
 
 Method = Literal["shac", "shac+", "shac++"]
 Network = Literal["mlp", "transformer"]
+FINAL_SEED = 2_000_003
+"""Of the evaluation at the end; another than that of evaluations on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class TrainOptions:
     """Env steps to take in all, counted over the copies."""
     time_limit: float | None = None
     """Wall-clock seconds after which to stop."""
+    cpu_limit: float | None = None
+    """CPU-seconds of training, without evaluations, after which to stop."""
     max_steps: int | None = None
     """Time limit of training episodes, in steps; None for the env's own."""
     stop_at: float | None = 0.95
@@ -48,7 +52,8 @@ class TrainOptions:
     out: Path | None = None
     """The run folder; None for runs/<method>-<env>-<seed>."""
     resume: bool = False
-    """Continue the run in --out from its last checkpoint, with the configuration it has."""
+    """Continue the run in --out from its last checkpoint, with the configuration it has: nothing
+    need be repeated, METHOD and ENV neither."""
     device: str = "cpu"
     """cpu, cuda or cuda:<number>."""
     threads: int = 1
@@ -66,9 +71,13 @@ class TrainOptions:
         """Refuse what cannot work before anything is written."""
         require_range(self, "num_envs", "total_steps", "eval_every", "eval_envs", low=1.0)
         require_range(self, "checkpoint_every", "threads", low=1.0)
-        require_range(self, "film_steps", low=0.0)
-        if self.agents is not None:
-            require_range(self, "agents", low=1.0)
+        require_range(self, "film_steps", "seed", low=0.0)
+        for name in ("agents", "max_steps", "eval_steps"):
+            if getattr(self, name) is not None:
+                require_range(self, name, low=1.0)
+        for name in ("time_limit", "cpu_limit"):
+            if getattr(self, name) is not None:
+                require_range(self, name, low=0.0)
 
     @property
     def folder(self) -> Path:

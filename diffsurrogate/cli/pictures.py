@@ -51,10 +51,12 @@ def draw_gif(
     """Film the first episodes of all envs of `env` side by side; return the number of frames.
 
     Raises:
-        UsageError: the env cannot be rendered.
+        UsageError: the env cannot be rendered, or there is no such folder.
     """
     if env.render_mode != "rgb_array":
         raise UsageError("this env cannot be rendered without a display")
+    if not file.parent.is_dir():
+        raise UsageError(f"there is no folder {file.parent} to write {file.name} to; make it first")
     env.reset(seed=seed)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     pictures = list(env.render() or ())

@@ -8,7 +8,7 @@ import tyro
 
 from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.cli.build import check_device, evaluation_env, trained_policy
-from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradcheck import check_gradients
@@ -26,8 +26,8 @@ class EvaluateOptions:
     """Episodes."""
     steps: int | None = None
     """Longest episode; None for the env's own time limit."""
-    seed: int = 0
-    """Of the reset."""
+    seed: int = FINAL_SEED
+    """Of the reset; the default repeats the evaluation at the end of the run."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the last."""
 
@@ -76,7 +76,7 @@ def evaluate_run(options: EvaluateOptions) -> int:
     trained = TrainOptions.from_json(folder.config)
     env = evaluation_env(trained, options.num_envs)
     predict = trained_policy(trained, folder.load(env.device, best=options.best), env)
-    steps = options.steps or trained.eval_steps
+    steps = trained.eval_steps if options.steps is None else options.steps
     result = evaluate(predict, env, steps=steps, seed=options.seed).summary()
     asked = {"num_envs": options.num_envs, "steps": steps or env.max_steps, "seed": options.seed}
     write_json(options.run / "evaluation.json", {**result, **asked, "best": options.best})

@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,18 +13,13 @@ from tqdm import tqdm
 from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.build import check_device, evaluation_env, trainer, training_env
-from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
-from diffsurrogate.cli.presets import recommended
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
 
 _EVALUATION_SEED = 1_000_003
-_FINAL_SEED = 2_000_003
 _INTERRUPTED = "interrupted"
-_FREE_TO_CHANGE = (
-    *("total_steps", "time_limit", "stop_at", "film_steps", "device", "threads", "progress"),
-)
 
 
 def train(options: TrainOptions) -> int:
@@ -32,7 +27,7 @@ def train(options: TrainOptions) -> int:
     torch.set_num_threads(options.threads)
     check_device(options.device)
     if options.resume:
-        options, folder = _reopen(options)
+        folder = RunFolder.open(options.folder)
     env = training_env(options)
     agent = trainer(options, env)
     session = _Session(options, agent)
@@ -40,6 +35,8 @@ def train(options: TrainOptions) -> int:
         session.folder = folder
         if folder.checkpoint_path.is_file():
             session.load(folder.load(env.device))
+        config = replace(options, resume=False).to_json()
+        folder.reopen(config, finished=session.done())
         folder.rewind(agent.update)
     else:
         session.folder = RunFolder.create(options.folder, options.to_json())
@@ -49,9 +46,7 @@ def train(options: TrainOptions) -> int:
     finally:
         session.folder.close()
     if session.stopped == _INTERRUPTED:
-        print(
-            f"stopped at {agent.env_steps:,} steps; continue with --resume --out {options.folder}"
-        )
+        print(f"stopped; continue with: diffsurrogate train --resume --out {options.folder}")
         return 130
     return 0
 
@@ -64,7 +59,7 @@ def _interruptible(session: "_Session") -> Iterator[None]:
     """
 
     def stop(*_: object) -> None:
-        session.stopped = _INTERRUPTED
+        session.stopped = session.stopped or _INTERRUPTED
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
@@ -91,6 +86,7 @@ class _Session:
                 f"{options.env} has no time limit, so an evaluation would never end; give "
                 "--eval-steps, and --max-steps for training"
             )
+        self.last = -(-options.total_steps // agent.steps_per_update)
         self.history: list[dict[str, Any]] = []
         self.cpu_seconds = 0.0
         self.evaluation_cpu_seconds = 0.0
@@ -100,7 +96,6 @@ class _Session:
     def run(self) -> None:
         """Train until done, then evaluate, draw and sum up."""
         options, agent = self.options, self.agent
-        last = -(-options.total_steps // agent.steps_per_update)
         bar = tqdm(
             total=options.total_steps,
             initial=min(agent.env_steps, options.total_steps),
@@ -110,17 +105,18 @@ class _Session:
         )
         before = time.monotonic() - self.wall_seconds
         with bar:
-            updates = agent.updates(last)
+            updates = agent.updates(self.last)
             if not self.history:
-                self._evaluate(bar)  # where it starts from
-            while not self._done(last):
+                start = {"env_steps": 0.0, **self._evaluate(bar)}
+                self.folder.log(0, start)
+            while not self.done():
                 metrics = next(updates)
                 self.cpu_seconds += metrics["update_cpu_seconds"]
-                self.wall_seconds = time.monotonic() - before
-                if agent.update % options.eval_every == 0 or agent.update == last:
+                if agent.update % options.eval_every == 0 or agent.update == self.last:
                     metrics |= self._evaluate(bar)
                 self.folder.log(agent.update, metrics)
                 bar.update(min(agent.env_steps, options.total_steps) - bar.n)
+                self.wall_seconds = time.monotonic() - before
                 if agent.update % options.checkpoint_every == 0:
                     self.save()
         self.save()
@@ -153,26 +149,26 @@ class _Session:
             },
         }
 
-    def _done(self, last: int) -> bool:
-        limit, goal = self.options.time_limit, self.options.stop_at
+    def done(self) -> bool:
+        """Return whether there is nothing left to train; `stopped` says why."""
+        limit, cpu_limit = self.options.time_limit, self.options.cpu_limit
+        goal = self.options.stop_at
         reached = self.history[-1]["normalised_return"] if self.history else None
         if self.stopped:
             return True
-        if self.agent.update >= last:
+        if self.agent.update >= self.last:
             self.stopped = "all steps taken"
         elif goal is not None and reached is not None and reached >= goal:
             self.stopped = f"normalised return {goal} reached"
         elif limit is not None and self.wall_seconds >= limit:
             self.stopped = "time limit"
+        elif cpu_limit is not None and self.cpu_seconds >= cpu_limit:
+            self.stopped = "CPU limit"
         return bool(self.stopped)
 
     def _evaluate(self, bar: "tqdm[Any]") -> dict[str, float]:
         """Evaluate, remember it, keep the policy if it is the best so far; return metrics."""
-        began = time.process_time()
-        result = evaluate(
-            self.agent.predict, self.env, steps=self.options.eval_steps, seed=_EVALUATION_SEED
-        ).summary()
-        self.evaluation_cpu_seconds += time.process_time() - began
+        result = self._timed_evaluation(_EVALUATION_SEED)
         row: dict[str, Any] = {
             "update": self.agent.update,
             "env_steps": self.agent.env_steps,
@@ -191,19 +187,24 @@ class _Session:
             print(f"{steps:>12,} steps {cpu:8.1f} CPU-s  {text}", flush=True)
         return {f"evaluation_{name}": value for name, value in result.items() if value is not None}
 
+    def _timed_evaluation(self, seed: int) -> dict[str, float | None]:
+        began = time.process_time()
+        steps = self.options.eval_steps
+        result = evaluate(self.agent.predict, self.env, steps=steps, seed=seed)
+        self.evaluation_cpu_seconds += time.process_time() - began
+        return result.summary()
+
     def _finish(self) -> None:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
-        final = evaluate(
-            self.agent.predict, self.env, steps=options.eval_steps, seed=_FINAL_SEED
-        ).summary()
+        final = self._timed_evaluation(FINAL_SEED)
         title = f"{options.method} on {options.env}, seed {options.seed}"
         draw_curve(self.history, title, path / "curve.png")
         written = ["summary.json", "curve.png"]
         filmed = evaluation_env(options, 4)
         if filmed.render_mode == "rgb_array" and options.film_steps > 0:
             gif, frames = path / "rollout.gif", options.film_steps
-            draw_gif(self.agent.predict, filmed, gif, steps=frames, seed=_FINAL_SEED)
+            draw_gif(self.agent.predict, filmed, gif, steps=frames, seed=FINAL_SEED)
             written.append("rollout.gif")
         self.folder.write_summary(self._summary(final))
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
@@ -231,29 +232,6 @@ class _Session:
             "evaluation_cpu_seconds": self.evaluation_cpu_seconds,
             "stopped": self.stopped,
         }
-
-
-def _reopen(options: TrainOptions) -> tuple[TrainOptions, RunFolder]:
-    """Return the run's own options; what was asked for beside them may only be where it may change.
-
-    Raises:
-        UsageError: an option was given that contradicts the run.
-    """
-    folder = RunFolder.open(options.folder)
-    saved = TrainOptions.from_json(folder.config)
-    silent = recommended(TrainOptions(method=options.method, env=options.env))
-    changes: dict[str, Any] = {"out": options.out, "resume": True}
-    for name in (f.name for f in fields(options) if f.name not in changes):
-        given, was = getattr(options, name), getattr(saved, name)
-        asked = name in ("method", "env") or given != getattr(silent, name)
-        if asked and name in _FREE_TO_CHANGE:
-            changes[name] = given
-        elif asked and given != was:
-            raise UsageError(
-                f"the run in {folder.path} has {name} {was}, not {given}; leave the option out, "
-                "or start another run with another --out"
-            )
-    return replace(saved, **changes), folder
 
 
 def _text(row: dict[str, Any]) -> str:
