@@ -25,6 +25,7 @@ from diffsurrogate.losses import box_penalty, shac_actor_loss
 from diffsurrogate.noise import NoiseProcess
 from diffsurrogate.policies import Actor, NoisyPolicy
 from diffsurrogate.returns import td_lambda
+from diffsurrogate.seeding import derive_seed
 
 Metrics = dict[str, float]
 Callback = Callable[["SHAC", Metrics], bool | None]
@@ -63,18 +64,24 @@ class SHAC:
             )
         self.env = env
         self.config = config or SHACConfig()
+        if env.max_horizon is not None and self.config.horizon > env.max_horizon:
+            raise UsageError(
+                f"horizon is {self.config.horizon}, but the world model reaches only "
+                f"{env.max_horizon} steps; shorten the horizon, or raise awm.max_horizon"
+            )
         self.seed = seed
         device = env.device
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "weights"))
             low, high = env.action_low, env.action_high
             actor = Actor(self.config.actor, env.num_agents, env.obs_dim, low, high)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self.actor = actor.to(device)
         self.critic = critic.to(device)
-        self.generator = torch.Generator(device).manual_seed(seed)
-        self.sampler = torch.Generator().manual_seed(seed)
-        self.samples = torch.Generator(device).manual_seed(seed)  # of `predict`, not of training
+        self.generator = torch.Generator(device).manual_seed(derive_seed(seed, "noise"))
+        self.sampler = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))
+        # of `predict`, not of training
+        self.samples = torch.Generator(device).manual_seed(derive_seed(seed, "samples"))
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(self.config.noise, shape, self.generator)
         self.actor_optimiser = self._adam(self.actor, self.config.actor_lr)
@@ -162,6 +169,9 @@ class SHAC:
             UsageError: the file is no whole checkpoint of ours, or does not fit env and config.
         """
         state = load_checkpoint(Path(path), device=env.device)
+        state = state.get("agent", state)  # a run's checkpoint holds more than the trainer
+        if "seed" not in state:
+            raise UsageError(f"{path} is not of a trainer; give what SHAC.save or a run wrote")
         config = config or config_from_dict(SHACConfig, state.get("config", {}))
         agent = cls(env, config, seed=int(state["seed"]))
         agent.load_state_dict(state)
@@ -246,7 +256,7 @@ class SHAC:
                 lam=self.config.lam,
             )
         obs, target = window.obs.flatten(0, 1), target.flatten(0, 1)
-        finite = target.isfinite().all(-1) & obs.isfinite().flatten(1).all(-1)
+        finite = target.isfinite().all(-1)
         if not bool(finite.all()):
             obs, target = obs[finite], target[finite]
         if len(target) == 0:
@@ -316,12 +326,21 @@ class SHAC:
             "skipped": self.skipped,
             "started": self.started,
             "seed": self.seed,
-            "env": self.env.state() if self.started else None,
+            "env": self._env_state(),
             "learned": self.env.state_dict(),
         }
 
+    def _env_state(self) -> State | None:
+        """Return the env's state; None if it cannot save one: its episodes then start anew."""
+        if not self.started:
+            return None
+        try:
+            return self.env.state()
+        except NotImplementedError:
+            return None
+
     def load_state_dict(self, state: State) -> None:
-        """Go on exactly where `state_dict` was taken.
+        """Go on exactly where `state_dict` was taken; an env that saves no state starts anew.
 
         Raises:
             UsageError: the state is of another configuration or env.
@@ -346,6 +365,8 @@ class SHAC:
             self.seed = state["seed"]
             if state["env"] is not None:
                 self.env.set_state(state["env"])
+            elif self.started:
+                self.env.reset(seed=derive_seed(self.seed, f"restart {self.update}"))
             self.env.load_state_dict(state["learned"])
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffsurrogate.configuration import require_range
+from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.env import check_horizon
+from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
@@ -56,9 +57,12 @@ class SHACConfig:
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         check_horizon(self.horizon)
         require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
         require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
         require_range(self, "value_capacity", "box_weight", low=0.0)
         require_range(self, "actor_lr", "critic_lr", "final_lr", low=0.0)
         require_range(self, "clip", low=1e-12)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas are {self.betas}; each must be in [0, 1)")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from diffsurrogate.attention import StructuredLayer
+from diffsurrogate.configuration import require_choices
 from diffsurrogate.errors import UsageError
 
 
@@ -46,6 +47,7 @@ class ActionWorldModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        require_choices(self)
         for name in ("width", "heads", "layers", "feedforward", "max_horizon", "chunk"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")

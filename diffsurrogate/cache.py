@@ -142,6 +142,16 @@ class BinnedCache:
         self._insert({name: value[order] for name, value in everything.items()})
 
 
+def finite_items(items: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out items with a number that is not finite: they would poison what is learned."""
+    finite = torch.stack(
+        [v.flatten(1).isfinite().all(-1) if v.ndim > 1 else v.isfinite() for v in items.values()]
+    ).all(0)
+    if bool(finite.all()):
+        return items
+    return {name: value[finite] for name, value in items.items()}
+
+
 class _Ring:
     """The newest `capacity` items, growing on demand."""
 

@@ -1,7 +1,8 @@
 """Checks of configurations, and their form in checkpoints and JSON."""
 
+import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import dacite
 
@@ -19,6 +20,17 @@ def require_range(
         if not low <= value <= high:
             bound = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
             raise UsageError(f"{name} is {value}; it must be {bound}")
+
+
+def require_choices(config: object) -> None:
+    """Refuse values of `Literal` fields that are none of the choices."""
+    for name, kind in get_type_hints(type(config)).items():
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        value = getattr(config, name)
+        if choices and value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"{name} is {value!r}; it must be one of {choices}{hint}")
 
 
 def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
@@ -58,4 +70,8 @@ def differences(saved: Any, current: Any, path: str = "") -> list[tuple[str, Any
                 saved.get(name), current.get(name), f"{path}.{name}" if path else name
             )
         ]
-    return [] if saved == current else [(path, saved, current)]
+    if isinstance(saved, list | tuple) and isinstance(current, list | tuple):
+        same = tuple(saved) == tuple(current)
+    else:
+        same = saved == current
+    return [] if same else [(path, saved, current)]

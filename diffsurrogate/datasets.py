@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, Policy, Window
+from diffsurrogate.env import MultiAgentVectorEnv, Policy, Window, check_horizon
 from diffsurrogate.errors import UsageError
 
 
@@ -46,6 +46,7 @@ def windows_from_minari(
     Raises:
         UsageError: observations or actions are not plain arrays, or the lengths do not match.
     """
+    check_horizon(horizon)
     episodes = dataset.iterate_episodes() if hasattr(dataset, "iterate_episodes") else dataset
     pending: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
     for episode in episodes:
@@ -64,10 +65,12 @@ def _pieces(episode: Any, horizon: int) -> Iterator[dict[str, Tensor]]:
     action = _with_agents("actions", episode.actions)
     reward = torch.as_tensor(np.asarray(episode.rewards), dtype=torch.float32)
     steps = len(reward)
-    if len(obs) != steps + 1 or len(action) != steps:
+    ends = {len(np.asarray(episode.terminations)), len(np.asarray(episode.truncations))}
+    if len(obs) != steps + 1 or len(action) != steps or ends != {steps}:
         raise UsageError(
-            f"an episode has {len(obs)} observations, {len(action)} actions and {steps} rewards; "
-            "one more observation than actions and rewards is needed"
+            f"an episode has {len(obs)} observations, {len(action)} actions, {steps} rewards and "
+            f"{sorted(ends)} terminations and truncations; one more observation than all "
+            "the others is needed"
         )
     if reward.ndim == 1:
         reward = reward.unsqueeze(-1).expand(-1, obs.shape[1])

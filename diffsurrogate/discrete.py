@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.errors import UsageError
+
 
 class ContinuousEntries(nn.Module):
     """Finds the observation entries that a gradient may pass through.
@@ -27,7 +29,13 @@ class ContinuousEntries(nn.Module):
         self.register_buffer("seen", torch.zeros(agents, obs_dim, dtype=torch.bool))
         self.register_buffer("fixed", torch.tensor(continuous is not None))
         if continuous is not None:
-            self.seen |= continuous
+            given = torch.as_tensor(continuous).cpu()
+            if given.dtype != torch.bool or given.shape not in (self.seen.shape, (obs_dim,)):
+                raise UsageError(
+                    f"continuous is {given.dtype} of shape {tuple(given.shape)}; a bool tensor of "
+                    f"(agent, obs_dim) = {tuple(self.seen.shape)} or (obs_dim,) is needed"
+                )
+            self.seen |= given
 
     @property
     def mask(self) -> Tensor:

@@ -69,8 +69,15 @@ class Window:
 
     def detach(self) -> "Window":
         """Return the same numbers without any graph."""
+        return self._each(lambda tensor: tensor.detach())
+
+    def to(self, device: torch.device) -> "Window":
+        """Return the window on a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Window":
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.detach() for k, v in tensors.items() if v is not None})
+        return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
 
 
 def clamp_to_box(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -144,6 +151,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """(agent, obs_dim) bool: False where an agent's observation is only padding."""
         self.action_mask = torch.ones(action_space.shape, dtype=torch.bool, device=self.device)
         """(agent, act_dim) bool: False where an agent's action is only padding."""
+        self.max_horizon: int | None = None
+        """Longest window whose gradient the env can give; None for any."""
         self._current: Tensor | None = None
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
 
@@ -207,11 +216,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     def _save(self) -> State:
         """Return the simulator's own state, random state included."""
-        raise UsageError(f"{type(self).__name__} cannot save its state")
+        raise NotImplementedError(f"{type(self).__name__} cannot save its state: give it _save")
 
     def _restore(self, state: State) -> None:
         """Put the simulator back where `_save` was called."""
-        raise UsageError(f"{type(self).__name__} cannot restore a state")
+        raise NotImplementedError(f"{type(self).__name__} cannot restore: give it _restore")
 
     # --- what trainers and users call ----------------------------------------------------------
 
@@ -262,7 +271,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Return all that decides the env's future, random state included.
 
         Raises:
-            UsageError: the simulator cannot save its state.
+            NotImplementedError: the simulator cannot save its state.
         """
         return {
             "current_obs": self.current_obs.detach().clone(),

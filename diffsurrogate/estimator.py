@@ -55,9 +55,9 @@ class Chain:
         return self._mask(predicted, real_next)
 
     def anchored(self, real_next: Tensor, gradient: Tensor, predicted: Tensor) -> Tensor:
-        """Return the state to carry on: real in value, or the prediction itself."""
+        """Return the state to carry on, with the value of the simulator or of the prediction."""
         if self.config.anchor == "predicted":
-            return predicted
+            return straight_through(predicted, gradient)
         return straight_through(real_next, gradient)
 
     def go_on(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:

@@ -25,6 +25,8 @@ def shac_actor_loss(
     it weighs everything that comes after the step.
     """
     ended = terminated | truncated
+    if continuation is None:
+        next_value = torch.where(terminated.unsqueeze(-1), 0.0, next_value)
     cut = ended.clone()
     cut[-1] = True  # the window itself cuts whatever is still running
     if continuation is None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffsurrogate.configuration import require_choices
 from diffsurrogate.errors import UsageError
 
 Activation = Literal["elu", "relu", "silu", "tanh"]
@@ -44,6 +45,7 @@ class NetConfig:
     """Let the shared MLP of an agent see the mean over all; False for its own features only."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if not self.hidden or min(self.hidden) < 1:
             raise UsageError(f"hidden is {self.hidden}; give at least one width of at least 1")
         if self.heads < 1:

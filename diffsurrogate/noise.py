@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffsurrogate.configuration import require_choices
 from diffsurrogate.errors import UsageError
 
 NoiseKind = Literal["white", "held", "ou", "pink"]
@@ -24,6 +25,7 @@ class NoiseConfig:
     """Correlation of consecutive steps of Ornstein-Uhlenbeck noise."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if self.hold < 1:
             raise UsageError(f"hold is {self.hold}; noise must be held for at least 1 step")
         if not 0 <= self.correlation < 1:

@@ -33,9 +33,10 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
     """
     namespace, _, name = env_id.partition("/")
     if namespace not in _FACTORIES or not name:
+        hint = _suggest(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
         raise UsageError(
             f"unknown env {env_id!r}; ids are namespace/name, with the namespaces "
-            f"{', '.join(sorted(_FACTORIES))}{_suggest(namespace, _FACTORIES)}"
+            f"{', '.join(sorted(_FACTORIES))}{hint}"
         )
     return _load(_FACTORIES[namespace])(name, **options)
 

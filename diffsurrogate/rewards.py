@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.normalise import RunningStatistics
 
@@ -26,6 +27,10 @@ class RewardConfig:
     teaches nothing, so the next observation is left out by default."""
     obs_floor: float = 0.02
     """Smallest standard deviation an observation entry is normalised by."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_range(self, "obs_floor", low=1e-12)
 
 
 class RewardModel(nn.Module):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.configuration import require_range
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.normalise import RunningStatistics
 
@@ -22,6 +23,9 @@ class StepModelConfig:
     """Smallest standard deviation an observation entry is normalised by."""
     change_floor: float = 0.003
     """Smallest standard deviation a change of an entry is predicted in."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "obs_floor", "change_floor", low=1e-12)
 
 
 class StepModel(nn.Module):

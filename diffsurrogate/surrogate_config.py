@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffsurrogate.action_world_model import ActionWorldModelConfig
-from diffsurrogate.configuration import require_range
+from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.rewards import RewardConfig
 from diffsurrogate.step_model import StepModelConfig
@@ -41,7 +41,10 @@ class SurrogateConfig:
     trajectory_batch_size: int = 128
     """Trajectories of a minibatch of the action world model."""
     capacity: int = 20_000
-    """Transitions each cache bin holds; the action world model keeps as many in trajectories."""
+    """Transitions each bin of the reward cache holds; the dynamics cache holds twice as many, as
+    transitions or in trajectories, shared out among its bins."""
+    trajectories: int | None = None
+    """Trajectories each bin of the action world model's cache holds, if not by `capacity`."""
     reward_bins: int = 9
     """Bins of the reward cache, by reward."""
     reward_balance: float = 0.5
@@ -53,6 +56,7 @@ class SurrogateConfig:
     """Updates between two rounds of training."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_range(self, "minibatches", "batch_size", "trajectory_batch_size", low=1.0)
         require_range(self, "capacity", "fit_every", "reward_bins", "dynamics_bins", low=1.0)
         require_range(self, "reward_balance", low=0.0, high=1.0)
@@ -63,8 +67,9 @@ class SurrogateConfig:
     def paper(cls, agents: int) -> "SurrogateConfig":
         """Return the architecture, budget and estimator of SHAC++ (its tables 3 and section 3).
 
-        The reward model sees (s, a, s'), nets are retrained every 10 windows from caches of 30,000
-        items in 9 (reward) and 25 (world) bins. What the paper leaves open follows `RewardConfig`.
+        The reward model sees (s, a, s'), nets are retrained every 10 windows, from caches in 9
+        (reward) and 25 (world) bins. The reward cache holds the paper's 30,000 items; the world's
+        30,000 trajectories are 960,000 transitions of a window of 32.
         """
         hidden = NetConfig(hidden=(32 * agents,) * 2, activation="relu")
         return cls(
@@ -78,6 +83,7 @@ class SurrogateConfig:
             batch_size=1000,
             trajectory_batch_size=1000,
             capacity=30_000 // 9,
+            trajectories=30_000 // 25,
             dynamics_bins=25,
             fit_every=10,
         )

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsurrogate.action_world_model import ActionWorldModel, trajectory_loss
-from diffsurrogate.cache import BinnedCache
+from diffsurrogate.cache import BinnedCache, finite_items
 from diffsurrogate.discrete import ContinuousEntries
 from diffsurrogate.env import Window
+from diffsurrogate.errors import UsageError
 from diffsurrogate.rewards import RewardModel
+from diffsurrogate.seeding import derive_seed
 from diffsurrogate.segments import Segments
 from diffsurrogate.step_model import StepModel, TerminationModel
 from diffsurrogate.surrogate_config import SurrogateConfig
@@ -57,8 +59,8 @@ class Surrogates(nn.Module):
         act_dim = low.shape[-1]
         sizes = (agents, obs_dim, act_dim)
         self.continuous = ContinuousEntries(agents, obs_dim, continuous)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "models"))
             self.reward, self.own_reward = _model(
                 reward, lambda: RewardModel(config.reward, *sizes)
             )
@@ -71,8 +73,10 @@ class Surrogates(nn.Module):
                 ),
             )
             self.termination = TerminationModel(config.reward.net, *sizes)
-        self.to(low.device).requires_grad_(False)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.to(low.device)
+        for module in self._trained().values():
+            module.requires_grad_(False)  # but for a module of the user's: that stays as it is
+        self.generator = torch.Generator().manual_seed(derive_seed(seed, "model minibatches"))
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
             for name, module in self._trained().items()
@@ -83,7 +87,9 @@ class Surrogates(nn.Module):
         self.dynamics_cache = BinnedCache(kept, config.dynamics_bins, low.device)
         self.endings = BinnedCache(config.capacity, 2, low.device)
         self.fits = 0
+        self.skipped = 0
         self.terminations_seen = 0
+        self.steps_seen = 0
 
     # --- models ------------------------------------------------------------------------------
 
@@ -131,7 +137,6 @@ class Surrogates(nn.Module):
     def remember(self, window: Window) -> None:
         """Put a window into the caches and the statistics."""
         action = self._box(window.action)
-        self.continuous.update(window.next_obs)
         flat = {
             "obs": window.obs.flatten(0, 1),
             "action": self.scale_action(action).flatten(0, 1),
@@ -139,7 +144,8 @@ class Surrogates(nn.Module):
             "reward": window.reward.flatten(0, 1),
             "terminated": window.terminated.flatten().float(),
         }
-        flat = _finite_rows(flat)
+        flat = finite_items(flat)
+        self.continuous.update(flat["next_obs"])
         if self.own_reward:
             self.transitions.add(flat["reward"].sum(-1), flat)
         if self.own_dynamics and isinstance(self.dynamics, StepModel):
@@ -148,17 +154,19 @@ class Surrogates(nn.Module):
         elif self.own_dynamics:
             segments = Segments.of(window)
             reward = segments.gather(window.reward) * segments.valid.unsqueeze(-1)
+            longest = self.config.awm.max_horizon
             kept = {
                 "obs": segments.first(window.obs),
-                "action": segments.gather(self.scale_action(action)),
-                "next_obs": segments.gather(window.next_obs),
-                "valid": segments.valid,
+                "action": _padded(segments.gather(self.scale_action(action)), longest),
+                "next_obs": _padded(segments.gather(window.next_obs), longest),
+                "valid": _padded(segments.valid, longest),
                 "return": reward.sum((1, 2)),
             }
-            kept = _finite_rows(kept)
+            kept = finite_items(kept)
             self.dynamics_cache.add(kept.pop("return"), kept)
         if self.config.termination:
             self.terminations_seen += int(flat["terminated"].sum())
+            self.steps_seen += len(flat["terminated"])
             kept = {"obs": flat["obs"], "action": flat["action"], "terminated": flat["terminated"]}
             self.endings.add(kept["terminated"], kept)
         if self._has_data():
@@ -179,20 +187,26 @@ class Surrogates(nn.Module):
                     norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
                     if bool(torch.isfinite(norm)):
                         optimiser.step()
+                    else:
+                        self.skipped += 1
                     losses[name] += float(loss.detach()) / minibatches
-        return {f"{name}_loss": loss for name, loss in losses.items()}
+        report = {f"{name}_loss": loss for name, loss in losses.items()}
+        return report | {"skipped_model_updates": float(self.skipped)}
 
     @torch.no_grad()
     def held_out_errors(self, window: Window) -> dict[str, float]:
         """Return the models' errors on a window; honest only if it was not trained on."""
         action = self._box(window.action)
-        report = {"cached_transitions": float(len(self.transitions))}
+        report = {
+            "cached_transitions": float(len(self.transitions)),
+            "continuous_entries": float(self.continuous.mask.float().mean()),
+        }
         if self.reward is not None:
             predicted = self.predict_reward(window.obs, action, window.next_obs)
             report["reward_error"] = _unexplained(predicted, window.reward)
         if isinstance(self.dynamics, ActionWorldModel):
             segments = Segments.of(window)
-            scaled = segments.gather(self.scale_action(action))
+            scaled = segments.gather(self.scale_action(action) if self.own_dynamics else action)
             predicted = segments.scatter(self.dynamics(segments.first(window.obs), scaled))
             report["dynamics_error"] = self._change_error(predicted, window)
         elif self.dynamics is not None:
@@ -217,7 +231,9 @@ class Surrogates(nn.Module):
             "endings": self.endings.state_dict(),
             "generator": self.generator.get_state(),
             "fits": self.fits,
+            "skipped": self.skipped,
             "terminations_seen": self.terminations_seen,
+            "steps_seen": self.steps_seen,
         }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
@@ -229,7 +245,9 @@ class Surrogates(nn.Module):
         self.endings.load_state_dict(state["endings"])
         self.generator.set_state(state["generator"].cpu())  # a load may map it to a GPU
         self.fits = state["fits"]
+        self.skipped = state["skipped"]
         self.terminations_seen = state["terminations_seen"]
+        self.steps_seen = state["steps_seen"]
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -258,6 +276,7 @@ class Surrogates(nn.Module):
         capacity = max(1, 2 * self.config.capacity // self.config.dynamics_bins)
         if isinstance(self.dynamics, ActionWorldModel):
             capacity = max(1, capacity // self.config.awm.max_horizon)
+            capacity = self.config.trajectories or capacity
         return capacity
 
     def _box(self, action: Tensor) -> Tensor:
@@ -294,7 +313,11 @@ class Surrogates(nn.Module):
         if name == "termination":
             batch = self.endings.sample(self.config.batch_size, self.generator, balance=0.5)
             logit = self.termination(batch["obs"], batch["action"])
-            return functional.binary_cross_entropy_with_logits(logit, batch["terminated"])
+            target = batch["terminated"]
+            drawn = target.mean().clamp(0.01, 0.99)  # weights undo how often each kind was drawn
+            rate = self.terminations_seen / self.steps_seen
+            weight = torch.where(target > 0, rate / drawn, (1 - rate) / (1 - drawn))
+            return functional.binary_cross_entropy_with_logits(logit, target, weight)
         if isinstance(self.dynamics, StepModel):
             batch = self.dynamics_cache.sample(self.config.batch_size, self.generator)
             mask = self.continuous.mask.to(batch["obs"].dtype)
@@ -322,20 +345,30 @@ class Surrogates(nn.Module):
 
 
 def _model(choice: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool]:
-    """Return the model and whether it is ours to train."""
+    """Return the model and whether it is ours to train.
+
+    Raises:
+        UsageError: the choice is neither a bool nor a module.
+    """
+    if not isinstance(choice, bool | nn.Module):
+        raise UsageError(
+            f"a model is chosen by {choice!r}; give True to learn one, False for the env's own "
+            "gradient, or a torch module"
+        )
     if isinstance(choice, nn.Module):
         return choice, False
     return (build(), True) if choice else (None, False)
 
 
-def _finite_rows(items: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out items with a number that is not finite: they would poison what is learned."""
-    finite = torch.stack(
-        [v.flatten(1).isfinite().all(-1) if v.ndim > 1 else v.isfinite() for v in items.values()]
-    ).all(0)
-    if bool(finite.all()):
-        return items
-    return {name: value[finite] for name, value in items.items()}
+def _padded(values: Tensor, length: int) -> Tensor:
+    """Lengthen (segment, time, ...) with zeros; refuse what is too long for the model."""
+    if values.shape[1] > length:
+        raise UsageError(
+            f"a window has {values.shape[1]} steps, but the world model reaches only {length}; "
+            "shorten the windows, or raise awm.max_horizon"
+        )
+    rest = values.new_zeros(values.shape[0], length - values.shape[1], *values.shape[2:])
+    return torch.cat([values, rest], dim=1)
 
 
 def _unexplained(predicted: Tensor, target: Tensor) -> float:

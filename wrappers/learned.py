@@ -1,12 +1,14 @@
 """The wrapper this project exists for: the simulator's numbers, the surrogates' gradients."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.action_world_model import ActionWorldModel
+from diffsurrogate.configuration import check_same_config
 from diffsurrogate.env import (
     MultiAgentVectorEnv,
     Policy,
@@ -50,8 +52,9 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
 
         Args:
             env: one of ours, or anything `as_multi_agent` knows.
-            reward: True to learn a reward model; False to use the env's own reward gradient; or a
-                ready module that maps (obs, action, next_obs) to rewards (*batch, agent).
+            reward: True to learn a reward model; False to use the env's own reward gradient, which
+                runs through its own physics even where the dynamics are learned; or a ready module
+                that maps (obs, action, next_obs) to rewards (*batch, agent).
             dynamics: True to learn a world model; False to use the env's own dynamics (SHAC+); or
                 a ready module that maps (obs, action) to the next obs, or an `ActionWorldModel`.
             config: models, estimator and training budget.
@@ -84,9 +87,14 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         if dynamics is False:
             _require(env, "dynamics")
         if reward is False:
-            _require(env, "reward")
+            _require(env, "reward", "dynamics")  # a reward's gradient runs through the physics
         if mix > 0:
             env.enable_gradients("dynamics")
+            if dynamics is False and "reward" not in env.gradients:
+                raise UsageError(
+                    "mix blends true and learned gradients, but with dynamics=False and no reward "
+                    "gradient of the env's own there is nothing to blend; leave mix at 0"
+                )
         self.learns_reward = reward is not False
         self.learns_dynamics = dynamics is not False
         self.surrogates = Surrogates(
@@ -100,6 +108,8 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             continuous=continuous,
             seed=seed,
         )
+        if isinstance(self.surrogates.dynamics, ActionWorldModel):
+            self.max_horizon = self.surrogates.dynamics.config.max_horizon
         self._chain = Chain(self.surrogates, self._box)
 
     # --- the env protocol ----------------------------------------------------------------------
@@ -160,18 +170,36 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
                 `diffsurrogate.datasets.windows_from_minari` makes of a Minari dataset.
 
         Returns:
-            the errors on the data before learning from it, and the training losses.
+            the errors on the last window before learning from it, and the training losses.
+
+        Raises:
+            UsageError: the data are no windows, or of another kind of env.
         """
         if isinstance(data, Window):
-            return self.surrogates.fit(data)
+            return self._fit_window(data)
         if not isinstance(data, Iterable):
             raise UsageError(
                 f"cannot fit a {type(data).__name__}; give a Window or an iterable of Windows"
             )
         report: dict[str, float] = {}
         for window in data:
-            report = self.surrogates.fit(window)
+            report = self._fit_window(window)
         return report
+
+    def _fit_window(self, window: Any) -> dict[str, float]:
+        if not isinstance(window, Window):
+            raise UsageError(
+                f"cannot fit a {type(window).__name__}; turn recorded episodes into Windows by "
+                "diffsurrogate.datasets.windows_from_minari"
+            )
+        needed = (self.num_agents, self.obs_dim, self.act_dim)
+        given = (*window.obs.shape[2:], window.action.shape[-1])
+        if given != needed:
+            raise UsageError(
+                f"the data have (agents, obs_dim, act_dim) = {given}, this env {needed}; record "
+                "them on the same kind of env"
+            )
+        return self.surrogates.fit(window.to(self.device))
 
     def detach(self) -> None:
         """Cut every graph, in the env and in the chain of predictions."""
@@ -209,14 +237,25 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
     def state_dict(self) -> State:
         """Return models, optimisers, caches and randomness."""
         return {
+            "config": self._settings(),
             "models": dict(self.surrogates.state_dict()),
             "training": self.surrogates.training_state(),
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Continue learning where `state_dict` was taken."""
+        """Continue learning where `state_dict` was taken.
+
+        Raises:
+            UsageError: it was taken under another configuration.
+        """
+        check_same_config(state["config"], self._settings())
         self.surrogates.load_state_dict(state["models"])
         self.surrogates.load_training_state(state["training"])
+
+    def _settings(self) -> State:
+        """Return what decides which gradient is learned."""
+        flags = {"reward": self.learns_reward, "dynamics": self.learns_dynamics, "mix": self.mix}
+        return asdict(self.config) | flags
 
     # --- diagnostics -----------------------------------------------------------------------------
 
@@ -246,12 +285,13 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         """
         weights = list(parameters)
         state = self.env.state()
-        learned = self._gradient(policy(), horizon, loss, weights)
-        self.set_state(state)
         flags = (self.learns_dynamics, self.learns_reward, self.mix)
         before = self.env.gradients
-        self.env.enable_gradients("dynamics")
         try:
+            self.detach()
+            learned = self._gradient(policy(), horizon, loss, weights)
+            self.set_state(state)
+            self.env.enable_gradients("dynamics")
             self.learns_dynamics, self.mix = False, 0.0
             self.learns_reward = "reward" not in self.env.gradients
             self.detach()
@@ -297,6 +337,9 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         given = actions if self._needs_env_graph else actions.detach()
         obs, reward, terminated, truncated, info = self.env.step(given)
         final = carried = info["final_obs"]
+        if not torch.is_grad_enabled():  # nothing to differentiate; the chain starts anew
+            self._start_chain()
+            return obs, reward, terminated, truncated, info | {"value_obs": final}
         if self.learns_dynamics:
             predicted = gradient = self._chain.predict(actions, final)
             if self.mix > 0:
@@ -344,12 +387,12 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         return window, before
 
 
-def _require(env: MultiAgentVectorEnv, kind: str) -> None:
-    """Turn on the env's own gradient of a kind, or say what to do instead."""
+def _require(env: MultiAgentVectorEnv, asked: str, *also: str) -> None:
+    """Turn on the env's own gradients, or say what to do instead."""
     try:
-        env.enable_gradients(kind)
+        env.enable_gradients(asked, *also)
     except UsageError as error:
         raise UsageError(
-            f"{kind}=False asks for the env's own {kind} gradient, but it has none: {error}. "
-            f"Leave {kind}=True to learn one"
+            f"{asked}=False asks for the env's own {asked} gradient, but it has none: {error}. "
+            f"Leave {asked}=True to learn one"
         ) from error

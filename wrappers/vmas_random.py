@@ -84,12 +84,12 @@ class Stream:
         key, position, has_gauss, gauss = saved["numpy"]
         version, internal, gauss_next = saved["python"]
         stream.states = [
-            saved["torch"].clone(),
-            ("MT19937", key.numpy().astype(np.uint32), position, has_gauss, gauss),
+            saved["torch"].cpu().clone(),
+            ("MT19937", key.cpu().numpy().astype(np.uint32), position, has_gauss, gauss),
             (version, tuple(internal), gauss_next),
         ]
         if stream.cuda is not None and saved["cuda"] is not None:
-            stream.cuda = saved["cuda"].clone()
+            stream.cuda = saved["cuda"].cpu().clone()
         return stream
 
 

@@ -50,7 +50,7 @@ class TrainOptions:
     checkpoint_every: int = 25
     """Updates between checkpoints."""
     out: Path | None = None
-    """The run folder; None for runs/<method>-<env>-<seed>."""
+    """The run folder; None for a name below runs/ made of all these."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, with the configuration it has: nothing
     need be repeated, METHOD and ENV neither."""

@@ -9,20 +9,28 @@ from diffsurrogate.critics import CriticConfig
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import ActorConfig
 
+_TRANSFORMER = NetConfig(architecture="transformer", hidden=(64,))
+
 
 def recommended(options: TrainOptions) -> TrainOptions:
     """Return the defaults that suit the method, env, network and number of agents given."""
     if options.env == "diffsurrogate/cartpole-swingup" and options.method == "shac":
+        classic = classic_shac()
         return replace(
             options,
-            shac=classic_shac(),
+            shac=transformer(classic) if options.network == "transformer" else classic,
             num_envs=64,
             total_steps=200 * 64 * 32,
             eval_envs=128,
             eval_every=25,
         )
     if options.network == "transformer":
-        options = replace(options, shac=transformer(options.shac))
+        reward = replace(options.surrogates.reward, net=_TRANSFORMER)
+        options = replace(
+            options,
+            shac=transformer(options.shac),
+            surrogates=replace(options.surrogates, reward=reward),
+        )
     if options.env.startswith("paper/"):
         return _paper_task(options)
     return options
@@ -68,9 +76,8 @@ def classic_shac() -> SHACConfig:
 
 def transformer(config: SHACConfig) -> SHACConfig:
     """Return a configuration with Transformers over agents, 64 wide and 1 deep (SHAC++, B.2)."""
-    net = NetConfig(architecture="transformer", hidden=(64,))
     return replace(
         config,
-        actor=replace(config.actor, net=net),
-        critic=replace(config.critic, net=net),
+        actor=replace(config.actor, net=_TRANSFORMER),
+        critic=replace(config.critic, net=_TRANSFORMER),
     )

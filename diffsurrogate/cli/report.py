@@ -36,7 +36,7 @@ def report(options: ReportOptions) -> int:
     curves: dict[Group, list[list[dict[str, float]]]] = defaultdict(list)
     unfinished = []
     for run in runs:
-        summary = run.summary()
+        summary = _summary(run)
         if summary is None:
             unfinished.append(run.path.relative_to(options.folder))
             continue
@@ -52,6 +52,16 @@ def report(options: ReportOptions) -> int:
     _picture(curves, out / "report.png")
     print(text)
     return 0
+
+
+def _summary(run: RunFolder) -> dict[str, Any] | None:
+    """Return a finished run's summary; None if there is none that can be read."""
+    try:
+        summary = run.summary()
+    except UsageError:
+        return None
+    needed = {"method", "env", "agents", "network", "normalised_return", "reached_0.9"}
+    return summary if summary is not None and needed <= summary.keys() else None
 
 
 def interquartile_mean(values: list[float]) -> tuple[float, float, float]:
@@ -108,7 +118,8 @@ def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> N
         known = all("evaluation_normalised_return" in row for rows in runs for row in rows)
         key = "evaluation_normalised_return" if known else "evaluation_mean_return"
         series = [([r["env_steps"] for r in rows], [r[key] for r in rows]) for rows in runs]
-        grid = np.linspace(max(x[0] for x, _ in series), min(x[-1] for x, _ in series), 50)
+        # after its end a run keeps what it had: it stopped because it was done
+        grid = np.linspace(0, max(x[-1] for x, _ in series), 50)
         mean = np.mean([np.interp(grid, x, y) for x, y in series], axis=0)
         method, env, agents, network = group
         (line,) = axis.plot(grid, mean, label=f"{method} {env} n={agents} {network}")

@@ -12,7 +12,7 @@ from diffsurrogate.run import RunFolder
 
 FREE_TO_CHANGE = {
     *("total_steps", "time_limit", "cpu_limit", "stop_at"),
-    *("film_steps", "device", "threads", "progress"),
+    *("film_steps", "threads", "progress"),
 }
 _UNKNOWN = "?"
 

@@ -37,7 +37,7 @@ def train(options: TrainOptions) -> int:
             session.load(folder.load(env.device))
         config = replace(options, resume=False).to_json()
         folder.reopen(config, finished=session.done())
-        folder.rewind(agent.update)
+        folder.rewind(agent.update if session.history else -1)
     else:
         session.folder = RunFolder.create(options.folder, options.to_json())
     try:

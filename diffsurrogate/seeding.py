@@ -1,0 +1,13 @@
+"""Independent random streams from one seed."""
+
+import numpy as np
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """Return a seed of its own for each purpose.
+
+    Streams that all began at the same seed would hand out the same numbers: exploration noise would
+    be a function of the start states.
+    """
+    entropy = [seed, *purpose.encode()]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
