@@ -55,6 +55,11 @@ class SHAC:
         Raises:
             UsageError: the env has no gradients.
         """
+        if not isinstance(env, MultiAgentVectorEnv):
+            raise UsageError(
+                f"SHAC cannot train on a {type(env).__name__}; wrap it: "
+                "SHAC(LearnedDiffWrapper(env))"
+            )
         if env.gradients != {"dynamics", "reward"}:
             has = " and ".join(sorted(env.gradients)) or "none"
             raise UsageError(

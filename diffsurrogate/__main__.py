@@ -1,6 +1,7 @@
 """The command line."""
 
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import tyro
@@ -31,6 +32,9 @@ _Command = _Train | _Evaluate | _Render | _Report | _Check
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status, 2 for input that cannot work."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments == ["--version"]:
+        print(f"diffsurrogate {version('diffsurrogate')}")
+        return 0
     try:
         command = _parse(arguments)
         if isinstance(command, TrainOptions):

@@ -37,10 +37,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # damage can surface as almost anything; no code of a file is run
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"{path} cannot be read as a checkpoint: it is cut short, damaged or not written by "
-            f"diffsurrogate ({first}). Resume from another checkpoint, or train anew"
+            "diffsurrogate; restore it, or train anew"
         ) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT or "state" not in content:
         raise UsageError(f"{path} is not a checkpoint of diffsurrogate; give one that it wrote")

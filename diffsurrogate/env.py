@@ -358,8 +358,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             raise UsageError(
                 f"action has shape {tuple(action.shape)}; (env, agent, act_dim) = {shape} is needed"
             )
-        if not action.is_floating_point():
-            raise UsageError(f"action has dtype {action.dtype}; a float tensor is needed")
+        if action.dtype != torch.float32:
+            raise UsageError(
+                f"action has dtype {action.dtype}; torch.float32 is needed (action.float())"
+            )
         if not bool(torch.isfinite(action).all()):
             where = (~torch.isfinite(action)).nonzero()[0].tolist()
             raise UsageError(

@@ -41,6 +41,9 @@ class NetConfig:
     """LayerNorm after each activation (arXiv:2204.07137, A.2.2)."""
     heads: int = 1
     """Attention heads of the Transformer."""
+    identity: bool = False
+    """Add a learned embedding of each agent to the Transformer's tokens: agents that see the same
+    may act differently, and the network is bound to their number and order."""
     context: bool = True
     """Let the shared MLP of an agent see the mean over all; False for its own features only."""
 
@@ -115,7 +118,7 @@ class SharedNet(nn.Module):
 
 
 class TransformerNet(nn.Module):
-    """Self-attention over agents, without positions: permutation-equivariant (SHAC++, B.2)."""
+    """Self-attention over agents; permutation-equivariant (SHAC++, B.2) unless given identities."""
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build; the number of agents is free."""
@@ -126,10 +129,13 @@ class TransformerNet(nn.Module):
             _AgentBlock(width, config.heads, config.activation) for _ in config.hidden
         )
         self.head = nn.Linear(width, out_dim)
+        self.identity = nn.Parameter(torch.randn(agents, width)) if config.identity else None
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, attending to all."""
         hidden = self.embed(x)
+        if self.identity is not None:
+            hidden = hidden + self.identity
         for block in self.blocks:
             hidden = block(hidden)
         out: Tensor = self.head(hidden)

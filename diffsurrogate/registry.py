@@ -65,9 +65,12 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
         if _name(kind) in _ADAPTERS:
             adapted: MultiAgentVectorEnv = _load(_ADAPTERS[_name(kind)])(env, **options)
             return adapted
+    if isinstance(env, str):
+        raise UsageError(f"cannot wrap the name {env!r}; make the env first: make({env!r})")
     raise UsageError(
         f"cannot wrap a {_name(type(env))}; known are MultiAgentVectorEnv, "
-        f"{', '.join(sorted(_ADAPTERS))}. For your own type, call "
+        f"{', '.join(sorted(_ADAPTERS))}. Gymnasium, PettingZoo and "
+        "others are not adapted yet. For your own type, call "
         "diffsurrogate.register_adapter(YourEnv, function), or subclass diffsurrogate.TorchEnv"
     )
 

@@ -74,7 +74,7 @@ class Surrogates(nn.Module):
             )
             self.termination = TerminationModel(config.reward.net, *sizes)
         self.to(low.device)
-        for module in self._trained().values():
+        for module in (*self._trained().values(), self.termination):
             module.requires_grad_(False)  # but for a module of the user's: that stays as it is
         self.generator = torch.Generator().manual_seed(derive_seed(seed, "model minibatches"))
         self.optimisers = {
@@ -191,7 +191,7 @@ class Surrogates(nn.Module):
                         self.skipped += 1
                     losses[name] += float(loss.detach()) / minibatches
         report = {f"{name}_loss": loss for name, loss in losses.items()}
-        return report | {"skipped_model_updates": float(self.skipped)}
+        return report | ({"skipped_model_updates": float(self.skipped)} if report else {})
 
     @torch.no_grad()
     def held_out_errors(self, window: Window) -> dict[str, float]:

@@ -92,7 +92,7 @@ def push(**envs: float) -> Tensor:
             r"shape \(7, 2\); \(env, agent, act_dim\) = \(7, 3, 2\) is needed",
         ),
         (torch.zeros(AGENTS, ENVS, ACT), r"shape \(3, 7, 2\)"),
-        (torch.zeros(ENVS, AGENTS, ACT, dtype=torch.long), r"dtype torch.int64; a float tensor"),
+        (torch.zeros(ENVS, AGENTS, ACT, dtype=torch.long), r"dtype torch.int64; torch.float32"),
         (push(e5=float("nan")), r"not finite at \[env, agent, feature\] = \[5, 0, 0\]"),
         (push(e2=float("inf")), r"not finite at \[env, agent, feature\] = \[2, 0, 0\]"),
     ],
@@ -246,7 +246,7 @@ def test_state_is_not_changed_by_stepping_on():
 def test_env_that_cannot_save_says_so():
     env = Forgetful()
     env.reset(seed=0)
-    with pytest.raises(UsageError, match="Forgetful cannot save its state"):
+    with pytest.raises(NotImplementedError, match="Forgetful cannot save its state"):
         env.state()
 
 

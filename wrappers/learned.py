@@ -132,6 +132,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             As `MultiAgentVectorEnv.step`; info also holds `value_obs`, where the actor's value is
             to be taken (the prediction itself under `anchor="predicted"`).
         """
+        self.check_action(actions)
         before = self._chain.state
         obs, reward, terminated, truncated, info = self._simulate(actions)
         action = self._box(actions)

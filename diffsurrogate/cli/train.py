@@ -35,6 +35,16 @@ def train(options: TrainOptions) -> int:
         session.folder = folder
         if folder.checkpoint_path.is_file():
             session.load(folder.load(env.device))
+        elif folder.summary() is not None:
+            raise UsageError(
+                f"the finished run in {folder.path} has lost its {folder.checkpoint_path.name}; "
+                "restore it, or start another run with another --out"
+            )
+        else:
+            print("there is no checkpoint yet; the run starts from the beginning")
+        if session.done() and folder.summary() is not None:
+            print(f"{folder.path} is finished ({session.stopped}); raise --total-steps to go on")
+            return 0
         config = replace(options, resume=False).to_json()
         folder.reopen(config, finished=session.done())
         folder.rewind(agent.update if session.history else -1)
@@ -199,6 +209,7 @@ class _Session:
         options, path = self.options, self.folder.path
         final = self._timed_evaluation(FINAL_SEED)
         title = f"{options.method} on {options.env}, seed {options.seed}"
+        self.folder.write_summary(self._summary(final))
         draw_curve(self.history, title, path / "curve.png")
         written = ["summary.json", "curve.png"]
         filmed = evaluation_env(options, 4)
@@ -206,7 +217,6 @@ class _Session:
             gif, frames = path / "rollout.gif", options.film_steps
             draw_gif(self.agent.predict, filmed, gif, steps=frames, seed=FINAL_SEED)
             written.append("rollout.gif")
-        self.folder.write_summary(self._summary(final))
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
         print("\n".join(f"  {path / name}" for name in written))
 
