@@ -124,7 +124,8 @@ class TransformerNet(nn.Module):
         """Build; the number of agents is free."""
         super().__init__()
         width = config.hidden[0]
-        self.embed = nn.Sequential(nn.Linear(in_dim, width), nn.LayerNorm(width))
+        # no norm here: the residual stream keeps a linear way from the input to the output
+        self.embed = nn.Linear(in_dim, width)
         self.blocks = nn.ModuleList(
             _AgentBlock(width, config.heads, config.activation) for _ in config.hidden
         )
