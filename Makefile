@@ -7,6 +7,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 PYTEST_ARGS ?= -n 2
 SEED ?= 42
 DEMO ?= runs/demo
+AGAIN = $(if $(wildcard $(DEMO)/config.json), --resume)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,8 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: venv ## train SHAC++ on the paper's Dispersion with 1 agent, into runs/demo (SEED=42)
-	$(BIN)/diffsurrogate train shac++ paper/dispersion --agents 1 --seed $(SEED) --out $(DEMO) \
-	$(if $(wildcard $(DEMO)/config.json),--resume)
+	$(BIN)/diffsurrogate train shac++ paper/dispersion --agents 1 --seed $(SEED) --out $(DEMO)$(AGAIN)
 
 test: venv ## run the tests, less the slow ones
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
