@@ -144,10 +144,11 @@ def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(command, tmp_path, mon
         return fit_critic(agent, window)
 
     monkeypatch.setattr(SHAC, "_fit_critic", interrupted)
+    before = signal.getsignal(signal.SIGINT)  # not Python's own where a shell started us with &
     rarely = ["--checkpoint-every", "100"]
     assert main([*command, *rarely, *steps(8), "--out", str(broken)]) == 130
     assert not (broken / "summary.json").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert load_checkpoint(broken / "checkpoints" / "last.pt")["agent"]["update"] == 6
     advice = capsys.readouterr().out.split("continue with: diffsurrogate ")[1].split()
     monkeypatch.undo()
