@@ -41,9 +41,6 @@ class NetConfig:
     """LayerNorm after each activation (arXiv:2204.07137, A.2.2)."""
     heads: int = 1
     """Attention heads of the Transformer."""
-    identity: bool = False
-    """Add a learned embedding of each agent to the Transformer's tokens: agents that see the same
-    may act differently, and the network is bound to their number and order."""
     context: bool = True
     """Let the shared MLP of an agent see the mean over all; False for its own features only."""
 
@@ -118,25 +115,21 @@ class SharedNet(nn.Module):
 
 
 class TransformerNet(nn.Module):
-    """Self-attention over agents; permutation-equivariant (SHAC++, B.2) unless given identities."""
+    """Self-attention over agents, without positions: permutation-equivariant (SHAC++, B.2)."""
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build; the number of agents is free."""
         super().__init__()
         width = config.hidden[0]
-        # no norm here: the residual stream keeps a linear way from the input to the output
-        self.embed = nn.Linear(in_dim, width)
+        self.embed = nn.Sequential(nn.Linear(in_dim, width), nn.LayerNorm(width))
         self.blocks = nn.ModuleList(
             _AgentBlock(width, config.heads, config.activation) for _ in config.hidden
         )
         self.head = nn.Linear(width, out_dim)
-        self.identity = nn.Parameter(torch.randn(agents, width)) if config.identity else None
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, attending to all."""
         hidden = self.embed(x)
-        if self.identity is not None:
-            hidden = hidden + self.identity
         for block in self.blocks:
             hidden = block(hidden)
         out: Tensor = self.head(hidden)
