@@ -64,5 +64,5 @@ def test_shac_swings_the_cart_pole_up(seed):
     torch.set_num_threads(1)
     options = preset("shac", "diffsurrogate/cartpole-swingup", seed=seed)
     agent = trained(options, 200)
-    result = evaluate(agent.predict, evaluation_env(options, 128), seed=1)
+    result = evaluate(agent.predict, evaluation_env(options, 4096), seed=1)
     assert result.mean_return >= -600

@@ -21,7 +21,6 @@ def recommended(options: TrainOptions) -> TrainOptions:
             shac=transformer(classic) if options.network == "transformer" else classic,
             num_envs=64,
             total_steps=200 * 64 * 32,
-            eval_envs=128,
             eval_every=25,
         )
     if options.network == "transformer":
