@@ -30,6 +30,13 @@ class SHACConfig:
     )
     noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="ou"))
     """Correlated noise finds sparse rewards several times as often as white noise."""
+    actor_lam: float | None = None
+    """λ of the return the policy ascends from every state of a window; None for SHAC's own
+    objective, the window's rewards and the value at its end."""
+    final_std: float | None = None
+    """Standard deviation of the policy at which its noise ends; None keeps `actor.std`."""
+    std_steps: int = 1_000_000
+    """Env steps over which the deviation falls, geometrically, to `final_std`."""
     actor_lr: float = 3e-3
     """Adam's learning rate of the policy."""
     critic_lr: float = 3e-3
@@ -43,7 +50,9 @@ class SHACConfig:
     clip: float = 1.0
     """Largest gradient norm of actor and critic."""
     box_weight: float = 1.0
-    """α of the penalty on actions outside the box (SHAC++, eq. 3)."""
+    """α of the penalty on mean actions outside the box (SHAC++, eq. 3, where it is on samples: that
+    pulls every mean towards the middle by about .7 of its size, and idles a policy whose gradient
+    is weak)."""
     critic_updates: int = 8
     """Minibatches the critic is trained on per update."""
     critic_batch_size: int = 512
@@ -61,6 +70,16 @@ class SHACConfig:
         check_horizon(self.horizon)
         require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
         require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
+        if self.actor_lam is not None:
+            require_range(self, "actor_lam", low=0.0, high=1.0)
+        if self.final_std is not None:
+            require_range(self, "final_std", low=1e-6)
+            if self.actor.learn_std or self.actor.std <= 0:
+                raise UsageError(
+                    "final_std lets a fixed deviation fall; leave it out with actor.learn_std, and "
+                    f"start from an actor.std above 0 (it is {self.actor.std})"
+                )
+        require_range(self, "std_steps", low=1.0)
         require_range(self, "value_capacity", "box_weight", low=0.0)
         require_range(self, "actor_lr", "critic_lr", "final_lr", low=0.0)
         require_range(self, "clip", low=1e-12)

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffsurrogate.returns import td_lambda
+
 
 def shac_actor_loss(
     reward: Float[Tensor, "time env agent"],
@@ -39,6 +41,37 @@ def shac_actor_loss(
         total = total + (after * cut[t] * next_value[t].transpose(0, 1)).sum()
         discount = torch.where(ended[t], 1.0, after)
     return -total / reward.numel()
+
+
+def lambda_actor_loss(
+    reward: Float[Tensor, "time env agent"],
+    next_value: Float[Tensor, "time env agent"],
+    terminated: Bool[Tensor, "time env"],
+    truncated: Bool[Tensor, "time env"],
+    *,
+    gamma: float,
+    lam: float,
+    continuation: Float[Tensor, "time env"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Negative mean TD(λ) return of all states of a window, as in Dreamer (arXiv:1912.01603).
+
+    `shac_actor_loss` takes the value at the end of the window only: what an action earned before
+    that reaches it through rewards alone, which near a sparse reward say little. Here every state
+    starts a return, so the value of states soon after an action weighs as well. An action belongs
+    to the returns of all states before it, with weights $(\gamma\lambda)^k$; the mean is divided
+    by the sum of these.
+    """
+    returns = td_lambda(
+        reward,
+        next_value,
+        terminated,
+        truncated,
+        gamma=gamma,
+        lam=lam,
+        continuation=continuation,
+    )
+    weight = sum((gamma * lam) ** k for k in range(len(reward)))
+    return -returns.mean() / weight
 
 
 def box_penalty(

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from diffsurrogate.device import usable_device
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 
@@ -29,7 +30,7 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
         options: of the namespace; all take num_envs, seed, device, differentiable and max_steps.
 
     Raises:
-        UsageError: the id or an option is not known.
+        UsageError: the id or an option is not known, or the device cannot be reached.
     """
     namespace, _, name = env_id.partition("/")
     if namespace not in _FACTORIES or not name:
@@ -38,6 +39,8 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
             f"unknown env {env_id!r}; ids are namespace/name, with the namespaces "
             f"{', '.join(sorted(_FACTORIES))}{hint}"
         )
+    if "device" in options:
+        options["device"] = usable_device(options["device"])
     return _load(_FACTORIES[namespace])(name, **options)
 
 

@@ -5,12 +5,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.normalise import RunningStatistics
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'"]
+RewardRange = Literal["bounded", "unbounded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,10 @@ class RewardConfig:
     inputs: RewardInputs = "s,a"
     """A reward that can be read off a flag in the next observation ("eaten") fits perfectly and
     teaches nothing, so the next observation is left out by default."""
+    range: RewardRange = "unbounded"
+    """unbounded: a regression. bounded: a logistic function between the least and the largest of 0
+    and the rewards seen, fitted by cross-entropy: flat wherever the reward is at either end, so
+    that the errors of a sparse reward's model do not drown the gradient of the value."""
     obs_floor: float = 0.02
     """Smallest standard deviation an observation entry is normalised by."""
 
@@ -36,6 +42,9 @@ class RewardConfig:
 class RewardModel(nn.Module):
     r"""$R_\theta(s, a, s')$ of SHAC++ (section 3), normalised in and out."""
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, config: RewardConfig, agents: int, obs_dim: int, act_dim: int) -> None:
         """Build; a new model answers the same everywhere."""
         super().__init__()
@@ -44,6 +53,14 @@ class RewardModel(nn.Module):
         self.net = build_net(config.net, agents, in_dim[config.inputs], 1, head_gain=0.0)
         self.obs_statistics = RunningStatistics((obs_dim,), floor=config.obs_floor)
         self.reward_statistics = RunningStatistics((), floor=1e-3)
+        self.register_buffer("low", torch.tensor(0.0))
+        self.register_buffer("high", torch.tensor(0.0))
+
+    def observe(self, reward: Tensor) -> None:
+        """Widen the range to hold these rewards, of any shape."""
+        if reward.numel() > 0:
+            self.low = torch.minimum(self.low, reward.min())
+            self.high = torch.maximum(self.high, reward.max())
 
     def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """Return rewards `(*batch, agent)`.
@@ -53,12 +70,23 @@ class RewardModel(nn.Module):
             action: (*batch, agent, act_dim), in half boxes.
             next_obs: (*batch, agent, obs_dim), before any reset.
         """
+        raw = self._net(obs, action, next_obs)
+        if self.config.range == "bounded":
+            return self.low + (self.high - self.low) * torch.sigmoid(raw)
         scale = self.reward_statistics
-        out: Tensor = scale.mean + scale.std * self._net(obs, action, next_obs)
+        out: Tensor = scale.mean + scale.std * raw
         return out
 
     def loss(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
-        """Return the mean squared error in units of the rewards' standard deviation."""
+        """Return the mean squared error in units of the rewards' standard deviation.
+
+        With a bounded range: the cross-entropy, with the reward's place in the range as target.
+        """
+        if self.config.range == "bounded":
+            span = (self.high - self.low).clamp(min=1e-6)
+            place = ((reward - self.low) / span).clamp(0, 1)
+            raw = self._net(obs, action, next_obs)
+            return functional.binary_cross_entropy_with_logits(raw, place)
         target = self.reward_statistics(reward)
         return (self._net(obs, action, next_obs) - target).square().mean()
 

@@ -289,6 +289,7 @@ class Surrogates(nn.Module):
         if isinstance(self.reward, RewardModel) and self.own_reward:
             self.reward.obs_statistics.update(flat["obs"])
             self.reward.obs_statistics.snapshot()
+            self.reward.observe(flat["reward"])
             self.reward.reward_statistics.update(self._rewards()["reward"])
             self.reward.reward_statistics.snapshot()
         if isinstance(self.dynamics, StepModel) and self.own_dynamics:

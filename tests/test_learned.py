@@ -275,6 +275,12 @@ def test_asking_for_gradients_the_env_has_not_is_refused(flag):
         LearnedDiffWrapper(Opaque(), **{flag: False})
 
 
+def test_wrapping_twice_is_refused():
+    env = LearnedDiffWrapper(Spring(differentiable=False))
+    with pytest.raises(UsageError, match="already"):
+        LearnedDiffWrapper(env)
+
+
 def test_an_unknown_env_is_refused_with_what_is_known():
     with pytest.raises(UsageError, match="register_adapter"):
         LearnedDiffWrapper(object())

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsurrogate.losses import box_penalty, shac_actor_loss
+from diffsurrogate.losses import box_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.returns import td_lambda
 
 ENVS, AGENTS = 7, 3
 
@@ -141,6 +142,72 @@ def test_gradient_flows_to_the_continuation(terminated, slopes):
     loss.backward()
     expected = -torch.tensor(slopes)[:, None].expand(-1, ENVS) / (2 * ENVS)
     torch.testing.assert_close(continuation.grad, expected)
+
+
+# --- the mean TD(λ) return ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lam", "loss"),
+    [
+        # G = (1 + 5, 2 + 10, 4 + 15); each action belongs to one return
+        (0.0, -(6 + 12 + 19) / 3),
+        # G = (6.75, 11.5, 19), see test_returns; weights 1, .5, .25
+        (1.0, -(6.75 + 11.5 + 19) / 3 / 1.75),
+    ],
+)
+def test_lambda_loss_by_hand(lam, loss):
+    got = lambda_actor_loss(
+        rows(1.0, 2.0, 4.0), rows(10.0, 20.0, 30.0), flags(), flags(), gamma=0.5, lam=lam
+    )
+    assert got.item() == pytest.approx(loss)
+
+
+def test_undiscounted_lambda_loss_is_a_mean_over_the_window():
+    got = lambda_actor_loss(
+        rows(0.0, 0.0, 0.0), rows(9.0, 9.0, 9.0), flags(), flags(), gamma=1.0, lam=1.0
+    )
+    assert got.item() == pytest.approx(-3.0)  # each of 3 returns is 9, and 3 actions share it
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), lam=st.floats(0.0, 1.0), gamma=st.floats(0.0, 1.0))
+def test_the_lambda_loss_is_minus_the_mean_target_over_its_weights(seed, lam, gamma):
+    window = random_window(seed)
+    target = td_lambda(*window, gamma=gamma, lam=lam).mean()
+    weight = 1 + sum((gamma * lam) ** k for k in (1, 2, 3, 4))
+    got = lambda_actor_loss(*window, gamma=gamma, lam=lam)
+    assert got.item() == pytest.approx(-target.item() / weight, abs=1e-9)
+
+
+@pytest.mark.parametrize("modelled", [False, True], ids=["no termination model", "one"])
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_lambda_gradcheck(lam, modelled):
+    reward, value, terminated, truncated = random_window(seed=1)
+
+    def loss(reward: Tensor, value: Tensor, continuation: Tensor | None = None) -> Tensor:
+        return lambda_actor_loss(
+            reward, value, terminated, truncated, gamma=0.9, lam=lam, continuation=continuation
+        )
+
+    inputs = [reward, value, (~terminated).double()][: 3 if modelled else 2]
+    assert torch.autograd.gradcheck(loss, [x.requires_grad_() for x in inputs])
+
+
+def test_values_on_the_way_weigh_only_with_a_lambda():
+    """SHAC's objective sees the last value only; TD(λ) returns see every one."""
+    reward = torch.zeros(4, ENVS, AGENTS)
+    for lam, seen in ((None, [0, 0, 0, 1]), (0.8, [1, 1, 1, 1]), (1.0, [0, 0, 0, 1])):
+        value = torch.ones(4, ENVS, AGENTS, requires_grad=True)
+        never = flags(horizon=4)
+        if lam is None:
+            shac_actor_loss(reward, value, never, never, gamma=0.9).backward()
+        else:
+            lambda_actor_loss(reward, value, never, never, gamma=0.9, lam=lam).backward()
+        assert (value.grad.sum((1, 2)) != 0).tolist() == [bool(flag) for flag in seen]
+
+
+# --- the box ---------------------------------------------------------------------------------
 
 
 LOW = torch.tensor([[-1.0, 0.0]]).expand(AGENTS, 2)

@@ -64,6 +64,12 @@ def test_an_unknown_id_is_refused_with_advice(env_id, advice):
         make(env_id, num_envs=ENVS)
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "cuda:x"])
+def test_a_device_that_cannot_be_reached_is_refused(device):
+    with pytest.raises(UsageError, match="device"):
+        make("diffsurrogate/cartpole-swingup", num_envs=ENVS, device=device)
+
+
 def test_make_passes_the_rest_of_the_id_and_the_options_on():
     calls = []
 

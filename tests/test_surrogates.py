@@ -102,6 +102,22 @@ def test_the_reward_model_reads_what_it_is_told_to(inputs, reads):
     assert [grad is not None and bool(grad.any()) for grad in grads] == reads
 
 
+def test_a_bounded_reward_model_starts_in_the_middle_of_its_range():
+    """Rewards are in [-2, 6], so it says 2; a reward of 4 is at 3/4, its cross-entropy log 2."""
+    model = RewardModel(RewardConfig(net=NET, range="bounded"), AGENTS, OBS, ACT)
+    model.observe(torch.tensor([[6.0, 1.0], [-2.0, 0.5]]))
+    model.observe(torch.tensor([5.0]))
+    data = window(0)
+    reward = torch.full_like(data.reward, 4.0)
+    predicted = model(data.obs, data.action, data.next_obs)
+    torch.testing.assert_close(predicted, torch.full_like(reward, 2.0))
+    loss = model.loss(data.obs, data.action, data.next_obs, reward)
+    assert loss.item() == pytest.approx(0.6931, abs=1e-4)
+    with torch.no_grad():
+        model.net.head.bias.fill_(50.0)
+    torch.testing.assert_close(model(data.obs, data.action, data.next_obs), 3 * predicted)
+
+
 def test_a_new_termination_model_is_undecided():
     data = window(0)
     logit = TerminationModel(NET, AGENTS, OBS, ACT)(data.obs, data.action)
@@ -133,6 +149,24 @@ def test_a_balanced_cache_learns_a_sparse_reward_that_a_plain_one_misses():
         missed[bins] = float((1 - predicted[rewarded]).square().mean())
     assert missed[1] > 0.5
     assert missed[9] < 0.3 * missed[1]
+
+
+def test_a_bounded_model_is_flat_where_a_sparse_reward_is_not_paid():
+    """Far from the rewarded corner the truth is flat: any slope there is an error."""
+    slope, test = {}, sparse_window(1000)
+    far = (test.action < 2.5).any(-1, keepdim=True)  # .5 of the half box; the corner is above .9
+    for kind in ("unbounded", "bounded"):
+        reward = RewardConfig(net=NET, range=kind)
+        models = surrogates(small(reward=reward, minibatches=40, batch_size=128), dynamics=False)
+        for seed in range(5):
+            models.fit(sparse_window(seed))
+        action = test.action.clone().requires_grad_()
+        predicted = models.predict_reward(test.obs, action, test.next_obs)
+        (grad,) = torch.autograd.grad(predicted.sum(), action)
+        slope[kind] = float((grad * far).abs().mean())
+        paid = test.reward == 1
+        assert float(predicted[paid].detach().mean()) > 0.5
+    assert slope["bounded"] < 0.3 * slope["unbounded"]
 
 
 @pytest.mark.parametrize("model", ["step", "awm"])

@@ -66,6 +66,8 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         Raises:
             UsageError: the env lacks a gradient that `False` or `mix` asks for.
         """
+        if isinstance(env, LearnedDiffWrapper):
+            raise UsageError("the env is wrapped already; wrap the env itself (its .env)")
         self.env = as_multi_agent(env)
         env = self.env
         super().__init__(
@@ -77,8 +79,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             gradients=("dynamics", "reward"),
             max_steps=env.max_steps,
         )
-        self.metadata = env.metadata
-        self.render_mode = env.render_mode
+        self.metadata, self.render_mode = env.metadata, env.render_mode
         self.observation_mask, self.action_mask = env.observation_mask, env.action_mask
         self.config = config or SurrogateConfig()
         if not 0 <= mix <= 1:

@@ -8,28 +8,12 @@ from torch import Tensor
 
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.device import usable_device
 from diffsurrogate.env import MultiAgentVectorEnv, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.policies import Actor
 from diffsurrogate.registry import make
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-
-
-def check_device(name: str) -> torch.device:
-    """Return the device.
-
-    Raises:
-        UsageError: it is unknown or cannot be reached.
-    """
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not known; use --device cpu, cuda or cuda:<number>")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used ({reason}); use --device cpu") from error
-    return device
 
 
 def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
@@ -39,7 +23,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
         options.env,
         num_envs=options.num_envs,
         seed=options.seed,
-        device=check_device(options.device),
+        device=usable_device(options.device),
         differentiable=options.method == "shac",
         **limit,
         **_agents(options),
@@ -56,7 +40,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
 
 def evaluation_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     """Make another env to evaluate on, with its own time limit."""
-    device = check_device(options.device)
+    device = usable_device(options.device)
     return make(options.env, num_envs=num_envs, device=device, **_agents(options))
 
 

@@ -7,9 +7,10 @@ import torch
 import tyro
 
 from diffsurrogate.algorithms.evaluate import evaluate
-from diffsurrogate.cli.build import check_device, evaluation_env, trained_policy
+from diffsurrogate.cli.build import evaluation_env, trained_policy
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
+from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradcheck import check_gradients
 from diffsurrogate.registry import make
@@ -109,7 +110,7 @@ def check_env(options: CheckOptions) -> int:
         options.env,
         num_envs=options.num_envs,
         seed=options.seed,
-        device=check_device(options.device),
+        device=usable_device(options.device),
         differentiable=True,
         **agents,
     )

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.cli.build import check_device, evaluation_env, trainer, training_env
+from diffsurrogate.cli.build import evaluation_env, trainer, training_env
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
+from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
 
@@ -25,7 +26,7 @@ _INTERRUPTED = "interrupted"
 def train(options: TrainOptions) -> int:
     """Train, evaluate and leave the results in the run folder; return the exit status."""
     torch.set_num_threads(options.threads)
-    check_device(options.device)
+    usable_device(options.device)
     if options.resume:
         folder = RunFolder.open(options.folder)
     env = training_env(options)
@@ -207,6 +208,7 @@ class _Session:
     def _finish(self) -> None:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
+        self._say("evaluating the trained policy on new episodes, and filming it")
         final = self._timed_evaluation(FINAL_SEED)
         title = f"{options.method} on {options.env}, seed {options.seed}"
         self.folder.write_summary(self._summary(final))
@@ -219,6 +221,10 @@ class _Session:
             written.append("rollout.gif")
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
         print("\n".join(f"  {path / name}" for name in written))
+
+    def _say(self, text: str) -> None:
+        if self.options.progress:
+            print(text, flush=True)
 
     def _summary(self, final: dict[str, float | None]) -> dict[str, Any]:
         options = self.options

@@ -1,0 +1,259 @@
+"""What every trainer of a policy shares: the loop, predictions, checkpoints."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.configuration import check_same_config, config_from_dict
+from diffsurrogate.env import MultiAgentVectorEnv, State, clamp_to_box
+from diffsurrogate.errors import UsageError
+from diffsurrogate.policies import Actor
+from diffsurrogate.seeding import derive_seed
+
+Metrics = dict[str, float]
+SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
+Callback = Callable[[Any, Metrics], bool | None]
+"""Called with the trainer after every update; returning False stops the training."""
+
+
+class Trainer(ABC):
+    """Improves an actor window by window.
+
+    Subclasses build `actor` and whatever else they learn, and implement `_improve`, `_state` and
+    `_load_state`.
+    """
+
+    config_type: ClassVar[type]
+    actor: Actor
+
+    def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
+        """Begin with nothing learned.
+
+        Args:
+            env: stepped in windows of `config.horizon`.
+            config: hyperparameters, a frozen dataclass.
+            seed: of everything random, and of the env's first reset.
+        """
+        self.env = env
+        self.config = config
+        self.seed = seed
+        self.generator = torch.Generator(env.device).manual_seed(derive_seed(seed, "noise"))
+        self.sampler = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))
+        # of `predict`, not of training
+        self.samples = torch.Generator(env.device).manual_seed(derive_seed(seed, "samples"))
+        self.update = 0
+        self.total_updates = 0
+        self.skipped = 0
+        self.started = False
+
+    @property
+    def env_steps(self) -> int:
+        """Steps taken so far, counted over all envs."""
+        return self.update * self.steps_per_update
+
+    @property
+    def steps_per_update(self) -> int:
+        """Steps of one window, counted over all envs."""
+        steps: int = self.env.num_envs * self.config.horizon
+        return steps
+
+    def learn(
+        self: SomeTrainer,
+        total_steps: int,
+        callback: Callback | None = None,
+        progress_bar: bool = False,
+    ) -> SomeTrainer:
+        """Train until `total_steps` env steps were taken in all, or the callback says stop.
+
+        Args:
+            total_steps: counted over all envs, rounded up to whole windows.
+            callback: called with the trainer and the metrics of each update.
+            progress_bar: show one.
+        """
+        from tqdm import tqdm
+
+        updates = -(-total_steps // self.steps_per_update)
+        with tqdm(
+            total=total_steps,
+            initial=min(self.env_steps, total_steps),
+            unit="step",
+            unit_scale=True,
+            disable=not progress_bar,
+        ) as bar:
+            for metrics in self.updates(updates):
+                bar.update(min(self.env_steps, total_steps) - bar.n)
+                bar.set_postfix(reward=f"{metrics['reward']:.4g}")
+                if callback is not None and callback(self, metrics) is False:
+                    break
+        return self
+
+    def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
+        """Return actions in the box.
+
+        Args:
+            obs: (*batch, agent, obs_dim) float32.
+            deterministic: the mean action, or a sample.
+
+        Raises:
+            UsageError: `obs` has another shape.
+        """
+        needed = (self.env.num_agents, self.env.obs_dim)
+        if tuple(obs.shape[-2:]) != needed:
+            raise UsageError(
+                f"obs has the shape {tuple(obs.shape)}; give (..., agent, obs_dim) = "
+                f"(..., {needed[0]}, {needed[1]})"
+            )
+        noise = None
+        with torch.no_grad():
+            if not deterministic:
+                shape = (*obs.shape[:-1], self.env.act_dim)
+                noise = torch.randn(shape, generator=self.samples, device=obs.device)
+            action = self.actor.act(obs, noise)
+        return clamp_to_box(action, self.env.action_low, self.env.action_high)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything needed to go on: nets, optimisers, caches, randomness, env."""
+        save_checkpoint(Path(path), self.state_dict())
+
+    @classmethod
+    def load(
+        cls: type[SomeTrainer], path: str | Path, env: MultiAgentVectorEnv, config: Any = None
+    ) -> SomeTrainer:
+        """Continue from `save` on an env of the same kind.
+
+        Args:
+            path: what `save` wrote.
+            env: made as it was then, with the same number of copies.
+            config: None for the one it was saved with; any other is refused.
+
+        Raises:
+            UsageError: the file is no whole checkpoint of ours, or does not fit env and config.
+        """
+        state = load_checkpoint(Path(path), device=env.device)
+        state = state.get("agent", state)  # a run's checkpoint holds more than the trainer
+        if "seed" not in state:
+            raise UsageError(
+                f"{path} is not of a trainer; give what {cls.__name__}.save or a run wrote"
+            )
+        config = config or config_from_dict(cls.config_type, state.get("config", {}))
+        agent = cls(env, config, seed=int(state["seed"]))
+        agent.load_state_dict(state)
+        return agent
+
+    def updates(self, total_updates: int) -> Iterator[Metrics]:
+        """Yield the metrics of one update after another; the caller logs, saves and stops."""
+        self.total_updates = max(total_updates, 1)
+        if not self.started:
+            self.env.reset(seed=self.seed)
+            if self.config.stagger:
+                self.env.stagger(self.sampler)
+            self.started = True
+        while self.update < total_updates:
+            began = time.process_time()
+            report = self._improve()
+            self.update += 1
+            report["env_steps"] = float(self.env_steps)
+            report["update_cpu_seconds"] = time.process_time() - began
+            yield report
+
+    def state_dict(self) -> State:
+        """Return all of the training's state, in tensors and plain numbers."""
+        return self._state() | {
+            "generator": self.generator.get_state(),
+            "sampler": self.sampler.get_state(),
+            "samples": self.samples.get_state(),
+            "config": asdict(self.config),
+            "update": self.update,
+            "total_updates": self.total_updates,
+            "skipped": self.skipped,
+            "started": self.started,
+            "seed": self.seed,
+            "shape": list(self._shape),
+            "env": self._env_state(),
+            "learned": self.env.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on exactly where `state_dict` was taken; an env that saves no state starts anew.
+
+        Raises:
+            UsageError: the state is of another configuration or env.
+        """
+        check_same_config(state.get("config", {}), asdict(self.config))
+        shape = tuple(state.get("shape", self._shape))
+        if shape != self._shape:
+            raise UsageError(
+                f"the checkpoint is of an env with (agents, obs_dim, act_dim) = {shape}, this one "
+                f"has {self._shape}; make it as it was then"
+            )
+        try:
+            self._load_state(state)
+            self.generator.set_state(state["generator"].cpu())
+            self.sampler.set_state(state["sampler"].cpu())
+            self.samples.set_state(state["samples"].cpu())
+            self.update = state["update"]
+            self.total_updates = state["total_updates"]
+            self.skipped = state["skipped"]
+            self.started = state["started"]
+            self.seed = state["seed"]
+            if state["env"] is not None:
+                self.env.set_state(state["env"])
+            elif self.started:
+                self.env.reset(seed=derive_seed(self.seed, f"restart {self.update}"))
+            self.env.load_state_dict(state["learned"])
+        except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+            raise UsageError(
+                f"the checkpoint does not fit this env and configuration ({error}); make both as "
+                "they were when it was saved"
+            ) from error
+
+    @abstractmethod
+    def _improve(self) -> Metrics:
+        """Collect a window, learn from it and return what to log."""
+
+    @abstractmethod
+    def _state(self) -> State:
+        """Return what the subclass learned: nets, optimisers, caches."""
+
+    @abstractmethod
+    def _load_state(self, state: State) -> None:
+        """Take over what `_state` returned."""
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (self.env.num_agents, self.env.obs_dim, self.env.act_dim)
+
+    def _env_state(self) -> State | None:
+        """Return the env's state; None if it cannot save one: its episodes then start anew."""
+        if not self.started:
+            return None
+        try:
+            return self.env.state()
+        except NotImplementedError:
+            return None
+
+    def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> float:
+        """Step down a loss, clipped by the norm returned; skip and count what is not finite."""
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        weights = [p for group in optimiser.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(weights, clip))
+        if math.isfinite(norm):
+            optimiser.step()
+        else:
+            self.skipped += 1
+        return norm
+
+
+def adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Return Adam over the weights of a module that learn."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.Adam(learned, lr=rate, betas=betas, fused=True)
