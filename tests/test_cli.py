@@ -69,12 +69,18 @@ def test_evaluate_render_and_report_read_a_run(tmp_path, capsys):
     assert main(["render", str(run), "--num-envs", "2", "--steps", "5"]) == 0
     with Image.open(run / "rollout.gif") as film:
         assert film.n_frames > 5
+    other = ["--seed", "4", "--shac.gamma", "0.9", "--out", str(tmp_path / "other")]
+    assert main([*CARTPOLE, *steps(2), *other]) == 0
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "config.json").write_text("{}")
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
-    assert "| shac | diffsurrogate/cartpole-swingup | 1 | mlp | 1, 2, 3 |" in text
+    usual, changed = (row.split(" | ") for row in text.splitlines()[2:4])
+    assert usual[:4] == changed[:4] == ["| shac", "diffsurrogate/cartpole-swingup", "1", "mlp"]
+    assert (usual[5], changed[5]) == ("1, 2, 3", "4")
+    assert "shac.gamma=0.9" in changed[4]
+    assert "shac.gamma" not in usual[4]
     assert "Not finished: unfinished" in text
     assert (tmp_path / "report.png").stat().st_size > 1000
 

@@ -18,7 +18,11 @@ FINAL_SEED = 2_000_003
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Train a policy, and leave a run folder with checkpoints, metrics, a curve and a GIF."""
+    """Train a policy, and leave a run folder with checkpoints, metrics, a curve and a GIF.
+
+    The defaults shown are the general ones. The paper's tasks, cart-pole and --network transformer
+    have their own; what a run really used is in its config.json.
+    """
 
     method: tyro.conf.Positional[Method]
     """shac: the simulator's own gradients. shac+: its dynamics and a learned reward. shac++:

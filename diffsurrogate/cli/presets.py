@@ -2,14 +2,19 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.configuration import differences
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import ActorConfig
 
 _TRANSFORMER = NetConfig(architecture="transformer", hidden=(64,))
+
+_NO_MATTER = {"seed", "out", "resume", "device", "threads", "progress"}
+_NO_MATTER |= {"film_steps", "checkpoint_every"}
 
 
 def recommended(options: TrainOptions) -> TrainOptions:
@@ -33,6 +38,14 @@ def recommended(options: TrainOptions) -> TrainOptions:
     if options.env.startswith("paper/"):
         return _paper_task(options)
     return options
+
+
+def what_differs(config: dict[str, Any]) -> str:
+    """Return which settings of a run, as it wrote them, are not the recommended ones."""
+    start = {name: config[name] for name in ("method", "env", "agents", "network")}
+    usual = recommended(TrainOptions(**start)).to_json()
+    found = differences(usual, config)
+    return ", ".join(f"{name}={now}" for name, _, now in found if name not in _NO_MATTER)
 
 
 def _paper_task(options: TrainOptions) -> TrainOptions:

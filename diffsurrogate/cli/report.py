@@ -11,10 +11,12 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter
 from scipy import stats
 
+from diffsurrogate.cli.presets import what_differs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
 
-Group = tuple[str, str, int, str]
+Group = tuple[str, str, int, str, str]
+"""Method, env, agents, network, and what else is not as recommended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ def report(options: ReportOptions) -> int:
         if summary is None:
             unfinished.append(run.path.relative_to(options.folder))
             continue
-        group = (summary["method"], summary["env"], summary["agents"], summary["network"])
+        names = ("method", "env", "agents", "network")
+        group = (*(summary[name] for name in names), what_differs(run.config))
         groups[group].append(summary)
         curves[group].append([row for row in run.metrics() if "evaluation_mean_return" in row])
     text = _table(groups)
@@ -86,11 +89,11 @@ def interquartile_mean(values: list[float]) -> tuple[float, float, float]:
 
 def _table(groups: dict[Group, list[dict[str, Any]]]) -> str:
     lines = [
-        "| method | env | agents | network | seeds | return (IQM, 95 %) | reached .9 | "
+        "| method | env | agents | network | settings | seeds | return (IQM, 95 %) | reached .9 | "
         "CPU-s to .9 (median) | steps to .9 (median) | CPU-s in all |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (method, env, agents, network), summaries in sorted(groups.items()):
+    for (method, env, agents, network, settings), summaries in sorted(groups.items()):
         known = all(s["normalised_return"] is not None for s in summaries)
         key = "normalised_return" if known else "mean_return"
         mean, low, high = interquartile_mean([s[key] for s in summaries])
@@ -102,8 +105,8 @@ def _table(groups: dict[Group, list[dict[str, Any]]]) -> str:
         seeds = ", ".join(str(s["seed"]) for s in sorted(summaries, key=lambda s: s["seed"]))
         total = np.mean([s["cpu_seconds"] for s in summaries])
         lines.append(
-            f"| {method} | {env} | {agents} | {network} | {seeds} | {figures} | {share} | {cpu} | "
-            f"{steps} | {total:.1f} |"
+            f"| {method} | {env} | {agents} | {network} | {settings or 'default'} | {seeds} | "
+            f"{figures} | {share} | {cpu} | {steps} | {total:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -121,8 +124,9 @@ def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> N
         # after its end a run keeps what it had: it stopped because it was done
         grid = np.linspace(0, max(x[-1] for x, _ in series), 50)
         mean = np.mean([np.interp(grid, x, y) for x, y in series], axis=0)
-        method, env, agents, network = group
-        (line,) = axis.plot(grid, mean, label=f"{method} {env} n={agents} {network}")
+        method, env, agents, network, settings = group
+        label = f"{method} {env} n={agents} {network} {settings}".strip()
+        (line,) = axis.plot(grid, mean, label=label[:80])
         for x, y in series:
             axis.plot(x, y, color=line.get_color(), alpha=0.25, linewidth=1)
     axis.set_xlabel("env steps")
