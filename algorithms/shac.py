@@ -15,13 +15,15 @@ from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
 from diffsurrogate.cache import BinnedCache
 from diffsurrogate.critics import Critic
-from diffsurrogate.env import MultiAgentVectorEnv, State, Window
+from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.losses import box_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.minibatches import minibatches
 from diffsurrogate.noise import NoiseProcess
 from diffsurrogate.policies import Actor, NoisyPolicy
 from diffsurrogate.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
+from diffsurrogate.window import Window
 
 
 class SHAC(Trainer):
@@ -68,6 +70,11 @@ class SHAC(Trainer):
                 f"horizon is {self.config.horizon}, but the world model reaches only "
                 f"{env.max_horizon} steps; shorten the horizon, or raise awm.max_horizon"
             )
+        if self.config.replays and not env.can_replay:
+            raise UsageError(
+                "actor_epochs, actor_minibatches and actor_horizon differentiate a window again, "
+                "which needs learned dynamics and reward: SHAC(LearnedDiffWrapper(env), config)"
+            )
         device = env.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
@@ -95,17 +102,12 @@ class SHAC(Trainer):
             return shac_actor_loss(*rest, gamma=gamma, continuation=window.continuation)
         return lambda_actor_loss(*rest, gamma=gamma, lam=lam, continuation=window.continuation)
 
-    def actor_loss(self, window: Window, noise: Tensor) -> Tensor:
-        """Return what the actor descends: `return_loss` and the penalty on leaving the box.
-
-        Args:
-            window: with its graph.
-            noise: (time, env, agent, act_dim) that is in its actions.
-        """
+    def actor_loss(self, window: Window) -> Tensor:
+        """Return what the actor descends: `return_loss` and the penalty on leaving the box."""
         loss = self.return_loss(window)
         if self.config.box_weight > 0 and not self.config.actor.squash:
             one = torch.ones_like(self.actor.box_half)
-            mean = self.actor.in_half_boxes(window.action) - self.actor.log_std.exp() * noise
+            mean = self.actor(window.obs.detach())
             loss = loss + self.config.box_weight * box_penalty(mean, -one, one)
         return loss
 
@@ -116,26 +118,44 @@ class SHAC(Trainer):
         self.actor.statistics.snapshot()
         self.critic.statistics.snapshot()
         policy = NoisyPolicy(self.actor, self.noise.draw(self.config.horizon))
-        window = self.env.rollout(policy, self.config.horizon)
-        report = self._fit_actor(window, policy.noise)
-        window = window.detach()  # from here on, nothing can reach the policy
+        if self.config.replays:
+            window = self.env.collect(policy, self.config.horizon)
+            report = self._replay(window, policy.noise)
+        else:
+            window = self.env.rollout(policy, self.config.horizon)
+            report = self._fit_actor(window)
+            window = window.detach()  # from here on, nothing can reach the policy
+        report |= {
+            "skipped_updates": float(self.skipped),
+            "reward": float(window.reward.mean()),
+            "episodes_ended": float(window.ended.sum()),
+            "episodes_terminated": float(window.terminated.sum()),
+        }
         report |= self._fit_critic(window)
         report |= self.env.fit(window)  # last: weights must not move under a live graph
         self.actor.statistics.update(window.obs)
         self.critic.statistics.update(window.obs)
         return report
 
-    def _fit_actor(self, window: Window, noise: Tensor) -> Metrics:
-        loss = self.actor_loss(window, noise)
+    def _fit_actor(self, window: Window) -> Metrics:
+        loss = self.actor_loss(window)
         norm = self._descend(self.actor_optimiser, loss, self.config.clip)
-        return {
-            "actor_loss": float(loss.detach()),
-            "actor_gradient_norm": norm,
-            "skipped_updates": float(self.skipped),
-            "reward": float(window.reward.detach().mean()),
-            "episodes_ended": float(window.ended.sum()),
-            "episodes_terminated": float(window.terminated.sum()),
-        }
+        return {"actor_loss": float(loss.detach()), "actor_gradient_norm": norm}
+
+    def _replay(self, window: Window, noise: Tensor) -> Metrics:
+        """Step the policy several times on parts of a window; return the means over all."""
+        config, reports = self.config, []
+        for _ in range(config.actor_epochs):
+            for part, part_noise in minibatches(
+                window,
+                noise,
+                length=config.actor_horizon or config.horizon,
+                count=config.actor_minibatches,
+                generator=self.sampler,
+            ):
+                policy = NoisyPolicy(self.actor, part_noise)
+                reports.append(self._fit_actor(self.env.differentiate(part, policy)))
+        return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
     def _fit_critic(self, window: Window) -> Metrics:
         with torch.no_grad():

@@ -33,6 +33,13 @@ class SHACConfig:
     actor_lam: float | None = None
     """λ of the return the policy ascends from every state of a window; None for SHAC's own
     objective, the window's rewards and the value at its end."""
+    actor_epochs: int = 1
+    """Passes of the policy over a window; more than one pass, minibatch or piece needs an env that
+    is learned as a whole (SHAC++)."""
+    actor_minibatches: int = 1
+    """Steps of the policy per pass, each on a random part of the window."""
+    actor_horizon: int | None = None
+    """Steps of the pieces that a window is cut into for the policy; None for the whole window."""
     final_std: float | None = None
     """Standard deviation of the policy at which its noise ends; None keeps `actor.std`."""
     std_steps: int = 1_000_000
@@ -70,6 +77,13 @@ class SHACConfig:
         check_horizon(self.horizon)
         require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
         require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
+        require_range(self, "actor_epochs", "actor_minibatches", low=1.0)
+        if self.actor_horizon is not None and (
+            self.actor_horizon < 1 or self.horizon % self.actor_horizon
+        ):
+            raise UsageError(
+                f"actor_horizon is {self.actor_horizon}; it must divide the horizon, {self.horizon}"
+            )
         if self.actor_lam is not None:
             require_range(self, "actor_lam", low=0.0, high=1.0)
         if self.final_std is not None:
@@ -85,3 +99,8 @@ class SHACConfig:
         require_range(self, "clip", low=1e-12)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas are {self.betas}; each must be in [0, 1)")
+
+    @property
+    def replays(self) -> bool:
+        """Whether the policy learns from a window in more than one piece or step."""
+        return self.actor_epochs * self.actor_minibatches > 1 or self.actor_horizon is not None

@@ -12,7 +12,7 @@ from diffsurrogate.algorithms.evaluate import Evaluation, evaluate
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import MultiAgentVectorEnv, Window
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradcheck import check_gradients
 from diffsurrogate.nets import NetConfig
@@ -22,6 +22,7 @@ from diffsurrogate.registry import as_multi_agent, make, register_adapter, regis
 from diffsurrogate.rewards import RewardConfig
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.torch_env import TorchEnv
+from diffsurrogate.window import Window
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 __version__ = version("diffsurrogate")

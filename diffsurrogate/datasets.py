@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, Policy, Window, check_horizon
+from diffsurrogate.env import MultiAgentVectorEnv, Policy, check_horizon
 from diffsurrogate.errors import UsageError
+from diffsurrogate.window import Window
 
 
 def record(

@@ -4,8 +4,7 @@ Trainers and wrappers meet here and nowhere else. Axes are `(time, env, agent, f
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,69 +14,13 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from diffsurrogate.errors import UsageError
+from diffsurrogate.window import Window, WindowPolicy
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
 
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors and plain numbers: loadable with `weights_only`."""
-
-
-@runtime_checkable
-class WindowPolicy(Protocol):
-    """A policy whose noise was drawn for a whole window, so that any step can be run again."""
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        """Act on obs `(env, agent, obs_dim)` at the next step of the window."""
-        ...
-
-    def at(self, obs: Tensor, step: int | slice) -> Tensor:
-        """Act at `step` with the noise of `step`; with a slice, `obs` has a leading time axis."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """`horizon` consecutive steps of every env; the unit all trainers and surrogates learn from."""
-
-    obs: Tensor
-    """(time, env, agent, obs_dim): what the policy saw."""
-    action: Tensor
-    """(time, env, agent, act_dim): what the policy gave, before it is clamped to the box."""
-    reward: Tensor
-    """(time, env, agent)."""
-    next_obs: Tensor
-    """(time, env, agent, obs_dim): the observation the step led to, *before* any autoreset."""
-    terminated: Tensor
-    """(time, env) bool: the episode ended by state; there is no future."""
-    truncated: Tensor
-    """(time, env) bool: the episode was cut; the future exists but is not seen."""
-    value_obs: Tensor | None = None
-    """(time, env, agent, obs_dim) where the actor's value is taken, if not at `next_obs`."""
-    continuation: Tensor | None = None
-    """(time, env) `1 - terminated` with the gradient of a termination model, if there is one."""
-
-    @property
-    def horizon(self) -> int:
-        """Number of steps."""
-        return len(self.reward)
-
-    @property
-    def ended(self) -> Tensor:
-        """(time, env) bool: the env was reset after this step."""
-        return self.terminated | self.truncated
-
-    def detach(self) -> "Window":
-        """Return the same numbers without any graph."""
-        return self._each(lambda tensor: tensor.detach())
-
-    def to(self, device: torch.device) -> "Window":
-        """Return the window on a device."""
-        return self._each(lambda tensor: tensor.to(device))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Window":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
 
 
 def clamp_to_box(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -321,6 +264,31 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             terminated=terminated,
             truncated=truncated,
         )
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether `differentiate` works: everything is learned, no graph of a simulator needed."""
+        return False
+
+    def differentiate(self, window: Window, policy: WindowPolicy) -> Window:
+        """Attach a gradient to a window collected without one.
+
+        Args:
+            window: what `collect` gave, or a part of it.
+            policy: runs the steps of the window again; its weights may have moved a little.
+
+        Raises:
+            UsageError: a gradient is the simulator's own, which only `rollout` can give.
+        """
+        raise UsageError(
+            "a window can be differentiated again only where everything is learned; use rollout, "
+            "or LearnedDiffWrapper(env) without dynamics=False, reward=False and mix"
+        )
+
+    def collect(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
+        """Step as `rollout` does, without any graph."""
+        with torch.no_grad():
+            return MultiAgentVectorEnv.rollout(self, policy, horizon)
 
     def fit(self, data: Any) -> dict[str, float]:
         """Learn from a window; a real env has nothing to learn.

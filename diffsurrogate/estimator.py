@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.action_world_model import ActionWorldModel
-from diffsurrogate.env import Window, WindowPolicy
 from diffsurrogate.segments import Segments
 from diffsurrogate.surrogates import Surrogates
+from diffsurrogate.window import Window, WindowPolicy
 
 
 def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffsurrogate.env import Window
+from diffsurrogate.window import Window
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from torch.nn import functional
 from diffsurrogate.action_world_model import ActionWorldModel, trajectory_loss
 from diffsurrogate.cache import BinnedCache, finite_items
 from diffsurrogate.discrete import ContinuousEntries
-from diffsurrogate.env import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.rewards import RewardModel
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.segments import Segments
 from diffsurrogate.step_model import StepModel, TerminationModel
 from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.window import Window
 
 
 class Surrogates(nn.Module):

@@ -98,3 +98,14 @@ def weights(agent: SHAC) -> list[Tensor]:
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def mean_return(agent: SHAC) -> float:
+    """Of the deterministic policy, per agent, over whole episodes."""
+    env = Home(num_envs=101)
+    obs, _ = env.reset(seed=1)
+    total = torch.zeros(101, AGENTS)
+    for _ in range(8):
+        obs, reward, *_ = env.step(agent.predict(obs))
+        total += reward.detach()
+    return float(total.mean())

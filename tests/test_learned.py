@@ -7,14 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.action_world_model import ActionWorldModelConfig
-from diffsurrogate.env import MultiAgentVectorEnv, Window
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.losses import shac_actor_loss
+from diffsurrogate.minibatches import minibatches
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.rewards import RewardConfig
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.window import Window
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.paper import make as make_paper
 
@@ -160,6 +162,47 @@ def test_windows_equal_stepping_in_values_and_gradients(model, anchor, loop):
     assert fast_window.ended.float().mean() < 1
     a, b = policy_gradient(fast_window, fast_policy), policy_gradient(slow_window, slow_policy)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
+def test_a_window_can_be_differentiated_again_and_in_parts(model, anchor, loop):
+    """Twice gives the same; the gradients of three groups of envs add up to that of all."""
+    config = small(model, anchor, loop)
+    env = LearnedDiffWrapper(Spring(max_steps=3), config=config)
+    env.reset(seed=2)
+    for _ in range(3):
+        env.fit(env.rollout(gaussian_policy(env), HORIZON).detach())
+    state, policy = env.state(), gaussian_policy(env)
+    whole = policy_gradient(env.rollout(policy, HORIZON), policy)
+    env.set_state(state)
+    policy.step = 0
+    window = env.collect(policy, HORIZON)
+    assert not any(x.requires_grad for x in (window.obs, window.action, window.reward))
+    for _ in range(2):
+        again = policy_gradient(env.differentiate(window, policy), policy)
+        torch.testing.assert_close(again, whole)
+    total, sizes = torch.zeros_like(whole), []
+    generator = torch.Generator().manual_seed(0)
+    for part, noise in minibatches(
+        window, policy.noise, length=HORIZON, count=3, generator=generator
+    ):
+        group = NoisyPolicy(policy.actor, noise)
+        share = part.reward.shape[1] / ENVS
+        sizes.append(part.reward.shape[1])
+        total += share * policy_gradient(env.differentiate(part, group), group)
+    assert len(sizes) == 3
+    assert sum(sizes) == ENVS
+    torch.testing.assert_close(total, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_what_the_simulator_differentiates_cannot_be_differentiated_again():
+    env = LearnedDiffWrapper(Spring(), dynamics=False, config=small())
+    env.reset(seed=0)
+    policy = gaussian_policy(env)
+    window = env.collect(policy, HORIZON)
+    for refusing in (env, env.env):
+        with pytest.raises(UsageError, match="everything is learned"):
+            refusing.differentiate(window, policy)
 
 
 @pytest.mark.parametrize("anchor", ["real", "predicted"])

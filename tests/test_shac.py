@@ -13,6 +13,7 @@ from home import (
     bare_home,
     config,
     learned_home,
+    mean_return,
     same,
     weights,
 )
@@ -21,7 +22,6 @@ from torch import Tensor
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
@@ -31,18 +31,6 @@ from diffsurrogate.step_model import StepModelConfig
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.torch_env import TorchState
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-
-
-def mean_return(agent: SHAC) -> float:
-    """Of the deterministic policy, per agent, over whole episodes."""
-    env = Home(num_envs=101)
-    obs, _ = env.reset(seed=1)
-    total = torch.zeros(101, AGENTS)
-    for _ in range(8):
-        obs, reward, *_ = env.step(agent.predict(obs))
-        total += reward.detach()
-    return float(total.mean())
-
 
 # --- learning --------------------------------------------------------------------------------
 
@@ -112,91 +100,13 @@ def test_predict_refuses_another_shape():
         ({"actor_lam": 1.5}, "actor_lam"),
         ({"final_std": 0.0}, "final_std"),
         ({"std_steps": 0}, "std_steps"),
+        ({"actor_horizon": 5}, "divide the horizon"),
+        ({"actor_epochs": 0}, "actor_epochs"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(kwargs, message):
     with pytest.raises(UsageError, match=message):
         SHACConfig(**kwargs)
-
-
-@pytest.mark.parametrize(
-    ("ends", "value_obs", "box_weight", "loss"),
-    [
-        (False, None, 0.0, -(1 + 0.5 * 1 + 0.25 * 6) / 2),
-        (True, None, 0.0, -(1 + 0.5 * 1) / 2),
-        (False, 2.0, 0.0, -(1 + 0.5 * 1 + 0.25 * 2) / 2),
-        (False, None, 0.1, -(1 + 0.5 * 1 + 0.25 * 6) / 2 + 0.1 * 2 * 1.5**2),
-    ],
-    ids=["V(next)", "terminated", "V where the window says", "2 means 1.5 outside"],
-)
-def test_actor_loss_by_hand(ends, value_obs, box_weight, loss):
-    """Two steps of reward 1 at γ = 0.5, where the value of an observation of 6s is 6.
-
-    Actions are 3 in a box of [-1, 1], half of which is noise: .5 of it at a deviation of 1.
-    """
-    agent = SHAC(Home(), config(gamma=0.5, box_weight=box_weight, actor=ActorConfig(std=1.0)))
-    agent.critic.target = lambda obs: obs[..., 0]
-    six = torch.full((2, ENVS, AGENTS, OBS), 6.0)
-    terminated = torch.zeros(2, ENVS, dtype=torch.bool)
-    terminated[1] = ends
-    window = Window(
-        obs=0 * six,
-        action=torch.full((2, ENVS, AGENTS, ACT), 3.0),
-        reward=torch.ones(2, ENVS, AGENTS),
-        next_obs=six,
-        terminated=terminated,
-        truncated=torch.zeros_like(terminated),
-        value_obs=None if value_obs is None else torch.full_like(six, value_obs),
-    )
-    noise = torch.full_like(window.action, 0.5)
-    assert agent.actor_loss(window, noise).item() == pytest.approx(loss)
-
-
-def test_noise_does_not_pull_a_mean_inside_the_box_towards_the_middle():
-    """Half the samples of a policy of deviation 3 are outside; its mean is not."""
-    agent = SHAC(Home(), config(actor=ActorConfig(std=3.0), box_weight=1e3))
-    agent.return_loss = lambda window: window.action.sum() * 0.0
-    agent.learn(5 * 28)
-    assert agent.actor(torch.randn(ENVS, AGENTS, OBS)).abs().max() < 1
-    weights_before = [p.clone() for p in agent.actor.parameters()]
-    agent.learn(10 * 28)
-    assert same(weights_before, list(agent.actor.parameters()))
-
-
-def test_a_mean_outside_the_box_is_led_back():
-    agent = SHAC(Home(), config(actor_lr=0.05))
-    agent.return_loss = lambda window: window.action.sum() * 0.0
-    with torch.no_grad():
-        agent.actor.net.head.bias.fill_(3.0)
-    agent.learn(100 * 28)
-    assert agent.actor(torch.zeros(ENVS, AGENTS, OBS)).abs().max() < 1.1
-
-
-def test_the_deviation_falls_to_its_end_and_stays():
-    """From 1 to .25 over 4 windows of 28 steps, geometrically; the first is drawn with 1."""
-    agent = SHAC(Home(), config(actor=ActorConfig(std=1.0), final_std=0.25, std_steps=4 * 28))
-    seen = [float(agent.actor.log_std.exp()[0]) for _ in agent.updates(6)]
-    assert seen == pytest.approx([1.0, 0.5**0.5, 0.5, 0.5**1.5, 0.25, 0.25])
-
-
-def test_a_learned_deviation_cannot_also_fall():
-    with pytest.raises(UsageError, match="final_std"):
-        SHACConfig(actor=ActorConfig(learn_std=True), final_std=0.1)
-
-
-def test_returns_of_every_state_lead_home_too():
-    net = NetConfig(architecture="shared", hidden=(32,))
-    settings = config(
-        actor=ActorConfig(net=net, std=0.3),
-        critic=CriticConfig(net=net),
-        actor_lr=0.01,
-        actor_lam=0.8,
-        final_std=0.05,
-        std_steps=100 * 61 * HORIZON,
-        noise=NoiseConfig(),
-    )
-    agent = SHAC(Home(num_envs=61), settings).learn(total_steps=200 * 61 * HORIZON)
-    assert mean_return(agent) > -1 / 12 - 0.1
 
 
 # --- updates ---------------------------------------------------------------------------------

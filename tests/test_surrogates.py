@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.action_world_model import ActionWorldModelConfig
-from diffsurrogate.env import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.rewards import RewardConfig, RewardModel
 from diffsurrogate.step_model import StepModel, StepModelConfig, TerminationModel
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
+from diffsurrogate.window import Window
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")

@@ -9,20 +9,14 @@ from torch import Tensor, nn
 
 from diffsurrogate.action_world_model import ActionWorldModel
 from diffsurrogate.configuration import check_same_config
-from diffsurrogate.env import (
-    MultiAgentVectorEnv,
-    Policy,
-    State,
-    Window,
-    WindowPolicy,
-    check_horizon,
-    clamp_to_box,
-)
+from diffsurrogate.env import MultiAgentVectorEnv, Policy, State, check_horizon, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.estimator import Chain, straight_through
+from diffsurrogate.gradient_comparison import agreement, policy_gradient
 from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
+from diffsurrogate.window import Window, WindowPolicy
 
 
 class LearnedDiffWrapper(MultiAgentVectorEnv):
@@ -148,21 +142,22 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         """
         check_horizon(horizon)
         if self._needs_env_graph or not isinstance(policy, WindowPolicy):
-            window, before = self._step_through(policy, horizon)
-        else:
-            with torch.no_grad():
-                values = self.env.rollout(policy, horizon)
-            window, before = self._chain.replay(values, policy)
-            self._start_chain()
-        action = self._box(window.action)
-        value_obs = window.value_obs
-        assert value_obs is not None
-        reward = self._attach_reward(before, action, value_obs, window.reward)
-        continuation = None
-        if self.config.termination and self.surrogates.terminations_seen:
-            goes_on = self.surrogates.predict_continuation(before, action)
-            continuation = straight_through((~window.terminated).to(reward.dtype), goes_on)
-        return replace(window, reward=reward, continuation=continuation)
+            return self._with_rewards(*self._step_through(policy, horizon))
+        return self.differentiate(self.collect(policy, horizon), policy)
+
+    def collect(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
+        """Step as `rollout` does, without any graph."""
+        window = self.env.collect(policy, horizon)
+        self._start_chain()
+        return window
+
+    def differentiate(self, window: Window, policy: WindowPolicy) -> Window:
+        """Attach the learned gradient to a window, or a part of it, as often as one likes."""
+        if not self.can_replay:
+            return super().differentiate(window, policy)
+        result = self._with_rewards(*self._chain.replay(window, policy))
+        self._start_chain()
+        return result
 
     def fit(self, data: Any) -> dict[str, float]:
         """Learn from a window, or from recorded data before training (cold start).
@@ -285,41 +280,30 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         Raises:
             UsageError: the env has no dynamics gradient of its own.
         """
-        weights = list(parameters)
-        state = self.env.state()
+        weights, state, before = list(parameters), self.env.state(), self.env.gradients
         flags = (self.learns_dynamics, self.learns_reward, self.mix)
-        before = self.env.gradients
         try:
             self.detach()
-            learned = self._gradient(policy(), horizon, loss, weights)
+            learned = policy_gradient(self, policy(), horizon, loss, weights)
             self.set_state(state)
             self.env.enable_gradients("dynamics")
             self.learns_dynamics, self.mix = False, 0.0
             self.learns_reward = "reward" not in self.env.gradients
             self.detach()
-            true = self._gradient(policy(), horizon, loss, weights)
+            true = policy_gradient(self, policy(), horizon, loss, weights)
         finally:
             self.learns_dynamics, self.learns_reward, self.mix = flags
             if not before:
                 self.env.disable_gradients()
             self.set_state(state)
-        return {
-            "gradient_cosine": float(torch.cosine_similarity(learned, true, dim=0)),
-            "gradient_norm_ratio": float(learned.norm() / true.norm()),
-        }
-
-    def _gradient(
-        self,
-        policy: WindowPolicy,
-        horizon: int,
-        loss: Callable[[Window], Tensor],
-        weights: list[Tensor],
-    ) -> Tensor:
-        grads = torch.autograd.grad(loss(self.rollout(policy, horizon)), weights, allow_unused=True)
-        pairs = zip(grads, weights, strict=True)
-        return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for g, w in pairs])
+        return agreement(learned, true)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether everything is learned, so that a window can be differentiated again."""
+        return not self._needs_env_graph
 
     @property
     def _needs_env_graph(self) -> bool:
@@ -365,6 +349,18 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         if self.mix > 0 and "reward" in self.env.gradients:
             modelled = self.mix * reward + (1 - self.mix) * modelled
         return straight_through(reward, modelled)
+
+    def _with_rewards(self, window: Window, before: Tensor) -> Window:
+        """Give rewards and ends their gradients, from the states the models were given."""
+        action = self._box(window.action)
+        value_obs = window.value_obs
+        assert value_obs is not None
+        reward = self._attach_reward(before, action, value_obs, window.reward)
+        continuation = None
+        if self.config.termination and self.surrogates.terminations_seen:
+            goes_on = self.surrogates.predict_continuation(before, action)
+            continuation = straight_through((~window.terminated).to(reward.dtype), goes_on)
+        return replace(window, reward=reward, continuation=continuation)
 
     def _step_through(self, policy: Policy | WindowPolicy, horizon: int) -> tuple[Window, Tensor]:
         """Collect a window step by step; return it with the states the models were given."""

@@ -1,0 +1,65 @@
+"""Windows: some steps of many envs, the unit that trainers and surrogates learn from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class WindowPolicy(Protocol):
+    """A policy whose noise was drawn for a whole window, so that any step can be run again."""
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Act on obs `(env, agent, obs_dim)` at the next step of the window."""
+        ...
+
+    def at(self, obs: Tensor, step: int | slice) -> Tensor:
+        """Act at `step` with the noise of `step`; with a slice, `obs` has a leading time axis."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """`horizon` consecutive steps of every env; the unit all trainers and surrogates learn from."""
+
+    obs: Tensor
+    """(time, env, agent, obs_dim): what the policy saw."""
+    action: Tensor
+    """(time, env, agent, act_dim): what the policy gave, before it is clamped to the box."""
+    reward: Tensor
+    """(time, env, agent)."""
+    next_obs: Tensor
+    """(time, env, agent, obs_dim): the observation the step led to, *before* any autoreset."""
+    terminated: Tensor
+    """(time, env) bool: the episode ended by state; there is no future."""
+    truncated: Tensor
+    """(time, env) bool: the episode was cut; the future exists but is not seen."""
+    value_obs: Tensor | None = None
+    """(time, env, agent, obs_dim) where the actor's value is taken, if not at `next_obs`."""
+    continuation: Tensor | None = None
+    """(time, env) `1 - terminated` with the gradient of a termination model, if there is one."""
+
+    @property
+    def horizon(self) -> int:
+        """Number of steps."""
+        return len(self.reward)
+
+    @property
+    def ended(self) -> Tensor:
+        """(time, env) bool: the env was reset after this step."""
+        return self.terminated | self.truncated
+
+    def detach(self) -> "Window":
+        """Return the same numbers without any graph."""
+        return self._each(lambda tensor: tensor.detach())
+
+    def to(self, device: torch.device) -> "Window":
+        """Return the window on a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Window":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
