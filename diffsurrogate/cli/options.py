@@ -67,7 +67,7 @@ class TrainOptions:
     progress: bool = True
     """Show a progress bar; without a terminal, a line per evaluation."""
     network: Network = "mlp"
-    """mlp, or a Transformer over agents for policy, value and reward."""
+    """mlp, or a Transformer over agents as the policy, which knows no number or order of them."""
     shac: Annotated[SHACConfig, tyro.conf.arg(name="shac")] = field(default_factory=SHACConfig)
     surrogates: SurrogateConfig = field(default_factory=SurrogateConfig)
 

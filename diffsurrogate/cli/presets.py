@@ -11,7 +11,8 @@ from diffsurrogate.critics import CriticConfig
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import ActorConfig
 
-_TRANSFORMER = NetConfig(architecture="transformer", hidden=(64,))
+_TRANSFORMER = NetConfig(architecture="transformer", hidden=(64, 64, 64), activation="silu")
+_SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
 
 _NO_MATTER = {"seed", "out", "resume", "device", "threads", "progress"}
 _NO_MATTER |= {"film_steps", "checkpoint_every"}
@@ -21,20 +22,19 @@ def recommended(options: TrainOptions) -> TrainOptions:
     """Return the defaults that suit the method, env, network and number of agents given."""
     if options.env == "diffsurrogate/cartpole-swingup" and options.method == "shac":
         classic = classic_shac()
+        if options.network == "transformer":
+            actor = replace(classic.actor, net=_TRANSFORMER)
+            critic = replace(classic.critic, net=_TRANSFORMER)
+            classic = replace(classic, actor=actor, critic=critic)
         return replace(
             options,
-            shac=transformer(classic) if options.network == "transformer" else classic,
+            shac=classic,
             num_envs=64,
             total_steps=200 * 64 * 32,
             eval_every=25,
         )
     if options.network == "transformer":
-        reward = replace(options.surrogates.reward, net=_TRANSFORMER)
-        options = replace(
-            options,
-            shac=transformer(options.shac),
-            surrogates=replace(options.surrogates, reward=reward),
-        )
+        options = _transformer(options)
     if options.env.startswith("paper/"):
         return _paper_task(options)
     return options
@@ -55,7 +55,7 @@ def _paper_task(options: TrainOptions) -> TrainOptions:
     if options.network == "mlp":
         net = NetConfig(hidden=(32 * agents, 32 * agents))
         shac = replace(shac, actor=replace(shac.actor, net=net))
-    if agents == 1:
+    if agents == 1 and options.network == "mlp":
         shac = replace(shac, critic_updates=4)
         surrogates = replace(surrogates, minibatches=4)
     return replace(
@@ -86,10 +86,29 @@ def classic_shac() -> SHACConfig:
     )
 
 
-def transformer(config: SHACConfig) -> SHACConfig:
-    """Return a configuration with Transformers over agents, 64 wide and 1 deep (SHAC++, B.2)."""
-    return replace(
-        config,
-        actor=replace(config.actor, net=_TRANSFORMER),
-        critic=replace(config.critic, net=_TRANSFORMER),
+def _transformer(options: TrainOptions) -> TrainOptions:
+    """Return what measured best for a Transformer over agents as the policy (SHAC++, B.2).
+
+    Agents that share a policy and see almost the same must learn "to the nearest one left", which
+    takes a good value function, a reward model without phantom slopes, and many small steps.
+    """
+    shac = options.shac
+    shac = replace(
+        shac,
+        actor=replace(shac.actor, net=_TRANSFORMER),
+        critic=replace(shac.critic, net=_SHARED),
+        actor_lam=0.4,
+        actor_lr=1e-3,
+        critic_lr=1e-3,
+        betas=(0.9, 0.99),
+        final_std=0.2,
+        std_steps=2_000_000,
+        critic_updates=12,
+        value_bins=1,
+        value_capacity=40_000,
     )
+    if options.method == "shac++":
+        shac = replace(shac, actor_horizon=8, actor_minibatches=4, actor_epochs=2)
+    reward = replace(options.surrogates.reward, net=_SHARED, range="bounded")
+    surrogates = replace(options.surrogates, reward=reward, minibatches=12)
+    return replace(options, shac=shac, surrogates=surrogates)
