@@ -56,9 +56,14 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> _Command:
     """Parse; `train` is parsed again with the defaults its method, env and network recommend.
 
-    With `--resume` the defaults are the run's own options.
+    With `--resume` the defaults are the run's own options. Help after METHOD and ENV shows the
+    defaults in force.
     """
     asked_for_help = {"-h", "--help"} & set(arguments)
+    named = arguments[:1] == ["train"] and not any(a.startswith("-") for a in arguments[1:3])
+    first = arguments
+    if named and len(arguments) > 3:
+        first = [argument for argument in arguments if argument not in asked_for_help]
     if arguments[:1] == ["train"] and "--resume" in arguments and not asked_for_help:
         return resumed(arguments[1:])
     description = "Learned gradients for any simulator: train with SHAC, SHAC+ and SHAC++."
@@ -66,7 +71,7 @@ def _parse(arguments: list[str]) -> _Command:
         _Command,
         prog="diffsurrogate",
         description=description,
-        args=arguments,
+        args=first,
     )
     if isinstance(command, TrainOptions):
         start = TrainOptions(

@@ -20,8 +20,7 @@ FINAL_SEED = 2_000_003
 class TrainOptions:
     """Train a policy, and leave a run folder with checkpoints, metrics, a curve and a GIF.
 
-    The defaults shown are the general ones. The paper's tasks, cart-pole and --network transformer
-    have their own; what a run really used is in its config.json.
+    Defaults depend on METHOD, ENV, --agents and --network; help after these shows those in force.
     """
 
     method: tyro.conf.Positional[Method]
