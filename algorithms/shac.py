@@ -107,8 +107,11 @@ class SHAC(Trainer):
         loss = self.return_loss(window)
         if self.config.box_weight > 0 and not self.config.actor.squash:
             one = torch.ones_like(self.actor.box_half)
-            mean = self.actor(window.obs.detach())
-            loss = loss + self.config.box_weight * box_penalty(mean, -one, one)
+            if self.config.box_on == "means":
+                action = self.actor(window.obs.detach())
+            else:
+                action = self.actor.in_half_boxes(window.action)
+            loss = loss + self.config.box_weight * box_penalty(action, -one, one)
         return loss
 
     def _improve(self) -> Metrics:

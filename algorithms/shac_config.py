@@ -57,9 +57,11 @@ class SHACConfig:
     clip: float = 1.0
     """Largest gradient norm of actor and critic."""
     box_weight: float = 1.0
-    """α of the penalty on mean actions outside the box (SHAC++, eq. 3, where it is on samples: that
-    pulls every mean towards the middle by about .7 of its size, and idles a policy whose gradient
-    is weak)."""
+    """α of the penalty on actions outside the box (SHAC++, eq. 3)."""
+    box_on: Literal["samples", "means"] = "samples"
+    """samples: of actions with their noise (the paper), which also pulls every mean towards the
+    middle, at a deviation of 1 by about .7 of its size: steady, but a policy whose gradient is weak
+    comes to rest. means: of actions without it, which leaves a mean inside the box alone."""
     critic_updates: int = 8
     """Minibatches the critic is trained on per update."""
     critic_batch_size: int = 512

@@ -26,21 +26,28 @@ from diffsurrogate.window import Window
 
 
 @pytest.mark.parametrize(
-    ("ends", "value_obs", "box_weight", "loss"),
+    ("ends", "value_obs", "box_weight", "box_on", "loss"),
     [
-        (False, None, 0.0, -(1 + 0.5 * 1 + 0.25 * 6) / 2),
-        (True, None, 0.0, -(1 + 0.5 * 1) / 2),
-        (False, 2.0, 0.0, -(1 + 0.5 * 1 + 0.25 * 2) / 2),
-        (False, None, 0.1, -(1 + 0.5 * 1 + 0.25 * 6) / 2 + 0.1 * 2 * 1.5**2),
+        (False, None, 0.0, "means", -(1 + 0.5 * 1 + 0.25 * 6) / 2),
+        (True, None, 0.0, "means", -(1 + 0.5 * 1) / 2),
+        (False, 2.0, 0.0, "means", -(1 + 0.5 * 1 + 0.25 * 2) / 2),
+        (False, None, 0.1, "means", -(1 + 0.5 * 1 + 0.25 * 6) / 2 + 0.1 * 2 * 1.5**2),
+        (False, None, 0.1, "samples", -(1 + 0.5 * 1 + 0.25 * 6) / 2 + 0.1 * 2 * 2**2),
     ],
-    ids=["V(next)", "terminated", "V where the window says", "2 means 1.5 outside"],
+    ids=[
+        "V(next)",
+        "terminated",
+        "V where the window says",
+        "2 means 1.5 outside",
+        "2 samples 2 outside",
+    ],
 )
-def test_actor_loss_by_hand(ends, value_obs, box_weight, loss):
+def test_actor_loss_by_hand(ends, value_obs, box_weight, box_on, loss):
     """Two steps of reward 1 at γ = 0.5, where the value of an observation of 6s is 6.
 
-    The mean action is 2.5 in a box of [-1, 1]; samples do not count.
+    In a box of [-1, 1] the mean action is 2.5 and the sample, with its noise, is 3.
     """
-    agent = SHAC(Home(), config(gamma=0.5, box_weight=box_weight))
+    agent = SHAC(Home(), config(gamma=0.5, box_weight=box_weight, box_on=box_on))
     with torch.no_grad():
         agent.actor.net.head.weight.zero_()
         agent.actor.net.head.bias.fill_(2.5)
@@ -62,7 +69,7 @@ def test_actor_loss_by_hand(ends, value_obs, box_weight, loss):
 
 def test_noise_does_not_pull_a_mean_inside_the_box_towards_the_middle():
     """Half the samples of a policy of deviation 3 are outside; its mean is not."""
-    agent = SHAC(Home(), config(actor=ActorConfig(std=3.0), box_weight=1e3))
+    agent = SHAC(Home(), config(actor=ActorConfig(std=3.0), box_weight=1e3, box_on="means"))
     agent.return_loss = lambda window: window.action.sum() * 0.0
     agent.learn(5 * 28)
     assert agent.actor(torch.randn(ENVS, AGENTS, OBS)).abs().max() < 1
@@ -71,8 +78,9 @@ def test_noise_does_not_pull_a_mean_inside_the_box_towards_the_middle():
     assert same(weights_before, list(agent.actor.parameters()))
 
 
-def test_a_mean_outside_the_box_is_led_back():
-    agent = SHAC(Home(), config(actor_lr=0.05))
+@pytest.mark.parametrize("box_on", ["samples", "means"])
+def test_a_mean_outside_the_box_is_led_back(box_on):
+    agent = SHAC(Home(), config(actor_lr=0.05, box_on=box_on))
     agent.return_loss = lambda window: window.action.sum() * 0.0
     with torch.no_grad():
         agent.actor.net.head.bias.fill_(3.0)

@@ -98,6 +98,7 @@ def _transformer(options: TrainOptions) -> TrainOptions:
         actor=replace(shac.actor, net=_TRANSFORMER),
         critic=replace(shac.critic, net=_SHARED),
         actor_lam=0.4,
+        box_on="means",
         actor_lr=1e-3,
         critic_lr=1e-3,
         betas=(0.9, 0.99),
