@@ -39,6 +39,9 @@ class NetConfig:
     """Between layers."""
     layer_norm: bool = True
     """LayerNorm after each activation (arXiv:2204.07137, A.2.2)."""
+    embed: tuple[int, ...] = ()
+    """Widths of hidden layers between an agent's features and the Transformer's width; empty for a
+    linear embedding (the paper)."""
     heads: int = 1
     """Attention heads of the Transformer."""
     context: bool = True
@@ -48,6 +51,10 @@ class NetConfig:
         require_choices(self)
         if not self.hidden or min(self.hidden) < 1:
             raise UsageError(f"hidden is {self.hidden}; give at least one width of at least 1")
+        if self.embed and (min(self.embed) < 1 or self.architecture != "transformer"):
+            raise UsageError(
+                f"embed is {self.embed}; give widths of at least 1, to a Transformer only"
+            )
         if self.heads < 1:
             raise UsageError(f"heads is {self.heads}; it must be at least 1")
         if self.architecture == "transformer" and self.hidden[0] % self.heads:
@@ -121,7 +128,8 @@ class TransformerNet(nn.Module):
         """Build; the number of agents is free."""
         super().__init__()
         width = config.hidden[0]
-        self.embed = nn.Sequential(nn.Linear(in_dim, width), nn.LayerNorm(width))
+        self.embed = mlp((in_dim, *config.embed, width), config)
+        self.embed.append(nn.LayerNorm(width))
         self.blocks = nn.ModuleList(
             _AgentBlock(width, config.heads, config.activation) for _ in config.hidden
         )

@@ -56,6 +56,21 @@ def test_only_joint_depends_on_the_order_of_agents(architecture, equivariant):
     assert difference < 1e-5 if equivariant else difference > 0.1
 
 
+def test_a_transformer_may_embed_each_agent_by_an_mlp():
+    """Hidden layers of 9 and 8 before the width of 12: linear, activation and norm of each."""
+    config = small("transformer", embed=(9, 8), heads=3)
+    net = trained(config)
+    assert [tuple(layer.weight.shape) for layer in net.embed if hasattr(layer, "weight")] == [
+        *((9, OBS), (9,)),
+        *((8, 9), (8,)),
+        *((12, 8), (12,)),
+    ]
+    x, order = torch.randn(ENVS, AGENTS, OBS), [2, 0, 1]
+    torch.testing.assert_close(net(x[:, order]), net(x)[:, order])
+    net(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
 @pytest.mark.parametrize("architecture", ALL)
 def test_every_agent_hears_of_the_others(architecture):
     net = trained(small(architecture))
@@ -126,6 +141,8 @@ def test_the_same_seed_builds_the_same_network(architecture):
         ({"architecture": "transformer", "hidden": (64,), "heads": 3}, "3 heads"),
         ({"architecture": "transformer", "heads": 0}, "heads"),
         ({"architecture": "transformer", "heads": -1}, "heads"),
+        ({"architecture": "transformer", "embed": (8, 0)}, "embed"),
+        ({"architecture": "shared", "embed": (8,)}, "Transformer only"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(kwargs, message):
