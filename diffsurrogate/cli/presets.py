@@ -11,7 +11,9 @@ from diffsurrogate.critics import CriticConfig
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import ActorConfig
 
-_TRANSFORMER = NetConfig(architecture="transformer", hidden=(64, 64, 64), activation="silu")
+_TRANSFORMER = NetConfig(
+    architecture="transformer", hidden=(64,), embed=(128, 128), activation="silu"
+)
 _SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
 
 _NO_MATTER = {"seed", "out", "resume", "device", "threads", "progress"}
@@ -102,8 +104,8 @@ def _transformer(options: TrainOptions) -> TrainOptions:
         actor_lr=1e-3,
         critic_lr=1e-3,
         betas=(0.9, 0.99),
-        final_std=0.2,
-        std_steps=2_000_000,
+        final_std=0.3,
+        std_steps=600_000,
         critic_updates=12,
         value_bins=1,
         value_capacity=40_000,
