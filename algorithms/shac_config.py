@@ -60,8 +60,8 @@ class SHACConfig:
     """α of the penalty on actions outside the box (SHAC++, eq. 3)."""
     box_on: Literal["samples", "means"] = "samples"
     """samples: of actions with their noise (the paper), which also pulls every mean towards the
-    middle, at a deviation of 1 by about .7 of its size: steady, but a policy whose gradient is weak
-    comes to rest. means: of actions without it, which leaves a mean inside the box alone."""
+    middle, at a deviation of 1 by .63 of its size near it: steady, but a policy whose gradient is
+    weak comes to rest. means: of actions without it, which leaves a mean inside the box alone."""
     critic_updates: int = 8
     """Minibatches the critic is trained on per update."""
     critic_batch_size: int = 512

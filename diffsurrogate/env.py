@@ -288,7 +288,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def collect(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
         """Step as `rollout` does, without any graph."""
         with torch.no_grad():
-            return MultiAgentVectorEnv.rollout(self, policy, horizon)
+            return self.rollout(policy, horizon)
 
     def fit(self, data: Any) -> dict[str, float]:
         """Learn from a window; a real env has nothing to learn.

@@ -1,7 +1,6 @@
 """Parts of a window, each of which can be differentiated by itself."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -31,10 +30,11 @@ def minibatches(
         count: parts, of about equally many pieces.
         generator: on the CPU, of the order of pieces.
     """
-    tensors = {f.name: getattr(window, f.name) for f in fields(window)}
-    pieces = {name: cut(value, length) for name, value in tensors.items() if value is not None}
-    noise = cut(noise, length)
+    pieces, noise = window.each(lambda values: cut(values, length)), cut(noise, length)
     order = torch.randperm(noise.shape[1], generator=generator).to(noise.device)
     for chosen in order.chunk(count):
-        part = {name: value[:, chosen] for name, value in pieces.items()}
-        yield replace(window, **part), noise[:, chosen]
+        yield _columns(pieces, chosen), noise[:, chosen]
+
+
+def _columns(window: Window, chosen: Tensor) -> Window:
+    return window.each(lambda values: values[:, chosen])

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -383,8 +382,7 @@ def _sample_of(window: Window, envs: int = 32) -> Window:
     """Return a few envs of a window: enough to measure an error on."""
     if window.reward.shape[1] <= envs:
         return window
-    kept = {f.name: getattr(window, f.name) for f in fields(window)}
-    return replace(window, **{n: v[:, :envs] for n, v in kept.items() if v is not None})
+    return window.each(lambda values: values[:, :envs])
 
 
 @contextmanager

@@ -54,12 +54,13 @@ class Window:
 
     def detach(self) -> "Window":
         """Return the same numbers without any graph."""
-        return self._each(lambda tensor: tensor.detach())
+        return self.each(lambda tensor: tensor.detach())
 
     def to(self, device: torch.device) -> "Window":
         """Return the window on a device."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self.each(lambda tensor: tensor.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Window":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Window":
+        """Return the window with every tensor it has changed, such as to some of its envs."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})

@@ -17,6 +17,7 @@ from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
 from diffsurrogate.window import Window, WindowPolicy
+from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
 
 class LearnedDiffWrapper(MultiAgentVectorEnv):
@@ -79,17 +80,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         if not 0 <= mix <= 1:
             raise UsageError(f"mix is {mix}; the share of the true gradient must be in [0, 1]")
         self.mix = mix
-        if dynamics is False:
-            _require(env, "dynamics")
-        if reward is False:
-            _require(env, "reward", "dynamics")  # a reward's gradient runs through the physics
-        if mix > 0:
-            env.enable_gradients("dynamics")
-            if dynamics is False and "reward" not in env.gradients:
-                raise UsageError(
-                    "mix blends true and learned gradients, but with dynamics=False and no reward "
-                    "gradient of the env's own there is nothing to blend; leave mix at 0"
-                )
+        enable_unlearned(env, reward=reward, dynamics=dynamics, mix=mix)
         self.learns_reward = reward is not False
         self.learns_dynamics = dynamics is not False
         self.surrogates = Surrogates(
@@ -141,7 +132,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         graph first and the window is differentiated afterwards, rewards in one batch.
         """
         check_horizon(horizon)
-        if self._needs_env_graph or not isinstance(policy, WindowPolicy):
+        if not (self.can_replay and isinstance(policy, WindowPolicy)):
             return self._with_rewards(*self._step_through(policy, horizon))
         return self.differentiate(self.collect(policy, horizon), policy)
 
@@ -303,11 +294,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
     @property
     def can_replay(self) -> bool:
         """Whether everything is learned, so that a window can be differentiated again."""
-        return not self._needs_env_graph
-
-    @property
-    def _needs_env_graph(self) -> bool:
-        return not self.learns_dynamics or not self.learns_reward or self.mix > 0
+        return self.learns_dynamics and self.learns_reward and self.mix == 0
 
     def _start_chain(self) -> None:
         """Begin at the simulator's observation, without a past."""
@@ -320,7 +307,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
     def _simulate(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step the env and attach the dynamics' gradient; the reward keeps what the env gives."""
         _ = self.current_obs  # refuses an env that was never reset
-        given = actions if self._needs_env_graph else actions.detach()
+        given = actions.detach() if self.can_replay else actions
         obs, reward, terminated, truncated, info = self.env.step(given)
         final = carried = info["final_obs"]
         if not torch.is_grad_enabled():  # nothing to differentiate; the chain starts anew
@@ -383,14 +370,3 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             value_obs=value_obs,
         )
         return window, before
-
-
-def _require(env: MultiAgentVectorEnv, asked: str, *also: str) -> None:
-    """Turn on the env's own gradients, or say what to do instead."""
-    try:
-        env.enable_gradients(asked, *also)
-    except UsageError as error:
-        raise UsageError(
-            f"{asked}=False asks for the env's own {asked} gradient, but it has none: {error}. "
-            f"Leave {asked}=True to learn one"
-        ) from error

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.device import usable_device
 from diffsurrogate.env import MultiAgentVectorEnv, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.policies import Actor
@@ -23,7 +22,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
         options.env,
         num_envs=options.num_envs,
         seed=options.seed,
-        device=usable_device(options.device),
+        device=options.device,
         differentiable=options.method == "shac",
         **limit,
         **_agents(options),
@@ -40,8 +39,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
 
 def evaluation_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     """Make another env to evaluate on, with its own time limit."""
-    device = usable_device(options.device)
-    return make(options.env, num_envs=num_envs, device=device, **_agents(options))
+    return make(options.env, num_envs=num_envs, device=options.device, **_agents(options))
 
 
 def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> SHAC:

@@ -16,8 +16,10 @@ _TRANSFORMER = NetConfig(
 )
 _SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
 
-_NO_MATTER = {"seed", "out", "resume", "device", "threads", "progress"}
-_NO_MATTER |= {"film_steps", "checkpoint_every"}
+_NO_MATTER = {
+    *("seed", "out", "resume", "device", "threads", "progress"),
+    *("film_steps", "checkpoint_every"),
+}
 
 
 def recommended(options: TrainOptions) -> TrainOptions:

@@ -10,7 +10,6 @@ from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.cli.build import evaluation_env, trained_policy
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
-from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradcheck import check_gradients
 from diffsurrogate.registry import make
@@ -110,7 +109,7 @@ def check_env(options: CheckOptions) -> int:
         options.env,
         num_envs=options.num_envs,
         seed=options.seed,
-        device=usable_device(options.device),
+        device=options.device,
         differentiable=True,
         **agents,
     )

@@ -15,7 +15,6 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.build import evaluation_env, trainer, training_env
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
-from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
 
@@ -26,7 +25,6 @@ _INTERRUPTED = "interrupted"
 def train(options: TrainOptions) -> int:
     """Train, evaluate and leave the results in the run folder; return the exit status."""
     torch.set_num_threads(options.threads)
-    usable_device(options.device)
     if options.resume:
         folder = RunFolder.open(options.folder)
     env = training_env(options)
