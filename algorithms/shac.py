@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
 from diffsurrogate.cache import BinnedCache
@@ -64,6 +65,11 @@ class SHAC(Trainer):
                 "Wrap it: SHAC(LearnedDiffWrapper(env)); or, if its simulator is differentiable, "
                 "make it with differentiable=True"
             )
+        if env.discrete_actions:
+            raise UsageError(
+                "SHAC needs continuous actions, this env has choices; train PPO on it, or make it "
+                "with continuous actions"
+            )
         super().__init__(env, config or SHACConfig(), seed)
         if env.max_horizon is not None and self.config.horizon > env.max_horizon:
             raise UsageError(
@@ -86,6 +92,7 @@ class SHAC(Trainer):
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(self.config.noise, shape, self.generator)
         self.actor_optimiser = adam(self.actor, self.config.actor_lr, self.config.betas)
+        self.score_optimiser = adam(self.actor, self.config.score.lr, (0.9, 0.999))
         self.critic_optimiser = adam(self.critic, self.config.critic_lr, self.config.betas)
         self.values: BinnedCache | None = None
         if self.config.value_capacity > 0:
@@ -120,14 +127,29 @@ class SHAC(Trainer):
         self.env.detach()
         self.actor.statistics.snapshot()
         self.critic.statistics.snapshot()
-        policy = NoisyPolicy(self.actor, self.noise.draw(self.config.horizon))
-        if self.config.replays:
-            window = self.env.collect(policy, self.config.horizon)
-            report = self._replay(window, policy.noise)
+        config, memory = self.config, None
+        climbs = config.score.epochs > 0
+        if climbs:
+            noise, memory = self.noise.draw_with_memory(config.horizon)
         else:
-            window = self.env.rollout(policy, self.config.horizon)
-            report = self._fit_actor(window)
-            window = window.detach()  # from here on, nothing can reach the policy
+            noise = self.noise.draw(config.horizon)
+        policy = NoisyPolicy(self.actor, noise)
+        collect = self.env.collect if config.replays else self.env.rollout
+        window = collect(policy, config.horizon)
+        if climbs:
+            past = experience(window, self.actor, self._advantage(window), memory)
+        report = self._replay(window, noise) if config.replays else self._fit_actor(window)
+        window = window.detach()  # from here on, nothing can reach the policy
+        if climbs:
+            report |= clipped_steps(
+                self.actor,
+                past,
+                config=config.score,
+                generator=self.sampler,
+                descend=lambda loss: self._descend(
+                    self.score_optimiser, loss, config.score.max_norm
+                ),
+            )
         report |= {
             "skipped_updates": float(self.skipped),
             "reward": float(window.reward.mean()),
@@ -160,16 +182,23 @@ class SHAC(Trainer):
                 reports.append(self._fit_actor(self.env.differentiate(part, policy)))
         return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
+    @torch.no_grad()
+    def _value_targets(self, window: Window) -> Tensor:
+        return td_lambda(
+            window.reward,
+            self.critic.target(window.next_obs),
+            window.terminated,
+            window.truncated,
+            gamma=self.config.gamma,
+            lam=self.config.lam,
+        )
+
+    @torch.no_grad()
+    def _advantage(self, window: Window) -> Tensor:
+        return self._value_targets(window) - self.critic.target(window.obs)
+
     def _fit_critic(self, window: Window) -> Metrics:
-        with torch.no_grad():
-            target = td_lambda(
-                window.reward,
-                self.critic.target(window.next_obs),
-                window.terminated,
-                window.truncated,
-                gamma=self.config.gamma,
-                lam=self.config.lam,
-            )
+        target = self._value_targets(window)
         obs, target = window.obs.flatten(0, 1), target.flatten(0, 1)
         finite = target.isfinite().all(-1)
         if not bool(finite.all()):
@@ -205,6 +234,7 @@ class SHAC(Trainer):
         share = self.update / self.total_updates
         pairs = (
             (self.actor_optimiser, self.config.actor_lr),
+            (self.score_optimiser, self.config.score.lr),
             (self.critic_optimiser, self.config.critic_lr),
         )
         for optimiser, initial in pairs:
@@ -224,6 +254,7 @@ class SHAC(Trainer):
             "critic": dict(self.critic.state_dict()),
             "actor_optimiser": self.actor_optimiser.state_dict(),
             "critic_optimiser": self.critic_optimiser.state_dict(),
+            "score_optimiser": self.score_optimiser.state_dict(),
             "values": None if self.values is None else self.values.state_dict(),
             "noise": self.noise.state_dict(),
         }
@@ -233,6 +264,7 @@ class SHAC(Trainer):
         self.critic.load_state_dict(state["critic"])
         # copies: an optimiser would share its loaded tensors with whoever saved them
         self.actor_optimiser.load_state_dict(copy.deepcopy(state["actor_optimiser"]))
+        self.score_optimiser.load_state_dict(copy.deepcopy(state["score_optimiser"]))
         self.critic_optimiser.load_state_dict(copy.deepcopy(state["critic_optimiser"]))
         if self.values is not None:
             self.values.load_state_dict(state["values"])

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from diffsurrogate.algorithms.ppo_config import ClipConfig, refuse_squash
 from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.env import check_horizon
@@ -40,6 +41,12 @@ class SHACConfig:
     """Steps of the policy per pass, each on a random part of the window."""
     actor_horizon: int | None = None
     """Steps of the pieces that a window is cut into for the policy; None for the whole window."""
+    score: ClipConfig = field(
+        default_factory=lambda: ClipConfig(epochs=0, lr=3e-3, batch_size=4096, credit="team")
+    )
+    """Steps up PPO's clipped objective after each pathwise step, on the same window; 0 epochs for
+    none. A pathwise gradient sees nothing where the reward does not change under small changes of
+    the action; the score-function gradient does, at the price of its variance."""
     final_std: float | None = None
     """Standard deviation of the policy at which its noise ends; None keeps `actor.std`."""
     std_steps: int = 1_000_000
@@ -86,6 +93,13 @@ class SHACConfig:
             raise UsageError(
                 f"actor_horizon is {self.actor_horizon}; it must divide the horizon, {self.horizon}"
             )
+        if self.score.epochs > 0:
+            refuse_squash(self.actor)
+            if self.noise.kind not in ("white", "ou"):
+                raise UsageError(
+                    f"score needs the density of each action, which {self.noise.kind} noise does "
+                    "not give; use white or ou noise"
+                )
         if self.actor_lam is not None:
             require_range(self, "actor_lam", low=0.0, high=1.0)
         if self.final_std is not None:

@@ -9,6 +9,8 @@ SHAC(env).learn(total_steps=500_000, progress_bar=True)  # SHAC++
 from importlib.metadata import version
 
 from diffsurrogate.algorithms.evaluate import Evaluation, evaluate
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
+from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
@@ -28,14 +30,21 @@ from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 __version__ = version("diffsurrogate")
 
 __all__ = [
+    "IPPO",
+    "MAPPO",
+    "PPO",
     "SHAC",
     "ActorConfig",
+    "ClipConfig",
     "CriticConfig",
     "Evaluation",
+    "IPPOConfig",
     "LearnedDiffWrapper",
+    "MAPPOConfig",
     "MultiAgentVectorEnv",
     "NetConfig",
     "NoiseConfig",
+    "PPOConfig",
     "RewardConfig",
     "SHACConfig",
     "SurrogateConfig",

@@ -40,6 +40,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+    discrete_actions: bool = False
+    """Whether an action is a choice among `act_dim`: one-hot rows in the box [0, 1]^act_dim, of
+    which the simulator takes the largest entry."""
 
     def __init__(
         self,
@@ -130,6 +133,13 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Step with an action in the box: obs, reward `(env, agent)`, terminated `(env,)`."""
         raise NotImplementedError
 
+    def _cut_short(self) -> Tensor:
+        """Return which envs the simulator itself truncated in the last `_advance`: (env,) bool.
+
+        None, unless overridden; `max_steps` is counted by the base class.
+        """
+        return torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+
     def detach(self) -> None:
         """Cut the graph everywhere the env keeps one; the simulation goes on unchanged."""
         raise NotImplementedError
@@ -199,9 +209,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         action = clamp_to_box(actions, self.action_low, self.action_high)
         next_obs, reward, terminated = self._advance(action)
         self._steps = self._steps + 1
-        truncated = torch.zeros_like(terminated)
+        truncated = self._cut_short()
         if self.max_steps is not None:
-            truncated = self._steps >= self.max_steps
+            truncated = truncated | (self._steps >= self.max_steps)
         ended = terminated | truncated
         obs = next_obs
         if bool(ended.any()):

@@ -85,3 +85,21 @@ def box_penalty(
     """
     outside = (low - action).clamp(min=0) + (action - high).clamp(min=0)
     return outside.square().sum(-1).mean()
+
+
+def clipped_ratio_loss(
+    log_prob: Float[Tensor, "*batch"],
+    old_log_prob: Float[Tensor, "*batch"],
+    advantage: Float[Tensor, "*batch"],
+    *,
+    clip_range: float,
+) -> Float[Tensor, ""]:
+    r"""Negative clipped objective of PPO (arXiv:1707.06347, eq. 7), averaged.
+
+    $\min(\rho A, \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon) A)$ with
+    $\rho = \pi(a|o) / \pi_{old}(a|o)$. At equal parameters the ratio is 1, provided both densities
+    are of the action as it was drawn, before it was clamped to the box.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantage, clipped * advantage).mean()

@@ -1,4 +1,4 @@
-"""Networks over agents: joint MLP, shared MLP with a pooled context, Transformer.
+"""Networks over agents: joint MLP, separate MLPs, shared MLP with a pooled context, Transformer.
 
 All map `(*batch, agent, in_dim)` to `(*batch, agent, out_dim)`.
 """
@@ -15,7 +15,7 @@ from diffsurrogate.configuration import require_choices
 from diffsurrogate.errors import UsageError
 
 Activation = Literal["elu", "relu", "silu", "tanh"]
-Architecture = Literal["joint", "shared", "transformer"]
+Architecture = Literal["joint", "separate", "shared", "transformer"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -30,9 +30,10 @@ class NetConfig:
     """Shape of a network over agents."""
 
     architecture: Architecture = "joint"
-    """joint: one MLP over all agents concatenated. shared: one MLP per agent, same weights, which
-    also sees the mean of a small embedding of all. transformer: self-attention over agents. The
-    last two do not depend on the order or number of agents."""
+    """joint: one MLP over all agents concatenated. separate: an MLP of its own for every agent,
+    which sees that agent's features only. shared: one MLP per agent, same weights, which also sees
+    the mean of a small embedding of all. transformer: self-attention over agents. The last two do
+    not depend on the order or number of agents."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers; the Transformer's width is the first and its depth the count."""
     activation: Activation = "elu"
@@ -85,6 +86,43 @@ class JointNet(nn.Module):
         """Map features of all agents at once."""
         out: Tensor = self.net(x.flatten(-2))
         return out.unflatten(-1, self.out_shape)
+
+
+class AgentLinear(nn.Module):
+    """A linear layer with weights of its own for every agent, in one batched product."""
+
+    def __init__(self, agents: int, in_dim: int, out_dim: int) -> None:
+        """Draw every agent's weights as torch draws those of one layer."""
+        super().__init__()
+        layers = [nn.Linear(in_dim, out_dim) for _ in range(agents)]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+        """Map each agent's features by its own weights."""
+        flat = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+        out = torch.baddbmm(self.bias.unsqueeze(1), flat, self.weight.transpose(1, 2))
+        return out.transpose(0, 1).reshape(*x.shape[:-1], out.shape[-1])
+
+
+class SeparateNet(nn.Module):
+    """An MLP of its own for every agent, which sees that agent's features only."""
+
+    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+        """Build as many networks as agents."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise((in_dim, *config.hidden)):
+            layers += [AgentLinear(agents, fan_in, fan_out), _ACTIVATIONS[config.activation]()]
+            if config.layer_norm:
+                layers.append(nn.LayerNorm(fan_out, elementwise_affine=False))
+        self.head = AgentLinear(agents, config.hidden[-1], out_dim)
+        self.net = nn.Sequential(*layers, self.head)
+
+    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+        """Map each agent's features."""
+        out: Tensor = self.net(x)
+        return out
 
 
 class SharedNet(nn.Module):
@@ -172,7 +210,7 @@ class _AgentBlock(nn.Module):
         return out
 
 
-AgentNet = JointNet | SharedNet | TransformerNet
+AgentNet = JointNet | SeparateNet | SharedNet | TransformerNet
 
 
 def build_net(
@@ -184,15 +222,18 @@ def build_net(
     """
     kinds: dict[str, type[AgentNet]] = {
         "joint": JointNet,
+        "separate": SeparateNet,
         "shared": SharedNet,
         "transformer": TransformerNet,
     }
     net = kinds[config.architecture](config, agents, in_dim, out_dim)
     head = net.head
-    assert isinstance(head, nn.Linear)
-    if head_gain == 0:
-        nn.init.zeros_(head.weight)
-    else:
-        nn.init.orthogonal_(head.weight, head_gain)
+    assert isinstance(head, nn.Linear | AgentLinear)
+    matrices = head.weight if head.weight.ndim == 3 else head.weight.unsqueeze(0)
+    for matrix in matrices:
+        if head_gain == 0:
+            nn.init.zeros_(matrix)
+        else:
+            nn.init.orthogonal_(matrix, head_gain)
     nn.init.zeros_(head.bias)
     return net

@@ -32,6 +32,25 @@ class NoiseConfig:
             raise UsageError(f"correlation is {self.correlation}; it must be in [0, 1)")
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoiseMemory:
+    """What was known of correlated noise before each step of it was drawn."""
+
+    carried: Tensor
+    """(time, env, agent, act_dim): its mean, given the step before."""
+    fresh: Tensor
+    """(time, 1, 1, 1): its deviation about that."""
+
+    def flat(self) -> "NoiseMemory":
+        """Return it with time and env as one axis."""
+        fresh = self.fresh.expand(-1, self.carried.shape[1], -1, -1)
+        return NoiseMemory(carried=self.carried.flatten(0, 1), fresh=fresh.flatten(0, 1))
+
+    def at(self, chosen: Tensor) -> "NoiseMemory":
+        """Return rows of the first axis."""
+        return NoiseMemory(carried=self.carried[chosen], fresh=self.fresh[chosen])
+
+
 class NoiseProcess:
     """Noise of unit variance at each step; held and OU noise go on over window borders."""
 
@@ -51,6 +70,30 @@ class NoiseProcess:
         if kind == "pink":
             return self._pink(horizon)
         return torch.stack([self._next() for _ in range(horizon)])
+
+    def draw_with_memory(self, horizon: int) -> tuple[Tensor, NoiseMemory | None]:
+        """Return `draw(horizon)` and, of Ornstein-Uhlenbeck noise, what its past said of it.
+
+        Raises:
+            UsageError: held or pink noise, which has no density step by step.
+        """
+        if self.config.kind == "white":
+            return self.draw(horizon), None
+        if self.config.kind != "ou":
+            raise UsageError(
+                f"{self.config.kind} noise has no density step by step, which a likelihood ratio "
+                "needs; use white or ou noise"
+            )
+        before, rho = self.last, self.config.correlation
+        noise = self.draw(horizon)
+        carried = torch.zeros_like(noise)
+        carried[1:] = rho * noise[:-1]
+        fresh = torch.full((horizon, 1, 1, 1), (1 - rho**2) ** 0.5, device=noise.device)
+        if before is None:
+            fresh[0] = 1.0
+        else:
+            carried[0] = rho * before
+        return noise, NoiseMemory(carried=carried, fresh=fresh)
 
     def state_dict(self) -> dict[str, Tensor | int | None]:
         """Return where the process stands."""

@@ -1,5 +1,6 @@
-"""Policies: reparameterised Gaussians over the action box, and their windows of noise."""
+"""Policies over the action box, or over choices, and their windows of noise."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -7,12 +8,17 @@ from torch import Tensor, nn
 
 from diffsurrogate.configuration import require_range
 from diffsurrogate.nets import NetConfig, build_net
+from diffsurrogate.noise import NoiseMemory
 from diffsurrogate.normalise import RunningStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorConfig:
-    r"""A Gaussian policy $a = \mu(o) + \sigma \epsilon$, in units of half the action box."""
+    r"""A Gaussian policy $a = \mu(o) + \sigma \epsilon$, in units of half the action box.
+
+    Where actions are choices (`MultiAgentVectorEnv.discrete_actions`), the policy is a softmax over
+    them and `std`, `learn_std` and `squash` do not apply.
+    """
 
     net: NetConfig = field(default_factory=NetConfig)
     std: float = 1.0
@@ -38,11 +44,28 @@ class Actor(nn.Module):
     box_half: Tensor
 
     def __init__(
-        self, config: ActorConfig, agents: int, obs_dim: int, low: Tensor, high: Tensor
+        self,
+        config: ActorConfig,
+        agents: int,
+        obs_dim: int,
+        low: Tensor,
+        high: Tensor,
+        *,
+        discrete: bool = False,
     ) -> None:
-        """Build for the box `low`, `high` (agent, act_dim)."""
+        """Build for the box `low`, `high` (agent, act_dim).
+
+        Args:
+            config: shape of the network and of the noise.
+            agents: number of them.
+            obs_dim: features of one agent's observation.
+            low: lower ends of the box.
+            high: upper ends.
+            discrete: actions are one-hot choices among act_dim.
+        """
         super().__init__()
         self.config = config
+        self.discrete = discrete
         self.net = build_net(config.net, agents, obs_dim, low.shape[-1], head_gain=config.head_gain)
         self.statistics = RunningStatistics((obs_dim,))
         self.register_buffer("box_center", (low + high) / 2)
@@ -54,18 +77,50 @@ class Actor(nn.Module):
             self.register_buffer("log_std", log_std)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return the mean action before squashing, in half boxes from the middle of the box."""
+        """Return the mean action before squashing, in half boxes; or the logits of choices."""
         out: Tensor = self.net(self.statistics(obs) if self.config.normalise_obs else obs)
         return out
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """Return the action for unit noise of the action's shape; None acts deterministically."""
-        action = self(obs)
+        out = self(obs)
+        if self.discrete:
+            return _choice(out if noise is None else out + _gumbel(noise))
         if noise is not None:
-            action = action + self.log_std.exp() * noise
+            out = out + self.log_std.exp() * noise
         if self.config.squash:
-            action = torch.tanh(action)
-        return self.box_center + self.box_half * action
+            out = torch.tanh(out)
+        return self.box_center + self.box_half * out
+
+    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseMemory | None = None) -> Tensor:
+        """Return the log-density of an action that `act` gave, in half boxes.
+
+        Args:
+            obs: (*batch, agent, obs_dim).
+            action: (*batch, agent, act_dim), not clamped to the box and not squashed.
+            memory: of correlated noise, what was known of it before it was drawn; None for white.
+
+        Returns:
+            (*batch, agent).
+        """
+        out = self(obs)
+        if self.discrete:
+            return (action * out.log_softmax(-1)).sum(-1)
+        std = self.log_std.exp()
+        log_std = self.log_std
+        if memory is not None:
+            out = out + std * memory.carried
+            log_std = log_std + memory.fresh.log()
+        unit = (self.in_half_boxes(action) - out) / log_std.exp()
+        return -(0.5 * unit.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, obs: Tensor) -> Tensor:
+        """Return the entropy (*batch, agent), of a Gaussian in half boxes."""
+        if self.discrete:
+            log = self(obs).log_softmax(-1)
+            return -(log.exp() * log).sum(-1)
+        constant = 0.5 * (1 + math.log(2 * math.pi))
+        return (self.log_std + constant).sum().expand(obs.shape[:-1])
 
     def in_half_boxes(self, action: Tensor) -> Tensor:
         """Return actions in half boxes from the middle: the box is [-1, 1] whatever its size."""
@@ -90,3 +145,13 @@ class NoisyPolicy:
     def at(self, obs: Tensor, step: int | slice) -> Tensor:
         """Act again at `step`; with a slice, `obs` has a leading time axis."""
         return self.actor.act(obs, self.noise[step])
+
+
+def _gumbel(noise: Tensor) -> Tensor:
+    """Turn unit normal noise into standard Gumbel noise: the largest sum is a softmax sample."""
+    uniform = torch.special.ndtr(noise).clamp(1e-7, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform))
+
+
+def _choice(logits: Tensor) -> Tensor:
+    return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)

@@ -1,7 +1,9 @@
 """Names of envs, and types of envs, to the adapter that makes one of ours of them."""
 
 import difflib
+import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +18,12 @@ _FACTORIES: dict[str, str | EnvFactory] = {
     "vmas": "diffsurrogate.wrappers.vmas:make",
     "paper": "diffsurrogate.wrappers.paper:make",
     "diffsurrogate": "diffsurrogate.wrappers.native:make",
+    "gymnasium": "diffsurrogate.wrappers.gymnasium:make",
 }
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     "vmas.simulator.environment.environment.Environment": "diffsurrogate.wrappers.vmas:adapt",
+    "gymnasium.core.Env": "diffsurrogate.wrappers.gymnasium:adapt",
+    "gymnasium.vector.vector_env.VectorEnv": "diffsurrogate.wrappers.gymnasium:adapt",
 }
 
 
@@ -26,7 +31,8 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
     """Make an env by its id, `namespace/name`.
 
     Args:
-        env_id: such as `vmas/dispersion`, `paper/dispersion`, `diffsurrogate/cartpole-swingup`.
+        env_id: such as `vmas/dispersion`, `paper/dispersion`, `gymnasium/Pendulum-v1`,
+            `diffsurrogate/cartpole-swingup`.
         options: of the namespace; all take num_envs, seed, device, differentiable and max_steps.
 
     Raises:
@@ -59,23 +65,39 @@ def register_adapter(kind: type, adapter: Callable[..., MultiAgentVectorEnv]) ->
 def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     """Turn an env of another library into one of ours; one of ours is returned as it is.
 
+    Args:
+        env: of a type that is registered, or a function without arguments (or a class) that makes
+            one: with `num_envs=8` it is called 8 times, where the adapter can put single envs
+            together.
+        options: of the adapter.
+
     Raises:
         UsageError: nothing is registered for the type of `env`.
     """
+    if inspect.isroutine(env) or isinstance(env, type | functools.partial):
+        if "num_envs" in options:
+            options["make_another"] = env
+        env = env()
     if isinstance(env, MultiAgentVectorEnv):
         return env
-    for kind in type(env).__mro__:
-        if _name(kind) in _ADAPTERS:
-            adapted: MultiAgentVectorEnv = _load(_ADAPTERS[_name(kind)])(env, **options)
-            return adapted
+    adapter = _adapter_of(type(env))
+    if adapter is not None:
+        return adapter(env, **options)
     if isinstance(env, str):
         raise UsageError(f"cannot wrap the name {env!r}; make the env first: make({env!r})")
     raise UsageError(
         f"cannot wrap a {_name(type(env))}; known are MultiAgentVectorEnv, "
-        f"{', '.join(sorted(_ADAPTERS))}. Gymnasium, PettingZoo and "
-        "others are not adapted yet. For your own type, call "
-        "diffsurrogate.register_adapter(YourEnv, function), or subclass diffsurrogate.TorchEnv"
+        f"{', '.join(sorted(_ADAPTERS))}, and functions that make one of these. For your own type, "
+        "call diffsurrogate.register_adapter(YourEnv, function), or subclass diffsurrogate.TorchEnv"
     )
+
+
+def _adapter_of(kind: type) -> Callable[..., MultiAgentVectorEnv] | None:
+    """Return the adapter of the nearest registered ancestor."""
+    for ancestor in kind.__mro__:
+        if _name(ancestor) in _ADAPTERS:
+            return _load(_ADAPTERS[_name(ancestor)])
+    return None
 
 
 def _name(kind: type) -> str:

@@ -76,6 +76,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         )
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self.observation_mask, self.action_mask = env.observation_mask, env.action_mask
+        self.discrete_actions = env.discrete_actions
         self.config = config or SurrogateConfig()
         if not 0 <= mix <= 1:
             raise UsageError(f"mix is {mix}; the share of the true gradient must be in [0, 1]")

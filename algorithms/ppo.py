@@ -1,0 +1,173 @@
+"""PPO, IPPO and MAPPO on tensors (arXiv:1707.06347, 2011.09533, 2103.01955).
+
+They need no gradient of the env: baselines, and methods in their own right. On a
+`LearnedDiffWrapper` they train its models by the way, which is a cold start for SHAC++.
+"""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
+from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
+from diffsurrogate.critics import Critic
+from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.errors import UsageError
+from diffsurrogate.noise import NoiseConfig, NoiseProcess
+from diffsurrogate.policies import Actor, NoisyPolicy
+from diffsurrogate.return_scale import ReturnScale
+from diffsurrogate.returns import td_lambda
+from diffsurrogate.seeding import derive_seed
+from diffsurrogate.window import Window
+
+_BETAS = (0.9, 0.999)
+
+
+class PPO(Trainer):
+    """Proximal policy optimisation: by default one controller of all agents.
+
+    Example:
+        >>> from diffsurrogate import PPO, make
+        >>> env = make("diffsurrogate/cartpole-swingup", num_envs=4)
+        >>> agent = PPO(env).learn(total_steps=256)
+    """
+
+    config_type = PPOConfig
+    config: PPOConfig
+
+    def __init__(
+        self, env: MultiAgentVectorEnv, config: PPOConfig | None = None, *, seed: int = 0
+    ) -> None:
+        """Build actor and critic for an env.
+
+        Args:
+            env: any env of ours; no gradients are needed.
+            config: hyperparameters.
+            seed: of weights, noise and minibatches, and of the env's first reset.
+
+        Raises:
+            UsageError: the env is none of ours.
+        """
+        if not isinstance(env, MultiAgentVectorEnv):
+            raise UsageError(
+                f"{type(self).__name__} cannot train on a {type(env).__name__}; adapt it: "
+                "as_multi_agent(env)"
+            )
+        super().__init__(env, config or self.config_type(), seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "weights"))
+            actor = Actor(
+                self.config.actor,
+                env.num_agents,
+                env.obs_dim,
+                env.action_low,
+                env.action_high,
+                discrete=env.discrete_actions,
+            )
+            critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
+        self.actor = actor.to(env.device)
+        self.critic = critic.to(env.device)
+        shape = (env.num_envs, env.num_agents, env.act_dim)
+        self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.generator)
+        self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(env.device)
+        self.actor_optimiser = adam(self.actor, self.config.clip.lr, _BETAS)
+        self.critic_optimiser = adam(self.critic, self.config.critic_lr, _BETAS)
+
+    def _improve(self) -> Metrics:
+        config = self.config
+        self._set_learning_rates()
+        self.actor.statistics.snapshot()
+        self.critic.statistics.snapshot()
+        noise = self.noise.draw(config.horizon)
+        window = self.env.collect(NoisyPolicy(self.actor, noise), config.horizon)
+        target, advantage = self._targets(window)
+        report = clipped_steps(
+            self.actor,
+            experience(window, self.actor, advantage),
+            config=config.clip,
+            generator=self.sampler,
+            descend=lambda loss: self._descend(self.actor_optimiser, loss, config.clip.max_norm),
+        )
+        report |= self._fit_critic(window.obs, target)
+        report |= {
+            "skipped_updates": float(self.skipped),
+            "reward": float(window.reward.mean()),
+            "value_target": float(target.mean()),
+            "episodes_ended": float(window.ended.sum()),
+            "episodes_terminated": float(window.terminated.sum()),
+        }
+        report |= self.env.fit(window)
+        self.actor.statistics.update(window.obs)
+        self.critic.statistics.update(window.obs)
+        return report
+
+    @torch.no_grad()
+    def _targets(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Return value targets and advantages, both (time, env, agent)."""
+        reward = window.reward
+        if self.config.scale_rewards:
+            self.scale.update(reward, window.ended)
+            reward = reward / self.scale.scale
+        target = td_lambda(
+            reward,
+            self.critic(window.next_obs),
+            window.terminated,
+            window.truncated,
+            gamma=self.config.gamma,
+            lam=self.config.lam,
+        )
+        return target, target - self.critic(window.obs)
+
+    def _fit_critic(self, obs: Tensor, target: Tensor) -> Metrics:
+        clip, total, steps = self.config.clip, 0.0, 0
+        obs, target = obs.flatten(0, 1), target.flatten(0, 1)
+        for _ in range(clip.epochs):
+            order = torch.randperm(len(obs), generator=self.sampler).to(obs.device)
+            for chosen in order.split(clip.batch_size):
+                loss = (self.critic(obs[chosen]) - target[chosen]).square().mean()
+                self._descend(self.critic_optimiser, loss, clip.max_norm)
+                total, steps = total + float(loss.detach()), steps + 1
+        return {"critic_loss": total / steps}
+
+    def _set_learning_rates(self) -> None:
+        if self.config.schedule == "constant":
+            return
+        left = 1 - self.update / self.total_updates
+        pairs = (
+            (self.actor_optimiser, self.config.clip.lr),
+            (self.critic_optimiser, self.config.critic_lr),
+        )
+        for optimiser, initial in pairs:
+            for group in optimiser.param_groups:
+                group["lr"] = initial * left
+
+    def _state(self) -> State:
+        return {
+            "actor": dict(self.actor.state_dict()),
+            "critic": dict(self.critic.state_dict()),
+            "scale": dict(self.scale.state_dict()),
+            "actor_optimiser": self.actor_optimiser.state_dict(),
+            "critic_optimiser": self.critic_optimiser.state_dict(),
+        }
+
+    def _load_state(self, state: State) -> None:
+        self.actor.load_state_dict(state["actor"])
+        self.critic.load_state_dict(state["critic"])
+        self.scale.load_state_dict(state["scale"])
+        # copies: an optimiser would share its loaded tensors with whoever saved them
+        self.actor_optimiser.load_state_dict(copy.deepcopy(state["actor_optimiser"]))
+        self.critic_optimiser.load_state_dict(copy.deepcopy(state["critic_optimiser"]))
+
+
+class IPPO(PPO):
+    """Independent PPO: each agent's own observation, reward and, by default, weights."""
+
+    config_type = IPPOConfig
+
+
+class MAPPO(PPO):
+    """PPO whose agents act on their own observations, with a critic that sees all of them."""
+
+    config_type = MAPPOConfig

@@ -1,0 +1,356 @@
+"""Gymnasium's envs keep their numbers, their ends and their seeds behind our protocol."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
+from diffsurrogate.registry import as_multi_agent, make
+from diffsurrogate.wrappers.gymnasium import GymnasiumEnv, env_seeds
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.team_reward import TeamReward
+
+ENVS = 5
+
+
+class Counter(gymnasium.Env[Any, Any]):
+    """Counts up by the action; terminates at 7, truncates itself after 3 steps."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(
+        self,
+        observations: spaces.Space[Any] | None = None,
+        actions: spaces.Space[Any] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.observation_space = observations or spaces.Dict(
+            {"level": spaces.Discrete(11), "place": spaces.Box(0, 99, (2,), np.float64)}
+        )
+        self.action_space = actions or spaces.Discrete(3, start=1)
+        self.render_mode = render_mode
+        self.count = self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.count, self.steps = int(self.np_random.integers(2)), 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        self.count += int(action)
+        self.steps += 1
+        return self._observation(), 0.5 * self.count, self.count >= 7, self.steps == 3, {}
+
+    def render(self) -> Any:
+        return np.full((2, 3, 3), self.count, np.uint8)
+
+    def _observation(self) -> Any:
+        return {"level": self.count, "place": np.array([self.count, self.steps], np.float64)}
+
+
+class Unmasked(SyncVectorEnv):
+    """Ignores which envs are to be reset."""
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)
+
+
+def counter(**settings: Any) -> Counter:
+    return Counter(**settings)
+
+
+def counters(mode: AutoresetMode, kind: type[SyncVectorEnv] = SyncVectorEnv) -> SyncVectorEnv:
+    return kind([Counter] * ENVS, autoreset_mode=mode)
+
+
+def choose(*choices: int, among: int) -> Tensor:
+    """One-hot actions (env, 1, among)."""
+    return torch.nn.functional.one_hot(torch.tensor(choices), among).float()[:, None]
+
+
+class Reference:
+    """Single raw envs, stepped and reset by hand."""
+
+    def __init__(self, name: str, seed: int, max_steps: int) -> None:
+        self.raws = [gymnasium.make(name, max_episode_steps=max_steps) for _ in range(ENVS)]
+        seeds = env_seeds(seed, ENVS)
+        self.obs = [raw.reset(seed=s)[0] for raw, s in zip(self.raws, seeds, strict=True)]
+
+    def step(self, actions: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+        stepped = [raw.step(a) for raw, a in zip(self.raws, actions, strict=True)]
+        final, rewards, terminated, truncated, _ = map(list, zip(*stepped, strict=True))
+        self.obs = [
+            raw.reset()[0] if end or cut else last
+            for raw, last, end, cut in zip(self.raws, final, terminated, truncated, strict=True)
+        ]
+        return final, rewards, terminated, truncated
+
+
+def equal(ours: Tensor, raw: list[Any]) -> bool:
+    return bool((ours.squeeze(1).numpy() == np.array(raw, np.float32)).all())
+
+
+@pytest.mark.parametrize(("name", "max_steps"), [("Pendulum-v1", 11), ("CartPole-v1", 13)])
+def test_values_and_ends_are_the_raw_envs_bit_for_bit(name, max_steps):
+    env = make(f"gymnasium/{name}", num_envs=ENVS, seed=3, max_steps=max_steps)
+    reference = Reference(name, 3, max_steps)
+    obs, _ = env.reset()
+    assert equal(obs, reference.obs)
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.zeros(2, dtype=torch.long)
+    for _ in range(70):
+        if env.discrete_actions:
+            choices = (torch.rand(ENVS, generator=generator) < 0.85).long()
+            action, raw_action = choose(*choices.tolist(), among=2), list(choices.numpy())
+        else:
+            action = 6 * torch.rand(ENVS, 1, 1, generator=generator) - 3  # the box is ±2
+            raw_action = list(action[:, 0].clamp(-2, 2).numpy())
+        obs, reward, terminated, truncated, info = env.step(action)
+        final, raw_reward, raw_terminated, raw_truncated = reference.step(raw_action)
+        assert equal(info["final_obs"], final)
+        assert equal(obs, reference.obs)
+        assert equal(reward, raw_reward)
+        assert terminated.tolist() == raw_terminated
+        assert truncated.tolist() == raw_truncated
+        assert torch.equal(info["_final_obs"], terminated | truncated)
+        ends += torch.stack([terminated.sum(), truncated.sum()])
+    assert ends[1] > 0
+    assert (ends[0] > 0) == (name == "CartPole-v1")
+
+
+def test_shapes_spaces_and_names_are_those_of_the_protocol():
+    env = make("gymnasium/Pendulum-v1", num_envs=ENVS)
+    obs, _ = env.reset(seed=0)
+    assert obs.shape == (ENVS, 1, 3)
+    assert obs.dtype == torch.float32
+    assert env.agents == ["agent"]
+    assert env.max_steps == 200
+    assert (env.single_action_space.low, env.single_action_space.high) == (-2, 2)
+    assert not env.discrete_actions
+    assert not MultiAgentVectorEnv.discrete_actions
+    assert env.gradients == frozenset()
+    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    _, reward, terminated, truncated, _ = env.step(torch.zeros(ENVS, 1, 1))
+    assert reward.shape == (ENVS, 1)
+    assert terminated.shape == truncated.shape == (ENVS,)
+    env.close()
+
+
+def test_the_largest_entry_of_a_discrete_action_is_taken():
+    env = as_multi_agent(Counter, num_envs=ENVS)
+    assert env.discrete_actions
+    assert (env.single_action_space.low == 0).all()
+    assert (env.single_action_space.high == 1).all()
+    assert env.act_dim == 3
+    before, _ = env.reset(seed=0)
+    soft = torch.tensor([[0.2, 0.5, 0.3]] * 3 + [[0.0, -4.0, 0.1], [0.9, 0.8, 0.0]])[:, None]
+    env.step(soft)
+    moved = (env.current_obs - before)[:, 0, -2]
+    assert moved.tolist() == [2, 2, 2, 3, 1]  # the first choice is action 1
+
+
+def test_dict_observations_are_flattened():
+    env = as_multi_agent(Counter, num_envs=ENVS)
+    obs, _ = env.reset(seed=0)
+    assert env.obs_dim == 11 + 2
+    assert env.single_observation_space.contains(obs[0].numpy())
+    env.step(choose(1, 1, 1, 1, 1, among=3))
+    count = env.current_obs[:, 0, -2].long()
+    assert torch.equal(env.current_obs[:, 0, :11].argmax(-1), count)
+    assert (env.current_obs[:, 0, -1] == 1).all()
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.DISABLED, AutoresetMode.SAME_STEP])
+def test_a_vector_envs_own_truncation_is_no_termination(mode):
+    env = as_multi_agent(counters(mode), seed=0)
+    assert env.max_steps is None
+    start = env.reset()[0][:, 0, -2]
+    window = env.rollout(lambda obs: choose(0, 0, 0, 2, 2, among=3), 4)
+    assert window.truncated[:, :3].all(1).tolist() == [False, False, True, False]
+    assert not window.terminated[:, :3].any()
+    # 3 + 3 reaches 7 in the second step from a start at 1, else 9 in the third, as time is up
+    late = start[3:] == 0
+    assert torch.equal(window.terminated[1, 3:], ~late)
+    assert torch.equal(window.terminated[2, 3:], late)
+    assert torch.equal(window.truncated[2, 3:], late)
+    assert window.next_obs[2, :3, 0, -2].tolist() == (start[:3] + 3).tolist()
+    assert (window.obs[3, :3, 0, -1] == 0).all()  # the fresh episode's count of steps
+
+
+def test_both_autoreset_modes_give_the_same_run():
+    modes = (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP)
+    runs = []
+    for mode in modes:
+        env = as_multi_agent(counters(mode), max_steps=2)
+        env.reset(seed=4)
+        env.stagger(torch.Generator().manual_seed(1))
+        runs.append(env.rollout(lambda obs: choose(0, 1, 2, 2, 1, among=3), 13))
+    assert torch.equal(runs[0].obs, runs[1].obs)
+    assert torch.equal(runs[0].next_obs, runs[1].next_obs)
+    assert torch.equal(runs[0].truncated, runs[1].truncated)
+
+
+def test_staggered_time_limits_cut_the_raw_envs_where_our_count_says():
+    env = make("gymnasium/Pendulum-v1", num_envs=ENVS, max_steps=7)
+    env.reset(seed=0)
+    env.stagger(torch.Generator().manual_seed(2))
+    first = 7 - env._steps
+    assert first.unique().numel() > 1
+    window = env.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 21)
+    for index in range(ENVS):
+        expected = list(range(int(first[index]) - 1, 21, 7))
+        assert window.truncated[:, index].nonzero().flatten().tolist() == expected
+
+
+def test_a_shorter_time_limit_is_kept_and_a_longer_one_is_not():
+    def pendulum() -> Any:
+        return gymnasium.make("Pendulum-v1", max_episode_steps=7)
+
+    assert as_multi_agent(pendulum, num_envs=2, max_steps=3).max_steps == 3
+    assert as_multi_agent(pendulum, max_steps=11).max_steps == 7
+    assert make("gymnasium/Pendulum-v1", num_envs=1, max_steps=300).max_steps == 300
+
+
+def test_a_single_env_and_what_make_vec_makes_are_adapted():
+    assert as_multi_agent(gymnasium.make("Pendulum-v1")).num_envs == 1
+    settings = {"autoreset_mode": AutoresetMode.DISABLED}
+    raw = gymnasium.make_vec("Pendulum-v1", 3, vectorization_mode="sync", vector_kwargs=settings)
+    env = as_multi_agent(raw)
+    assert (env.num_envs, env.max_steps) == (3, 200)
+    assert torch.equal(
+        env.reset(seed=5)[0], make("gymnasium/Pendulum-v1", num_envs=3, seed=5).reset()[0]
+    )
+
+
+def test_same_seed_same_run_and_no_two_copies_or_seeds_alike():
+    def run(seed: int) -> Tensor:
+        env = make("gymnasium/Pendulum-v1", num_envs=ENVS, seed=seed, max_steps=5)
+        env.reset()
+        return env.collect(lambda obs: obs[..., :1], 12).obs[..., 0]
+
+    first = run(1)
+    state = np.random.get_state()[1].copy()
+    torch_state = torch.get_rng_state()
+    assert torch.equal(first, run(1))
+    assert (np.random.get_state()[1] == state).all()
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert first[0].unique().numel() == ENVS
+    assert not set(env_seeds(1, 97)) & set(env_seeds(2, 97))
+    assert env_seeds(1, 97)[:ENVS] == env_seeds(1, ENVS)
+
+
+def test_a_reset_with_a_seed_overrules_the_one_it_was_made_with():
+    one, other = (make("gymnasium/Pendulum-v1", num_envs=ENVS, seed=s) for s in (1, 2))
+    assert torch.equal(one.reset(seed=7)[0], other.reset(seed=7)[0])
+    assert not torch.equal(one.reset()[0], one.reset(seed=7)[0])
+
+
+def test_the_state_cannot_be_saved_and_says_so():
+    env = make("gymnasium/Pendulum-v1", num_envs=1)
+    env.reset(seed=0)
+    with pytest.raises(NotImplementedError, match="episodes start anew"):
+        env.state()
+
+
+def test_pictures_are_made_only_if_asked_for():
+    env = as_multi_agent(lambda: counter(render_mode="rgb_array"), num_envs=3)
+    env.reset(seed=0)
+    assert env.render_mode == "rgb_array"
+    assert [frame.shape for frame in env.render([2, 0])] == [(2, 3, 3)] * 2
+    assert len(env.render()) == 3
+    plain = make("gymnasium/Pendulum-v1", num_envs=1)
+    assert plain.render_mode is None
+    with pytest.raises(UsageError, match='render_mode="rgb_array"'):
+        plain.render()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "advice"),
+    [
+        ("Pendlum-v1", {}, "unknown env gymnasium/Pendlum-v1.*Close to it: Pendulum-v1"),
+        ("Pendulum-v7", {}, "Pendulum-v1"),
+        ("Pendulum-v1", {"num_envs": 0}, "num_envs is 0"),
+        ("Pendulum-v1", {"max_steps": 0}, "max_steps is 0"),
+        ("Pendulum-v1", {"differentiable": True}, "LearnedDiffWrapper"),
+        ("Pendulum-v1", {"n_agents": 3}, "n_agents"),
+        ("Pendulum-v1", {"render_mode": "human"}, "'rgb_array' or None"),
+        ("Pendulum-v1", {"device": "tpu"}, "device"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_advice(name, options, advice):
+    with pytest.raises(UsageError, match=advice):
+        make(f"gymnasium/{name}", **({"num_envs": 2} | options))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [gymnasium.error.DependencyNotInstalled('run `pip install "gymnasium[x]"`'), ImportError("x")],
+)
+def test_a_missing_package_is_named(monkeypatch, error):
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(gymnasium, "make", fail)
+    with pytest.raises(UsageError, match=r"gymnasium/X-v0 needs a package: .*x"):
+        make("gymnasium/X-v0", num_envs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"actions": spaces.MultiDiscrete([2, 3])}, r"MultiDiscrete\(\[2 3\]\) are not supp"),
+        ({"actions": spaces.Box(0, 7, (2,), np.int64)}, "Box of floats and Discrete"),
+        ({"actions": spaces.Box(-np.inf, 1, (2,))}, "action box must be finite"),
+        ({"observations": spaces.Sequence(spaces.Box(0, 1))}, "fixed size"),
+    ],
+)
+def test_spaces_that_do_not_fit_are_named(settings, advice):
+    with pytest.raises(UsageError, match=advice):
+        as_multi_agent(counter(**settings))
+
+
+def test_envs_that_cannot_be_put_together_are_refused():
+    spaces_in_turn = iter([spaces.Discrete(2), spaces.Discrete(3)])
+    one = Counter()
+    for raw, options, advice in [
+        (lambda: Counter(actions=next(spaces_in_turn)), {"num_envs": 2}, "the same spaces"),
+        (lambda: one, {"num_envs": 2}, "a new one each time"),
+        (one, {"num_envs": 2}, "give a function"),
+        (Counter, {"num_envs": 0}, "at least 1"),
+        (counters(AutoresetMode.DISABLED), {"num_envs": 2}, "has 5 copies"),
+        (counters(AutoresetMode.NEXT_STEP), {}, "NEXT_STEP.*make it with DISABLED or SAME_STEP"),
+        (TeamReward(make("diffsurrogate/cartpole-swingup", num_envs=2)), {}, r"its \.env"),
+    ]:
+        with pytest.raises(UsageError, match=advice):
+            as_multi_agent(raw, **options)
+
+
+def test_a_vector_env_that_resets_more_than_asked_is_found_out():
+    env = as_multi_agent(counters(AutoresetMode.DISABLED, Unmasked))
+    env.reset(seed=0)
+    with pytest.raises(UsageError, match="did not keep to"):
+        env.rollout(lambda obs: choose(0, 0, 2, 2, 2, among=3), 2 + 1)
+
+
+def test_gradients_are_learned_on_it():
+    env = LearnedDiffWrapper(make("gymnasium/Pendulum-v1", num_envs=ENVS, max_steps=5))
+    assert isinstance(env.env, GymnasiumEnv)
+    env.reset(seed=0)
+    gain = torch.full((), 0.1, requires_grad=True)
+    env.step((gain * env.current_obs)[..., :1])
+    gradients = []
+    for _ in range(2):
+        env.detach()
+        window = env.rollout(lambda obs: (gain * obs)[..., :1], 7)
+        gradients.append(torch.autograd.grad(window.reward.sum(), gain)[0])
+        assert np.isfinite(list(env.fit(window.detach()).values())).all()
+    assert torch.isfinite(torch.stack(gradients)).all()
+    assert gradients[1] != 0  # an untrained reward model is flat

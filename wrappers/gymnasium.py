@@ -1,0 +1,373 @@
+"""Gymnasium's single-agent envs as multi-agent vector envs (ids `gymnasium/<EnvId>`)."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import iterate
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffsurrogate.device import usable_device
+from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.errors import UsageError
+
+RawVectorEnv = VectorEnv[Any, Any, Any]
+RawEnv = gymnasium.Env[Any, Any]
+
+
+class GymnasiumEnv(MultiAgentVectorEnv):
+    """A `gymnasium.vector.VectorEnv` as a multi-agent vector env with the one agent "agent".
+
+    Values are the raw env's own, as float32. Observations other than boxes are flattened as
+    `gymnasium.spaces.flatten` does. Continuous actions keep their box; `Discrete(K)` actions become
+    one-hot rows (`discrete_actions`), of which the raw env gets the largest entry.
+
+    Terminations and truncations are the raw env's. `max_steps` is counted here as well, so that
+    `stagger` works: an env that it cuts is reset in the raw env, whose own count starts over. The
+    simulator's state cannot be saved: a training run that is resumed starts new episodes.
+    """
+
+    def __init__(
+        self,
+        raw: RawVectorEnv,
+        *,
+        max_steps: int | None = None,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Take over `raw`, which must not be used directly from now on.
+
+        Args:
+            raw: with `AutoresetMode.DISABLED` or `SAME_STEP`, and with masked resets
+                (`options={"reset_mask": mask}`), as all of Gymnasium's own have.
+            max_steps: steps until truncation, if shorter than the time limit of `raw`; None for
+                that limit.
+            seed: of the first reset without one; None leaves it to `raw`.
+            device: where the tensors live; `raw` computes on the CPU.
+
+        Raises:
+            UsageError: the autoreset mode, the observations or the actions are not supported.
+        """
+        self._resets_itself = _check_autoreset(raw)
+        if isinstance(raw.unwrapped, MultiAgentVectorEnv):
+            raise UsageError(
+                f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
+            )
+        actions = raw.single_action_space
+        limits = [limit for limit in (time_limit(raw), max_steps) if limit is not None]
+        super().__init__(
+            num_envs=raw.num_envs,
+            agents=["agent"],
+            observation_space=observation_box(raw.single_observation_space),
+            action_space=action_box(actions),
+            device=usable_device(device),
+            max_steps=min(limits, default=None),
+        )
+        self.discrete_actions = isinstance(actions, spaces.Discrete)
+        self.raw = raw
+        self.metadata = raw.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.render_mode, self.spec = raw.render_mode, raw.spec
+        self._seed = seed
+        self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
+        self._raw_obs = torch.zeros(self.num_envs, 1, self.obs_dim)
+
+    def detach(self) -> None:
+        """Do nothing: no graph runs through the simulator."""
+
+    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
+        """Draw the envs as they stand.
+
+        Args:
+            env_indices: which envs; None for all.
+
+        Returns:
+            one frame `(height, width, 3)` uint8 per env.
+
+        Raises:
+            UsageError: the env was made without `render_mode="rgb_array"`, or a package that it
+                draws with is missing.
+        """
+        if self.render_mode != "rgb_array":
+            raise UsageError(
+                f"this env was made with render_mode={self.render_mode!r}; make it with "
+                'render_mode="rgb_array" to get pictures'
+            )
+        try:
+            frames: Any = self.raw.render()
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            raise UsageError(f"drawing this env needs a package: {error}") from error
+        indices = range(self.num_envs) if env_indices is None else env_indices
+        return tuple(frames[index] for index in indices)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the raw env."""
+        self.raw.close(**kwargs)
+
+    # --- the env protocol -----------------------------------------------------------------------
+
+    def _reset_all(self, seed: int | None) -> Tensor:
+        seed, self._seed = (self._seed if seed is None else seed), None
+        seeds: Any = seed
+        if seed is not None and isinstance(self.raw.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            seeds = env_seeds(seed, self.num_envs)  # others take only one number
+        obs, _ = self.raw.reset(seed=seeds)
+        self._raw_obs = self._flatten(obs)
+        return self._raw_obs.to(self.device)
+
+    def _reset_where(self, mask: Tensor) -> Tensor:
+        chosen = mask.cpu().numpy() & ~self._reset_by_raw
+        if chosen.any():
+            obs, _ = self.raw.reset(options={"reset_mask": chosen})
+            before, self._raw_obs = self._raw_obs, self._flatten(obs)
+            going_on = torch.from_numpy(~chosen)
+            old, new = before[going_on], self._raw_obs[going_on]
+            if not torch.allclose(old, new, rtol=0, atol=0, equal_nan=True):
+                raise UsageError(
+                    f"{type(self.raw.unwrapped).__name__}.reset did not keep to "
+                    'options={"reset_mask": mask}: envs that go on changed too; make single envs '
+                    "and put them together by gymnasium.vector.SyncVectorEnv"
+                )
+        return self._raw_obs.to(self.device)
+
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        obs, reward, terminated, truncated, info = self.raw.step(self._raw_action(action))
+        self._raw_obs = final = self._flatten(obs)
+        if self._resets_itself:
+            self._reset_by_raw = np.logical_or(terminated, truncated)
+            final = self._final_obs(info)
+        self._cut = torch.tensor(truncated, dtype=torch.bool, device=self.device)
+        return (
+            final.to(self.device),
+            torch.tensor(reward, dtype=torch.float32, device=self.device).unsqueeze(1),
+            torch.tensor(terminated, dtype=torch.bool, device=self.device),
+        )
+
+    def _cut_short(self) -> Tensor:
+        return self._cut
+
+    def _save(self) -> State:
+        raise NotImplementedError(
+            "Gymnasium has no way to save an env's state; episodes start anew when a run is resumed"
+        )
+
+    def _restore(self, state: State) -> None:
+        raise NotImplementedError(
+            "Gymnasium has no way to restore an env's state; call reset(seed=...) instead"
+        )
+
+    # --- between tensors and the raw env --------------------------------------------------------
+
+    def _raw_action(self, action: Tensor) -> NDArray[Any]:
+        """Return what the raw env takes for an action `(env, 1, act_dim)` in the box."""
+        space = self.raw.single_action_space
+        rows = action.detach().cpu()
+        if isinstance(space, spaces.Discrete):
+            return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
+        return rows.numpy().astype(space.dtype).reshape(self.num_envs, *(space.shape or ()))
+
+    def _flatten(self, obs: Any) -> Tensor:
+        """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
+        space = self.raw.single_observation_space
+        if isinstance(space, spaces.Box):
+            rows = np.array(obs, dtype=np.float32)
+        else:
+            one_by_one = iterate(self.raw.observation_space, obs)
+            rows = np.array([spaces.flatten(space, one) for one in one_by_one], dtype=np.float32)
+        return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
+
+    def _final_obs(self, info: dict[str, Any]) -> Tensor:
+        """Return the observations before the raw env reset itself, `(env, 1, obs_dim)`."""
+        final = self._raw_obs.clone()
+        for index in np.flatnonzero(self._reset_by_raw):
+            one = spaces.flatten(self.raw.single_observation_space, info["final_obs"][index])
+            final[index, 0] = torch.from_numpy(np.array(one, dtype=np.float32))
+        return final
+
+
+def observation_box(space: gymnasium.Space[Any]) -> spaces.Box:
+    """Return the box `(1, obs_dim)` float32 of a flattened observation.
+
+    Raises:
+        UsageError: the observations have no fixed size.
+    """
+    flat: gymnasium.Space[Any]
+    try:
+        flat = spaces.flatten_space(space)
+    except NotImplementedError:
+        flat = space
+    if not isinstance(flat, spaces.Box):
+        raise UsageError(
+            f"observations of {space} cannot become a vector of fixed size; make them one in a "
+            "gymnasium.ObservationWrapper"
+        )
+    with np.errstate(over="ignore"):  # the largest float64 becomes infinite
+        low, high = (bound.astype(np.float32)[None] for bound in (flat.low, flat.high))
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def action_box(space: gymnasium.Space[Any]) -> spaces.Box:
+    """Return the box `(1, act_dim)` float32 of an action: flattened, or one-hot if discrete.
+
+    Raises:
+        UsageError: the actions are neither continuous nor one discrete choice.
+    """
+    if isinstance(space, spaces.Discrete):
+        return spaces.Box(0, 1, (1, int(space.n)), np.float32)
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        low, high = (bound.astype(np.float32).reshape(1, -1) for bound in (space.low, space.high))
+        return spaces.Box(low, high, dtype=np.float32)
+    raise UsageError(
+        f"actions of {space} are not supported; only a Box of floats and Discrete are, make them "
+        "one of these in a gymnasium.ActionWrapper"
+    )
+
+
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """Return a seed per copy; unlike seed, seed + 1, ..., those of two seeds do not overlap."""
+    return np.random.SeedSequence(seed).generate_state(num_envs).tolist()
+
+
+def time_limit(raw: RawVectorEnv) -> int | None:
+    """Return after how many steps every copy is truncated, if the specs of all of them say so."""
+    inner = raw.unwrapped
+    specs = [env.spec for env in inner.envs] if isinstance(inner, SyncVectorEnv) else [raw.spec]
+    limits = [None if spec is None else spec.max_episode_steps for spec in specs]
+    known = [limit for limit in limits if limit is not None]
+    return max(known) if len(known) == len(limits) else None
+
+
+def adapt(
+    raw_env: RawEnv | RawVectorEnv,
+    *,
+    num_envs: int | None = None,
+    make_another: Callable[[], Any] | None = None,
+    max_steps: int | None = None,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+) -> GymnasiumEnv:
+    """Adapt a raw env; `as_multi_agent` calls this.
+
+    Args:
+        raw_env: a `gymnasium.Env`, of which there is then one copy, or a `VectorEnv`.
+        num_envs: copies of a single env; needs a function that makes them.
+        make_another: makes further copies of `raw_env`.
+        max_steps: steps until truncation, if shorter than the env's own time limit.
+        seed: of the first reset without one; None leaves it to the raw env.
+        device: where the tensors live.
+
+    Raises:
+        UsageError: as `GymnasiumEnv`; or `num_envs` does not fit, or the copies do not.
+    """
+    if isinstance(raw_env, VectorEnv):
+        if num_envs not in (None, raw_env.num_envs):
+            raise UsageError(
+                f"num_envs is {num_envs}, but this VectorEnv has {raw_env.num_envs} copies; make "
+                "it with the number you need"
+            )
+        return GymnasiumEnv(raw_env, max_steps=max_steps, seed=seed, device=device)
+    count = 1 if num_envs is None else num_envs
+    if count < 1:
+        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    if count > 1 and make_another is None:
+        raise UsageError(
+            f"num_envs is {num_envs}, but one gymnasium.Env cannot be copied; give a function that "
+            "makes one: as_multi_agent(lambda: MyEnv(), num_envs=8)"
+        )
+    raws = [raw_env] + [make_another() for _ in range(count - 1) if make_another]
+    if len({id(raw.unwrapped) for raw in raws}) < count:
+        raise UsageError("the function gave the same env twice; it must make a new one each time")
+    return GymnasiumEnv(_together(raws), max_steps=max_steps, seed=seed, device=device)
+
+
+def make(
+    name: str,
+    *,
+    num_envs: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    differentiable: bool = False,
+    max_steps: int | None = None,
+    render_mode: str | None = None,
+    **env_kwargs: Any,
+) -> GymnasiumEnv:
+    """Make copies of a registered env and step them one after another in this process.
+
+    For copies in other processes, make a `gymnasium.vector.AsyncVectorEnv` and call
+    `as_multi_agent`.
+
+    Args:
+        name: Gymnasium's id, such as "Pendulum-v1", "module:Env-v0" or "ALE/Pong-v5".
+        num_envs: copies that step together.
+        seed: of the first reset without one; every copy gets a seed of its own from it.
+        device: where the tensors live.
+        differentiable: must be False; Gymnasium's envs have no gradients of their own.
+        max_steps: steps until truncation; None for the env's registered time limit, if any.
+        render_mode: "rgb_array" to be able to draw, which can make stepping slower.
+        env_kwargs: passed on to `gymnasium.make`.
+
+    Raises:
+        UsageError: the id or an option is not known, a package is missing, or the env's spaces are
+            not supported.
+    """
+    if num_envs < 1:
+        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    if differentiable:
+        raise UsageError(
+            f"gymnasium/{name} has no gradients of its own; leave differentiable=False and learn "
+            "them with LearnedDiffWrapper"
+        )
+    if max_steps is not None and max_steps < 1:
+        raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")
+    if render_mode not in (None, "rgb_array"):
+        raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
+    if render_mode is not None:
+        env_kwargs["render_mode"] = render_mode
+    raws = [_make_one(name, max_steps, env_kwargs) for _ in range(num_envs)]
+    modes = raws[0].metadata.get("render_modes", [])
+    if render_mode is not None and render_mode not in modes:
+        raise UsageError(f"gymnasium/{name} cannot draw pictures; its render modes are {modes}")
+    return GymnasiumEnv(_together(raws), seed=seed, device=device)
+
+
+def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> RawEnv:
+    try:
+        return gymnasium.make(name, max_episode_steps=max_steps, **env_kwargs)
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
+        close = difflib.get_close_matches(name, list(gymnasium.registry), n=3)
+        hint = f" Close to it: {', '.join(close)}" if close else ""
+        raise UsageError(f"unknown env gymnasium/{name}. {error}{hint}") from error
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise UsageError(f"gymnasium/{name} needs a package: {error}") from error
+    except TypeError as error:
+        raise UsageError(
+            f"gymnasium/{name} could not be made with {env_kwargs or 'its defaults'}: {error}"
+        ) from error
+
+
+def _together(raws: list[RawEnv]) -> RawVectorEnv:
+    """Return a vector env of the given copies, which resets none of them by itself."""
+    functions = [lambda raw=raw: raw for raw in raws]
+    try:
+        return SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
+    except RuntimeError as error:
+        raise UsageError(f"the copies must have the same spaces: {error}") from error
+
+
+def _check_autoreset(raw: RawVectorEnv) -> bool:
+    """Return whether `raw` resets ended envs within the step; False if never."""
+    mode = raw.metadata.get("autoreset_mode")
+    if mode not in (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP):
+        raise UsageError(
+            f"this {type(raw.unwrapped).__name__} has the autoreset mode {mode}, so its steps "
+            "after the end of an episode are no steps; make it with DISABLED or SAME_STEP: "
+            'gymnasium.make_vec(id, num_envs=8, vectorization_mode="sync", vector_kwargs='
+            '{"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED})'
+        )
+    return bool(mode == AutoresetMode.SAME_STEP)
