@@ -7,10 +7,17 @@ import torch
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers import vmas
+from diffsurrogate.wrappers.scenarios.discovery import Discovery
 from diffsurrogate.wrappers.scenarios.dispersion import Dispersion
+from diffsurrogate.wrappers.scenarios.sampling import Sampling
 from diffsurrogate.wrappers.scenarios.transport import Transport
 
-TASKS = {"dispersion": Dispersion, "transport": Transport}
+TASKS = {
+    "dispersion": Dispersion,
+    "transport": Transport,
+    "discovery": Discovery,
+    "sampling": Sampling,
+}
 
 
 def make(
