@@ -67,7 +67,7 @@ class PPO(Trainer):
                 discrete=env.discrete_actions,
             )
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
-        self.actor = actor.to(env.device)
+        self._use_actor(actor, self.config.average)
         self.critic = critic.to(env.device)
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.generator)

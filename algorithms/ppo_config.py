@@ -66,6 +66,10 @@ class PPOConfig:
     scale_rewards: bool = True
     """Divide rewards by the running deviation of the discounted return, so that values are of
     order 1 whatever the env's units."""
+    average: float = 0.0
+    """Decay per update of a running mean of the policy's weights, which predictions are made with;
+    0 predicts with the weights as they are. Policies waver from update to update, their mean less
+    so."""
     stagger: bool = True
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
@@ -73,6 +77,7 @@ class PPOConfig:
         require_choices(self)
         check_horizon(self.horizon)
         require_range(self, "gamma", "lam", low=0.0, high=1.0)
+        require_range(self, "average", low=0.0, high=0.9999)
         require_range(self, "critic_lr", low=0.0)
         require_range(self.clip, "epochs", low=1.0)
         refuse_squash(self.actor)

@@ -87,7 +87,7 @@ class SHAC(Trainer):
             low, high = env.action_low, env.action_high
             actor = Actor(self.config.actor, env.num_agents, env.obs_dim, low, high)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
-        self.actor = actor.to(device)
+        self._use_actor(actor, self.config.average)
         self.critic = critic.to(device)
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(self.config.noise, shape, self.generator)

@@ -78,6 +78,10 @@ class SHACConfig:
     value_bins: int = 9
     value_balance: float = 0.5
     """Share of a critic minibatch that is spread evenly over the bins of the value cache."""
+    average: float = 0.0
+    """Decay per update of a running mean of the policy's weights, which predictions are made with;
+    0 predicts with the weights as they are. Policies waver from update to update, their mean less
+    so."""
     stagger: bool = True
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
@@ -86,6 +90,7 @@ class SHACConfig:
         check_horizon(self.horizon)
         require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
         require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
+        require_range(self, "average", low=0.0, high=0.9999)
         require_range(self, "actor_epochs", "actor_minibatches", low=1.0)
         if self.actor_horizon is not None and (
             self.actor_horizon < 1 or self.horizon % self.actor_horizon

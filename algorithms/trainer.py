@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.configuration import check_same_config, config_from_dict
@@ -27,8 +28,8 @@ Callback = Callable[[Any, Metrics], bool | None]
 class Trainer(ABC):
     """Improves an actor window by window.
 
-    Subclasses build `actor` and whatever else they learn, and implement `_improve`, `_state` and
-    `_load_state`.
+    Subclasses build `actor` (or override `predict`) and whatever else they learn, and implement
+    `_improve`, `_state` and `_load_state`.
     """
 
     config_type: ClassVar[type]
@@ -53,6 +54,7 @@ class Trainer(ABC):
         self.total_updates = 0
         self.skipped = 0
         self.started = False
+        self.mean_actor: AveragedModel | None = None
 
     @property
     def env_steps(self) -> int:
@@ -105,19 +107,23 @@ class Trainer(ABC):
         Raises:
             UsageError: `obs` has another shape.
         """
+        self.check_obs(obs)
+        noise = None
+        with torch.no_grad():
+            if not deterministic:
+                shape = (*obs.shape[:-1], self.env.act_dim)
+                noise = torch.randn(shape, generator=self.samples, device=obs.device)
+            action = self.predictor.act(obs, noise)
+        return clamp_to_box(action, self.env.action_low, self.env.action_high)
+
+    def check_obs(self, obs: Tensor) -> None:
+        """Refuse observations of another shape than `(*batch, agent, obs_dim)`."""
         needed = (self.env.num_agents, self.env.obs_dim)
         if tuple(obs.shape[-2:]) != needed:
             raise UsageError(
                 f"obs has the shape {tuple(obs.shape)}; give (..., agent, obs_dim) = "
                 f"(..., {needed[0]}, {needed[1]})"
             )
-        noise = None
-        with torch.no_grad():
-            if not deterministic:
-                shape = (*obs.shape[:-1], self.env.act_dim)
-                noise = torch.randn(shape, generator=self.samples, device=obs.device)
-            action = self.actor.act(obs, noise)
-        return clamp_to_box(action, self.env.action_low, self.env.action_high)
 
     def save(self, path: str | Path) -> None:
         """Write everything needed to go on: nets, optimisers, caches, randomness, env."""
@@ -154,19 +160,24 @@ class Trainer(ABC):
         if not self.started:
             self.env.reset(seed=self.seed)
             if self.config.stagger:
-                self.env.stagger(self.sampler)
+                self.env.stagger(self.sampler, self.config.horizon)
             self.started = True
         while self.update < total_updates:
             began = time.process_time()
             report = self._improve()
             self.update += 1
+            if self.mean_actor is not None:
+                self.mean_actor.update_parameters(self.actor)
             report["env_steps"] = float(self.env_steps)
             report["update_cpu_seconds"] = time.process_time() - began
             yield report
 
     def state_dict(self) -> State:
         """Return all of the training's state, in tensors and plain numbers."""
+        mean = None if self.mean_actor is None else dict(self.mean_actor.state_dict())
         return self._state() | {
+            "predictor": self._predictor_state(),
+            "mean_actor": mean,
             "generator": self.generator.get_state(),
             "sampler": self.sampler.get_state(),
             "samples": self.samples.get_state(),
@@ -196,6 +207,8 @@ class Trainer(ABC):
             )
         try:
             self._load_state(state)
+            if self.mean_actor is not None:
+                self.mean_actor.load_state_dict(state["mean_actor"])
             self.generator.set_state(state["generator"].cpu())
             self.sampler.set_state(state["sampler"].cpu())
             self.samples.set_state(state["samples"].cpu())
@@ -215,6 +228,12 @@ class Trainer(ABC):
                 "they were when it was saved"
             ) from error
 
+    def _use_actor(self, actor: Actor, average: float) -> None:
+        """Take `actor` as the policy, and predict with a running mean of it if `average` > 0."""
+        self.actor = actor.to(self.env.device)
+        if average > 0:
+            self.mean_actor = AveragedModel(self.actor, multi_avg_fn=get_ema_multi_avg_fn(average))
+
     @abstractmethod
     def _improve(self) -> Metrics:
         """Collect a window, learn from it and return what to log."""
@@ -226,6 +245,19 @@ class Trainer(ABC):
     @abstractmethod
     def _load_state(self, state: State) -> None:
         """Take over what `_state` returned."""
+
+    def _predictor_state(self) -> State:
+        """Return the weights of `predictor`."""
+        return dict(self.predictor.state_dict())
+
+    @property
+    def predictor(self) -> Actor:
+        """The policy that `predict` acts with: the actor, or the running mean of its weights."""
+        if self.mean_actor is None:
+            return self.actor
+        mean = self.mean_actor.module
+        assert isinstance(mean, Actor)
+        return mean
 
     @property
     def _shape(self) -> tuple[int, int, int]:

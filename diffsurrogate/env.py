@@ -315,13 +315,19 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def load_state_dict(self, state: State) -> None:
         """Take back what `state_dict` returned."""
 
-    def stagger(self, generator: torch.Generator) -> None:
+    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
         """Spread the envs' step counters evenly at random, so that time limits do not coincide.
 
         The first episodes are shorter; nothing else changes. Without a time limit, does nothing.
+
+        Args:
+            generator: on the CPU.
+            every: counters are multiples of this, such as the steps of a window: envs are then
+                reset in groups, which is cheaper where a reset costs as much for one as for all.
         """
         if self.max_steps is not None:
-            steps = torch.randint(self.max_steps, (self.num_envs,), generator=generator)
+            phases = -(-self.max_steps // every)
+            steps = every * torch.randint(phases, (self.num_envs,), generator=generator)
             self._steps = steps.to(self.device)
 
     def check_action(self, action: Tensor) -> None:

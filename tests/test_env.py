@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from home import Home
 from torch import Tensor
 
 from diffsurrogate.env import MultiAgentVectorEnv, State
@@ -263,3 +264,11 @@ def test_real_env_has_nothing_to_learn_and_no_known_maximum():
     env = started()
     assert env.fit(env.rollout(lambda obs: ZERO, 1)) == {}
     assert env.max_return() is None
+
+
+def test_step_counters_can_be_staggered_in_groups():
+    env = Home(num_envs=61)
+    env.max_steps = 10
+    env.reset(seed=0)
+    env.stagger(torch.Generator().manual_seed(0), every=4)
+    assert sorted(set(env.state()["steps"].tolist())) == [0, 4, 8]

@@ -211,9 +211,9 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         self.env.set_state(state)
         self._start_chain()
 
-    def stagger(self, generator: torch.Generator) -> None:
+    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
         """Spread the wrapped envs' time limits."""
-        self.env.stagger(generator)
+        self.env.stagger(generator, every)
 
     def render(self, *args: Any, **kwargs: Any) -> Any:
         """Render the wrapped env."""
