@@ -1,6 +1,6 @@
 """Steps of a policy up PPO's clipped objective: what PPO does, and SHAC may do besides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -71,31 +71,38 @@ def clipped_steps(
     flat = [x.flatten(0, 1) for x in (past.obs, past.action, past.log_prob, past.advantage)]
     obs, action, old_log_prob, advantage = flat
     reports = []
-    for _ in range(config.epochs):
-        order = torch.randperm(len(obs), generator=generator).to(obs.device)
-        for chosen in order.split(config.batch_size):
-            old, gain = old_log_prob[chosen], advantage[chosen]
-            known = None if memory is None else memory.at(chosen)
-            new = actor.log_prob(obs[chosen], action[chosen], known)
-            if config.credit == "team":
-                gain = gain.mean(-1, keepdim=True).expand_as(gain)
+    for chosen in _minibatches(len(obs), config, generator):
+        old, gain = old_log_prob[chosen], advantage[chosen]
+        known = None if memory is None else memory.at(chosen)
+        new = actor.log_prob(obs[chosen], action[chosen], known)
+        if config.credit == "team":
+            gain = gain.mean(-1, keepdim=True).expand_as(gain)
+        if config.ratio == "team":
+            old, new, gain = old.sum(-1), new.sum(-1), gain.mean(-1)
+        if config.normalise and gain.numel() > 1:
+            gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+        loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)
+        if config.entropy_weight > 0:
+            entropy = actor.entropy(obs[chosen])
             if config.ratio == "team":
-                old, new, gain = old.sum(-1), new.sum(-1), gain.mean(-1)
-            if config.normalise and gain.numel() > 1:
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
-            loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)
-            if config.entropy_weight > 0:
-                loss = loss - config.entropy_weight * actor.entropy(obs[chosen]).mean()
-            norm = descend(loss)
-            change = (new - old).detach()
-            reports.append(
-                {
-                    "clipped_loss": float(loss.detach()),
-                    "clipped_gradient_norm": norm,
-                    "kl": float((change.exp() - 1 - change).mean()),
-                    "clipped_share": float(
-                        ((change.exp() - 1).abs() > config.clip_range).float().mean()
-                    ),
-                }
-            )
+                entropy = entropy.sum(-1)  # of the actions of all
+            loss = loss - config.entropy_weight * entropy.mean()
+        norm = descend(loss)
+        change = (new - old).detach()
+        ratio = change.exp()
+        report = {
+            "clipped_loss": float(loss.detach()),
+            "clipped_gradient_norm": norm,
+            "kl": float((ratio - 1 - change).mean()),
+            "clipped_share": float(((ratio - 1).abs() > config.clip_range).float().mean()),
+        }
+        reports.append(report)
+        if config.target_kl is not None and report["kl"] > config.target_kl:
+            break
     return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
+
+
+def _minibatches(rows: int, config: ClipConfig, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the rows of one minibatch after another, every row once per epoch."""
+    for _ in range(config.epochs):
+        yield from torch.randperm(rows, generator=generator).split(config.batch_size)

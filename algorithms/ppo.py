@@ -23,6 +23,8 @@ from diffsurrogate.seeding import derive_seed
 from diffsurrogate.window import Window
 
 _BETAS = (0.9, 0.999)
+_EPS = 1e-5
+"""Adam's; a smaller one blows up what little gradient a solved task leaves, and unlearns it."""
 
 
 class PPO(Trainer):
@@ -72,8 +74,8 @@ class PPO(Trainer):
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.generator)
         self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(env.device)
-        self.actor_optimiser = adam(self.actor, self.config.clip.lr, _BETAS)
-        self.critic_optimiser = adam(self.critic, self.config.critic_lr, _BETAS)
+        self.actor_optimiser = adam(self.actor, self.config.clip.lr, _BETAS, _EPS)
+        self.critic_optimiser = adam(self.critic, self.config.critic_lr, _BETAS, _EPS)
 
     def _improve(self) -> Metrics:
         config = self.config

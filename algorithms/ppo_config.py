@@ -28,6 +28,8 @@ class ClipConfig:
     """Adam's learning rate of the policy."""
     max_norm: float = 0.5
     """Largest gradient norm."""
+    target_kl: float | None = None
+    """Leave a window once a minibatch shows that the policy moved this far (mean KL divergence)."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
     ratio: Literal["agent", "team"] = "agent"
@@ -44,6 +46,8 @@ class ClipConfig:
         require_range(self, "batch_size", low=1.0)
         require_range(self, "clip_range", "max_norm", low=1e-12)
         require_range(self, "lr", "entropy_weight", low=0.0)
+        if self.target_kl is not None:
+            require_range(self, "target_kl", low=1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,19 @@ from torch import Tensor
 
 from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
+from diffsurrogate.algorithms.trainer import Gradient, Metrics, Trainer, adam
 from diffsurrogate.cache import BinnedCache
 from diffsurrogate.critics import Critic
 from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
-from diffsurrogate.losses import box_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.losses import (
+    box_penalty,
+    expectile_loss,
+    lambda_actor_loss,
+    shac_actor_loss,
+)
 from diffsurrogate.minibatches import minibatches
-from diffsurrogate.noise import NoiseProcess
+from diffsurrogate.noise import NoiseMemory, NoiseProcess
 from diffsurrogate.policies import Actor, NoisyPolicy
 from diffsurrogate.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
@@ -133,23 +138,15 @@ class SHAC(Trainer):
             noise, memory = self.noise.draw_with_memory(config.horizon)
         else:
             noise = self.noise.draw(config.horizon)
-        policy = NoisyPolicy(self.actor, noise)
         collect = self.env.collect if config.replays else self.env.rollout
-        window = collect(policy, config.horizon)
+        window = collect(NoisyPolicy(self.actor, noise), config.horizon)
         if climbs:
-            past = experience(window, self.actor, self._advantage(window), memory)
-        report = self._replay(window, noise) if config.replays else self._fit_actor(window)
+            report = self._climb(window, memory)
+        elif config.replays:
+            report = self._replay(window, noise)
+        else:
+            report = self._fit_actor(window)
         window = window.detach()  # from here on, nothing can reach the policy
-        if climbs:
-            report |= clipped_steps(
-                self.actor,
-                past,
-                config=config.score,
-                generator=self.sampler,
-                descend=lambda loss: self._descend(
-                    self.score_optimiser, loss, config.score.max_norm
-                ),
-            )
         report |= {
             "skipped_updates": float(self.skipped),
             "reward": float(window.reward.mean()),
@@ -182,6 +179,44 @@ class SHAC(Trainer):
                 reports.append(self._fit_actor(self.env.differentiate(part, policy)))
         return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
+    def _climb(self, window: Window, memory: NoiseMemory | None) -> Metrics:
+        """Take score steps on a window, each with the pathwise gradient as a part."""
+        config = self.config
+        advantage = self._advantage(window)
+        past = experience(window, self.actor, advantage, memory)
+        push, report = self._pathwise(window, advantage.sum(-1).std())
+        return report | clipped_steps(
+            self.actor,
+            past,
+            config=config.score,
+            generator=self.sampler,
+            descend=lambda loss: self._descend(
+                self.score_optimiser, loss, config.score.max_norm, push
+            ),
+        )
+
+    def _pathwise(self, window: Window, deviation: Tensor) -> tuple[Gradient, Metrics]:
+        """Return the weighted pathwise gradient of a window, and its norm before that.
+
+        Divided by the deviation of the team's advantages it is in the units of the score
+        function's gradient, whose advantages are divided by it too; its norm is then cut to
+        `score.max_norm`, as where a model errs it can be of any size.
+        """
+        weight, limit = self.config.pathwise_weight, self.config.score.max_norm
+        if weight == 0:
+            return [], {}
+        weights = [p for p in self.actor.parameters() if p.requires_grad]
+        found = torch.autograd.grad(self.actor_loss(window), weights, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(weights, found, strict=True) if g is not None]
+        scale = 1 / deviation.clamp(min=1e-3)
+        norm = float(scale * torch.stack([g.norm() for _, g in pairs]).norm())
+        report = {"actor_gradient_norm": norm}
+        if not math.isfinite(norm):
+            self.skipped += 1
+            return [], report
+        scale = scale * weight * min(1.0, limit / max(norm, 1e-12))
+        return [(p, scale * g) for p, g in pairs], report
+
     @torch.no_grad()
     def _value_targets(self, window: Window) -> Tensor:
         return td_lambda(
@@ -209,7 +244,9 @@ class SHAC(Trainer):
             self.values.add(target.mean(-1), {"obs": obs, "target": target})
         total = 0.0
         for batch in self._critic_batches(obs, target):
-            loss = (self.critic(batch["obs"]) - batch["target"]).square().mean()
+            loss = expectile_loss(
+                self.critic(batch["obs"]), batch["target"], expectile=self.config.optimism
+            )
             self._descend(self.critic_optimiser, loss, self.config.clip)
             total += float(loss.detach()) / self.config.critic_updates
         self.critic.update_target()

@@ -42,11 +42,17 @@ class SHACConfig:
     actor_horizon: int | None = None
     """Steps of the pieces that a window is cut into for the policy; None for the whole window."""
     score: ClipConfig = field(
-        default_factory=lambda: ClipConfig(epochs=0, lr=3e-3, batch_size=4096, credit="team")
+        default_factory=lambda: ClipConfig(epochs=0, credit="team", target_kl=0.03)
     )
-    """Steps up PPO's clipped objective after each pathwise step, on the same window; 0 epochs for
-    none. A pathwise gradient sees nothing where the reward does not change under small changes of
-    the action; the score-function gradient does, at the price of its variance."""
+    """Steps up PPO's clipped objective on each window, which take the place of the pathwise step
+    and hold its gradient as a part; 0 epochs for none. A pathwise gradient sees nothing where the
+    reward does not change under small changes of the action; the score-function gradient does, at
+    the price of its variance. `actor_lr` then is `score.lr`, and `clip` `score.max_norm`."""
+    pathwise_weight: float = 0.3
+    """Weight of the pathwise gradient in score steps, in units of the advantages' deviation."""
+    optimism: float = 0.5
+    """Expectile the critic learns (arXiv:2110.06169, eq. 5): .5 is the mean; more of it believes
+    in the better outcomes of a state, which draws a policy to where rewards of either sign are."""
     final_std: float | None = None
     """Standard deviation of the policy at which its noise ends; None keeps `actor.std`."""
     std_steps: int = 1_000_000
@@ -98,7 +104,14 @@ class SHACConfig:
             raise UsageError(
                 f"actor_horizon is {self.actor_horizon}; it must divide the horizon, {self.horizon}"
             )
+        require_range(self, "pathwise_weight", low=0.0)
+        require_range(self, "optimism", low=0.01, high=0.99)
         if self.score.epochs > 0:
+            if self.replays:
+                raise UsageError(
+                    "actor_epochs, actor_minibatches and actor_horizon are of pathwise steps, but "
+                    "score steps take their place; set score.epochs to 0, or leave these out"
+                )
             refuse_squash(self.actor)
             if self.noise.kind not in ("white", "ou"):
                 raise UsageError(

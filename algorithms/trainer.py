@@ -21,6 +21,8 @@ from diffsurrogate.seeding import derive_seed
 
 Metrics = dict[str, float]
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
+Gradient = list[tuple[nn.Parameter, Tensor]]
+"""Of some parameters."""
 Callback = Callable[[Any, Metrics], bool | None]
 """Called with the trainer after every update; returning False stops the training."""
 
@@ -272,10 +274,22 @@ class Trainer(ABC):
         except NotImplementedError:
             return None
 
-    def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> float:
-        """Step down a loss, clipped by the norm returned; skip and count what is not finite."""
+    def _descend(
+        self,
+        optimiser: torch.optim.Optimizer,
+        loss: Tensor,
+        clip: float,
+        push: Gradient | None = None,
+    ) -> float:
+        """Step down a loss, clipped by the norm returned; skip and count what is not finite.
+
+        `push` is added to the gradient of the loss before that.
+        """
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        for parameter, gradient in push or []:
+            before = parameter.grad
+            parameter.grad = gradient.clone() if before is None else before + gradient
         weights = [p for group in optimiser.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(weights, clip))
         if math.isfinite(norm):
@@ -285,7 +299,9 @@ class Trainer(ABC):
         return norm
 
 
-def adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+def adam(
+    module: nn.Module, rate: float, betas: tuple[float, float], eps: float = 1e-8
+) -> torch.optim.Adam:
     """Return Adam over the weights of a module that learn."""
     learned = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.Adam(learned, lr=rate, betas=betas, fused=True)
+    return torch.optim.Adam(learned, lr=rate, betas=betas, eps=eps, fused=True)

@@ -1,6 +1,7 @@
 """The command line."""
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import tyro
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
 from diffsurrogate.cli.report import ReportOptions, report
+from diffsurrogate.cli.reproduce import ReproduceOptions, reproduce, split_extra
 from diffsurrogate.cli.results import (
     CheckOptions,
     EvaluateOptions,
@@ -25,8 +27,9 @@ _Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 _Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
 _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
+_Reproduce = Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
 _Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
-_Command = _Train | _Evaluate | _Render | _Report | _Check
+_Command = _Train | _Evaluate | _Render | _Report | _Reproduce | _Check
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
             return render_run(command)
         if isinstance(command, ReportOptions):
             return report(command)
+        if isinstance(command, ReproduceOptions):
+            return reproduce(command)
         return check_env(command)
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -64,21 +69,26 @@ def _parse(arguments: list[str]) -> _Command:
     first = arguments
     if named and len(arguments) > 3:
         first = [argument for argument in arguments if argument not in asked_for_help]
+    if arguments[:1] == ["reproduce"]:
+        first, extra = split_extra(arguments)
     if arguments[:1] == ["train"] and "--resume" in arguments and not asked_for_help:
         return resumed(arguments[1:])
-    description = "Learned gradients for any simulator: train with SHAC, SHAC+ and SHAC++."
+    description = "Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO."
     command: _Command = tyro.cli(
         _Command,
         prog="diffsurrogate",
         description=description,
         args=first,
     )
+    if isinstance(command, ReproduceOptions):
+        return replace(command, extra=extra)
     if isinstance(command, TrainOptions):
         start = TrainOptions(
             method=command.method,
             env=command.env,
             agents=command.agents,
             network=command.network,
+            preset=command.preset,
         )
         command = tyro.cli(
             TrainOptions, prog="diffsurrogate train", args=arguments[1:], default=recommended(start)

@@ -103,3 +103,16 @@ def clipped_ratio_loss(
     ratio = (log_prob - old_log_prob).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -torch.minimum(ratio * advantage, clipped * advantage).mean()
+
+
+def expectile_loss(
+    value: Float[Tensor, "*batch"], target: Float[Tensor, "*batch"], *, expectile: float
+) -> Float[Tensor, ""]:
+    r"""Mean of $2 |\tau - 1(u < 0)| u^2$ with $u$ = target - value (arXiv:2110.06169, eq. 5).
+
+    τ = .5 is the squared error, whose best answer is the mean; a larger τ weighs targets above the
+    value more than those below.
+    """
+    error = target - value
+    weight = torch.where(error < 0, 1 - expectile, expectile)
+    return (2 * weight * error.square()).mean()

@@ -112,7 +112,8 @@ class Actor(nn.Module):
             out = out + std * memory.carried
             log_std = log_std + memory.fresh.log()
         unit = (self.in_half_boxes(action) - out) / log_std.exp()
-        return -(0.5 * unit.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+        density = -(0.5 * unit.square() + log_std + 0.5 * math.log(2 * math.pi))
+        return self._of_free_features(density)
 
     def entropy(self, obs: Tensor) -> Tensor:
         """Return the entropy (*batch, agent), of a Gaussian in half boxes."""
@@ -120,7 +121,11 @@ class Actor(nn.Module):
             log = self(obs).log_softmax(-1)
             return -(log.exp() * log).sum(-1)
         constant = 0.5 * (1 + math.log(2 * math.pi))
-        return (self.log_std + constant).sum().expand(obs.shape[:-1])
+        return self._of_free_features(self.log_std + constant).expand(obs.shape[:-1])
+
+    def _of_free_features(self, values: Tensor) -> Tensor:
+        """Sum over action features, without those whose box is a point: noise never moved them."""
+        return torch.where(self.box_half > 0, values, 0.0).sum(-1)
 
     def in_half_boxes(self, action: Tensor) -> Tensor:
         """Return actions in half boxes from the middle: the box is [-1, 1] whatever its size."""
@@ -149,8 +154,7 @@ class NoisyPolicy:
 
 def _gumbel(noise: Tensor) -> Tensor:
     """Turn unit normal noise into standard Gumbel noise: the largest sum is a softmax sample."""
-    uniform = torch.special.ndtr(noise).clamp(1e-7, 1 - 1e-7)
-    return -torch.log(-torch.log(uniform))
+    return -torch.log(-torch.special.log_ndtr(noise))  # Φ(noise) is uniform; exact in both tails
 
 
 def _choice(logits: Tensor) -> Tensor:

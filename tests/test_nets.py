@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import AgentNet, NetConfig, build_net
+from diffsurrogate.nets import AgentLinear, AgentNet, NetConfig, build_net
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
-ALL = ["joint", "shared", "transformer"]
+ALL = ["joint", "separate", "shared", "transformer"]
+OPEN = ["joint", "shared", "transformer"]
 
 
 def small(architecture: str, **kwargs: object) -> NetConfig:
@@ -47,9 +48,10 @@ def test_every_activation_and_norm_gives_every_weight_a_gradient(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "equivariant"), [("joint", False), ("shared", True), ("transformer", True)]
+    ("architecture", "equivariant"),
+    [("joint", False), ("separate", False), ("shared", True), ("transformer", True)],
 )
-def test_only_joint_depends_on_the_order_of_agents(architecture, equivariant):
+def test_joint_and_separate_depend_on_the_order_of_agents(architecture, equivariant):
     net = trained(small(architecture, heads=3))
     x, order = torch.randn(ENVS, AGENTS, OBS), [2, 0, 1]
     difference = (net(x[:, order]) - net(x)[:, order]).abs().max().item()
@@ -71,7 +73,7 @@ def test_a_transformer_may_embed_each_agent_by_an_mlp():
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", OPEN)
 def test_every_agent_hears_of_the_others(architecture):
     net = trained(small(architecture))
     x = torch.randn(1, AGENTS, OBS, requires_grad=True)
@@ -79,11 +81,50 @@ def test_every_agent_hears_of_the_others(architecture):
     assert grad[0].any(-1).all()
 
 
-def test_without_context_a_shared_net_sees_its_own_agent_only():
-    net = trained(small("shared", context=False))
+@pytest.mark.parametrize(("architecture", "context"), [("shared", False), ("separate", True)])
+def test_some_nets_see_their_own_agent_only(architecture, context):
+    net = trained(small(architecture, context=context))
     x = torch.randn(1, AGENTS, OBS, requires_grad=True)
     (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
     assert grad[0].any(-1).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("leading", [(ENVS,), (11, ENVS), ()])
+def test_a_separate_net_is_as_many_nets_as_agents(layer_norm, leading):
+    """Each agent's equals a joint net of one agent with the same weights, gradients included."""
+    many = trained(small("separate", layer_norm=layer_norm))
+    x = torch.randn(*leading, AGENTS, OBS)
+    out = many(x)
+    out.square().sum().backward()
+    layers = [layer for layer in many.net if isinstance(layer, AgentLinear)]
+    assert [tuple(layer.weight.shape) for layer in layers] == [
+        *((AGENTS, 12, OBS), (AGENTS, 12, 12), (AGENTS, OUT, 12)),
+    ]
+    for agent in range(AGENTS):
+        one = build_net(small("joint", layer_norm=layer_norm), 1, OBS, OUT)
+        own = [layer for layer in one.net if isinstance(layer, torch.nn.Linear)]
+        with torch.no_grad():
+            for mine, theirs in zip(own, layers, strict=True):
+                mine.weight.copy_(theirs.weight[agent])
+                mine.bias.copy_(theirs.bias[agent])
+        alone = one(x[..., agent : agent + 1, :])
+        torch.testing.assert_close(out[..., agent : agent + 1, :], alone)
+        alone.square().sum().backward()
+        for mine, theirs in zip(own, layers, strict=True):
+            torch.testing.assert_close(theirs.weight.grad[agent], mine.weight.grad)
+            torch.testing.assert_close(theirs.bias.grad[agent], mine.bias.grad)
+
+
+def test_agents_of_a_separate_net_begin_with_weights_of_their_own():
+    torch.manual_seed(0)
+    net = build_net(small("separate"), AGENTS, OBS, OUT, head_gain=3.0)
+    for layer in net.net:
+        if isinstance(layer, AgentLinear):
+            assert not torch.equal(layer.weight[0], layer.weight[1])
+    for matrix in net.head.weight:
+        torch.testing.assert_close(matrix @ matrix.T, 9 * torch.eye(OUT))
+    assert not net.head.bias.any()
 
 
 @pytest.mark.parametrize("architecture", ["shared", "transformer"])

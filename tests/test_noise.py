@@ -95,3 +95,66 @@ def test_the_generator_decides_everything(kind):
 def test_noise_that_cannot_be_is_refused(kwargs):
     with pytest.raises(UsageError, match=next(iter(kwargs))):
         NoiseConfig(**kwargs)
+
+
+# --- densities -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_step_by_step_densities_make_up_the_joint_one_also_over_borders(rho):
+    """Steps i and j correlate by ρ^|i-j|: 9 steps, drawn as windows of 5 and 4."""
+    noise = process("ou", (7, 3, 2), correlation=rho)
+    windows, log_prob = [], torch.zeros(7, 3, 2)
+    for horizon in (5, 4):
+        window, memory = noise.draw_with_memory(horizon)
+        assert memory is not None
+        step = torch.distributions.Normal(memory.carried, memory.fresh.expand_as(window))
+        log_prob += step.log_prob(window).sum(0)
+        windows.append(window)
+    lags = (torch.arange(9)[:, None] - torch.arange(9)).abs()
+    joint = torch.distributions.MultivariateNormal(torch.zeros(9), torch.tensor(rho) ** lags)
+    expected = joint.log_prob(torch.cat(windows).movedim(0, -1))
+    torch.testing.assert_close(log_prob, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_memory_by_hand():
+    """ρ = 0.6: before each step, 0.6 of the last is known, and 0.8 of a deviation is not."""
+    noise = process("ou", (7, 3, 2), correlation=0.6)
+    first, before = noise.draw_with_memory(3)
+    second, after = noise.draw_with_memory(2)
+    assert before is not None
+    assert after is not None
+    assert before.fresh.flatten().tolist() == pytest.approx([1.0, 0.8, 0.8])
+    assert after.fresh.flatten().tolist() == pytest.approx([0.8, 0.8])
+    assert not before.carried[0].any()
+    torch.testing.assert_close(before.carried[1:], 0.6 * first[:2])
+    torch.testing.assert_close(after.carried[0], 0.6 * first[2])
+    torch.testing.assert_close(after.carried[1], 0.6 * second[0])
+
+
+def test_rows_of_flat_memory_are_env_by_env_within_a_step():
+    window, memory = process("ou", (7, 3, 2)).draw_with_memory(5)
+    assert memory is not None
+    chosen = torch.tensor([0, 8, 34])  # steps 0, 1, 4 of envs 0, 1, 6
+    flat = memory.flat().at(chosen)
+    expected = memory.carried[[0, 1, 4], [0, 1, 6]]
+    assert torch.equal(flat.carried, expected)
+    assert torch.equal(flat.fresh, memory.fresh[[0, 1, 4], 0])
+    assert flat.carried.shape == (3, 3, 2)
+    assert window.shape == (5, 7, 3, 2)
+
+
+def test_remembering_draws_the_same_numbers():
+    plain, watched = process("ou", (7, 3, 2)), process("ou", (7, 3, 2))
+    for horizon in (3, 5):
+        assert torch.equal(plain.draw(horizon), watched.draw_with_memory(horizon)[0])
+
+
+def test_white_noise_has_nothing_to_remember():
+    assert process("white").draw_with_memory(3)[1] is None
+
+
+@pytest.mark.parametrize("kind", ["held", "pink"])
+def test_noise_without_a_density_is_refused(kind):
+    with pytest.raises(UsageError, match=f"{kind} noise has no density"):
+        process(kind).draw_with_memory(3)

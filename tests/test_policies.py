@@ -8,6 +8,7 @@ from diffsurrogate.critics import Critic, CriticConfig
 from diffsurrogate.errors import UsageError
 from diffsurrogate.losses import box_penalty
 from diffsurrogate.nets import NetConfig
+from diffsurrogate.noise import NoiseMemory
 from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
@@ -106,6 +107,89 @@ def test_a_slice_of_a_window_equals_step_by_step(architecture, squash):
 def test_a_negative_deviation_is_refused():
     with pytest.raises(UsageError, match="std is -1"):
         ActorConfig(std=-1.0)
+
+
+# --- densities -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learn_std", [False, True])
+def test_log_prob_and_entropy_are_the_normal_distributions(learn_std):
+    """Of actions in half boxes; density in the env's units differs by the log of a half box."""
+    policy, obs = actor(std=0.7, learn_std=learn_std), draw(ENVS, AGENTS, OBS)
+    action = policy.act(obs, 3 * draw(ENVS, AGENTS, ACT))  # many outside the box
+    normal = torch.distributions.Normal(policy(obs), 0.7)
+    expected = normal.log_prob((action - torch.tensor([1.0, 2.25])) / torch.tensor([2.0, 0.25]))
+    torch.testing.assert_close(policy.log_prob(obs, action), expected.sum(-1))
+    torch.testing.assert_close(policy.entropy(obs), normal.entropy().sum(-1))
+    in_units = torch.distributions.Normal(
+        policy.act(obs, None), 0.7 * torch.tensor([2.0, 0.25])
+    ).log_prob(action)
+    halves = torch.tensor([2.0, 0.25]).log().sum()
+    torch.testing.assert_close(policy.log_prob(obs, action), in_units.sum(-1) + halves)
+
+
+def test_memory_moves_the_mean_and_narrows_the_deviation():
+    """At σ = 0.5, noise known to be 2 ± 0.1: a normal of mean μ + 1 and deviation 0.05."""
+    policy, obs = actor(std=0.5), draw(ENVS, AGENTS, OBS)
+    carried = torch.full((ENVS, AGENTS, ACT), 2.0)
+    memory = NoiseMemory(carried=carried, fresh=torch.full((ENVS, 1, 1), 0.1))
+    action = policy.act(obs, carried + 0.1 * draw(ENVS, AGENTS, ACT))
+    normal = torch.distributions.Normal(policy(obs) + 1, 0.05)
+    expected = normal.log_prob(policy.in_half_boxes(action)).sum(-1)
+    got = policy.log_prob(obs, action, memory)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_a_feature_that_cannot_move_has_no_density():
+    """A box that is a point: noise never moves the action, so it says nothing of the policy."""
+    low, high = LOW.clone(), HIGH.clone()
+    low[1, 0] = high[1, 0] = 4.0
+    torch.manual_seed(0)
+    policy = Actor(ActorConfig(net=NET, head_gain=1.0, std=0.5), AGENTS, OBS, low, high)
+    obs, noise = draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT)
+    action = policy.act(obs, noise)
+    assert (action[:, 1, 0] == 4.0).all()
+    one = torch.distributions.Normal(0.0, 1.0).log_prob(noise) - torch.tensor(0.5).log()
+    expected = one.sum(-1)
+    expected[:, 1] = one[:, 1, 1]
+    torch.testing.assert_close(policy.log_prob(obs, action), expected)
+    assert (policy.entropy(obs)[:, 0] == 2 * policy.entropy(obs)[:, 1]).all()
+
+
+def choosing(logits: list[float]) -> Actor:
+    """A policy over choices with the same logits whatever it sees."""
+    box = torch.zeros(AGENTS, len(logits)), torch.ones(AGENTS, len(logits))
+    policy = Actor(ActorConfig(net=NET, head_gain=0.0), AGENTS, OBS, *box, discrete=True)
+    with torch.no_grad():
+        policy.net.head.bias.copy_(torch.tensor(logits).repeat(AGENTS))
+    return policy
+
+
+def test_log_prob_and_entropy_are_the_categorical_distributions():
+    policy = choosing([0.3, -1.0, 2.0, 0.0])
+    obs, noise = draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, 4)
+    action = policy.act(obs, noise)
+    categorical = torch.distributions.Categorical(logits=policy(obs))
+    torch.testing.assert_close(
+        policy.log_prob(obs, action), categorical.log_prob(action.argmax(-1))
+    )
+    torch.testing.assert_close(policy.entropy(obs), categorical.entropy())
+
+
+def test_choices_are_one_hot_and_the_likeliest_without_noise():
+    policy, obs = choosing([0.3, -1.0, 2.0, 0.0]), draw(ENVS, AGENTS, OBS)
+    assert policy.act(obs, None).tolist() == [[[0.0, 0.0, 1.0, 0.0]] * AGENTS] * ENVS
+    sample = policy.act(obs, draw(ENVS, AGENTS, 4))
+    assert ((sample == 0) | (sample == 1)).all()
+    assert (sample.sum(-1) == 1).all()
+
+
+def test_choices_come_as_often_as_softmax_says():
+    """Of 100 003 * 3 samples; four standard errors of a share p are 4 √(p (1 - p) / n)."""
+    policy, count = choosing([1.0, -1.0, 3.0, -6.0]), 100_003
+    share = policy.act(torch.zeros(count, AGENTS, OBS), draw(count, AGENTS, 4)).mean((0, 1))
+    p = torch.tensor([1.0, -1.0, 3.0, -6.0]).softmax(0)  # .1167, .0158, .8624, .0001
+    assert ((share - p).abs() < 4 * (p * (1 - p) / (count * AGENTS)).sqrt()).all()
 
 
 # --- critic ------------------------------------------------------------------------------------

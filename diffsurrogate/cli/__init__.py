@@ -1,1 +1,4 @@
-"""The command line: `diffsurrogate train | evaluate | render | report | check-gradients`."""
+"""The command line.
+
+`diffsurrogate train | evaluate | render | report | reproduce | check-gradients`.
+"""

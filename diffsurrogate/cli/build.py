@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.trainer import Trainer
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.env import MultiAgentVectorEnv, clamp_to_box
 from diffsurrogate.errors import UsageError
@@ -14,9 +16,16 @@ from diffsurrogate.policies import Actor
 from diffsurrogate.registry import make
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
+_PPO: dict[str, type[PPO]] = {"ppo": PPO, "ippo": IPPO, "mappo": MAPPO}
+
 
 def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
-    """Make the env a method trains on, wrapped as the method needs it."""
+    """Make the env a method trains on, wrapped as the method needs it.
+
+    Raises:
+        UsageError: the env is not known, has not what the method needs, or options do nothing.
+    """
+    options.refuse_idle_sections()
     limit: dict[str, Any] = {} if options.max_steps is None else {"max_steps": options.max_steps}
     env = make(
         options.env,
@@ -27,7 +36,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
         **limit,
         **_agents(options),
     )
-    if options.method == "shac":
+    if options.method not in ("shac+", "shac++"):
         return env
     return LearnedDiffWrapper(
         env,
@@ -42,8 +51,30 @@ def evaluation_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     return make(options.env, num_envs=num_envs, device=options.device, **_agents(options))
 
 
-def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> SHAC:
-    """Make the trainer."""
+def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
+    """Make another env to film.
+
+    Raises:
+        UsageError: the env cannot be drawn.
+    """
+    drawn: dict[str, Any] = {}
+    if options.env.startswith("gymnasium/"):  # these draw only if they are made to
+        drawn["render_mode"] = "rgb_array"
+    return make(options.env, num_envs=num_envs, device=options.device, **drawn, **_agents(options))
+
+
+def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> Trainer:
+    """Make the trainer of a method.
+
+    Raises:
+        UsageError: the env has not what the method needs, or Stable-Baselines3 is not installed.
+    """
+    if options.method in _PPO:
+        return _PPO[options.method](env, options.ppo, seed=options.seed)
+    if options.method == "sb3-ppo":
+        from diffsurrogate.cli.sb3_trainer import SB3Trainer  # an extra
+
+        return SB3Trainer(env, options.sb3, seed=options.seed)
     return SHAC(env, options.shac, seed=options.seed)
 
 
@@ -55,14 +86,26 @@ def trained_policy(
     Raises:
         UsageError: the checkpoint is not of a training run on such an env.
     """
-    low, high = env.action_low, env.action_high
-    actor = Actor(options.shac.actor, env.num_agents, env.obs_dim, low, high).to(env.device)
     try:
-        actor.load_state_dict(state["agent"]["actor"])
-    except (KeyError, RuntimeError) as error:
+        if options.method == "sb3-ppo":
+            from diffsurrogate.cli.sb3_trainer import load_policy  # an extra
+
+            return load_policy(env, options.sb3, state["agent"]).predict
+        return _actor(options, state["agent"], env)
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"the checkpoint does not fit the run's configuration ({error}); restore either"
         ) from error
+
+
+def _actor(
+    options: TrainOptions, state: dict[str, Any], env: MultiAgentVectorEnv
+) -> Callable[[Tensor], Tensor]:
+    low, high = env.action_low, env.action_high
+    config = (options.ppo if options.method in _PPO else options.shac).actor
+    discrete = env.discrete_actions
+    actor = Actor(config, env.num_agents, env.obs_dim, low, high, discrete=discrete).to(env.device)
+    actor.load_state_dict(state["predictor"] if "predictor" in state else state["actor"])
 
     def predict(obs: Tensor) -> Tensor:
         with torch.no_grad():

@@ -6,12 +6,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.configuration import config_from_dict, require_range
+from diffsurrogate.errors import UsageError
 from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.wrappers.sb3_config import SB3Config
 
-Method = Literal["shac", "shac+", "shac++"]
-Network = Literal["mlp", "transformer"]
+Method = Literal["shac", "shac+", "shac++", "ppo", "ippo", "mappo", "sb3-ppo"]
+Network = Literal["mlp", "shared", "transformer"]
+Preset = Literal["default", "paper"]
+_SECTIONS = {"shac": SHACConfig, "surrogates": SurrogateConfig, "ppo": PPOConfig, "sb3": SB3Config}
 FINAL_SEED = 2_000_003
 """Of the evaluation at the end; another than that of evaluations on the way."""
 
@@ -25,9 +30,12 @@ class TrainOptions:
 
     method: tyro.conf.Positional[Method]
     """shac: the simulator's own gradients. shac+: its dynamics and a learned reward. shac++:
-    everything learned."""
+    everything learned. The others need no gradients. ppo: one controller of all agents. ippo: every
+    agent learns from its own observation and reward. mappo: agents act on their own observations,
+    a critic sees all. sb3-ppo: Stable-Baselines3's PPO, an extra."""
     env: tyro.conf.Positional[str]
-    """Such as paper/dispersion, vmas/navigation or diffsurrogate/cartpole-swingup."""
+    """Such as paper/dispersion, vmas/navigation, gymnasium/CartPole-v1 or
+    diffsurrogate/cartpole-swingup."""
     num_envs: int = 256
     """Copies of the env that are stepped together."""
     agents: int | None = None
@@ -66,9 +74,17 @@ class TrainOptions:
     progress: bool = True
     """Show a progress bar; without a terminal, a line per evaluation."""
     network: Network = "mlp"
-    """mlp, or a Transformer over agents as the policy, which knows no number or order of them."""
+    """Of the policy. mlp: the method's own, one over all agents together; for ippo and mappo one
+    for each agent. shared: one for every agent with the same weights, which sees the mean of all;
+    for ippo, mappo and sb3-ppo its own features only. transformer: attention over agents, which
+    knows no number or order of them; not for ippo and sb3-ppo."""
+    preset: Preset = "default"
+    """Of all the defaults. default: what measured best. paper: the numbers of SHAC++ (ECAI 2025),
+    for ppo, shac, shac+ and shac++."""
     shac: Annotated[SHACConfig, tyro.conf.arg(name="shac")] = field(default_factory=SHACConfig)
     surrogates: SurrogateConfig = field(default_factory=SurrogateConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    sb3: SB3Config = field(default_factory=SB3Config)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is written."""
@@ -81,17 +97,47 @@ class TrainOptions:
         for name in ("time_limit", "cpu_limit"):
             if getattr(self, name) is not None:
                 require_range(self, name, low=0.0)
+        if self.network == "transformer" and self.method in ("ippo", "sb3-ppo"):
+            why = "its agents see only themselves" if self.method == "ippo" else "it has none"
+            raise UsageError(
+                f"{self.method} cannot use a Transformer over agents, as {why}; use --network mlp "
+                "or shared, or another method"
+            )
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of the fields of hyperparameters that the method reads."""
+        if self.method == "sb3-ppo":
+            return ("sb3",)
+        return ("ppo",) if self.method in ("ppo", "ippo", "mappo") else ("shac", "surrogates")
+
+    def refuse_idle_sections(self) -> None:
+        """Refuse hyperparameters of other methods, which would do nothing.
+
+        Raises:
+            UsageError: some were given.
+        """
+        for name, kind in _SECTIONS.items():
+            if name not in self.sections and getattr(self, name) != kind():
+                raise UsageError(
+                    f"{self.method} does not read --{name}.…; leave these options out, or set "
+                    f"{' or '.join(f'--{section}.…' for section in self.sections)}"
+                )
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         agents = "" if self.agents is None else f"-{self.agents}"
-        name = f"{self.method}-{self.env.replace('/', '-')}{agents}-{self.network}-{self.seed}"
+        preset = "" if self.preset == "default" else f"-{self.preset}"
+        kind = f"{self.network}{preset}"
+        name = f"{self.method}-{self.env.replace('/', '-')}{agents}-{kind}-{self.seed}"
         return self.out if self.out is not None else Path("runs") / name
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; `from_json` is the inverse."""
-        return asdict(self) | {"out": None if self.out is None else str(self.out)}
+        """Return plain values, without the sections of other methods; `from_json` inverts it."""
+        content = asdict(self) | {"out": None if self.out is None else str(self.out)}
+        idle = set(_SECTIONS) - set(self.sections)
+        return {name: value for name, value in content.items() if name not in idle}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "TrainOptions":

@@ -5,10 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.cli.baseline_presets import baseline
 from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.paper_preset import paper_preset
 from diffsurrogate.configuration import differences
 from diffsurrogate.critics import CriticConfig
 from diffsurrogate.nets import NetConfig
+from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
 
 _TRANSFORMER = NetConfig(
@@ -24,11 +27,16 @@ _NO_MATTER = {
 
 def recommended(options: TrainOptions) -> TrainOptions:
     """Return the defaults that suit the method, env, network and number of agents given."""
+    if options.preset == "paper":
+        return paper_preset(options)
+    if options.method not in ("shac", "shac+", "shac++"):
+        return baseline(options)
     if options.env == "diffsurrogate/cartpole-swingup" and options.method == "shac":
         classic = classic_shac()
-        if options.network == "transformer":
-            actor = replace(classic.actor, net=_TRANSFORMER)
-            critic = replace(classic.critic, net=_TRANSFORMER)
+        if options.network != "mlp":
+            net = _SHARED if options.network == "shared" else _TRANSFORMER
+            actor = replace(classic.actor, net=net)
+            critic = replace(classic.critic, net=net)
             classic = replace(classic, actor=actor, critic=critic)
         return replace(
             options,
@@ -37,40 +45,55 @@ def recommended(options: TrainOptions) -> TrainOptions:
             total_steps=200 * 64 * 32,
             eval_every=25,
         )
-    if options.network == "transformer":
-        options = _transformer(options)
+    if options.network != "mlp":
+        options = _weights_in_common(options)
     if options.env.startswith("paper/"):
         return _paper_task(options)
+    if options.env.startswith("gymnasium/"):
+        return replace(options, eval_envs=64)  # stepped one after another, which is slow
     return options
 
 
 def what_differs(config: dict[str, Any]) -> str:
     """Return which settings of a run, as it wrote them, are not the recommended ones."""
-    start = {name: config[name] for name in ("method", "env", "agents", "network")}
+    config = {"preset": "default", **config}
+    start = {name: config[name] for name in ("method", "env", "agents", "network", "preset")}
     usual = recommended(TrainOptions(**start)).to_json()
-    found = differences(usual, config)
+    found = differences(usual | {"preset": "default"}, config)
     return ", ".join(f"{name}={now}" for name, _, now in found if name not in _NO_MATTER)
 
 
 def _paper_task(options: TrainOptions) -> TrainOptions:
-    """Return the numbers of envs, widths and minibatches that measured best on these tasks."""
+    """Return what measured best on these tasks as a whole, one set for all of them."""
     agents = options.agents or 1
-    shac, surrogates = options.shac, options.surrogates
     if options.network == "mlp":
-        net = NetConfig(hidden=(32 * agents, 32 * agents))
-        shac = replace(shac, actor=replace(shac.actor, net=net))
-    if agents == 1 and options.network == "mlp":
-        shac = replace(shac, critic_updates=4)
-        surrogates = replace(surrogates, minibatches=4)
+        options = replace(options, shac=_mixed(options.shac, width=max(64, 32 * agents)))
     return replace(
         options,
-        shac=shac,
-        surrogates=surrogates,
         agents=agents,
-        num_envs=256 if agents == 1 else 128,
-        eval_every=10 if agents == 1 else 25,
-        max_steps=320,
-        total_steps=10_000_000,
+        num_envs=256 if options.network == "mlp" else 128,
+        eval_every=25,
+        max_steps=512 if options.network == "mlp" else 320,
+        total_steps=20_000_000,
+    )
+
+
+def _mixed(shac: SHACConfig, *, width: int) -> SHACConfig:
+    """Return pathwise and score-function gradients mixed, as tasks gated by contact need them."""
+    return replace(
+        shac,
+        actor=replace(shac.actor, net=NetConfig(hidden=(width, width))),
+        noise=NoiseConfig(kind="white"),
+        score=replace(shac.score, epochs=4, batch_size=2048, lr=2e-3),
+        pathwise_weight=0.2,
+        actor_lam=0.4,
+        box_weight=0.0,
+        optimism=0.8,
+        critic_updates=16,
+        critic_batch_size=1024,
+        value_bins=1,
+        value_capacity=60_000,
+        average=0.9,
     )
 
 
@@ -90,8 +113,10 @@ def classic_shac() -> SHACConfig:
     )
 
 
-def _transformer(options: TrainOptions) -> TrainOptions:
+def _weights_in_common(options: TrainOptions) -> TrainOptions:
     """Return what measured best for a Transformer over agents as the policy (SHAC++, B.2).
+
+    A shared MLP starts from the same, unmeasured.
 
     Agents that share a policy and see almost the same must learn "to the nearest one left", which
     takes a good value function, a reward model without phantom slopes, and many small steps.
@@ -99,7 +124,7 @@ def _transformer(options: TrainOptions) -> TrainOptions:
     shac = options.shac
     shac = replace(
         shac,
-        actor=replace(shac.actor, net=_TRANSFORMER),
+        actor=replace(shac.actor, net=_SHARED if options.network == "shared" else _TRANSFORMER),
         critic=replace(shac.critic, net=_SHARED),
         actor_lam=0.4,
         box_on="means",

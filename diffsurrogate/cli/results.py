@@ -7,7 +7,7 @@ import torch
 import tyro
 
 from diffsurrogate.algorithms.evaluate import evaluate
-from diffsurrogate.cli.build import evaluation_env, trained_policy
+from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
 from diffsurrogate.errors import UsageError
@@ -93,7 +93,7 @@ def render_run(options: RenderOptions) -> int:
         raise UsageError(
             f"num_envs is {options.num_envs} and steps {options.steps}; both must be at least 1"
         )
-    env = evaluation_env(trained, options.num_envs)
+    env = filmed_env(trained, options.num_envs)
     predict = trained_policy(trained, folder.load(env.device, best=options.best), env)
     out = options.out or options.run / "rollout.gif"
     frames = draw_gif(predict, env, out, steps=options.steps, seed=options.seed)

@@ -34,6 +34,7 @@ def resumed(arguments: list[str]) -> TrainOptions:
             env=given.env,
             agents=given.agents,
             network=given.network,
+            preset=given.preset,
         )
         given = _parse(arguments, recommended(start))  # the name may come from what it recommends
     folder = RunFolder.open(given.folder)

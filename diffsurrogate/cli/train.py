@@ -5,14 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from diffsurrogate.algorithms.evaluate import evaluate
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.cli.build import evaluation_env, trainer, training_env
+from diffsurrogate.algorithms.trainer import Trainer
+from diffsurrogate.cli.build import evaluation_env, filmed_env, trainer, training_env
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
 from diffsurrogate.errors import UsageError
@@ -85,7 +86,7 @@ def _interruptible(session: "_Session") -> Iterator[None]:
 class _Session:
     """One training run: the trainer, its folder, its clocks and its evaluations."""
 
-    def __init__(self, options: TrainOptions, agent: SHAC) -> None:
+    def __init__(self, options: TrainOptions, agent: Trainer) -> None:
         self.options = options
         self.agent = agent
         self.folder = RunFolder(options.folder)
@@ -116,11 +117,12 @@ class _Session:
         with bar:
             updates = agent.updates(self.last)
             if not self.history:
-                start = {"env_steps": 0.0, **self._evaluate(bar)}
+                start = {"env_steps": 0.0, "cpu_seconds": 0.0, **self._evaluate(bar)}
                 self.folder.log(0, start)
             while not self.done():
                 metrics = next(updates)
                 self.cpu_seconds += metrics["update_cpu_seconds"]
+                metrics["cpu_seconds"] = self.cpu_seconds
                 if agent.update % options.eval_every == 0 or agent.update == self.last:
                     metrics |= self._evaluate(bar)
                 self.folder.log(agent.update, metrics)
@@ -211,14 +213,20 @@ class _Session:
         title = f"{options.method} on {options.env}, seed {options.seed}"
         self.folder.write_summary(self._summary(final))
         draw_curve(self.history, title, path / "curve.png")
-        written = ["summary.json", "curve.png"]
-        filmed = evaluation_env(options, 4)
-        if filmed.render_mode == "rgb_array" and options.film_steps > 0:
-            gif, frames = path / "rollout.gif", options.film_steps
-            draw_gif(self.agent.predict, filmed, gif, steps=frames, seed=FINAL_SEED)
-            written.append("rollout.gif")
+        written = [f"{path / name}" for name in ("summary.json", "curve.png")]
+        if options.film_steps > 0:
+            written.append(self._film(path / "rollout.gif"))
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
-        print("\n".join(f"  {path / name}" for name in written))
+        print("\n".join(f"  {line}" for line in written))
+
+    def _film(self, file: Path) -> str:
+        """Film the policy; return the file, or why there is none: a run never fails for that."""
+        try:
+            env = filmed_env(self.options, 4)
+            draw_gif(self.agent.predict, env, file, steps=self.options.film_steps, seed=FINAL_SEED)
+        except UsageError as error:
+            return f"no {file.name}: {' '.join(str(error).split())}"
+        return f"{file}"
 
     def _say(self, text: str) -> None:
         if self.options.progress:

@@ -1,0 +1,95 @@
+"""Starting points of the methods that need no gradients: ppo, ippo, mappo and sb3-ppo."""
+
+from dataclasses import fields, replace
+
+from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.wrappers.sb3_config import SB3Config
+
+_TRANSFORMER = NetConfig(
+    architecture="transformer", hidden=(64,), embed=(64,), activation="tanh", layer_norm=False
+)
+_SHARED = NetConfig(
+    architecture="shared", hidden=(64, 64), activation="tanh", layer_norm=False, context=False
+)
+
+
+def baseline(options: TrainOptions) -> TrainOptions:
+    """Return the defaults that suit a baseline, its env, network and number of agents."""
+    if options.method == "sb3-ppo":
+        options = replace(options, sb3=SB3Config(joint=options.network == "mlp"))
+    else:
+        options = replace(options, ppo=_with_network(_own_defaults(options), options))
+    if options.env.startswith("paper/"):
+        return _paper_task(options)
+    if options.env.startswith("gymnasium/"):
+        return _gymnasium(options)
+    return options
+
+
+def _own_defaults(options: TrainOptions) -> PPOConfig:
+    """Return the method's own defaults as a plain `PPOConfig`, which its JSON is read back to."""
+    own = {"ppo": PPOConfig, "ippo": IPPOConfig, "mappo": MAPPOConfig}[options.method]()
+    return PPOConfig(**{field.name: getattr(own, field.name) for field in fields(PPOConfig)})
+
+
+def _with_network(ppo: PPOConfig, options: TrainOptions) -> PPOConfig:
+    """Return `ppo` with the network asked for, and a critic to match."""
+    if options.network == "mlp":
+        return ppo
+    if options.network == "transformer":
+        actor = critic = _TRANSFORMER
+    else:
+        actor = critic = replace(_SHARED, context=options.method == "ppo")
+        if options.method == "mappo":
+            critic = ppo.critic.net
+    return replace(ppo, actor=replace(ppo.actor, net=actor), critic=replace(ppo.critic, net=critic))
+
+
+def _paper_task(options: TrainOptions) -> TrainOptions:
+    """Return as many envs and steps as SHAC++ has there, and joint networks as wide."""
+    agents = options.agents or 1
+    if agents > 2 and options.network == "mlp":
+        options = _wider(options, 32 * agents)
+    return replace(
+        options,
+        agents=agents,
+        num_envs=256,
+        eval_every=25,
+        max_steps=512,
+        total_steps=20_000_000,
+    )
+
+
+def _wider(options: TrainOptions, width: int) -> TrainOptions:
+    """Return joint networks of that width; separate ones stay as they are."""
+    hidden, ppo = (width, width), options.ppo
+    if options.method == "sb3-ppo":
+        return replace(options, sb3=replace(options.sb3, hidden=hidden))
+    if ppo.actor.net.architecture == "joint":
+        net = replace(ppo.actor.net, hidden=hidden)
+        ppo = replace(ppo, actor=replace(ppo.actor, net=net))
+    if ppo.critic.net.architecture == "joint":
+        net = replace(ppo.critic.net, hidden=hidden)
+        ppo = replace(ppo, critic=replace(ppo.critic, net=net))
+    return replace(options, ppo=ppo)
+
+
+def _gymnasium(options: TrainOptions) -> TrainOptions:
+    """Return few envs, long windows and more passes over them: its steps are slow ones."""
+    ppo, sb3 = options.ppo, options.sb3
+    if options.method == "sb3-ppo":
+        sb3 = replace(sb3, horizon=128, epochs=10, batch_size=256)
+    else:
+        clip = replace(ppo.clip, epochs=10, batch_size=256)
+        ppo = replace(ppo, horizon=128, clip=clip)
+    return replace(
+        options,
+        ppo=ppo,
+        sb3=sb3,
+        num_envs=16,
+        total_steps=500_000,
+        eval_envs=64,
+        eval_every=10,
+    )

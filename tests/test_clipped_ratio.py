@@ -1,0 +1,186 @@
+"""PPO's clipped objective by hand: whose ratio, whose credit, which side is clipped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffsurrogate.algorithms.clipped_steps import Experience, clipped_steps
+from diffsurrogate.algorithms.ppo_config import ClipConfig
+from diffsurrogate.losses import clipped_ratio_loss
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.policies import Actor, ActorConfig
+
+AGENTS, OBS, ACT = 2, 5, 3
+BOX = torch.ones(AGENTS, ACT)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (1.1, 2.0, -2.2, -2.2),  # in range: d(-ρA)/d log π = -ρA
+        (1.1, -2.0, 2.2, 2.2),
+        (1.5, 2.0, -2.4, 0.0),  # good and already likelier: 1.2 * 2, and no reason to go on
+        (1.5, -2.0, 3.0, 3.0),  # bad but likelier: must go back
+        (0.5, 2.0, -1.0, -1.0),  # good but less likely: must come back
+        (0.5, -2.0, 1.6, 0.0),  # bad and already less likely: 0.8 * 2
+    ],
+)
+def test_loss_and_slope_by_hand(ratio, advantage, loss, slope):
+    log_prob = torch.tensor([-3.0]).requires_grad_()
+    old = torch.tensor([-3.0]) - torch.tensor([ratio]).log()
+    got = clipped_ratio_loss(log_prob, old, torch.tensor([advantage]), clip_range=0.2)
+    (grad,) = torch.autograd.grad(got, log_prob)
+    assert got.item() == pytest.approx(loss)
+    assert grad.item() == pytest.approx(slope)
+
+
+def test_the_loss_is_a_mean_over_everything():
+    advantage = torch.zeros(7, 3)
+    advantage[4, 1] = 21.0
+    zero = torch.zeros(7, 3)
+    assert clipped_ratio_loss(zero, zero, advantage, clip_range=0.2).item() == pytest.approx(-1.0)
+
+
+def test_gradcheck():
+    generator = torch.Generator().manual_seed(0)
+    new, old, advantage = torch.randn(3, 7, 3, generator=generator, dtype=torch.float64)
+    new.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda log_prob: clipped_ratio_loss(log_prob, old, advantage, clip_range=0.2), new
+    )
+
+
+# --- ratio and credit --------------------------------------------------------------------------
+
+
+def actor(**kwargs: object) -> Actor:
+    torch.manual_seed(0)
+    config = ActorConfig(net=NetConfig(hidden=(8,)), head_gain=1.0, std=0.5, **kwargs)
+    return Actor(config, AGENTS, OBS, -BOX, BOX)
+
+
+def past(policy: Actor, ratio: Tensor, advantage: Tensor) -> Experience:
+    """One step of as many envs as rows, at which the policy now has these ratios."""
+    envs = len(ratio)
+    obs, action = torch.randn(1, envs, AGENTS, OBS), torch.randn(1, envs, AGENTS, ACT)
+    log_prob = policy.log_prob(obs, action).detach() - ratio.log()
+    return Experience(obs=obs, action=action, log_prob=log_prob, advantage=advantage.unsqueeze(0))
+
+
+def first_loss(config: ClipConfig, ratio: Tensor, advantage: Tensor) -> float:
+    policy = actor()
+    report = clipped_steps(
+        policy,
+        past(policy, ratio, advantage),
+        config=config,
+        generator=torch.Generator(),
+        descend=lambda loss: 0.0,
+    )
+    return report["clipped_loss"]
+
+
+TWO = torch.tensor([[1.5, 0.9]]), torch.tensor([[1.0, 3.0]])  # ratios, advantages of two agents
+
+
+@pytest.mark.parametrize(
+    ("ratio", "credit", "loss"),
+    [
+        ("agent", "own", -(1.2 * 1 + 0.9 * 3) / 2),
+        ("agent", "team", -(1.2 * 2 + 0.9 * 2) / 2),
+        ("team", "team", -1.2 * 2),  # 1.5 * 0.9 = 1.35
+        ("team", "own", -1.2 * 2),  # one ratio has one gain
+    ],
+)
+def test_ratio_and_credit_by_hand(ratio, credit, loss):
+    config = ClipConfig(epochs=1, ratio=ratio, credit=credit, normalise=False)
+    assert first_loss(config, *TWO) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "gains"), [("agent", [1.0, 3, 5, 9]), ("team", [2.0, 7])])
+def test_normalised_gains_have_mean_0_and_deviation_1(ratio, gains):
+    """Ratios below 1 - ε in both agents of env 0: where its gain is negative, it is clipped."""
+    ratios = torch.tensor([[0.5, 0.5], [1.0, 1.0]])
+    advantage = torch.tensor([[1.0, 3.0], [5.0, 9.0]])
+    gain = torch.tensor(gains)
+    gain = (gain - gain.mean()) / gain.std()
+    half = len(gains) // 2
+    assert (gain[:half] < 0).all()
+    expected = -(0.8 * gain[:half].sum() + gain[half:].sum()) / len(gains)
+    config = ClipConfig(epochs=1, ratio=ratio)
+    assert first_loss(config, ratios, advantage) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_minibatch_of_one_state_is_not_normalised():
+    config = ClipConfig(epochs=1, batch_size=1, ratio="team")
+    assert first_loss(config, *TWO) == pytest.approx(-2.4, rel=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "agents"), [("agent", 1), ("team", AGENTS)])
+def test_the_entropy_bonus_is_of_what_the_ratio_is_of(ratio, agents):
+    """Of 3 features with σ = ½: 3 (½ (1 + log 2π) + log ½) = 2.1774; as many agents, as often."""
+    config = ClipConfig(epochs=1, ratio=ratio, normalise=False)
+    without = first_loss(config, *TWO)
+    bonus = first_loss(replace(config, entropy_weight=0.1), *TWO)
+    assert without - bonus == pytest.approx(0.1 * agents * 2.1774, rel=1e-4)
+
+
+def test_the_report_is_of_all_steps_and_nothing_moved_says_so():
+    policy = actor()
+    zero = torch.ones(7, AGENTS), torch.randn(7, AGENTS)
+    config = ClipConfig(epochs=3, batch_size=3)
+    losses: list[float] = []
+
+    def keep(loss: Tensor) -> float:
+        losses.append(loss.item())
+        return float(len(losses))
+
+    report = clipped_steps(
+        policy, past(policy, *zero), config=config, generator=torch.Generator(), descend=keep
+    )
+    assert len(losses) == 9  # 3 epochs of 3, 3 and 1 states
+    assert report["clipped_gradient_norm"] == pytest.approx(5.0)
+    assert report["clipped_loss"] == pytest.approx(sum(losses) / 9)
+    assert abs(report["kl"]) < 1e-6
+    assert report["clipped_share"] == 0.0
+
+
+def test_the_report_tells_how_far_the_policy_went():
+    """log ρ = 0.5 everywhere: e^0.5 - 1 - 0.5 = 0.1487, and all beyond 1.2."""
+    policy = actor()
+    half = torch.full((7, AGENTS), 0.5).exp(), torch.randn(7, AGENTS)
+    report = clipped_steps(
+        policy,
+        past(policy, *half),
+        config=ClipConfig(epochs=1),
+        generator=torch.Generator(),
+        descend=lambda loss: 0.0,
+    )
+    assert report["kl"] == pytest.approx(0.1487, abs=1e-4)
+    assert report["clipped_share"] == 1.0
+
+
+def test_steps_make_good_actions_likelier_and_bad_ones_less_likely():
+    policy = actor(learn_std=True)
+    advantage = torch.ones(7, AGENTS)
+    advantage[:3] = -1.0
+    experience = past(policy, torch.ones(7, AGENTS), advantage)
+    optimiser = torch.optim.Adam(policy.parameters(), lr=1e-2)
+
+    def descend(loss: Tensor) -> float:
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return 0.0
+
+    clipped_steps(
+        policy,
+        experience,
+        config=ClipConfig(epochs=5),
+        generator=torch.Generator(),
+        descend=descend,
+    )
+    change = (policy.log_prob(experience.obs, experience.action) - experience.log_prob)[0]
+    assert (change[:3] < 0).all()
+    assert (change[3:] > 0).all()

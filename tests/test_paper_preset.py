@@ -1,0 +1,71 @@
+"""`--preset paper`: the hyperparameters of the SHAC++ paper."""
+
+import json
+from pathlib import Path
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.presets import recommended, what_differs
+from diffsurrogate.surrogate_config import SurrogateConfig
+
+
+def paper(method: str, network: str = "mlp", agents: int = 3) -> TrainOptions:
+    return recommended(
+        TrainOptions(
+            method=method, env="paper/transport", agents=agents, network=network, preset="paper"
+        )
+    )
+
+
+def test_the_papers_hyperparameters():
+    options = paper("shac++")
+    shac = options.shac
+    assert (options.num_envs, shac.horizon, options.max_steps) == (512, 32, 320)
+    assert options.total_steps == 20_000 * 512 * 32
+    assert (shac.actor_lr, shac.betas, shac.clip) == (1e-3, (0.9, 0.999), 1)
+    assert (shac.gamma, shac.lam, shac.box_weight, shac.box_on) == (0.99, 0.95, 1, "samples")
+    assert (shac.noise.kind, shac.actor.std, shac.actor.normalise_obs) == ("white", 1, False)
+    assert (shac.value_capacity, shac.value_bins, shac.value_balance) == (3333, 9, 0)
+    assert shac.actor.net.hidden == (96, 96)
+    assert (shac.critic.target_decay, shac.critic.normalise_obs) == (0, False)
+    assert options.surrogates == SurrogateConfig.paper(3)
+    attention = paper("shac++", "transformer")
+    nets = (attention.shac.actor.net, attention.shac.critic.net, attention.surrogates.reward.net)
+    assert {(net.architecture, net.hidden, net.heads) for net in nets} == {
+        ("transformer", (64,), 1)
+    }
+    plus = paper("shac+").surrogates
+    assert (plus.loop, plus.anchor) == ("closed", "real")
+    ppo = paper("ppo", agents=5)
+    assert (ppo.ppo.actor.net.hidden, ppo.ppo.actor.learn_std) == ((160, 160), False)
+    assert ppo.ppo.clip.epochs == 4
+
+
+def test_the_preset_is_in_the_name_and_in_what_differs():
+    options = paper("shac++", agents=1)
+    assert options.folder == Path("runs/shac++-paper-transport-1-mlp-paper-0")
+    assert what_differs(options.to_json()) == "preset=paper"
+    usual = recommended(TrainOptions(method="ppo", env="paper/transport", agents=1))
+    assert what_differs(usual.to_json()) == ""
+    old = {name: value for name, value in usual.to_json().items() if name != "preset"}
+    assert what_differs(old) == ""
+
+
+def test_the_papers_preset_trains_and_resumes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "shac++", "paper/transport", "--preset", "paper", "--no-progress"]
+    small = [
+        *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--film-steps", "0"),
+        *("--surrogates.minibatches", "2", "--surrogates.trajectory-batch-size", "4"),
+        *("--surrogates.batch-size", "4", "--shac.critic-updates", "2"),
+    ]
+    assert main([*command, *small, "--total-steps", str(5 * 32 * 11)]) == 0
+    run = tmp_path / "runs" / "shac++-paper-transport-1-mlp-paper-0"
+    assert json.loads((run / "config.json").read_text())["preset"] == "paper"
+    assert main([*command, "--resume", "--total-steps", str(5 * 32 * 12)]) == 0
+    assert json.loads((run / "summary.json").read_text())["updates"] == 12
+    assert main(["train", "mappo", "paper/transport", "--preset", "paper"]) == 2
+    assert "the paper has no mappo" in capsys.readouterr().err
+    shared = ["--network", "shared", "--preset", "paper"]
+    assert main(["train", "ppo", "paper/transport", *shared]) == 2
+    assert "use --network mlp or transformer" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""SHAC that also climbs PPO's objective: learns without slopes, saves, and is refused in time."""
+
+from typing import Any
+
+import pytest
+import torch
+from home import AGENTS, ENVS, HORIZON, Home, config, learned_home, mean_return, same, weights
+from torch import Tensor
+
+from diffsurrogate.algorithms.ppo_config import ClipConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.critics import CriticConfig
+from diffsurrogate.losses import expectile_loss
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.noise import NoiseConfig
+from diffsurrogate.policies import ActorConfig, NoisyPolicy
+
+SHARED = NetConfig(architecture="shared", hidden=(32,))
+
+
+def score(**kwargs: Any) -> ClipConfig:
+    return ClipConfig(**({"epochs": 2, "batch_size": 17, "lr": 3e-3} | kwargs))
+
+
+@pytest.mark.parametrize("kind", ["white", "ou"])
+def test_points_come_home_by_the_score_alone(kind):
+    """Nothing of the pathwise gradient is left at a weight of 0; -5.3 at the start."""
+    settings = config(
+        actor=ActorConfig(net=SHARED, std=0.3),
+        critic=CriticConfig(net=SHARED),
+        noise=NoiseConfig(kind=kind, correlation=0.5),
+        pathwise_weight=0.0,
+        score=score(epochs=4, batch_size=61),
+    )
+    agent = SHAC(Home(num_envs=61), settings)
+    before = mean_return(agent)
+    agent.learn(60 * 61 * HORIZON)
+    assert before < -3
+    assert mean_return(agent) > -1.0
+
+
+def test_the_first_ratios_are_of_the_policy_that_acted():
+    settings = config(score=score(epochs=1, batch_size=10_000))
+    for report in SHAC(Home(), settings).updates(3):
+        assert abs(report["kl"]) < 1e-6
+        assert report["clipped_share"] == 0.0
+
+
+def test_the_pathwise_gradient_is_a_part_of_every_step():
+    """One step of plain descent is by the sum of both gradients, each in the advantages' units."""
+    limit, weight = 1e3, 0.7
+    settings = {"critic_lr": 0.0, "box_weight": 0.0}
+    one = {"epochs": 1, "batch_size": 10_000, "max_norm": limit, "credit": "team"}
+
+    def step(pathwise_weight: float, **kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
+        agent = SHAC(
+            Home(),
+            config(score=score(**one), pathwise_weight=pathwise_weight, **settings, **kwargs),
+            seed=5,
+        )
+        agent.score_optimiser = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
+        before = [p.detach().clone() for p in agent.actor.parameters()]
+        list(agent.updates(1))
+        after = [p.detach().clone() for p in agent.actor.parameters()]
+        return before, [old - new for old, new in zip(before, after, strict=True)]
+
+    def pathwise() -> list[Tensor]:
+        agent = SHAC(Home(), config(**settings), seed=5)
+        agent.env.reset(seed=5)
+        agent.env.stagger(agent.sampler, HORIZON)
+        noise = agent.noise.draw(HORIZON)
+        window = agent.env.rollout(NoisyPolicy(agent.actor, noise), HORIZON)
+        deviation = agent._advantage(window).sum(-1).std()
+        grads = torch.autograd.grad(agent.return_loss(window), list(agent.actor.parameters()))
+        return [grad / deviation for grad in grads]
+
+    _, score_only = step(0.0)
+    _, both = step(weight)
+    for alone, together, grad in zip(score_only, both, pathwise(), strict=True):
+        torch.testing.assert_close(together - alone, weight * grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
+    class Steep(Home):
+        def reward(self, *args: Any) -> Tensor:
+            return super().reward(*args) * 1e6
+
+    agent = SHAC(Steep(), config(score=score(max_norm=0.5), pathwise_weight=0.3))
+    agent.env.reset(seed=0)
+    window = agent.env.rollout(NoisyPolicy(agent.actor, agent.noise.draw(HORIZON)), HORIZON)
+    push, report = agent._pathwise(window, torch.tensor(1.0))
+    assert report["actor_gradient_norm"] > 1e3
+    assert torch.stack([g.norm() for _, g in push]).norm().item() == pytest.approx(0.3 * 0.5)
+
+
+def test_a_window_is_left_when_the_policy_moved_too_far():
+    steps = []
+
+    def counted(**kwargs: Any) -> int:
+        agent = SHAC(Home(), config(score=score(epochs=5, batch_size=7, lr=0.3, **kwargs)))
+        descend = agent._descend
+        steps.clear()
+
+        def count(optimiser: Any, *args: Any) -> float:
+            steps.append(optimiser is agent.score_optimiser)
+            return descend(optimiser, *args)
+
+        agent._descend = count
+        list(agent.updates(1))
+        return sum(steps)
+
+    assert counted(target_kl=None) == 5 * 4
+    assert 1 < counted(target_kl=0.5) < 20
+
+
+def test_optimistic_values_lie_above_the_mean():
+    """Targets are 0 or 1 by the toss of a coin: the τ-expectile is τ."""
+    torch.manual_seed(0)
+    target = torch.randint(2, (1000, 1)).float()
+    share = float(target.mean())
+    value = torch.zeros(1, 1, requires_grad=True)
+    optimiser = torch.optim.SGD([value], lr=0.5)
+    for _ in range(200):
+        optimiser.zero_grad()
+        expectile_loss(value.expand_as(target), target, expectile=0.8).backward()
+        optimiser.step()
+    assert value.item() == pytest.approx(0.8 * share / (0.8 * share + 0.2 * (1 - share)), abs=1e-4)
+    half = expectile_loss(value.detach().expand_as(target), target, expectile=0.5)
+    torch.testing.assert_close(half, (target - value.detach()).square().mean())
+
+
+@pytest.mark.parametrize("make_env", [Home, learned_home])
+def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env):
+    path, settings = tmp_path / "agent.pt", config(score=score(), schedule="linear")
+    unbroken, broken = (SHAC(make_env(), settings, seed=3) for _ in range(2))
+    unbroken.learn(5 * 28)
+    broken.learn(5 * 28, lambda agent, metrics: agent.update < 3).save(path)
+    loaded = SHAC.load(path, make_env()).learn(5 * 28)
+    assert same(weights(loaded), weights(unbroken))
+    assert torch.equal(loaded.env.current_obs, unbroken.env.current_obs)
+
+
+def test_without_epochs_nothing_changes():
+    """0 epochs is the default; the rest of the score's settings is then idle."""
+
+    def trained(**kwargs: Any) -> list[Tensor]:
+        return weights(SHAC(Home(), config(**kwargs)).learn(84))
+
+    assert SHACConfig().score.epochs == 0
+    assert same(trained(), trained(score=score(epochs=0, lr=0.5)))
+    assert not same(trained(), trained(score=score()))
+
+
+def test_every_agents_credit_is_its_own_or_the_teams():
+    """Only agent 2 earns anything: alone it learns, as a team all agents are moved."""
+
+    class Paid(Home):
+        def reward(self, *args: Any) -> Tensor:
+            return super().reward(*args) * torch.tensor([0.0, 0.0, 1.0])
+
+    def moved(credit: str) -> list[bool]:
+        net = NetConfig(architecture="separate", hidden=(8,))
+        settings = config(
+            actor=ActorConfig(net=net),
+            critic=CriticConfig(net=net, target_decay=0.0),
+            critic_lr=0.0,  # its values stay 0
+            pathwise_weight=0.0,
+            score=score(credit=credit, normalise=False, lr=0.1),
+        )
+        agent = SHAC(Paid(num_envs=ENVS), settings)
+        before = [p.detach().clone() for p in agent.actor.parameters()]
+        agent.learn(28)
+        changes = zip(agent.actor.parameters(), before, strict=True)
+        change = sum((now - old).abs().flatten(1).sum(1) for now, old in changes)
+        assert change.shape == (AGENTS,)
+        return (change > 0).tolist()
+
+    assert moved("own") == [False, False, True]
+    assert moved("team") == [True, True, True]
