@@ -67,24 +67,25 @@ def _paper_task(options: TrainOptions) -> TrainOptions:
     """Return what measured best on these tasks as a whole, one set for all of them."""
     agents = options.agents or 1
     if options.network == "mlp":
-        options = replace(options, shac=_mixed(options.shac, width=max(64, 32 * agents)))
+        width = max(64, 32 * agents)
+        actor = replace(options.shac.actor, net=NetConfig(hidden=(width, width)))
+        options = replace(options, shac=_mixed(replace(options.shac, actor=actor), lr=2e-3))
     return replace(
         options,
         agents=agents,
-        num_envs=256 if options.network == "mlp" else 128,
+        num_envs=256,
         eval_every=25,
-        max_steps=512 if options.network == "mlp" else 320,
+        max_steps=512,
         total_steps=20_000_000,
     )
 
 
-def _mixed(shac: SHACConfig, *, width: int) -> SHACConfig:
+def _mixed(shac: SHACConfig, *, lr: float) -> SHACConfig:
     """Return pathwise and score-function gradients mixed, as tasks gated by contact need them."""
     return replace(
         shac,
-        actor=replace(shac.actor, net=NetConfig(hidden=(width, width))),
         noise=NoiseConfig(kind="white"),
-        score=replace(shac.score, epochs=4, batch_size=2048, lr=2e-3),
+        score=replace(shac.score, epochs=4, batch_size=2048, lr=lr),
         pathwise_weight=0.2,
         actor_lam=0.4,
         box_weight=0.0,
@@ -116,29 +117,18 @@ def classic_shac() -> SHACConfig:
 def _weights_in_common(options: TrainOptions) -> TrainOptions:
     """Return what measured best for a Transformer over agents as the policy (SHAC++, B.2).
 
-    A shared MLP starts from the same, unmeasured.
-
     Agents that share a policy and see almost the same must learn "to the nearest one left", which
-    takes a good value function, a reward model without phantom slopes, and many small steps.
+    takes a good value function and a reward model without phantom slopes. A shared MLP starts from
+    the same, unmeasured.
     """
-    shac = options.shac
+    net = _SHARED if options.network == "shared" else _TRANSFORMER
     shac = replace(
-        shac,
-        actor=replace(shac.actor, net=_SHARED if options.network == "shared" else _TRANSFORMER),
-        critic=replace(shac.critic, net=_SHARED),
-        actor_lam=0.4,
-        box_on="means",
-        actor_lr=1e-3,
+        _mixed(options.shac, lr=1e-3),
+        actor=replace(options.shac.actor, net=net),
+        critic=replace(options.shac.critic, net=_SHARED),
         critic_lr=1e-3,
         betas=(0.9, 0.99),
-        final_std=0.3,
-        std_steps=600_000,
-        critic_updates=12,
-        value_bins=1,
-        value_capacity=40_000,
     )
-    if options.method == "shac++":
-        shac = replace(shac, actor_horizon=8, actor_minibatches=4, actor_epochs=2)
     reward = replace(options.surrogates.reward, net=_SHARED, range="bounded")
     surrogates = replace(options.surrogates, reward=reward, minibatches=12)
     return replace(options, shac=shac, surrogates=surrogates)
