@@ -2,12 +2,16 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.presets import recommended
 from diffsurrogate.registry import make
 from diffsurrogate.wrappers.team_reward import TeamReward
 
@@ -21,6 +25,17 @@ def example(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_readmes_mix_of_gradients_is_the_presets():
+    readme = (ROOT / "README.md").read_text()
+    (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "SHACConfig(" in b]
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    preset = recommended(TrainOptions(method="shac++", env="paper/transport")).shac
+    for name in ("pathwise_weight", "optimism", "noise", "box_weight", "average"):
+        assert getattr(names["config"], name) == getattr(preset, name)
+    assert replace(names["config"].score, lr=preset.score.lr) == preset.score
 
 
 def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):

@@ -230,8 +230,7 @@ def test_points_learn_to_go_home():
 
 def test_the_readmes_lines_for_stable_baselines_run():
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    (code,) = [block for block in re.findall(r"```py\n(.*?)```", readme, re.DOTALL)]
-    assert "SB3VecEnv" in code
+    (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "SB3VecEnv" in b]
     small = re.sub(r"\b\d\d\d_\d\d\d\b", "200", code).replace("num_envs=64", "num_envs=5")
     names: dict[str, Any] = {}
     exec(compile(small, "README.md", "exec"), names)
