@@ -89,7 +89,7 @@ def test_evaluate_render_and_report_read_a_run(tmp_path, capsys):
     ("arguments", "envs"),
     [
         ([], "default: 256"),
-        (["shac++", "paper/dispersion", "--agents", "3"], "default: 128"),
+        (["ppo", "gymnasium/CartPole-v1"], "default: 16"),
         (["shac", "diffsurrogate/cartpole-swingup"], "default: 64"),
     ],
 )
