@@ -162,7 +162,7 @@ class Trainer(ABC):
         if not self.started:
             self.env.reset(seed=self.seed)
             if self.config.stagger:
-                self.env.stagger(self.sampler, self.config.horizon)
+                self.env.stagger(self.sampler, self._age_step)
             self.started = True
         while self.update < total_updates:
             began = time.process_time()
@@ -251,6 +251,16 @@ class Trainer(ABC):
     def _predictor_state(self) -> State:
         """Return the weights of `predictor`."""
         return dict(self.predictor.state_dict())
+
+    @property
+    def _age_step(self) -> int:
+        """Steps between the ages that envs are staggered to.
+
+        A window, so that resets fall on its end and whole groups are reset at once; 1 where that
+        would leave fewer than 8 ages.
+        """
+        horizon: int = self.config.horizon
+        return horizon if (self.env.max_steps or 0) >= 8 * horizon else 1
 
     @property
     def predictor(self) -> Actor:

@@ -39,9 +39,9 @@ def test_true_gradients_of_transport_survive_window_after_window(windows):
 
 
 def test_shac_plus_learns_dispersion():
-    """Learned reward, true dynamics: takes off within 40 windows of 64 envs."""
+    """Learned reward, true dynamics: takes off within 80 windows of 64 envs."""
     options = preset("shac+", "paper/dispersion", agents=1, num_envs=64)
-    agent = trained(options, 70)
+    agent = trained(options, 130)
     result = evaluate(agent.predict, evaluation_env(options, 64), seed=1)
     assert result.normalised_return is not None
     assert result.normalised_return > 0.7

@@ -256,6 +256,16 @@ def test_envs_are_staggered_if_asked():
         assert (ends == [0.0, 61.0, 0.0, 61.0]) != stagger
 
 
+@pytest.mark.parametrize(("limit", "ages"), [(32, range(0, 32, 4)), (31, range(31))])
+def test_envs_are_staggered_by_windows_if_that_leaves_eight_ages(limit, ages):
+    env = Home(num_envs=997)
+    env.max_steps = limit
+    agent = SHAC(env, config(horizon=4))
+    next(agent.updates(1))
+    found = (env.state()["steps"] - 4) % limit
+    assert sorted(set(found.tolist())) == list(ages)
+
+
 def test_the_seed_decides_everything_and_the_global_stream_nothing():
     def trained(seed: int, around: int) -> list[Tensor]:
         torch.manual_seed(around)

@@ -68,7 +68,7 @@ def test_the_pathwise_gradient_is_a_part_of_every_step():
     def pathwise() -> list[Tensor]:
         agent = SHAC(Home(), config(**settings), seed=5)
         agent.env.reset(seed=5)
-        agent.env.stagger(agent.sampler, HORIZON)
+        agent.env.stagger(agent.sampler)
         noise = agent.noise.draw(HORIZON)
         window = agent.env.rollout(NoisyPolicy(agent.actor, noise), HORIZON)
         deviation = agent._advantage(window).sum(-1).std()
