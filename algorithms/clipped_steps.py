@@ -71,7 +71,7 @@ def clipped_steps(
     flat = [x.flatten(0, 1) for x in (past.obs, past.action, past.log_prob, past.advantage)]
     obs, action, old_log_prob, advantage = flat
     reports = []
-    for chosen in _minibatches(len(obs), config, generator):
+    for chosen in shuffled(len(obs), config, generator):
         old, gain = old_log_prob[chosen], advantage[chosen]
         known = None if memory is None else memory.at(chosen)
         new = actor.log_prob(obs[chosen], action[chosen], known)
@@ -102,7 +102,7 @@ def clipped_steps(
     return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
 
-def _minibatches(rows: int, config: ClipConfig, generator: torch.Generator) -> Iterator[Tensor]:
+def shuffled(rows: int, config: ClipConfig, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the rows of one minibatch after another, every row once per epoch."""
     for _ in range(config.epochs):
         yield from torch.randperm(rows, generator=generator).split(config.batch_size)

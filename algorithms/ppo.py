@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor
 
-from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
+from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience, shuffled
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
 from diffsurrogate.critics import Critic
@@ -123,15 +123,13 @@ class PPO(Trainer):
         return target, target - self.critic(window.obs)
 
     def _fit_critic(self, obs: Tensor, target: Tensor) -> Metrics:
-        clip, total, steps = self.config.clip, 0.0, 0
+        clip, losses = self.config.clip, []
         obs, target = obs.flatten(0, 1), target.flatten(0, 1)
-        for _ in range(clip.epochs):
-            order = torch.randperm(len(obs), generator=self.sampler).to(obs.device)
-            for chosen in order.split(clip.batch_size):
-                loss = (self.critic(obs[chosen]) - target[chosen]).square().mean()
-                self._descend(self.critic_optimiser, loss, clip.max_norm)
-                total, steps = total + float(loss.detach()), steps + 1
-        return {"critic_loss": total / steps}
+        for chosen in shuffled(len(obs), clip, self.sampler):
+            loss = (self.critic(obs[chosen]) - target[chosen]).square().mean()
+            self._descend(self.critic_optimiser, loss, clip.max_norm)
+            losses.append(float(loss.detach()))
+        return {"critic_loss": sum(losses) / len(losses)}
 
     def _set_learning_rates(self) -> None:
         if self.config.schedule == "constant":

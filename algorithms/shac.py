@@ -140,8 +140,9 @@ class SHAC(Trainer):
             noise = self.noise.draw(config.horizon)
         collect = self.env.collect if config.replays else self.env.rollout
         window = collect(NoisyPolicy(self.actor, noise), config.horizon)
+        target = self._value_targets(window)
         if climbs:
-            report = self._climb(window, memory)
+            report = self._climb(window, target, memory)
         elif config.replays:
             report = self._replay(window, noise)
         else:
@@ -153,7 +154,7 @@ class SHAC(Trainer):
             "episodes_ended": float(window.ended.sum()),
             "episodes_terminated": float(window.terminated.sum()),
         }
-        report |= self._fit_critic(window)
+        report |= self._fit_critic(window.obs, target)
         report |= self.env.fit(window)  # last: weights must not move under a live graph
         self.actor.statistics.update(window.obs)
         self.critic.statistics.update(window.obs)
@@ -179,10 +180,11 @@ class SHAC(Trainer):
                 reports.append(self._fit_actor(self.env.differentiate(part, policy)))
         return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
-    def _climb(self, window: Window, memory: NoiseMemory | None) -> Metrics:
+    def _climb(self, window: Window, target: Tensor, memory: NoiseMemory | None) -> Metrics:
         """Take score steps on a window, each with the pathwise gradient as a part."""
         config = self.config
-        advantage = self._advantage(window)
+        with torch.no_grad():
+            advantage = target - self.critic.target(window.obs)
         past = experience(window, self.actor, advantage, memory)
         push, report = self._pathwise(window, advantage.sum(-1).std())
         return report | clipped_steps(
@@ -228,13 +230,8 @@ class SHAC(Trainer):
             lam=self.config.lam,
         )
 
-    @torch.no_grad()
-    def _advantage(self, window: Window) -> Tensor:
-        return self._value_targets(window) - self.critic.target(window.obs)
-
-    def _fit_critic(self, window: Window) -> Metrics:
-        target = self._value_targets(window)
-        obs, target = window.obs.flatten(0, 1), target.flatten(0, 1)
+    def _fit_critic(self, obs: Tensor, target: Tensor) -> Metrics:
+        obs, target = obs.flatten(0, 1), target.flatten(0, 1)
         finite = target.isfinite().all(-1)
         if not bool(finite.all()):
             obs, target = obs[finite], target[finite]

@@ -160,10 +160,10 @@ def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(command, tmp_path, mon
     assert main([*command, *steps(8), "--out", str(whole)]) == 0
     fit_critic = SHAC._fit_critic
 
-    def interrupted(agent, window):
+    def interrupted(agent, obs, target):
         if agent.update == 5:
             signal.raise_signal(signal.SIGINT)
-        return fit_critic(agent, window)
+        return fit_critic(agent, obs, target)
 
     monkeypatch.setattr(SHAC, "_fit_critic", interrupted)
     before = signal.getsignal(signal.SIGINT)  # not Python's own where a shell started us with &
@@ -215,7 +215,7 @@ def test_a_run_is_found_by_what_it_was_started_with(tmp_path, monkeypatch):
 def test_a_run_that_goes_on_is_not_called_finished(tmp_path, monkeypatch):
     out = tmp_path / "run"
     assert main([*CARTPOLE, *steps(2), "--out", str(out)]) == 0
-    monkeypatch.setattr(SHAC, "_fit_critic", lambda agent, window: 1 / 0)
+    monkeypatch.setattr(SHAC, "_fit_critic", lambda agent, obs, target: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", "--resume", "--out", str(out), *steps(5)])
     assert not (out / "summary.json").exists()

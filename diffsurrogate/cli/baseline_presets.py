@@ -21,8 +21,9 @@ def baseline(options: TrainOptions) -> TrainOptions:
         options = replace(options, sb3=SB3Config(joint=options.network == "mlp"))
     else:
         options = replace(options, ppo=_with_network(_own_defaults(options), options))
-    if options.env.startswith("paper/"):
-        return _paper_task(options)
+    agents = options.agents or 1
+    if options.env.startswith("paper/") and agents > 2 and options.network == "mlp":
+        return _wider(options, 32 * agents)
     if options.env.startswith("gymnasium/"):
         return _gymnasium(options)
     return options
@@ -45,21 +46,6 @@ def _with_network(ppo: PPOConfig, options: TrainOptions) -> PPOConfig:
         if options.method == "mappo":
             critic = ppo.critic.net
     return replace(ppo, actor=replace(ppo.actor, net=actor), critic=replace(ppo.critic, net=critic))
-
-
-def _paper_task(options: TrainOptions) -> TrainOptions:
-    """Return as many envs and steps as SHAC++ has there, and joint networks as wide."""
-    agents = options.agents or 1
-    if agents > 2 and options.network == "mlp":
-        options = _wider(options, 32 * agents)
-    return replace(
-        options,
-        agents=agents,
-        num_envs=256,
-        eval_every=25,
-        max_steps=512,
-        total_steps=20_000_000,
-    )
 
 
 def _wider(options: TrainOptions, width: int) -> TrainOptions:
@@ -90,6 +76,5 @@ def _gymnasium(options: TrainOptions) -> TrainOptions:
         sb3=sb3,
         num_envs=16,
         total_steps=500_000,
-        eval_envs=64,
         eval_every=10,
     )

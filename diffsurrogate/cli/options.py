@@ -17,6 +17,8 @@ Method = Literal["shac", "shac+", "shac++", "ppo", "ippo", "mappo", "sb3-ppo"]
 Network = Literal["mlp", "shared", "transformer"]
 Preset = Literal["default", "paper"]
 _SECTIONS = {"shac": SHACConfig, "surrogates": SurrogateConfig, "ppo": PPOConfig, "sb3": SB3Config}
+NOT_LEARNED_BY = frozenset({"out", "resume", "threads", "progress", "film_steps"})
+"""Options that change nothing of what is learned and measured, only where and how it is shown."""
 FINAL_SEED = 2_000_003
 """Of the evaluation at the end; another than that of evaluations on the way."""
 

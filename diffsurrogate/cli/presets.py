@@ -6,7 +6,7 @@ from typing import Any
 
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.baseline_presets import baseline
-from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
 from diffsurrogate.cli.paper_preset import paper_preset
 from diffsurrogate.configuration import differences
 from diffsurrogate.critics import CriticConfig
@@ -19,10 +19,7 @@ _TRANSFORMER = NetConfig(
 )
 _SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
 
-_NO_MATTER = {
-    *("seed", "out", "resume", "device", "threads", "progress"),
-    *("film_steps", "checkpoint_every"),
-}
+_NO_MATTER = NOT_LEARNED_BY | {"seed", "device", "checkpoint_every"}
 
 
 def recommended(options: TrainOptions) -> TrainOptions:
@@ -30,7 +27,7 @@ def recommended(options: TrainOptions) -> TrainOptions:
     if options.preset == "paper":
         return paper_preset(options)
     if options.method not in ("shac", "shac+", "shac++"):
-        return baseline(options)
+        return _sized(baseline(options))
     if options.env == "diffsurrogate/cartpole-swingup" and options.method == "shac":
         classic = classic_shac()
         if options.network != "mlp":
@@ -47,11 +44,11 @@ def recommended(options: TrainOptions) -> TrainOptions:
         )
     if options.network != "mlp":
         options = _weights_in_common(options)
-    if options.env.startswith("paper/"):
-        return _paper_task(options)
-    if options.env.startswith("gymnasium/"):
-        return replace(options, eval_envs=64)  # stepped one after another, which is slow
-    return options
+    elif options.env.startswith("paper/"):
+        width = max(64, 32 * (options.agents or 1))
+        actor = replace(options.shac.actor, net=NetConfig(hidden=(width, width)))
+        options = replace(options, shac=_mixed(replace(options.shac, actor=actor), lr=2e-3))
+    return _sized(options)
 
 
 def what_differs(config: dict[str, Any]) -> str:
@@ -63,16 +60,15 @@ def what_differs(config: dict[str, Any]) -> str:
     return ", ".join(f"{name}={now}" for name, _, now in found if name not in _NO_MATTER)
 
 
-def _paper_task(options: TrainOptions) -> TrainOptions:
-    """Return what measured best on these tasks as a whole, one set for all of them."""
-    agents = options.agents or 1
-    if options.network == "mlp":
-        width = max(64, 32 * agents)
-        actor = replace(options.shac.actor, net=NetConfig(hidden=(width, width)))
-        options = replace(options, shac=_mixed(replace(options.shac, actor=actor), lr=2e-3))
+def _sized(options: TrainOptions) -> TrainOptions:
+    """Return as many envs, steps and evaluations as the env is good for, whatever the method."""
+    if options.env.startswith("gymnasium/"):
+        return replace(options, eval_envs=64)  # stepped one after another, which is slow
+    if not options.env.startswith("paper/"):
+        return options
     return replace(
         options,
-        agents=agents,
+        agents=options.agents or 1,
         num_envs=256,
         eval_every=25,
         max_steps=512,

@@ -11,7 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from diffsurrogate.cli.children import Children, Job, locked
-from diffsurrogate.cli.options import Method, Network, Preset, TrainOptions
+from diffsurrogate.cli.options import NOT_LEARNED_BY, Method, Network, Preset, TrainOptions
 from diffsurrogate.cli.paper_table import COLUMNS, NETWORKS, TASKS, Cell, Task, why_left_out
 from diffsurrogate.cli.presets import recommended
 from diffsurrogate.cli.table_report import write_table
@@ -21,7 +21,6 @@ from diffsurrogate.run import RunFolder
 
 _OURS = ("out", "resume", "agents", "network", "preset", "seed", "total-steps", "cpu-limit")
 _RESERVED = {f"--{name}" for name in (*_OURS, "stop-at", "no-resume")}
-_NO_MATTER = {"out", "resume", "threads", "progress", "film_steps"}
 _BUDGET = ("total_steps", "time_limit", "cpu_limit", "stop_at")
 
 
@@ -230,7 +229,7 @@ def _state(run: _Run, wanted: TrainOptions) -> str:
     folder = RunFolder(run.path)
     had = TrainOptions.from_json(folder.config)
     summary = folder.summary()
-    found = [d for d in differences(asdict(had), asdict(wanted)) if d[0] not in _NO_MATTER]
+    found = [d for d in differences(asdict(had), asdict(wanted)) if d[0] not in NOT_LEARNED_BY]
     for name, was, now in found:
         if name not in _BUDGET or not _more(was, now):
             raise UsageError(

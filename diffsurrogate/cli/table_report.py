@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffsurrogate.cli.options import Preset, TrainOptions
+from diffsurrogate.cli.options import NOT_LEARNED_BY, Preset, TrainOptions
 from diffsurrogate.cli.paper_table import CITATION, COLUMNS, NETWORKS, TASKS, Cell, published
 from diffsurrogate.cli.report import interquartile_mean
 from diffsurrogate.cli.table_pictures import Curve, draw_curves, draw_table
@@ -16,10 +16,7 @@ from diffsurrogate.configuration import differences
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder, read_json, write_json
 
-_MAY_DIFFER = {
-    *("seed", "out", "resume", "threads", "progress"),
-    *("film_steps", "checkpoint_every"),
-}
+_MAY_DIFFER = NOT_LEARNED_BY | {"seed", "checkpoint_every"}
 _ABOUT = """\
 Return: of the deterministic policy at the end, in new episodes, over the true maximum; the
 interquartile mean over seeds and its 95 % bootstrap interval. By the paper's row rule: over the
