@@ -138,11 +138,12 @@ class SHAC(Trainer):
             noise, memory = self.noise.draw_with_memory(config.horizon)
         else:
             noise = self.noise.draw(config.horizon)
-        collect = self.env.collect if config.replays else self.env.rollout
+        without_graph = config.replays or (climbs and config.pathwise_weight == 0)
+        collect = self.env.collect if without_graph else self.env.rollout
         window = collect(NoisyPolicy(self.actor, noise), config.horizon)
         target = self._value_targets(window)
         if climbs:
-            report = self._climb(window, target, memory)
+            report = self._climb(window, noise, target, memory)
         elif config.replays:
             report = self._replay(window, noise)
         else:
@@ -167,26 +168,33 @@ class SHAC(Trainer):
 
     def _replay(self, window: Window, noise: Tensor) -> Metrics:
         """Step the policy several times on parts of a window; return the means over all."""
-        config, reports = self.config, []
-        for _ in range(config.actor_epochs):
-            for part, part_noise in minibatches(
-                window,
-                noise,
-                length=config.actor_horizon or config.horizon,
-                count=config.actor_minibatches,
-                generator=self.sampler,
-            ):
-                policy = NoisyPolicy(self.actor, part_noise)
-                reports.append(self._fit_actor(self.env.differentiate(part, policy)))
+        reports = [
+            self._fit_actor(part)
+            for _ in range(self.config.actor_epochs)
+            for part in self._parts(window, noise)
+        ]
         return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
-    def _climb(self, window: Window, target: Tensor, memory: NoiseMemory | None) -> Metrics:
+    def _parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
+        """Yield random parts of a window, each with the graph of the policy as it is by then."""
+        for part, part_noise in minibatches(
+            window,
+            noise,
+            length=self.config.actor_horizon or self.config.horizon,
+            count=self.config.actor_minibatches,
+            generator=self.sampler,
+        ):
+            yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
+
+    def _climb(
+        self, window: Window, noise: Tensor, target: Tensor, memory: NoiseMemory | None
+    ) -> Metrics:
         """Take score steps on a window, each with the pathwise gradient as a part."""
         config = self.config
         with torch.no_grad():
             advantage = target - self.critic.target(window.obs)
         past = experience(window, self.actor, advantage, memory)
-        push, report = self._pathwise(window, advantage.sum(-1).std())
+        push, report = self._pathwise(window, noise, advantage.sum(-1).std())
         return report | clipped_steps(
             self.actor,
             past,
@@ -197,8 +205,10 @@ class SHAC(Trainer):
             ),
         )
 
-    def _pathwise(self, window: Window, deviation: Tensor) -> tuple[Gradient, Metrics]:
-        """Return the weighted pathwise gradient of a window, and its norm before that.
+    def _pathwise(
+        self, window: Window, noise: Tensor, deviation: Tensor
+    ) -> tuple[Gradient, Metrics]:
+        """Return the weighted pathwise gradient of a window or its part, and its norm before that.
 
         Divided by the deviation of the team's advantages it is in the units of the score
         function's gradient, whose advantages are divided by it too; its norm is then cut to
@@ -207,6 +217,8 @@ class SHAC(Trainer):
         weight, limit = self.config.pathwise_weight, self.config.score.max_norm
         if weight == 0:
             return [], {}
+        if self.config.replays:
+            window = next(self._parts(window, noise))
         weights = [p for p in self.actor.parameters() if p.requires_grad]
         found = torch.autograd.grad(self.actor_loss(window), weights, allow_unused=True)
         pairs = [(p, g) for p, g in zip(weights, found, strict=True) if g is not None]

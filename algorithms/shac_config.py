@@ -38,9 +38,11 @@ class SHACConfig:
     """Passes of the policy over a window; more than one pass, minibatch or piece needs an env that
     is learned as a whole (SHAC++)."""
     actor_minibatches: int = 1
-    """Steps of the policy per pass, each on a random part of the window."""
+    """Steps of the policy per pass, each on a random part of the window. Score steps take the
+    pathwise gradient of one such part."""
     actor_horizon: int | None = None
-    """Steps of the pieces that a window is cut into for the policy; None for the whole window."""
+    """Steps of the pieces that a window is cut into for the policy; None for the whole window.
+    Shorter ones see less far and err less: slopes of models are multiplied along a piece."""
     score: ClipConfig = field(
         default_factory=lambda: ClipConfig(epochs=0, credit="team", target_kl=0.03)
     )
@@ -107,10 +109,10 @@ class SHACConfig:
         require_range(self, "pathwise_weight", low=0.0)
         require_range(self, "optimism", low=0.01, high=0.99)
         if self.score.epochs > 0:
-            if self.replays:
+            if self.actor_epochs > 1:
                 raise UsageError(
-                    "actor_epochs, actor_minibatches and actor_horizon are of pathwise steps, but "
-                    "score steps take their place; set score.epochs to 0, or leave these out"
+                    "actor_epochs are of pathwise steps, but score steps take their place; set "
+                    "score.epochs to 0, or actor_epochs to 1"
                 )
             refuse_squash(self.actor)
             if self.noise.kind not in ("white", "ou"):

@@ -3,14 +3,14 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.configuration import check_same_config, config_from_dict
@@ -234,7 +234,7 @@ class Trainer(ABC):
         """Take `actor` as the policy, and predict with a running mean of it if `average` > 0."""
         self.actor = actor.to(self.env.device)
         if average > 0:
-            self.mean_actor = AveragedModel(self.actor, multi_avg_fn=get_ema_multi_avg_fn(average))
+            self.mean_actor = AveragedModel(self.actor, multi_avg_fn=_running_mean(average))
 
     @abstractmethod
     def _improve(self) -> Metrics:
@@ -307,6 +307,22 @@ class Trainer(ABC):
         else:
             self.skipped += 1
         return norm
+
+
+def _running_mean(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """Return how `AveragedModel` is to take in new weights: the mean keeps a share of itself.
+
+    The share is `decay`, but less as long as that would reach back further than about the latest
+    ninth of all updates: a young policy has moved on.
+    """
+
+    @torch.no_grad()
+    def take_in(means: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor) -> None:
+        kept = min(decay, (1 + float(updates)) / (10 + float(updates)))
+        for mean, weight in zip(means, weights, strict=True):
+            mean.lerp_(weight, 1 - kept)
+
+    return take_in
 
 
 def adam(

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
+from diffsurrogate.cli.presets import named_by, parse_train
 from diffsurrogate.cli.report import ReportOptions, report
 from diffsurrogate.cli.reproduce import ReproduceOptions, reproduce, split_extra
 from diffsurrogate.cli.results import (
@@ -83,16 +83,7 @@ def _parse(arguments: list[str]) -> _Command:
     if isinstance(command, ReproduceOptions):
         return replace(command, extra=extra)
     if isinstance(command, TrainOptions):
-        start = TrainOptions(
-            method=command.method,
-            env=command.env,
-            agents=command.agents,
-            network=command.network,
-            preset=command.preset,
-        )
-        command = tyro.cli(
-            TrainOptions, prog="diffsurrogate train", args=arguments[1:], default=recommended(start)
-        )
+        return parse_train(arguments[1:], named_by(command))
     return command
 
 

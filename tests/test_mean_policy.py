@@ -24,14 +24,17 @@ def head(actor: torch.nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", [SHAC, PPO])
-def test_the_mean_starts_at_the_first_update_and_forgets_by_its_decay(kind):
-    agent, seen = make(kind, average=0.75), []
-    for _ in agent.updates(3):
+def test_the_mean_starts_at_the_first_update_and_soon_forgets_by_its_decay(kind):
+    """Of itself it keeps 2/11, 3/12 and then .3, for 4/13 would be more."""
+    agent, seen = make(kind, average=0.3), []
+    for _ in agent.updates(4):
         seen.append(head(agent.actor))
-    first, second, third = seen
-    expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+    first, *later = seen
+    expected = first
+    for kept, weight in zip((2 / 11, 3 / 12, 0.3), later, strict=True):
+        expected = kept * expected + (1 - kept) * weight
     torch.testing.assert_close(head(agent.predictor), expected)
-    assert not torch.equal(first, third)
+    assert not torch.equal(first, seen[-1])
 
 
 @pytest.mark.parametrize("kind", [SHAC, PPO])

@@ -1,5 +1,6 @@
 """SHAC that also climbs PPO's objective: learns without slopes, saves, and is refused in time."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
+from diffsurrogate.errors import UsageError
 from diffsurrogate.losses import expectile_loss
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig, NoisyPolicy
+from diffsurrogate.window import Window
 
 SHARED = NetConfig(architecture="shared", hidden=(32,))
 
@@ -90,9 +93,55 @@ def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
     agent = SHAC(Steep(), config(score=score(max_norm=0.5), pathwise_weight=0.3))
     agent.env.reset(seed=0)
     window = agent.env.rollout(NoisyPolicy(agent.actor, agent.noise.draw(HORIZON)), HORIZON)
-    push, report = agent._pathwise(window, torch.tensor(1.0))
+    push, report = agent._pathwise(window, agent.noise.draw(HORIZON), torch.tensor(1.0))
     assert report["actor_gradient_norm"] > 1e3
     assert torch.stack([g.norm() for _, g in push]).norm().item() == pytest.approx(0.3 * 0.5)
+
+
+@pytest.fixture(scope="module")
+def collected() -> tuple[SHAC, Window, Tensor]:
+    """Return a trainer that has learned a little (new models and values are flat) and a window."""
+    settings = config(score=score(max_norm=1e9), pathwise_weight=1.0, box_weight=0.0)
+    agent = SHAC(learned_home(), settings, seed=5)
+    list(agent.updates(5))
+    noise = agent.noise.draw(HORIZON)
+    return agent, agent.env.collect(NoisyPolicy(agent.actor, noise), HORIZON), noise
+
+
+def pathwise(collected: tuple[SHAC, Window, Tensor], **kwargs: Any) -> Tensor:
+    """Return the pathwise gradient of the window by itself, under some settings."""
+    agent, window, noise = collected
+    agent.config = replace(agent.config, **kwargs)
+    push, _ = agent._pathwise(window, noise, torch.tensor(1.0))
+    return torch.cat([values.flatten() for _, values in push])
+
+
+def test_the_pathwise_gradient_may_be_of_pieces_of_a_window(collected):
+    """Pieces of two steps of a window of four: each starts at a state that is a constant."""
+    agent, window, noise = collected
+    agent.config = replace(agent.config, actor_minibatches=1, actor_horizon=2)
+    expected = torch.zeros(sum(p.numel() for p in agent.actor.parameters()))
+    for rows in (slice(0, 2), slice(2, 4)):
+        piece = window.each(lambda values, rows=rows: values[rows])
+        piece = agent.env.differentiate(piece, NoisyPolicy(agent.actor, noise[rows]))
+        grads = torch.autograd.grad(agent.return_loss(piece), list(agent.actor.parameters()))
+        expected += torch.cat([grad.flatten() for grad in grads]) / 2
+    assert expected.norm() > 0
+    torch.testing.assert_close(pathwise(collected), expected)
+    assert not torch.allclose(pathwise(collected, actor_horizon=HORIZON), expected, rtol=1e-2)
+
+
+def test_the_pathwise_gradient_may_be_of_a_part_of_a_window(collected):
+    """Three parts of seven envs hold three, two and two of them: the first, three sevenths."""
+    whole = pathwise(collected, actor_horizon=HORIZON, actor_minibatches=1)
+    parts = torch.stack([pathwise(collected, actor_minibatches=3) for _ in range(200)])
+    assert not torch.allclose(parts[0], whole, rtol=1e-2)
+    torch.testing.assert_close(parts.mean(0), whole, rtol=0.2, atol=0.1 * float(whole.abs().max()))
+
+
+def test_passes_of_pathwise_steps_are_refused():
+    with pytest.raises(UsageError, match="actor_epochs to 1"):
+        config(score=score(), actor_epochs=2)
 
 
 def test_a_window_is_left_when_the_policy_moved_too_far():

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from diffsurrogate.cli.children import Children, Job, locked
 from diffsurrogate.cli.options import NOT_LEARNED_BY, Method, Network, Preset, TrainOptions
 from diffsurrogate.cli.paper_table import COLUMNS, NETWORKS, TASKS, Cell, Task, why_left_out
-from diffsurrogate.cli.presets import recommended
+from diffsurrogate.cli.presets import parse_train, recommended
 from diffsurrogate.cli.table_report import write_table
 from diffsurrogate.configuration import differences, require_range
 from diffsurrogate.errors import UsageError
@@ -214,12 +214,7 @@ def _parse(options: ReproduceOptions, run: _Run) -> TrainOptions:
         network=cell.network,
         preset=options.preset,
     )
-    wanted = tyro.cli(
-        TrainOptions,
-        prog="diffsurrogate train",
-        args=list(run.arguments(options)),
-        default=recommended(start),
-    )
+    wanted = parse_train(run.arguments(options), recommended(start))
     wanted.refuse_idle_sections()
     return wanted
 

@@ -2,10 +2,8 @@
 
 from dataclasses import asdict, replace
 
-import tyro
-
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
+from diffsurrogate.cli.presets import named_by, parse_train
 from diffsurrogate.configuration import differences
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
@@ -24,23 +22,15 @@ def resumed(arguments: list[str]) -> TrainOptions:
         UsageError: there is no run, or an option contradicts it.
     """
     nothing = TrainOptions(method="shac++", env=_UNKNOWN)
-    given = _parse(arguments, nothing)
+    given = parse_train(arguments, nothing)
     if given.out is None and given.env == _UNKNOWN:
         raise UsageError("--resume needs to know which run; give its folder by --out")
     if given.out is None:
-        start = replace(
-            nothing,
-            method=given.method,
-            env=given.env,
-            agents=given.agents,
-            network=given.network,
-            preset=given.preset,
-        )
-        given = _parse(arguments, recommended(start))  # the name may come from what it recommends
+        given = parse_train(arguments, named_by(given))  # the folder's name may come from these
     folder = RunFolder.open(given.folder)
     saved = TrainOptions.from_json(folder.config)
     saved = replace(saved, out=folder.path, resume=True)
-    options = _parse(arguments, saved)
+    options = parse_train(arguments, saved)
     for name, was, now in differences(asdict(saved), asdict(options)):
         if name not in FREE_TO_CHANGE:
             raise UsageError(
@@ -48,7 +38,3 @@ def resumed(arguments: list[str]) -> TrainOptions:
                 "start another run with another --out"
             )
     return options
-
-
-def _parse(arguments: list[str], default: TrainOptions) -> TrainOptions:
-    return tyro.cli(TrainOptions, prog="diffsurrogate train", args=arguments, default=default)

@@ -1,0 +1,244 @@
+"""Train what is left out or put differently, and see what it costs.
+
+    python examples/benchmarks/ablations.py                         # all, several CPU-hours
+    python examples/benchmarks/ablations.py --groups noise mixing   # some
+    python examples/benchmarks/ablations.py --list                  # the trainings, as commands
+
+Every row is a training by `diffsurrogate train`'s options, three seeds each, that ends at a
+normalised return of .95 or after the task's budget of CPU-seconds. Finished runs stand in the JSON
+file and are not repeated; the Markdown beside it is written anew after each run.
+"""
+
+import argparse
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from diffsurrogate import PPO, evaluate
+from diffsurrogate.cli.build import evaluation_env, trainer, training_env
+from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
+from diffsurrogate.cli.presets import named_by, parse_train, recommended
+
+RESULTS = Path(__file__).parent.parent / "results"
+GOAL = 0.95
+
+TASKS = {
+    "dispersion 1": (("paper/dispersion", "--agents", "1"), 30),
+    "dispersion 3": (("paper/dispersion", "--agents", "3"), 90),
+    "transport 1": (("paper/transport", "--agents", "1"), 90),
+    "discovery 1": (("paper/discovery", "--agents", "1"), 45),
+}
+"""Env, agents, and the CPU-seconds a run may take."""
+
+PATHWISE = "--shac.score.epochs 0 --shac.noise.kind ou --shac.actor-lr 3e-3 --shac.box-weight 1"
+PATHWISE += " --shac.actor-horizon None --shac.actor-minibatches 1 --shac.actor-lam None"
+PATHWISE += " --shac.optimism 0.5 --shac.average 0"
+"""SHAC++ as its paper has it in this respect: the pathwise gradient alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained, but for the seed."""
+
+    group: str
+    task: str
+    name: str
+    options: str = ""
+    """Of `diffsurrogate train`, after those of the task."""
+    warm_steps: int = 0
+    """Env steps of PPO on the wrapped env before, which the models learn from."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `diffsurrogate train`."""
+        return ["shac++", *TASKS[self.task][0], *shlex.split(self.options)]
+
+    @property
+    def key(self) -> str:
+        """Of the row in the file of results."""
+        return f"{self.group} | {self.task} | {self.name}"
+
+
+def rows() -> Iterator[Row]:
+    """Yield all rows, group by group; the first of a group and task is the default."""
+    alone = "estimator, pathwise gradient alone"
+    for model in ("step", "awm"):
+        for anchor in ("real", "predicted"):
+            for loop in ("closed", "open"):
+                chosen = f"--surrogates.model {model} --surrogates.anchor {anchor} "
+                chosen += f"--surrogates.loop {loop}"
+                name = f"{model}, {anchor} states, {loop} loop"
+                yield Row(alone, "dispersion 1", name, f"{PATHWISE} {chosen}")
+    awm = f"{PATHWISE} --surrogates.model awm --surrogates.loop open"
+    for name, chosen in {
+        "change, normalised, feed-forward 128, 8 minibatches": "",
+        "absolute": "--surrogates.awm.predict absolute",
+        "not normalised": "--surrogates.awm.no-normalise",
+        "feed-forward 512": "--surrogates.awm.feed-forward 512",
+        "2 minibatches": "--surrogates.minibatches 2",
+        "32 minibatches": "--surrogates.minibatches 32",
+    }.items():
+        yield Row(
+            "action world model, pathwise gradient alone", "dispersion 1", name, f"{awm} {chosen}"
+        )
+    for name, chosen in {
+        "from (s, a), linear, half of it balanced over bins": "",
+        "uniform cache": "--surrogates.reward-balance 0",
+        "wholly balanced cache": "--surrogates.reward-balance 1",
+        "from (s, a, s')": "--surrogates.reward.inputs s,a,s'",
+        "bounded by the rewards seen": "--surrogates.reward.range bounded",
+    }.items():
+        options = f"{PATHWISE} {shlex.join(chosen.split())}"
+        yield Row("reward model, pathwise gradient alone", "dispersion 1", name, options)
+    for name, chosen in {
+        "penalty on actions, of samples": "",
+        "penalty, of means": "--shac.box-on means",
+        "neither": "--shac.box-weight 0",
+        "squash": "--shac.box-weight 0 --shac.actor.squash",
+        "white noise": "--shac.noise.kind white",
+    }.items():
+        yield Row(
+            "box and noise, pathwise gradient alone", "dispersion 1", name, f"{PATHWISE} {chosen}"
+        )
+    for task in ("dispersion 3", "transport 1", "discovery 1"):
+        for name, chosen in {
+            "default": "",
+            "no pathwise gradient": "--shac.pathwise-weight 0",
+            "pathwise weight 1": "--shac.pathwise-weight 1",
+            "pathwise gradient alone": PATHWISE,
+            "no optimism": "--shac.optimism 0.5",
+            "critic of the current window": "--shac.value-capacity 0",
+            "learned deviation": "--shac.actor.learn-std",
+            "deviation falls to .3": "--shac.final-std 0.3",
+            "no observation normalisation": "--shac.actor.no-normalise-obs "
+            "--shac.critic.no-normalise-obs",
+        }.items():
+            yield Row("default recipe", task, name, chosen)
+        yield Row("default recipe", task, "models warmed up by PPO", warm_steps=200_000)
+
+
+def train(row: Row, seed: int) -> dict[str, Any]:
+    """Train a row with a seed; return what it came to."""
+    torch.set_num_threads(1)
+    options = options_of(row, seed)
+    env = training_env(options)
+    began = time.process_time()
+    if row.warm_steps:
+        ppo = recommended(replace(options, method="ppo")).ppo
+        PPO(env, ppo, seed=seed).learn(row.warm_steps)
+    warm = time.process_time() - began
+    agent, judge = trainer(options, env), evaluation_env(options, options.eval_envs)
+    cpu, history, limit = warm, [], TASKS[row.task][1]
+    for metrics in agent.updates(options.total_steps // agent.steps_per_update):
+        cpu += metrics["update_cpu_seconds"]
+        if agent.update % 20 and cpu < limit:
+            continue
+        reached = evaluate(agent.predict, judge, seed=1_000_003).normalised_return
+        history.append([row.warm_steps + agent.env_steps, round(cpu, 2), round(reached, 4)])
+        if reached >= GOAL or cpu >= limit:
+            break
+    final = evaluate(agent.predict, judge, seed=FINAL_SEED).normalised_return
+    first = next((line for line in history if line[2] >= 0.9), None)
+    return {
+        "seed": seed,
+        "return": round(final, 4),
+        "cpu_seconds": round(cpu, 1),
+        "env_steps": row.warm_steps + agent.env_steps,
+        "ms_per_update": round(1000 * (cpu - warm) / agent.update),
+        "reached": first,
+        "history": history,
+    }
+
+
+def options_of(row: Row, seed: int) -> TrainOptions:
+    """Return the options of a training."""
+    arguments = [*row.arguments, "--seed", str(seed)]
+    named = parse_train(arguments, TrainOptions(method="shac++", env=row.task))
+    return parse_train(arguments, named_by(named))
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the page: a table for each group and task, of rows that have results."""
+    lines, heading = [HEAD], ("", "")
+    for row in rows():
+        runs = found.get(row.key, [])
+        if not runs:
+            continue
+        if (row.group, row.task) != heading:
+            heading = (row.group, row.task)
+            lines += [f"\n## {row.group}: {row.task}, {TASKS[row.task][1]} CPU-seconds\n", COLUMNS]
+        ends = [run["return"] for run in runs]
+        reached = [run["reached"] for run in runs if run["reached"]]
+        slow = f"{median(line[1] for line in reached):.0f}" if reached else "–"
+        steps = f"{median(line[0] for line in reached) / 1e6:.2f}" if reached else "–"
+        each = " / ".join(f"{end:.2f}" for end in ends)
+        update = f"{median(run['ms_per_update'] for run in runs):.0f}"
+        lines.append(
+            f"| {row.name} | {median(ends):.2f} | {each} | {len(reached)} of {len(runs)} | {slow} "
+            f"| {steps} | {update} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+HEAD = """# What SHAC++ is made of, piece by piece
+
+Return over the true maximum, deterministic policy, 512 new episodes. A run ends at .95 or after
+the CPU-seconds named (one thread; two runs side by side on two cores). The first row of each table
+is what the package does by default, or for the pathwise gradient alone would; the others change
+what they name. "CPU-s" and "M steps" to .9 are medians over the runs that got there.
+
+Made by `python examples/benchmarks/ablations.py`."""
+COLUMNS = """| | median | seeds | reached .9 | CPU-s | M steps | ms per update |
+|---|---|---|---|---|---|---|"""
+
+
+def main() -> None:
+    """Run what is missing and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--groups", nargs="*", help="only groups whose name holds one of these")
+    parser.add_argument("--tasks", nargs="*", help="only these, such as 'dispersion 1'")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[42, 43, 44])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--out", type=Path, default=RESULTS / "ablations", help="without suffix")
+    parser.add_argument("--list", action="store_true", help="show the commands, run nothing")
+    asked = parser.parse_args()
+    file, page = asked.out.with_suffix(".json"), asked.out.with_suffix(".md")
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    chosen = [
+        (row, seed)
+        for seed in asked.seeds
+        for row in rows()
+        if (not asked.groups or any(word in row.group for word in asked.groups))
+        and (not asked.tasks or row.task in asked.tasks)
+        and all(run["seed"] != seed for run in found.get(row.key, []))
+    ]
+    if asked.list:
+        for row, seed in chosen:
+            print("diffsurrogate train", shlex.join([*row.arguments, "--seed", str(seed)]))
+        return
+    with ProcessPoolExecutor(
+        asked.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        running = {pool.submit(train, row, seed): row for row, seed in chosen}
+        for done, future in enumerate(as_completed(running), start=1):
+            row, result = running[future], future.result()
+            found[row.key] = sorted([*found.get(row.key, []), result], key=lambda run: run["seed"])
+            file.write_text(json.dumps(found, indent=1) + "\n")
+            page.write_text(table(found))
+            print(
+                f"[{done}/{len(chosen)}] {row.key}, seed {result['seed']}: {result['return']:.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
