@@ -180,7 +180,7 @@ class SHAC(Trainer):
         for part, part_noise in minibatches(
             window,
             noise,
-            length=self.config.actor_horizon or self.config.horizon,
+            length=min(self.config.actor_horizon or window.horizon, window.horizon),
             count=self.config.actor_minibatches,
             generator=self.sampler,
         ):

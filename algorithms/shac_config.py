@@ -41,7 +41,8 @@ class SHACConfig:
     """Steps of the policy per pass, each on a random part of the window. Score steps take the
     pathwise gradient of one such part."""
     actor_horizon: int | None = None
-    """Steps of the pieces that a window is cut into for the policy; None for the whole window.
+    """Steps of the pieces that a window is cut into for the policy; None for the whole window, as
+    is what is longer.
     Shorter ones see less far and err less: slopes of models are multiplied along a piece."""
     score: ClipConfig = field(
         default_factory=lambda: ClipConfig(epochs=0, credit="team", target_kl=0.03)
@@ -100,12 +101,13 @@ class SHACConfig:
         require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
         require_range(self, "average", low=0.0, high=0.9999)
         require_range(self, "actor_epochs", "actor_minibatches", low=1.0)
-        if self.actor_horizon is not None and (
-            self.actor_horizon < 1 or self.horizon % self.actor_horizon
-        ):
-            raise UsageError(
-                f"actor_horizon is {self.actor_horizon}; it must divide the horizon, {self.horizon}"
-            )
+        if self.actor_horizon is not None:
+            require_range(self, "actor_horizon", low=1.0)
+            if self.horizon % min(self.actor_horizon, self.horizon):
+                raise UsageError(
+                    f"actor_horizon is {self.actor_horizon}; give one that divides the horizon, "
+                    f"{self.horizon}, or None for whole windows"
+                )
         require_range(self, "pathwise_weight", low=0.0)
         require_range(self, "optimism", low=0.01, high=0.99)
         if self.score.epochs > 0:

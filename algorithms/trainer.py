@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,6 +23,7 @@ Metrics = dict[str, float]
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
 Gradient = list[tuple[nn.Parameter, Tensor]]
 """Of some parameters."""
+_Weights = tuple[Tensor, ...] | list[Tensor]
 Callback = Callable[[Any, Metrics], bool | None]
 """Called with the trainer after every update; returning False stops the training."""
 
@@ -309,7 +310,7 @@ class Trainer(ABC):
         return norm
 
 
-def _running_mean(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+def _running_mean(decay: float) -> Callable[[_Weights, _Weights, Tensor | int], None]:
     """Return how `AveragedModel` is to take in new weights: the mean keeps a share of itself.
 
     The share is `decay`, but less as long as that would reach back further than about the latest
@@ -317,7 +318,7 @@ def _running_mean(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor],
     """
 
     @torch.no_grad()
-    def take_in(means: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor) -> None:
+    def take_in(means: _Weights, weights: _Weights, updates: Tensor | int) -> None:
         kept = min(decay, (1 + float(updates)) / (10 + float(updates)))
         for mean, weight in zip(means, weights, strict=True):
             mean.lerp_(weight, 1 - kept)

@@ -100,7 +100,8 @@ def test_predict_refuses_another_shape():
         ({"actor_lam": 1.5}, "actor_lam"),
         ({"final_std": 0.0}, "final_std"),
         ({"std_steps": 0}, "std_steps"),
-        ({"actor_horizon": 5}, "divide the horizon"),
+        ({"actor_horizon": 5}, "divides the horizon"),
+        ({"actor_horizon": 0}, "actor_horizon"),
         ({"actor_epochs": 0}, "actor_epochs"),
     ],
 )

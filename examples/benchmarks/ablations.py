@@ -39,10 +39,15 @@ TASKS = {
 }
 """Env, agents, and the CPU-seconds a run may take."""
 
-PATHWISE = "--shac.score.epochs 0 --shac.noise.kind ou --shac.actor-lr 3e-3 --shac.box-weight 1"
-PATHWISE += " --shac.actor-horizon None --shac.actor-minibatches 1 --shac.actor-lam None"
-PATHWISE += " --shac.optimism 0.5 --shac.average 0"
-"""SHAC++ as its paper has it in this respect: the pathwise gradient alone."""
+PATHWISE = " ".join(
+    [
+        "--shac.score.epochs 0 --shac.noise.kind ou --shac.box-weight 1 --shac.optimism 0.5",
+        "--shac.actor-horizon None --shac.actor-minibatches 1 --shac.actor-lam None",
+        "--shac.average 0 --shac.value-capacity 20000 --shac.value-bins 9",
+        "--shac.critic-updates 8 --shac.critic-batch-size 512",
+    ]
+)
+"""The pathwise gradient alone, with the package's defaults (`SHACConfig`)."""
 
 
 @dataclass(frozen=True)
