@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from diffsurrogate.cli.doctor import DoctorOptions, doctor
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import named_by, parse_train
 from diffsurrogate.cli.report import ReportOptions, report
@@ -29,7 +30,8 @@ _Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
 _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
 _Reproduce = Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
 _Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
-_Command = _Train | _Evaluate | _Render | _Report | _Reproduce | _Check
+_Doctor = Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
+_Command = _Train | _Evaluate | _Render | _Report | _Reproduce | _Check | _Doctor
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
             return report(command)
         if isinstance(command, ReproduceOptions):
             return reproduce(command)
+        if isinstance(command, DoctorOptions):
+            return doctor(command)
         return check_env(command)
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -17,13 +17,19 @@ def policy_gradient(
     weights: list[Tensor],
 ) -> Tensor:
     """Return the gradient `(weight,)` of a loss of the env's next window, 0 where none arrives."""
-    grads = torch.autograd.grad(loss(env.rollout(policy, horizon)), weights, allow_unused=True)
+    value = loss(env.rollout(policy, horizon))
+    if not value.requires_grad:  # the simulator's reward is a constant
+        return torch.cat([torch.zeros_like(w).flatten() for w in weights])
+    grads = torch.autograd.grad(value, weights, allow_unused=True)
     pairs = zip(grads, weights, strict=True)
     return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for g, w in pairs])
 
 
 def agreement(learned: Tensor, true: Tensor) -> dict[str, float]:
-    """Return gradient_cosine and gradient_norm_ratio (learned over true)."""
+    """Return gradient_cosine and gradient_norm_ratio (learned over true).
+
+    The cosine with a gradient that vanishes is 0, the ratio to it infinite or NaN.
+    """
     return {
         "gradient_cosine": float(torch.cosine_similarity(learned, true, dim=0)),
         "gradient_norm_ratio": float(learned.norm() / true.norm()),

@@ -1,0 +1,273 @@
+"""`diffsurrogate doctor`: try an env out, and say what SHAC++ may hope for on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from diffsurrogate.cli.diagnosis import Diagnosis, diagnose
+from diffsurrogate.cli.doctor_page import write_page
+from diffsurrogate.configuration import require_range
+from diffsurrogate.registry import make
+
+Chance = Literal["good", "fair", "poor", "none"]
+RARE = 0.01
+"""Share of rewarded transitions below which a reward counts as rare."""
+POOR_FIT = 0.5
+"""Held-out error from which on a model explains too little."""
+STEEP = 30.0
+"""Growth of a slope along a window from which on whole windows are too long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Try an env out: spaces, determinism, rewards, gradients, how well models fit it.
+
+    Takes about a minute. Status 1 if the env breaks the rules: values that are not finite, an
+    episode that does not start anew, other numbers under the same seed.
+    """
+
+    env: tyro.conf.Positional[str]
+    """Such as gymnasium/Pendulum-v1, vmas/navigation or paper/dispersion."""
+    num_envs: int = 64
+    """Copies of the env."""
+    agents: int | None = None
+    """Number of agents, where the env lets one choose."""
+    transitions: int = 10_000
+    """Random transitions the models learn from, at least; two windows of 32 steps are the least."""
+    seed: int = 0
+    """Of the env, the actions and the models."""
+    out: Path | None = None
+    """Folder of doctor.html and doctor.txt; None for runs/doctor-<env>."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:<number>."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is made."""
+        require_range(self, "transitions", "num_envs", low=1.0)
+        require_range(self, "seed", low=0.0)
+
+    @property
+    def folder(self) -> Path:
+        """Where the page goes."""
+        if self.out is not None:
+            return self.out
+        agents = "" if self.agents is None else f"-{self.agents}"
+        return Path("runs") / f"doctor-{self.env.replace('/', '-')}{agents}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What it comes to."""
+
+    chance: Chance
+    """Of SHAC++."""
+    faults: tuple[str, ...]
+    """What the env does wrong."""
+    findings: tuple[str, ...]
+    """What speaks for and against."""
+    advice: tuple[str, ...]
+    """What to try."""
+
+
+def doctor(options: DoctorOptions) -> int:
+    """Examine the env, print the findings and write them as a page; 1 if the env is at fault."""
+    torch.set_num_threads(1)
+    agents = {} if options.agents is None else {"n_agents": options.agents}
+    env = make(
+        options.env,
+        num_envs=options.num_envs,
+        seed=options.seed,
+        device=options.device,
+        **agents,
+    )
+    found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
+    verdict = judge(found)
+    text = describe(found, verdict)
+    print(text)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / "doctor.txt").write_text(text)
+    page = options.folder / "doctor.html"
+    write_page(page, found, text)
+    print(f"\n{page} shows it with pictures")
+    return 1 if verdict.faults else 0
+
+
+def judge(found: Diagnosis) -> Verdict:
+    """Weigh what was found; the thresholds are rules of thumb."""
+    findings: list[str] = []
+    advice: list[str] = []
+    chance: Chance = "good"
+    met = found.experience
+
+    def worse(new: Chance, finding: str, *remedies: str) -> None:
+        nonlocal chance
+        order: list[Chance] = ["good", "fair", "poor", "none"]
+        chance = max(chance, new, key=order.index)
+        findings.append(finding)
+        advice.extend(remedies)
+
+    if found.shape.discrete:
+        worse(
+            "none",
+            "actions are choices, which SHAC does not take",
+            "train ppo, or make the env with continuous actions",
+        )
+    best = max(met.rewarded, key=lambda kind: met.rewarded[kind])
+    if met.rewarded[best] == 0:
+        worse(
+            "poor",
+            f"not one of {met.transitions:,} random transitions had another reward than "
+            f"{met.usual_reward:g}",
+            "look for a reward that a random policy meets, or record a better one and fit to that "
+            "first (examples/cold_start.py)",
+        )
+    elif met.rewarded[best] < RARE:
+        worse(
+            "fair",
+            f"rewards are rare: {met.rewarded[best]:.2%} of transitions under {best} noise",
+            "mix in the score function, with an optimistic critic: SHACConfig(score=…, "
+            "optimism=.8), as the preset of paper/… does",
+        )
+        white = met.rewarded.get("white", 0.0)
+        if met.rewarded[best] > 2 * white:
+            times = "; white noise never does"
+            if white:
+                times = f" {met.rewarded[best] / white:.0f} times as often as white noise"
+            findings.append(f"correlated (OU) noise meets them{times}")
+    if found.fit is not None:
+        _judge_fit(found, worse)
+    if met.still_entries:
+        findings.append(f"observation entries that never change: {met.still_entries}")
+    low, high = met.scales
+    if low > 0 and high / low > 1000:
+        findings.append(
+            f"observation entries differ {high / low:,.0f} times in scale; they are normalised"
+        )
+    return Verdict(
+        chance=chance,
+        faults=tuple(_faults(found)),
+        findings=tuple(findings or ["nothing speaks against it"]),
+        advice=tuple(dict.fromkeys(advice)),
+    )
+
+
+def _faults(found: Diagnosis) -> list[str]:
+    conduct = found.conduct
+    faults: list[str] = []
+    if not conduct.repeats:
+        faults.append(
+            "the same seed and actions gave other numbers: a run cannot be repeated; seed every "
+            "source of randomness in reset(seed=…)"
+        )
+    if conduct.continues is False:
+        faults.append(
+            "from a saved state it went on to other numbers: resumed runs would differ; let _save "
+            "return all that decides the future, random state included"
+        )
+    if conduct.not_finite:
+        faults.append(f"{conduct.not_finite} observed values or rewards were NaN or infinite")
+    if conduct.not_reset:
+        faults.append(
+            f"after {conduct.not_reset} ends of episodes the next observation was still the last "
+            "one; an ended env must start anew in the same step"
+        )
+    return faults
+
+
+def _judge_fit(found: Diagnosis, worse: Callable[..., None]) -> None:
+    fit = found.fit
+    assert fit is not None
+    frequent = max(found.experience.rewarded.values()) >= RARE  # else the errors say little
+    if frequent and fit.reward_error > POOR_FIT:
+        worse(
+            "fair",
+            f"the reward model explains little: held-out error {fit.reward_error:.2f} of 1",
+            "let the reward model see the next observation: "
+            'SurrogateConfig(reward=RewardConfig(inputs="s,a,s\'")), unless a flag in it tells '
+            "the reward; or give it more updates",
+        )
+    errors = fit.entry_errors[fit.entry_errors.isfinite()]
+    if len(errors) and float(errors.median()) > POOR_FIT:
+        worse(
+            "poor",
+            f"the next observation is hard to tell: median held-out error {errors.median():.2f} "
+            "of 1 over entries",
+            "observe what decides the future (velocities, what others do), or lean on the score "
+            "function",
+        )
+    if float(fit.growth.max()) > STEEP:
+        worse(
+            "fair",
+            f"slopes grow {float(fit.growth.max()):.0f} times along a window of "
+            f"{len(fit.growth)} steps",
+            "shorten what is differentiated: SHACConfig(actor_horizon=8)",
+        )
+    if frequent and fit.cosine is not None and fit.cosine < 0.5:
+        worse(
+            "fair",
+            f"the learned gradient has a cosine of {fit.cosine:.2f} with the true one",
+            "train the models longer before you trust them: SurrogateConfig(minibatches=32)",
+        )
+
+
+# --- text ------------------------------------------------------------------------------------
+
+
+def describe(found: Diagnosis, verdict: Verdict) -> str:
+    """Return all of it as text."""
+    shape, conduct, met, own = found.shape, found.conduct, found.experience, found.own
+    actions = f"{shape.act_dim} choices" if shape.discrete else f"{shape.act_dim} numbers"
+    if not shape.discrete:
+        actions += f" in [{shape.lowest_action:g}, {shape.highest_action:g}]"
+    padding = f", {shape.padded_obs} entries are padding" if shape.padded_obs else ""
+    ends = f"{met.terminated} episodes ended by state, {met.truncated} by a time limit"
+    if met.terminated + met.truncated == 0:
+        ends = "no episode ended in this time"
+    gradients = " and ".join(own.kinds) or f"none: {own.reason}"
+    if own.kinds and own.report is None:
+        gradients += f", not checked: {own.reason}"
+    rewarded = ", ".join(f"{share:.2%} under {kind} noise" for kind, share in met.rewarded.items())
+    rows: list[tuple[str, str]] = [
+        ("agents", f"{shape.agents}, {shape.num_envs} copies"),
+        ("observation", f"{shape.obs_dim} numbers per agent{padding}"),
+        ("action", f"{actions} per agent"),
+        ("time limit", "none" if shape.max_steps is None else f"{shape.max_steps} steps"),
+        ("largest return", "known" if shape.maximum_known else "not known"),
+        ("repeatable", "yes" if conduct.repeats else "NO"),
+        ("saves its state", {True: "yes", False: "WRONGLY", None: "no"}[conduct.continues]),
+        ("out of its space", f"{conduct.outside:.2%} of observed entries"),
+        ("random policy", f"{met.transitions:,} transitions; {ends}"),
+        (
+            "reward",
+            f"mean {met.reward_mean:.3g}, deviation {met.reward_deviation:.3g}, from "
+            f"{met.smallest_reward:.3g} to {met.largest_reward:.3g}"
+            + ("; the same for all agents" if met.team_reward else ""),
+        ),
+        ("unusual reward", f"{rewarded} (usual is {met.usual_reward:.3g})"),
+        ("whole numbers", f"{met.whole_entries} entries; no gradient passes them"),
+        ("own gradients", gradients),
+    ]
+    if found.fit is not None:
+        fit = found.fit
+        errors = fit.entry_errors[fit.entry_errors.isfinite()]
+        good = f"{int((errors < 0.1).sum())} of {len(errors)} entries below .1"
+        rows += [
+            ("reward model", f"held-out error {fit.reward_error:.3g} (0 perfect, 1 the mean)"),
+            ("dynamics model", f"held-out error of the change: {good}"),
+            ("slopes", f"grow {float(fit.growth[-1]):.3g} times in {len(fit.growth)} steps"),
+        ]
+        if fit.cosine is not None:
+            rows.append(("learned gradient", f"cosine {fit.cosine:.3f} with the true one"))
+    width = max(len(name) for name, _ in rows)
+    lines = [found.env, *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    if own.report is not None:
+        lines += ["", *own.report.splitlines()]
+    lines += ["", *(f"FAULT: {fault}" for fault in verdict.faults)]
+    lines += [f"SHAC++ here: {verdict.chance}", *(f"  - {finding}" for finding in verdict.findings)]
+    if verdict.advice:
+        lines += ["try:", *(f"  - {line}" for line in verdict.advice)]
+    return "\n".join(lines) + "\n"
