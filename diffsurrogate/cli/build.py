@@ -58,7 +58,7 @@ def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
         UsageError: the env cannot be drawn.
     """
     drawn: dict[str, Any] = {}
-    if options.env.startswith("gymnasium/"):  # these draw only if they are made to
+    if options.env.startswith(("gymnasium/", "mpe2/", "pettingzoo/")):  # draw only if made to
         drawn["render_mode"] = "rgb_array"
     return make(options.env, num_envs=num_envs, device=options.device, **drawn, **_agents(options))
 
