@@ -19,11 +19,19 @@ _FACTORIES: dict[str, str | EnvFactory] = {
     "paper": "diffsurrogate.wrappers.paper:make",
     "diffsurrogate": "diffsurrogate.wrappers.native:make",
     "gymnasium": "diffsurrogate.wrappers.gymnasium:make",
+    "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:make",
+    "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:make_mpe2",
+    "mamujoco": "diffsurrogate.wrappers.mujoco:make",
 }
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     "vmas.simulator.environment.environment.Environment": "diffsurrogate.wrappers.vmas:adapt",
     "gymnasium.core.Env": "diffsurrogate.wrappers.gymnasium:adapt",
     "gymnasium.vector.vector_env.VectorEnv": "diffsurrogate.wrappers.gymnasium:adapt",
+    "stable_baselines3.common.vec_env.base_vec_env.VecEnv": (
+        "diffsurrogate.wrappers.sb3_vec_env:adapt"
+    ),
+    "pettingzoo.utils.env.ParallelEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
+    "pettingzoo.utils.env.AECEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
 }
 
 
@@ -32,7 +40,7 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
 
     Args:
         env_id: such as `vmas/dispersion`, `paper/dispersion`, `gymnasium/Pendulum-v1`,
-            `diffsurrogate/cartpole-swingup`.
+            `mpe2/simple_spread_v3`, `diffsurrogate/cartpole-swingup`.
         options: of the namespace; all take num_envs, seed, device, differentiable and max_steps.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffsurrogate.device import usable_device
 from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.raw_checks import RawChecks
 
 RawVectorEnv = VectorEnv[Any, Any, Any]
 RawEnv = gymnasium.Env[Any, Any]
@@ -27,6 +28,9 @@ class GymnasiumEnv(MultiAgentVectorEnv):
     Values are the raw env's own, as float32. Observations other than boxes are flattened as
     `gymnasium.spaces.flatten` does. Continuous actions keep their box; `Discrete(K)` actions become
     one-hot rows (`discrete_actions`), of which the raw env gets the largest entry.
+
+    What is not finite or of another shape than declared is refused; what lies outside of the
+    declared space is not.
 
     Terminations and truncations are the raw env's. `max_steps` is counted here as well, so that
     `stagger` works: an env that it cuts is reset in the raw env, whose own count starts over. The
@@ -77,6 +81,7 @@ class GymnasiumEnv(MultiAgentVectorEnv):
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
         self._raw_obs = torch.zeros(self.num_envs, 1, self.obs_dim)
+        self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
 
     def detach(self) -> None:
         """Do nothing: no graph runs through the simulator."""
@@ -117,14 +122,17 @@ class GymnasiumEnv(MultiAgentVectorEnv):
         seeds: Any = seed
         if seed is not None and isinstance(self.raw.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = env_seeds(seed, self.num_envs)  # others take only one number
-        obs, _ = self.raw.reset(seed=seeds)
+        self._checks.step = 0
+        with self._checks.calling("reset()", self.raw):
+            obs, _ = self.raw.reset(seed=seeds)
         self._raw_obs = self._flatten(obs)
         return self._raw_obs.to(self.device)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         chosen = mask.cpu().numpy() & ~self._reset_by_raw
         if chosen.any():
-            obs, _ = self.raw.reset(options={"reset_mask": chosen})
+            with self._checks.calling("reset()", self.raw):
+                obs, _ = self.raw.reset(options={"reset_mask": chosen})
             before, self._raw_obs = self._raw_obs, self._flatten(obs)
             going_on = torch.from_numpy(~chosen)
             old, new = before[going_on], self._raw_obs[going_on]
@@ -137,16 +145,21 @@ class GymnasiumEnv(MultiAgentVectorEnv):
         return self._raw_obs.to(self.device)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        obs, reward, terminated, truncated, info = self.raw.step(self._raw_action(action))
+        self._checks.step += 1
+        raw_action = self._raw_action(action)
+        with self._checks.calling("step()", self.raw):
+            obs, reward, terminated, truncated, info = self.raw.step(raw_action)
         self._raw_obs = final = self._flatten(obs)
+        terminated = self._checks.flags("terminated", terminated)
+        truncated = self._checks.flags("truncated", truncated)
         if self._resets_itself:
             self._reset_by_raw = np.logical_or(terminated, truncated)
             final = self._final_obs(info)
-        self._cut = torch.tensor(truncated, dtype=torch.bool, device=self.device)
+        self._cut = torch.from_numpy(truncated).to(self.device)
         return (
             final.to(self.device),
-            torch.tensor(reward, dtype=torch.float32, device=self.device).unsqueeze(1),
-            torch.tensor(terminated, dtype=torch.bool, device=self.device),
+            torch.from_numpy(self._checks.batch("reward", reward, ())).unsqueeze(1).to(self.device),
+            torch.from_numpy(terminated).to(self.device),
         )
 
     def _cut_short(self) -> Tensor:
@@ -175,19 +188,27 @@ class GymnasiumEnv(MultiAgentVectorEnv):
     def _flatten(self, obs: Any) -> Tensor:
         """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
         space = self.raw.single_observation_space
-        if isinstance(space, spaces.Box):
-            rows = np.array(obs, dtype=np.float32)
-        else:
+        shape = space.shape if isinstance(space, spaces.Box) else (self.obs_dim,)
+        if not isinstance(space, spaces.Box):
             one_by_one = iterate(self.raw.observation_space, obs)
-            rows = np.array([spaces.flatten(space, one) for one in one_by_one], dtype=np.float32)
+            obs = [self._flatten_one(one, index) for index, one in enumerate(one_by_one)]
+        rows = self._checks.batch("observation", obs, shape)
         return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
+
+    def _flatten_one(self, obs: Any, index: int) -> Any:
+        with self._checks.calling("flattening the observation", index=index):
+            return spaces.flatten(self.raw.single_observation_space, obs)
 
     def _final_obs(self, info: dict[str, Any]) -> Tensor:
         """Return the observations before the raw env reset itself, `(env, 1, obs_dim)`."""
         final = self._raw_obs.clone()
-        for index in np.flatnonzero(self._reset_by_raw):
-            one = spaces.flatten(self.raw.single_observation_space, info["final_obs"][index])
-            final[index, 0] = torch.from_numpy(np.array(one, dtype=np.float32))
+        finals = info.get("final_obs", [None] * self.num_envs)
+        for index in np.flatnonzero(self._reset_by_raw).tolist():
+            if finals[index] is None:
+                raise self._checks.missing('info["final_obs"]', index)
+            one = self._flatten_one(finals[index], index)
+            row = self._checks.one("final_obs", one, (self.obs_dim,), index)
+            final[index, 0] = torch.from_numpy(row)
         return final
 
 

@@ -60,17 +60,7 @@ def _copies(
     render_mode: str | None = None,
     **env_kwargs: Any,
 ) -> PettingZooEnv:
-    if num_envs < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
-    if differentiable:
-        raise UsageError(
-            f"{env_id} has no gradients of its own; leave differentiable=False and learn them with "
-            "LearnedDiffWrapper"
-        )
-    if max_steps is not None and max_steps < 1:
-        raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")
-    if render_mode not in (None, "rgb_array"):
-        raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
+    check_options(env_id, num_envs, differentiable, max_steps, render_mode)
     module = _module(env_id, package, name)
     taken = inspect.signature(getattr(module, "raw_env", module.parallel_env)).parameters
     if "continuous_actions" in taken:
@@ -91,6 +81,31 @@ def _copies(
             f"{', '.join(option for option in taken if option != 'self')}"
         ) from error
     return PettingZooEnv(raws, max_steps=max_steps, seed=seed, device=device)
+
+
+def check_options(
+    env_id: str,
+    num_envs: int,
+    differentiable: bool,
+    max_steps: int | None,
+    render_mode: str | None,
+) -> None:
+    """Refuse what no PettingZoo env can be made with.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+    if num_envs < 1:
+        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    if differentiable:
+        raise UsageError(
+            f"{env_id} has no gradients of its own; leave differentiable=False and learn them with "
+            "LearnedDiffWrapper"
+        )
+    if max_steps is not None and max_steps < 1:
+        raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")
+    if render_mode not in (None, "rgb_array"):
+        raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
 
 
 def _module(env_id: str, package: str, name: str) -> ModuleType:

@@ -65,7 +65,7 @@ class Experience:
     """What a new policy meets; windows of its noise, white and, unless discrete, correlated."""
 
     transitions: int
-    rewarded: dict[str, float]
+    rewarded: dict[NoiseKind, float]
     """By kind of noise: share of transitions whose reward is not the usual one."""
     usual_reward: float
     """The most frequent reward."""

@@ -1,0 +1,219 @@
+"""Stable-Baselines3's `VecEnv`s as multi-agent vector envs; `sb3.py` goes the other way."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from diffsurrogate.device import usable_device
+from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.gymnasium import action_box, observation_box
+from diffsurrogate.wrappers.raw_checks import RawChecks
+from diffsurrogate.wrappers.sb3 import SB3VecEnv
+
+
+class AdaptedVecEnv(MultiAgentVectorEnv):
+    """A Stable-Baselines3 `VecEnv` as a multi-agent vector env with the one agent "agent".
+
+    Values are the `VecEnv`'s own, as float32, and what its wrappers (`VecNormalize`,
+    `VecFrameStack`) make of them. Observations are flattened. Continuous actions keep their box;
+    `Discrete(K)` actions become one-hot rows (`discrete_actions`), of which the `VecEnv` gets the
+    largest entry. What is not finite or of another shape than declared is refused.
+
+    An episode's end is a truncation where `infos[i]["TimeLimit.truncated"]` is set, and else a
+    termination; Stable-Baselines3 calls what is both at once a termination. A `VecEnv` resets its
+    copies itself and none of them on demand, so there are no time limits but its own: `max_steps`
+    is None, which makes `stagger` do nothing and `evaluate` need `steps`. Seeds are handed out by
+    `VecEnv.seed`: seed, seed + 1, ... The simulator's state cannot be saved: a training run that is
+    resumed starts new episodes.
+
+    Example:
+        >>> from stable_baselines3.common.env_util import make_vec_env
+        >>> from diffsurrogate import as_multi_agent
+        >>> env = as_multi_agent(make_vec_env("Pendulum-v1", n_envs=4), seed=0)
+        >>> env.reset()[0].shape
+        torch.Size([4, 1, 3])
+    """
+
+    def __init__(
+        self, raw: VecEnv, *, seed: int | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        """Take over `raw`, which must not be used directly from now on.
+
+        Args:
+            raw: with a `Box` of observations, and a `Box` or `Discrete` of actions.
+            seed: of the first reset without one; None leaves it to `raw`.
+            device: where the tensors live; `raw` computes on the CPU.
+
+        Raises:
+            UsageError: the observations or actions are not supported, or `raw` is one of our envs
+                made a `VecEnv`.
+        """
+        if isinstance(raw.unwrapped, SB3VecEnv):
+            raise UsageError(
+                "this VecEnv is one of our envs already, made for Stable-Baselines3; give that env "
+                "itself (SB3VecEnv's .env), as its slots are agents and not envs"
+            )
+        observations, actions = raw.observation_space, raw.action_space
+        if not isinstance(observations, spaces.Box):
+            raise UsageError(
+                f"observations of {observations} are not supported, only a Box is; flatten those "
+                "of the single envs, such as by gymnasium.wrappers.FlattenObservation: "
+                "make_vec_env(id, wrapper_class=FlattenObservation)"
+            )
+        super().__init__(
+            num_envs=raw.num_envs,
+            agents=["agent"],
+            observation_space=observation_box(observations),
+            action_space=action_box(actions),
+            device=usable_device(device),
+        )
+        self.discrete_actions = isinstance(actions, spaces.Discrete)
+        self.raw = raw
+        self.render_mode = raw.render_mode
+        self.metadata = self.metadata | {
+            "render_modes": ["rgb_array"] if self.render_mode == "rgb_array" else [],
+            "render_fps": raw.metadata.get("render_fps", 30),
+        }
+        self._seed = seed
+        self._obs_shape = observations.shape
+        self._obs = torch.zeros(self.num_envs, 1, self.obs_dim)
+        self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
+
+    def detach(self) -> None:
+        """Do nothing: no graph runs through the simulator."""
+
+    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
+        """Draw the envs as they stand.
+
+        Args:
+            env_indices: which envs; None for all.
+
+        Returns:
+            one frame `(height, width, 3)` uint8 per env.
+
+        Raises:
+            UsageError: the single envs were made without `render_mode="rgb_array"`.
+        """
+        if self.render_mode != "rgb_array":
+            raise UsageError(
+                f"this VecEnv was made with render_mode={self.render_mode!r}; make it with "
+                'make_vec_env(id, env_kwargs={"render_mode": "rgb_array"}) to get pictures'
+            )
+        frames: Any = self.raw.get_images()
+        indices = range(self.num_envs) if env_indices is None else env_indices
+        return tuple(frames[index] for index in indices)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the raw env."""
+        self.raw.close()
+
+    # --- the env protocol -----------------------------------------------------------------------
+
+    def _reset_all(self, seed: int | None) -> Tensor:
+        seed, self._seed = (self._seed if seed is None else seed), None
+        if seed is not None:
+            self.raw.seed(seed)
+        self._checks.step = 0
+        with self._checks.calling("reset()", self.raw):
+            obs = self.raw.reset()
+        self._obs = self._flatten(obs)
+        return self._obs.to(self.device)
+
+    def _reset_where(self, mask: Tensor) -> Tensor:
+        return self._obs.to(self.device)  # all in `mask` ended in `raw`, which has reset them
+
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self._checks.step += 1
+        raw_action = self._raw_action(action)
+        with self._checks.calling("step()", self.raw):
+            obs, reward, done, infos = self.raw.step(raw_action)
+        self._obs = self._flatten(obs)
+        ended = self._checks.flags("done", done)
+        cut = np.zeros_like(ended)
+        final = self._obs.clone()
+        for index in np.flatnonzero(ended).tolist():
+            with self._checks.calling("reading its info", index=index):
+                last = infos[index].get("terminal_observation")
+                cut[index] = bool(infos[index].get("TimeLimit.truncated", False))
+            if last is None:
+                raise self._checks.missing('info["terminal_observation"]', index)
+            row = self._checks.one("terminal_observation", last, self._obs_shape, index)
+            final[index, 0] = torch.from_numpy(row.reshape(-1))
+        self._cut = torch.from_numpy(cut).to(self.device)
+        return (
+            final.to(self.device),
+            torch.from_numpy(self._checks.batch("reward", reward, ())).unsqueeze(1).to(self.device),
+            torch.from_numpy(ended & ~cut).to(self.device),
+        )
+
+    def _cut_short(self) -> Tensor:
+        return self._cut
+
+    def _save(self) -> State:
+        raise NotImplementedError(
+            "a VecEnv has no way to save its state; episodes start anew when a run is resumed"
+        )
+
+    def _restore(self, state: State) -> None:
+        raise NotImplementedError(
+            "a VecEnv has no way to restore its state; call reset(seed=...) instead"
+        )
+
+    # --- between tensors and the raw env --------------------------------------------------------
+
+    def _raw_action(self, action: Tensor) -> NDArray[Any]:
+        """Return what the raw env takes for an action `(env, 1, act_dim)` in the box."""
+        space = self.raw.action_space
+        rows = action.detach().cpu()
+        if isinstance(space, spaces.Discrete):
+            return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
+        return rows.numpy().astype(space.dtype).reshape(self.num_envs, *(space.shape or ()))
+
+    def _flatten(self, obs: Any) -> Tensor:
+        """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
+        rows = self._checks.batch("observation", obs, self._obs_shape)
+        return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
+
+
+def adapt(
+    raw_env: VecEnv,
+    *,
+    num_envs: int | None = None,
+    make_another: Callable[[], Any] | None = None,
+    max_steps: int | None = None,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+) -> AdaptedVecEnv:
+    """Adapt a `VecEnv`; `as_multi_agent` calls this.
+
+    Args:
+        raw_env: any `VecEnv`, wrapped or not.
+        num_envs: must be that of `raw_env`, if given.
+        make_another: not needed, as a `VecEnv` has its copies.
+        max_steps: must be None: a `VecEnv` cannot be told to reset one of its copies.
+        seed: of the first reset without one; None leaves it to `raw_env`.
+        device: where the tensors live.
+
+    Raises:
+        UsageError: as `AdaptedVecEnv`; or `num_envs` does not fit, or `max_steps` is given.
+    """
+    if num_envs not in (None, raw_env.num_envs):
+        raise UsageError(
+            f"num_envs is {num_envs}, but this VecEnv has {raw_env.num_envs} copies; make it with "
+            "the number you need"
+        )
+    if max_steps is not None:
+        raise UsageError(
+            f"max_steps is {max_steps}, but a VecEnv cannot be told to reset one of its copies; "
+            "put the time limit into the single envs: make_vec_env(lambda: "
+            f"gymnasium.make(id, max_episode_steps={max_steps}), n_envs={raw_env.num_envs})"
+        )
+    return AdaptedVecEnv(raw_env, seed=seed, device=device)
