@@ -67,6 +67,7 @@ class PPO(Trainer):
                 env.action_low,
                 env.action_high,
                 discrete=env.discrete_actions,
+                available=env.action_mask,
             )
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self._use_actor(actor, self.config.average)

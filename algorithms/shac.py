@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from diffsurrogate.algorithms.all_choices import PredictsSteps, all_choices_loss
 from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.algorithms.trainer import Gradient, Metrics, Trainer, adam
@@ -25,7 +26,7 @@ from diffsurrogate.losses import (
     shac_actor_loss,
 )
 from diffsurrogate.minibatches import minibatches
-from diffsurrogate.noise import NoiseMemory, NoiseProcess
+from diffsurrogate.noise import NoiseMemory, NoiseProcess, settled
 from diffsurrogate.policies import Actor, NoisyPolicy
 from diffsurrogate.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
@@ -70,12 +71,8 @@ class SHAC(Trainer):
                 "Wrap it: SHAC(LearnedDiffWrapper(env)); or, if its simulator is differentiable, "
                 "make it with differentiable=True"
             )
-        if env.discrete_actions:
-            raise UsageError(
-                "SHAC needs continuous actions, this env has choices; train PPO on it, or make it "
-                "with continuous actions"
-            )
         super().__init__(env, config or SHACConfig(), seed)
+        self._check_choices()
         if env.max_horizon is not None and self.config.horizon > env.max_horizon:
             raise UsageError(
                 f"horizon is {self.config.horizon}, but the world model reaches only "
@@ -90,12 +87,21 @@ class SHAC(Trainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             low, high = env.action_low, env.action_high
-            actor = Actor(self.config.actor, env.num_agents, env.obs_dim, low, high)
+            actor = Actor(
+                self.config.actor,
+                env.num_agents,
+                env.obs_dim,
+                low,
+                high,
+                discrete=env.discrete_actions,
+                available=env.action_mask,
+            )
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self._use_actor(actor, self.config.average)
         self.critic = critic.to(device)
         shape = (env.num_envs, env.num_agents, env.act_dim)
-        self.noise = NoiseProcess(self.config.noise, shape, self.generator)
+        noise = settled(self.config.noise, choices=env.discrete_actions)
+        self.noise = NoiseProcess(noise, shape, self.generator)
         self.actor_optimiser = adam(self.actor, self.config.actor_lr, self.config.betas)
         self.score_optimiser = adam(self.actor, self.config.score.lr, (0.9, 0.999))
         self.critic_optimiser = adam(self.critic, self.config.critic_lr, self.config.betas)
@@ -105,8 +111,36 @@ class SHAC(Trainer):
                 self.config.value_capacity, self.config.value_bins, env.device
             )
 
+    def _check_choices(self) -> None:
+        """Refuse what makes no sense where actions are choices, and the other way round.
+
+        Raises:
+            UsageError: the configuration does not suit the env's actions.
+        """
+        discrete, config = self.env.discrete_actions, self.config
+        if config.choices == "all" and not discrete:
+            raise UsageError(
+                "choices=\"all\" weighs an agent's choices, but this env's actions are numbers; "
+                'leave it at "sampled"'
+            )
+        if discrete and not self.env.can_replay:
+            raise UsageError(
+                "a choice passes a gradient to learned models only, not to a simulator's own; "
+                "learn both: SHAC(LearnedDiffWrapper(env))"
+            )
+        if discrete and config.score.epochs > 0 and config.noise.kind not in ("auto", "white"):
+            raise UsageError(
+                f"score needs the probability of each choice, which {config.noise.kind} noise does "
+                "not give; use white noise"
+            )
+
     def return_loss(self, window: Window) -> Tensor:
         """Return the negative value of a window that still has its graph, without penalties."""
+        if self.config.choices == "all":
+            assert isinstance(self.env, PredictsSteps)
+            return all_choices_loss(
+                self.env, self.actor, self.critic, window, gamma=self.config.gamma
+            )
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
         rest = (window.reward, self.critic.target(value_obs), window.terminated, window.truncated)
         gamma, lam = self.config.gamma, self.config.actor_lam
@@ -117,7 +151,8 @@ class SHAC(Trainer):
     def actor_loss(self, window: Window) -> Tensor:
         """Return what the actor descends: `return_loss` and the penalty on leaving the box."""
         loss = self.return_loss(window)
-        if self.config.box_weight > 0 and not self.config.actor.squash:
+        boxed = self.config.actor.squash or self.actor.discrete
+        if self.config.box_weight > 0 and not boxed:
             one = torch.ones_like(self.actor.box_half)
             if self.config.box_on == "means":
                 action = self.actor(window.obs.detach())
@@ -138,7 +173,8 @@ class SHAC(Trainer):
             noise, memory = self.noise.draw_with_memory(config.horizon)
         else:
             noise = self.noise.draw(config.horizon)
-        without_graph = config.replays or (climbs and config.pathwise_weight == 0)
+        without_graph = config.replays or config.choices == "all"
+        without_graph |= climbs and config.pathwise_weight == 0
         collect = self.env.collect if without_graph else self.env.rollout
         window = collect(NoisyPolicy(self.actor, noise), config.horizon)
         target = self._value_targets(window)
@@ -184,7 +220,10 @@ class SHAC(Trainer):
             count=self.config.actor_minibatches,
             generator=self.sampler,
         ):
-            yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
+            if self.config.choices == "all":  # needs no graph of the window
+                yield part
+            else:
+                yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
 
     def _climb(
         self, window: Window, noise: Tensor, target: Tensor, memory: NoiseMemory | None

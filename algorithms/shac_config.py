@@ -29,8 +29,7 @@ class SHACConfig:
             net=NetConfig(architecture="shared", activation="silu")
         )
     )
-    noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="ou"))
-    """Correlated noise finds sparse rewards several times as often as white noise."""
+    noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="auto"))
     actor_lam: float | None = None
     """λ of the return the policy ascends from every state of a window; None for SHAC's own
     objective, the window's rewards and the value at its end."""
@@ -53,6 +52,11 @@ class SHACConfig:
     the price of its variance. `actor_lr` then is `score.lr`, and `clip` `score.max_norm`."""
     pathwise_weight: float = 0.3
     """Weight of the pathwise gradient in score steps, in units of the advantages' deviation."""
+    choices: Literal["sampled", "all"] = "sampled"
+    """Where actions are choices. sampled: a window is differentiated through the choices drawn in
+    it (straight-through). all: each agent's choices are weighed by what the models say each would
+    have led to one step on, given those of the others; no choice is left to chance, and nothing is
+    seen further ahead than by the value."""
     optimism: float = 0.5
     """Expectile the critic learns (arXiv:2110.06169, eq. 5): .5 is the mean; more of it believes
     in the better outcomes of a state, which draws a policy to where rewards of either sign are."""
@@ -117,7 +121,7 @@ class SHACConfig:
                     "score.epochs to 0, or actor_epochs to 1"
                 )
             refuse_squash(self.actor)
-            if self.noise.kind not in ("white", "ou"):
+            if self.noise.kind not in ("auto", "white", "ou"):
                 raise UsageError(
                     f"score needs the density of each action, which {self.noise.kind} noise does "
                     "not give; use white or ou noise"

@@ -1,6 +1,6 @@
 """Exploration noise drawn for a whole window, so that any step of it can be run again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from diffsurrogate.configuration import require_choices
 from diffsurrogate.errors import UsageError
 
-NoiseKind = Literal["white", "held", "ou", "pink"]
+NoiseKind = Literal["auto", "white", "held", "ou", "pink"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,8 @@ class NoiseConfig:
     """How the reparameterised noise of consecutive steps hangs together."""
 
     kind: NoiseKind = "white"
-    """white: independent. held: the same for `hold` steps. ou: Ornstein-Uhlenbeck. pink: 1/f
-    power over a window (arXiv:2306.14728)."""
+    """auto: white where actions are choices, else ou. white: independent. held: the same for `hold`
+    steps. ou: Ornstein-Uhlenbeck. pink: 1/f power over a window (arXiv:2306.14728)."""
     hold: int = 8
     """Steps for which held noise stays."""
     correlation: float = 0.9
@@ -51,11 +51,28 @@ class NoiseMemory:
         return NoiseMemory(carried=self.carried[chosen], fresh=self.fresh[chosen])
 
 
+def settled(config: NoiseConfig, *, choices: bool) -> NoiseConfig:
+    """Return the noise that "auto" means.
+
+    Correlated noise finds sparse rewards several times as often as white noise; choices it holds
+    for many steps at a time, which hardly any task forgives.
+    """
+    if config.kind != "auto":
+        return config
+    return replace(config, kind="white" if choices else "ou")
+
+
 class NoiseProcess:
     """Noise of unit variance at each step; held and OU noise go on over window borders."""
 
     def __init__(self, config: NoiseConfig, shape: tuple[int, ...], generator: torch.Generator):
-        """Make a process of `shape` (env, agent, act_dim) on the generator's device."""
+        """Make a process of `shape` (env, agent, act_dim) on the generator's device.
+
+        Raises:
+            UsageError: what kind of noise is not settled.
+        """
+        if config.kind == "auto":
+            raise UsageError('noise of kind "auto" must be settled first, by noise.settled')
         self.config = config
         self.shape = shape
         self.generator = generator

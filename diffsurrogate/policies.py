@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.choices import one_hot_of, straight_choice
 from diffsurrogate.configuration import require_range
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.noise import NoiseMemory
@@ -42,6 +43,8 @@ class Actor(nn.Module):
     log_std: Tensor
     box_center: Tensor
     box_half: Tensor
+    missing: Tensor | None
+    """(agent, act_dim) bool: choices an agent has not."""
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Actor(nn.Module):
         high: Tensor,
         *,
         discrete: bool = False,
+        available: Tensor | None = None,
     ) -> None:
         """Build for the box `low`, `high` (agent, act_dim).
 
@@ -62,6 +66,7 @@ class Actor(nn.Module):
             low: lower ends of the box.
             high: upper ends.
             discrete: actions are one-hot choices among act_dim.
+            available: (agent, act_dim) bool, which choices each agent has; None for all.
         """
         super().__init__()
         self.config = config
@@ -70,6 +75,8 @@ class Actor(nn.Module):
         self.statistics = RunningStatistics((obs_dim,))
         self.register_buffer("box_center", (low + high) / 2)
         self.register_buffer("box_half", (high - low) / 2)
+        missing = None if available is None or bool(available.all()) else ~available
+        self.register_buffer("missing", missing, persistent=False)
         log_std = torch.full((low.shape[-1],), config.std).log()
         if config.learn_std:
             self.log_std = nn.Parameter(log_std)
@@ -79,13 +86,20 @@ class Actor(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """Return the mean action before squashing, in half boxes; or the logits of choices."""
         out: Tensor = self.net(self.statistics(obs) if self.config.normalise_obs else obs)
+        if self.discrete and self.missing is not None:
+            out = out.masked_fill(self.missing, -1e9)
         return out
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the action for unit noise of the action's shape; None acts deterministically."""
+        """Return the action for unit noise of the action's shape; None acts deterministically.
+
+        A choice passes the gradient of its probabilities (`straight_choice`).
+        """
         out = self(obs)
         if self.discrete:
-            return _choice(out if noise is None else out + _gumbel(noise))
+            if noise is None:
+                return one_hot_of(out)
+            return straight_choice(out + _gumbel(noise), out.softmax(-1))
         if noise is not None:
             out = out + self.log_std.exp() * noise
         if self.config.squash:
@@ -155,7 +169,3 @@ class NoisyPolicy:
 def _gumbel(noise: Tensor) -> Tensor:
     """Turn unit normal noise into standard Gumbel noise: the largest sum is a softmax sample."""
     return -torch.log(-torch.special.log_ndtr(noise))  # Φ(noise) is uniform; exact in both tails
-
-
-def _choice(logits: Tensor) -> Tensor:
-    return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)

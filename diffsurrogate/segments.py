@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffsurrogate.errors import UsageError
 from diffsurrogate.window import Window
 
 
@@ -54,3 +55,18 @@ class Segments:
         horizon = self.number.shape[0]
         step = torch.arange(horizon, device=values.device).unsqueeze(-1)
         return values[self.number, step - self.start[self.number]]
+
+
+def padded(values: Tensor, length: int) -> Tensor:
+    """Lengthen (segment, time, ...) with zeros.
+
+    Raises:
+        UsageError: the values are too long for the model.
+    """
+    if values.shape[1] > length:
+        raise UsageError(
+            f"a window has {values.shape[1]} steps, but the world model reaches only {length}; "
+            "shorten the windows, or raise awm.max_horizon"
+        )
+    rest = values.new_zeros(values.shape[0], length - values.shape[1], *values.shape[2:])
+    return torch.cat([values, rest], dim=1)

@@ -30,6 +30,9 @@ class SurrogateConfig:
     awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)
     termination: bool = False
     """Learn the probability of termination and let it carry a gradient to all that comes after."""
+    mixtures: float = 1.0
+    """Weight of the demand that reward, step and termination model be linear in each agent's
+    choice, where actions are choices: a gradient through a choice is the slope between them."""
     learning_rate: float = 3e-3
     """Adam's learning rate of all models."""
     clip: float = 1.0
@@ -60,7 +63,7 @@ class SurrogateConfig:
         require_range(self, "minibatches", "batch_size", "trajectory_batch_size", low=1.0)
         require_range(self, "capacity", "fit_every", "reward_bins", "dynamics_bins", low=1.0)
         require_range(self, "reward_balance", low=0.0, high=1.0)
-        require_range(self, "learning_rate", low=0.0)
+        require_range(self, "learning_rate", "mixtures", low=0.0)
         require_range(self, "clip", low=1e-12)
 
     @classmethod

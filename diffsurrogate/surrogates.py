@@ -1,23 +1,26 @@
 """The learned models beside an env, their caches, their training budget and their errors."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from diffsurrogate.action_world_model import ActionWorldModel, trajectory_loss
 from diffsurrogate.cache import BinnedCache, finite_items
+from diffsurrogate.choices import mixture_error, one_hot_of
 from diffsurrogate.discrete import ContinuousEntries
 from diffsurrogate.errors import UsageError
+from diffsurrogate.model_errors import some_envs, unexplained, unexplained_change
 from diffsurrogate.rewards import RewardModel
 from diffsurrogate.seeding import derive_seed
-from diffsurrogate.segments import Segments
+from diffsurrogate.segments import Segments, padded
 from diffsurrogate.step_model import StepModel, TerminationModel
 from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.surrogate_losses import reward_loss, step_loss, termination_loss
 from diffsurrogate.window import Window
 
 
@@ -35,6 +38,7 @@ class Surrogates(nn.Module):
         reward: bool | nn.Module = True,
         dynamics: bool | nn.Module = True,
         continuous: Tensor | None = None,
+        discrete: bool = False,
         seed: int = 0,
     ) -> None:
         """Build what is to be learned.
@@ -49,10 +53,12 @@ class Surrogates(nn.Module):
             dynamics: likewise; a ready module maps (obs, action) to the next observation, or is
                 an `ActionWorldModel`.
             continuous: (agent, obs_dim) bool, where a gradient may pass; found out if None.
+            discrete: actions are choices, one-hot rows in the box [0, 1].
             seed: of initial weights and minibatches.
         """
         super().__init__()
         self.config = config
+        self.discrete = discrete
         self.register_buffer("box_center", (low + high) / 2)
         self.register_buffer("box_half", ((high - low) / 2).clamp(min=1e-8))
         act_dim = low.shape[-1]
@@ -123,7 +129,7 @@ class Surrogates(nn.Module):
             cache sizes, and the training losses.
         """
         window = window.detach()
-        report = self.held_out_errors(_sample_of(window)) if self.fits else {}
+        report = self.held_out_errors(some_envs(window)) if self.fits else {}
         self.remember(window)
         if not self._has_data():
             return report
@@ -156,9 +162,9 @@ class Surrogates(nn.Module):
             longest = self.config.awm.max_horizon
             kept = {
                 "obs": segments.first(window.obs),
-                "action": _padded(segments.gather(self.scale_action(action)), longest),
-                "next_obs": _padded(segments.gather(window.next_obs), longest),
-                "valid": _padded(segments.valid, longest),
+                "action": padded(segments.gather(self.scale_action(action)), longest),
+                "next_obs": padded(segments.gather(window.next_obs), longest),
+                "valid": padded(segments.valid, longest),
                 "return": reward.sum((1, 2)),
             }
             kept = finite_items(kept)
@@ -202,21 +208,21 @@ class Surrogates(nn.Module):
         }
         if self.reward is not None:
             predicted = self.predict_reward(window.obs, action, window.next_obs)
-            report["reward_error"] = _unexplained(predicted, window.reward)
+            report["reward_error"] = unexplained(predicted, window.reward)
         if isinstance(self.dynamics, ActionWorldModel):
             segments = Segments.of(window)
             scaled = segments.gather(self.scale_action(action) if self.own_dynamics else action)
             predicted = segments.scatter(self.dynamics(segments.first(window.obs), scaled))
-            report["dynamics_error"] = self._change_error(predicted, window)
+            report["dynamics_error"] = unexplained_change(predicted, window, self.continuous.mask)
         elif self.dynamics is not None:
             scaled = self.scale_action(action) if self.own_dynamics else action
-            report["dynamics_error"] = self._change_error(self.dynamics(window.obs, scaled), window)
+            report["dynamics_error"] = unexplained_change(
+                self.dynamics(window.obs, scaled), window, self.continuous.mask
+            )
         if self.config.termination and self.terminations_seen:
             logit = self.termination(window.obs, self.scale_action(action))
             target = window.terminated.float()
-            report["termination_error"] = float(
-                functional.binary_cross_entropy_with_logits(logit, target)
-            )
+            report["termination_error"] = float(binary_cross_entropy_with_logits(logit, target))
         return report
 
     # --- saving ----------------------------------------------------------------------------------
@@ -279,7 +285,9 @@ class Surrogates(nn.Module):
         return capacity
 
     def _box(self, action: Tensor) -> Tensor:
-        """Clamp to the box: what the simulator was really given."""
+        """Return what the simulator was really given: clamped to the box, or the choice made."""
+        if self.discrete:
+            return one_hot_of(action)
         assert isinstance(self.box_center, Tensor)
         assert isinstance(self.box_half, Tensor)
         return torch.clamp(action, self.box_center - self.box_half, self.box_center + self.box_half)
@@ -306,22 +314,14 @@ class Surrogates(nn.Module):
     def _loss(self, name: str) -> Tensor:
         if name == "reward":
             assert isinstance(self.reward, RewardModel)
-            batch = self._rewards()
-            return self.reward.loss(
-                batch["obs"], batch["action"], batch["next_obs"], batch["reward"]
-            )
+            return reward_loss(self.reward, self._rewards(), self._mixtures)
         if name == "termination":
             batch = self.endings.sample(self.config.batch_size, self.generator, balance=0.5)
-            logit = self.termination(batch["obs"], batch["action"])
-            target = batch["terminated"]
-            drawn = target.mean().clamp(0.01, 0.99)  # weights undo how often each kind was drawn
             rate = self.terminations_seen / self.steps_seen
-            weight = torch.where(target > 0, rate / drawn, (1 - rate) / (1 - drawn))
-            return functional.binary_cross_entropy_with_logits(logit, target, weight)
+            return termination_loss(self.termination, batch, rate, self._mixtures)
         if isinstance(self.dynamics, StepModel):
             batch = self.dynamics_cache.sample(self.config.batch_size, self.generator)
-            mask = self.continuous.mask.to(batch["obs"].dtype)
-            return self.dynamics.loss(batch["obs"], batch["action"], batch["next_obs"], mask)
+            return step_loss(self.dynamics, batch, self.continuous.mask, self._mixtures)
         assert isinstance(self.dynamics, ActionWorldModel)
         batch = self.dynamics_cache.sample(self.config.trajectory_batch_size, self.generator)
         return trajectory_loss(
@@ -333,15 +333,11 @@ class Surrogates(nn.Module):
             self.continuous.mask,
         )
 
-    def _change_error(self, predicted: Tensor, window: Window) -> float:
-        """Unexplained share of the change of the continuous entries, averaged over entries."""
-        mask = self.continuous.mask
-        error = (predicted - window.next_obs).square().mean((0, 1))
-        change = (window.next_obs - window.obs).square().mean((0, 1))
-        moving = mask & (change > 1e-12)
-        if not bool(moving.any()):
-            return 0.0
-        return float((error[moving] / change[moving]).mean())
+    def _mixtures(self, predict: Callable[[Tensor], Tensor], action: Tensor) -> Tensor:
+        """Return the weighted error on mixtures of choices; 0 where actions are none."""
+        if not self.discrete or self.config.mixtures == 0:
+            return torch.zeros((), device=action.device)
+        return self.config.mixtures * mixture_error(predict, action, self.generator)
 
 
 def _model(choice: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool]:
@@ -358,31 +354,6 @@ def _model(choice: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool
     if isinstance(choice, nn.Module):
         return choice, False
     return (build(), True) if choice else (None, False)
-
-
-def _padded(values: Tensor, length: int) -> Tensor:
-    """Lengthen (segment, time, ...) with zeros; refuse what is too long for the model."""
-    if values.shape[1] > length:
-        raise UsageError(
-            f"a window has {values.shape[1]} steps, but the world model reaches only {length}; "
-            "shorten the windows, or raise awm.max_horizon"
-        )
-    rest = values.new_zeros(values.shape[0], length - values.shape[1], *values.shape[2:])
-    return torch.cat([values, rest], dim=1)
-
-
-def _unexplained(predicted: Tensor, target: Tensor) -> float:
-    """Mean squared error over the variance of the target; 0 where both vanish."""
-    variance = float(target.var(correction=0))
-    error = float((predicted - target).square().mean())
-    return error / variance if variance > 1e-12 else error
-
-
-def _sample_of(window: Window, envs: int = 32) -> Window:
-    """Return a few envs of a window: enough to measure an error on."""
-    if window.reward.shape[1] <= envs:
-        return window
-    return window.each(lambda values: values[:, :envs])
 
 
 @contextmanager

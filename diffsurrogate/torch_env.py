@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from diffsurrogate.choices import one_hot_of
 from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 
@@ -51,6 +52,7 @@ class TorchEnv(MultiAgentVectorEnv):
         obs_dim: int,
         act_dim: int,
         action_limit: float = 1.0,
+        choices: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
         differentiable: bool = False,
@@ -64,6 +66,7 @@ class TorchEnv(MultiAgentVectorEnv):
             obs_dim: features of one agent's observation, unbounded.
             act_dim: features of one agent's action.
             action_limit: actions are clamped to [-action_limit, action_limit].
+            choices: an action is one of `act_dim` choices instead; the functions get one-hot rows.
             seed: of the env's own random stream, until `reset(seed=...)` gives another.
             device: where every tensor lives.
             differentiable: keep autograd's graph through the `true_gradients`.
@@ -84,6 +87,11 @@ class TorchEnv(MultiAgentVectorEnv):
                 f"differentiable=True asks for {name}'s own gradients, but its true_gradients is "
                 "empty; leave it False and let LearnedDiffWrapper learn them"
             )
+        if choices and differentiable:
+            raise UsageError(
+                f"{name}'s actions are choices, which pass no gradient to the simulation; leave "
+                "differentiable=False and let LearnedDiffWrapper learn one"
+            )
         if min(obs_dim, act_dim) < 1:
             raise UsageError(
                 f"obs_dim is {obs_dim} and act_dim {act_dim}; at least 1 each is needed"
@@ -94,11 +102,17 @@ class TorchEnv(MultiAgentVectorEnv):
             num_envs=num_envs,
             agents=agents,
             observation_space=Box(-np.inf, np.inf, (len(agents), obs_dim), np.float32),
-            action_space=Box(-action_limit, action_limit, (len(agents), act_dim), np.float32),
+            action_space=Box(
+                0 if choices else -action_limit,
+                1 if choices else action_limit,
+                (len(agents), act_dim),
+                np.float32,
+            ),
             device=device,
             gradients=self.true_gradients if differentiable else (),
             max_steps=max_steps,
         )
+        self.discrete_actions = choices
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._state: TorchState = {}
         self._checked: set[str] = set()
@@ -143,6 +157,8 @@ class TorchEnv(MultiAgentVectorEnv):
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         state = self._state
+        if self.discrete_actions:
+            action = one_hot_of(action)
         with self._gradient("dynamics"):
             self._state = self.advance(state, action)
         self._check_state("advance", self._state, like=state)
@@ -167,6 +183,11 @@ class TorchEnv(MultiAgentVectorEnv):
             UsageError: one of `kinds` is not among them.
         """
         missing = sorted(set(kinds) - self.true_gradients)
+        if kinds and self.discrete_actions:
+            raise UsageError(
+                f"{type(self).__name__}'s actions are choices, which pass no gradient to the "
+                "simulation; let LearnedDiffWrapper learn one"
+            )
         if missing:
             raise UsageError(
                 f"{type(self).__name__}.true_gradients does not name {' and '.join(missing)}; let "

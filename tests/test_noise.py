@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.noise import NoiseConfig, NoiseProcess
+from diffsurrogate.noise import NoiseConfig, NoiseProcess, settled
 
 SHAPE = (1009, 3, 2)  # 6054 streams: a variance is known to 2 %, a correlation to 1.3 %
 KINDS = ["white", "held", "ou", "pink"]
@@ -158,3 +158,12 @@ def test_white_noise_has_nothing_to_remember():
 def test_noise_without_a_density_is_refused(kind):
     with pytest.raises(UsageError, match=f"{kind} noise has no density"):
         process(kind).draw_with_memory(3)
+
+
+def test_automatic_noise_is_correlated_but_for_choices():
+    auto = NoiseConfig(kind="auto", correlation=0.7)
+    assert settled(auto, choices=False) == NoiseConfig(kind="ou", correlation=0.7)
+    assert settled(auto, choices=True).kind == "white"
+    assert settled(NoiseConfig(kind="pink"), choices=True).kind == "pink"
+    with pytest.raises(UsageError, match="settled first"):
+        process("auto")

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.action_world_model import ActionWorldModel
+from diffsurrogate.choices import straight_choice
 from diffsurrogate.configuration import check_same_config
+from diffsurrogate.datasets import check_window
 from diffsurrogate.env import MultiAgentVectorEnv, Policy, State, check_horizon, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.estimator import Chain, straight_through
@@ -93,6 +95,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
             reward=reward,
             dynamics=dynamics,
             continuous=continuous,
+            discrete=self.discrete_actions,
             seed=seed,
         )
         if isinstance(self.surrogates.dynamics, ActionWorldModel):
@@ -151,6 +154,37 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         self._start_chain()
         return result
 
+    def predict_step(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the models say of a step: reward, next obs and the chance of going on.
+
+        Args:
+            obs: (*batch, agent, obs_dim).
+            action: (*batch, agent, act_dim).
+
+        Returns:
+            reward (*batch, agent); next obs (*batch, agent, obs_dim), as it was where no gradient
+            may pass; and the probability (*batch,) that the episode goes on, 1 while no
+            termination was seen or the head is off.
+
+        Raises:
+            UsageError: reward or dynamics are not learned, or not step by step.
+        """
+        models = self.surrogates
+        if not self.can_replay or isinstance(models.dynamics, ActionWorldModel):
+            raise UsageError(
+                "single steps can be predicted only where reward and dynamics are learned by a "
+                'step model: LearnedDiffWrapper(env), with SurrogateConfig(model="step")'
+            )
+        assert models.dynamics is not None
+        action = self._box(action)
+        given = models.scale_action(action) if models.own_dynamics else action
+        after = torch.where(models.continuous.mask, models.dynamics(obs, given), obs)
+        reward = models.predict_reward(obs, action, after)
+        goes_on = torch.ones(obs.shape[:-2], device=obs.device)
+        if self.config.termination and models.terminations_seen:
+            goes_on = models.predict_continuation(obs, action)
+        return reward, after, goes_on
+
     def fit(self, data: Any) -> dict[str, float]:
         """Learn from a window, or from recorded data before training (cold start).
 
@@ -176,18 +210,7 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         return report
 
     def _fit_window(self, window: Any) -> dict[str, float]:
-        if not isinstance(window, Window):
-            raise UsageError(
-                f"cannot fit a {type(window).__name__}; turn recorded episodes into Windows by "
-                "diffsurrogate.datasets.windows_from_minari"
-            )
-        needed = (self.num_agents, self.obs_dim, self.act_dim)
-        given = (*window.obs.shape[2:], window.action.shape[-1])
-        if given != needed:
-            raise UsageError(
-                f"the data have (agents, obs_dim, act_dim) = {given}, this env {needed}; record "
-                "them on the same kind of env"
-            )
+        check_window(window, self)
         return self.surrogates.fit(window.to(self.device))
 
     def detach(self) -> None:
@@ -303,6 +326,9 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
         self._chain.start(self._current)
 
     def _box(self, action: Tensor) -> Tensor:
+        """Return what the simulator makes of an action."""
+        if self.discrete_actions:
+            return straight_choice(action, action)
         return clamp_to_box(action, self.action_low, self.action_high)
 
     def _simulate(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:

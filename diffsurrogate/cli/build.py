@@ -103,8 +103,15 @@ def _actor(
 ) -> Callable[[Tensor], Tensor]:
     low, high = env.action_low, env.action_high
     config = (options.ppo if options.method in _PPO else options.shac).actor
-    discrete = env.discrete_actions
-    actor = Actor(config, env.num_agents, env.obs_dim, low, high, discrete=discrete).to(env.device)
+    actor = Actor(
+        config,
+        env.num_agents,
+        env.obs_dim,
+        low,
+        high,
+        discrete=env.discrete_actions,
+        available=env.action_mask,
+    ).to(env.device)
     actor.load_state_dict(state["predictor"] if "predictor" in state else state["actor"])
 
     def predict(obs: Tensor) -> Tensor:

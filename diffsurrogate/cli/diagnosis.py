@@ -111,9 +111,9 @@ class Fit:
     """(agent, obs_dim) of each entry by itself; NaN where nothing changes or no gradient passes."""
     rewards: Tensor
     """(2, sample): true and predicted."""
-    growth: Tensor
+    growth: Tensor | None
     """(time,): the norm of the slope of an observation k + 1 steps after an action with respect to
-    that action, over that of the next observation."""
+    that action, over that of the next observation. None where actions are choices."""
     cosine: float | None
     """Of the learned with the true gradient of a window's reward; None without a true one."""
 
@@ -127,8 +127,7 @@ class Diagnosis:
     conduct: Conduct
     experience: Experience
     own: OwnGradients
-    fit: Fit | None
-    """None where no gradient can be learned: actions are choices."""
+    fit: Fit
     windows: tuple[Window, ...]
 
 
@@ -149,10 +148,8 @@ def diagnose(env: MultiAgentVectorEnv, name: str, *, transitions: int, seed: int
     windows = {kind: [_window(env, kind, seed + k) for k in range(count)] for kind in kinds}
     everything = [window for part in windows.values() for window in part]
     own = _own_gradients(env, seed)
-    fit = None
-    if not env.discrete_actions:
-        held = [_window(env, kind, seed + count) for kind in kinds]
-        fit = _fit(env, everything, held, own, seed)
+    held = [_window(env, kind, seed + count) for kind in kinds]
+    fit = _fit(env, everything, held, own, seed)
     return Diagnosis(
         env=name,
         shape=shape,
@@ -341,7 +338,9 @@ def _fit(
             for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated")
         }
     )
-    action = torch.clamp(whole.action, env.action_low, env.action_high)
+    action = whole.action  # choices are in the box
+    if not env.discrete_actions:
+        action = torch.clamp(action, env.action_low, env.action_high)
     with torch.no_grad():
         predicted = models.predict_reward(whole.obs, action, whole.next_obs)
         after = models.dynamics(whole.obs, models.scale_action(action))  # type: ignore[misc]
@@ -355,7 +354,7 @@ def _fit(
         dynamics_error=sum(e["dynamics_error"] for e in errors) / len(errors),
         entry_errors=torch.where(moving, entries, torch.nan).cpu(),
         rewards=pair.cpu(),
-        growth=_growth(wrapped, seed),
+        growth=None if env.discrete_actions else _growth(wrapped, seed),
         cosine=_cosine(wrapped, seed) if "dynamics" in own.kinds else None,
     )
 

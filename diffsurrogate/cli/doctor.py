@@ -13,7 +13,7 @@ from diffsurrogate.cli.doctor_page import write_page
 from diffsurrogate.configuration import require_range
 from diffsurrogate.registry import make
 
-Chance = Literal["good", "fair", "poor", "none"]
+Chance = Literal["good", "fair", "poor"]
 RARE = 0.01
 """Share of rewarded transitions below which a reward counts as rare."""
 POOR_FIT = 0.5
@@ -105,17 +105,13 @@ def judge(found: Diagnosis) -> Verdict:
 
     def worse(new: Chance, finding: str, *remedies: str) -> None:
         nonlocal chance
-        order: list[Chance] = ["good", "fair", "poor", "none"]
+        order: list[Chance] = ["good", "fair", "poor"]
         chance = max(chance, new, key=order.index)
         findings.append(finding)
         advice.extend(remedies)
 
     if found.shape.discrete:
-        worse(
-            "none",
-            "actions are choices, which SHAC does not take",
-            "train ppo, or make the env with continuous actions",
-        )
+        findings.append("actions are choices: SHAC++ learns slopes between them, SHAC+ cannot")
     best = max(met.rewarded, key=lambda kind: met.rewarded[kind])
     if met.rewarded[best] == 0:
         worse(
@@ -138,8 +134,7 @@ def judge(found: Diagnosis) -> Verdict:
             if white:
                 times = f" {met.rewarded[best] / white:.0f} times as often as white noise"
             findings.append(f"correlated (OU) noise meets them{times}")
-    if found.fit is not None:
-        _judge_fit(found, worse)
+    _judge_fit(found, worse)
     if met.still_entries:
         findings.append(f"observation entries that never change: {met.still_entries}")
     low, high = met.scales
@@ -180,7 +175,6 @@ def _faults(found: Diagnosis) -> list[str]:
 
 def _judge_fit(found: Diagnosis, worse: Callable[..., None]) -> None:
     fit = found.fit
-    assert fit is not None
     frequent = max(found.experience.rewarded.values()) >= RARE  # else the errors say little
     if frequent and fit.reward_error > POOR_FIT:
         worse(
@@ -199,7 +193,7 @@ def _judge_fit(found: Diagnosis, worse: Callable[..., None]) -> None:
             "observe what decides the future (velocities, what others do), or lean on the score "
             "function",
         )
-    if float(fit.growth.max()) > STEEP:
+    if fit.growth is not None and float(fit.growth.max()) > STEEP:
         worse(
             "fair",
             f"slopes grow {float(fit.growth.max()):.0f} times along a window of "
@@ -251,17 +245,19 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
         ("whole numbers", f"{met.whole_entries} entries; no gradient passes them"),
         ("own gradients", gradients),
     ]
-    if found.fit is not None:
-        fit = found.fit
-        errors = fit.entry_errors[fit.entry_errors.isfinite()]
-        good = f"{int((errors < 0.1).sum())} of {len(errors)} entries below .1"
-        rows += [
-            ("reward model", f"held-out error {fit.reward_error:.3g} (0 perfect, 1 the mean)"),
-            ("dynamics model", f"held-out error of the change: {good}"),
-            ("slopes", f"grow {float(fit.growth[-1]):.3g} times in {len(fit.growth)} steps"),
-        ]
-        if fit.cosine is not None:
-            rows.append(("learned gradient", f"cosine {fit.cosine:.3f} with the true one"))
+    fit = found.fit
+    errors = fit.entry_errors[fit.entry_errors.isfinite()]
+    good = f"{int((errors < 0.1).sum())} of {len(errors)} entries below .1"
+    rows += [
+        ("reward model", f"held-out error {fit.reward_error:.3g} (0 perfect, 1 the mean)"),
+        ("dynamics model", f"held-out error of the change: {good}"),
+    ]
+    if fit.growth is not None:
+        rows.append(
+            ("slopes", f"grow {float(fit.growth[-1]):.3g} times in {len(fit.growth)} steps")
+        )
+    if fit.cosine is not None:
+        rows.append(("learned gradient", f"cosine {fit.cosine:.3f} with the true one"))
     width = max(len(name) for name, _ in rows)
     lines = [found.env, *(f"  {name:<{width}}  {value}" for name, value in rows)]
     if own.report is not None:

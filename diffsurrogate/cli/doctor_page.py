@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from torch import Tensor
 
 from diffsurrogate.cli.diagnosis import Diagnosis
 
@@ -39,23 +40,26 @@ def write_page(file: Path, found: Diagnosis, text: str) -> None:
         ("Rewards of a random policy, how many of each size.", lambda axis: _rewards(axis, found)),
         ("Steps that random episodes lasted.", lambda axis: _lengths(axis, found)),
     ]
-    if found.fit is not None:
-        drawings += [
-            (
-                "Rewards of transitions that the model never saw. Off the line it errs.",
-                lambda axis: _predicted(axis, found),
-            ),
-            (
-                "Held-out error of the change of each observation entry: 0 is perfect, 1 no "
-                "better than its mean. Missing: it never changes, or only takes whole numbers.",
-                lambda axis: _entries(axis, found),
-            ),
+    drawings += [
+        (
+            "Rewards of transitions that the model never saw. Off the line it errs.",
+            lambda axis: _predicted(axis, found),
+        ),
+        (
+            "Held-out error of the change of each observation entry: 0 is perfect, 1 no better "
+            "than its mean. Missing: it never changes, or only takes whole numbers.",
+            lambda axis: _entries(axis, found),
+        ),
+    ]
+    growth = found.fit.growth
+    if growth is not None:
+        drawings.append(
             (
                 "How much more a later observation depends on an action than the next one does, "
                 "by the models. Steep growth asks for shorter windows.",
-                lambda axis: _growth(axis, found),
-            ),
-        ]
+                lambda axis: _growth(axis, growth),
+            )
+        )
     figures = "".join(
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(draw)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
@@ -107,7 +111,6 @@ def _lengths(axis: Axes, found: Diagnosis) -> None:
 
 
 def _predicted(axis: Axes, found: Diagnosis) -> None:
-    assert found.fit is not None
     true, predicted = found.fit.rewards.numpy()
     ends = [float(true.min()), float(true.max())]
     axis.plot(ends, ends, color="grey", lw=1)
@@ -117,7 +120,6 @@ def _predicted(axis: Axes, found: Diagnosis) -> None:
 
 
 def _entries(axis: Axes, found: Diagnosis) -> None:
-    assert found.fit is not None
     errors = found.fit.entry_errors.numpy()
     for agent, row in enumerate(errors):
         axis.plot(np.arange(len(row)), row, "o", ms=4, label=f"agent {agent}")
@@ -129,10 +131,8 @@ def _entries(axis: Axes, found: Diagnosis) -> None:
         axis.legend(fontsize=8)
 
 
-def _growth(axis: Axes, found: Diagnosis) -> None:
-    assert found.fit is not None
-    growth = found.fit.growth.numpy()
-    axis.plot(np.arange(1, len(growth) + 1), growth, color="#009e73")
+def _growth(axis: Axes, growth: Tensor) -> None:
+    axis.plot(np.arange(1, len(growth) + 1), growth.numpy(), color="#009e73")
     axis.set_yscale("log")
     axis.set_xlabel("steps after the action")
     axis.set_ylabel("size of the slope")

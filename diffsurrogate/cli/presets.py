@@ -76,8 +76,14 @@ def what_differs(config: dict[str, Any]) -> str:
 
 def _sized(options: TrainOptions) -> TrainOptions:
     """Return as many envs, steps and evaluations as the env is good for, whatever the method."""
-    if options.env.startswith("gymnasium/"):
-        return replace(options, eval_envs=64)  # stepped one after another, which is slow
+    if options.env.startswith("gymnasium/"):  # copies are stepped one after another, which is slow
+        options = replace(options, eval_envs=64)
+        if options.method not in ("shac+", "shac++"):
+            return options
+        surrogates = replace(options.surrogates, termination=True)
+        return replace(
+            options, surrogates=surrogates, num_envs=64, total_steps=500_000, eval_every=10
+        )
     if not options.env.startswith("paper/"):
         return options
     return replace(

@@ -1,0 +1,35 @@
+"""How much of what a model predicts it leaves unexplained."""
+
+from torch import Tensor
+
+from diffsurrogate.window import Window
+
+
+def unexplained(predicted: Tensor, target: Tensor) -> float:
+    """Return the mean squared error over the variance of the target; 0 where both vanish."""
+    variance = float(target.var(correction=0))
+    error = float((predicted - target).square().mean())
+    return error / variance if variance > 1e-12 else error
+
+
+def unexplained_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
+    """Return the unexplained share of changes of observations, averaged over entries that move.
+
+    Args:
+        predicted: (time, env, agent, obs_dim), of `window.next_obs`.
+        window: what happened.
+        continuous: (agent, obs_dim) bool, the entries that count.
+    """
+    error = (predicted - window.next_obs).square().mean((0, 1))
+    change = (window.next_obs - window.obs).square().mean((0, 1))
+    moving = continuous & (change > 1e-12)
+    if not bool(moving.any()):
+        return 0.0
+    return float((error[moving] / change[moving]).mean())
+
+
+def some_envs(window: Window, envs: int = 32) -> Window:
+    """Return a few envs of a window: enough to measure an error on."""
+    if window.reward.shape[1] <= envs:
+        return window
+    return window.each(lambda values: values[:, :envs])
