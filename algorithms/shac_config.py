@@ -94,7 +94,7 @@ class SHACConfig:
     average: float = 0.0
     """Decay per update of a running mean of the policy's weights, which predictions are made with;
     0 predicts with the weights as they are. Policies waver from update to update, their mean less
-    so."""
+    so. Early on less is kept, so that it never lags by more than about a ninth of the updates."""
     stagger: bool = True
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
