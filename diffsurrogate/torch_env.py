@@ -112,7 +112,7 @@ class TorchEnv(MultiAgentVectorEnv):
             gradients=self.true_gradients if differentiable else (),
             max_steps=max_steps,
         )
-        self.discrete_actions = choices
+        self.discrete_actions = choices or type(self).discrete_actions
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._state: TorchState = {}
         self._checked: set[str] = set()

@@ -269,7 +269,7 @@ BAD = {
     "transformer of ippo": (["ippo", "paper/dispersion", "--network", "transformer"], "see only"),
     "transformer of sb3": (["sb3-ppo", "paper/dispersion", "--network", "transformer"], "shared"),
     "no gradients": (["shac", "gymnasium/CartPole-v1"], "no gradients of its own"),
-    "choices": (["shac++", "gymnasium/CartPole-v1"], "train PPO on it"),
+    "choices": (["shac+", "gymnasium/CartPole-v1"], "Leave dynamics=True to learn one"),
     "another's options": (["ppo", "paper/dispersion", "--shac.horizon", "4"], "--ppo."),
     "ours to theirs": (["sb3-ppo", "paper/dispersion", "--ppo.horizon", "4"], "set --sb3."),
     "surrogates of ppo": (["mappo", "paper/dispersion", "--surrogates.minibatches", "4"], "--ppo."),

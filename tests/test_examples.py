@@ -33,7 +33,8 @@ def test_the_readmes_mix_of_gradients_is_the_presets():
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     preset = recommended(TrainOptions(method="shac++", env="paper/transport")).shac
-    for name in ("pathwise_weight", "optimism", "noise", "box_weight", "average"):
+    names_of_the_mix = ("pathwise_weight", "optimism", "noise", "box_weight", "average")
+    for name in (*names_of_the_mix, "actor_lam", "actor_horizon", "actor_minibatches"):
         assert getattr(names["config"], name) == getattr(preset, name)
     assert replace(names["config"].score, lr=preset.score.lr) == preset.score
 

@@ -99,8 +99,8 @@ def _sized(options: TrainOptions) -> TrainOptions:
 def _mixed(options: TrainOptions, actor: ActorConfig, *, lr: float) -> SHACConfig:
     """Return pathwise and score-function gradients mixed, as tasks gated by contact need them.
 
-    Where all is learned the pathwise gradient is of short pieces of half the envs, at a third of
-    the price of whole windows. It leads astray less far on Transport for that, and takes some more
+    Where all is learned the pathwise gradient is of short pieces of half the envs, at less than
+    half the price of whole windows. It leads astray less far on Transport, and takes some more
     steps on Dispersion.
     """
     shac = options.shac
