@@ -16,6 +16,8 @@ from diffsurrogate.registry import make
 Chance = Literal["good", "fair", "poor"]
 RARE = 0.01
 """Share of rewarded transitions below which a reward counts as rare."""
+DENSE = 0.9
+"""Share of transitions with another than the most frequent reward, above which none is usual."""
 POOR_FIT = 0.5
 """Held-out error from which on a model explains too little."""
 STEEP = 30.0
@@ -225,6 +227,10 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
     if own.kinds and own.report is None:
         gradients += f", not checked: {own.reason}"
     rewarded = ", ".join(f"{share:.2%} under {kind} noise" for kind, share in met.rewarded.items())
+    if min(met.rewarded.values()) > DENSE:
+        rewarded = "nearly every transition has a reward of its own"
+    else:
+        rewarded += f" have another reward than {met.usual_reward:.3g}"
     rows: list[tuple[str, str]] = [
         ("agents", f"{shape.agents}, {shape.num_envs} copies"),
         ("observation", f"{shape.obs_dim} numbers per agent{padding}"),
@@ -241,7 +247,7 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
             f"{met.smallest_reward:.3g} to {met.largest_reward:.3g}"
             + ("; the same for all agents" if met.team_reward else ""),
         ),
-        ("unusual reward", f"{rewarded} (usual is {met.usual_reward:.3g})"),
+        ("rewarded", rewarded),
         ("whole numbers", f"{met.whole_entries} entries; no gradient passes them"),
         ("own gradients", gradients),
     ]

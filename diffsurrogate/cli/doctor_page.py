@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from diffsurrogate.cli.diagnosis import Diagnosis
@@ -103,6 +104,7 @@ def _lengths(axis: Axes, found: Diagnosis) -> None:
     shown = {name: values for name, values in lengths.items() if values}
     if not shown:
         axis.text(0.5, 0.5, f"no episode ended\nin {len(terminated)} steps", ha="center")
+        axis.set_axis_off()
         return
     axis.hist(list(shown.values()), bins=30, label=list(shown), stacked=True)
     axis.legend(fontsize=8)
@@ -125,6 +127,7 @@ def _entries(axis: Axes, found: Diagnosis) -> None:
         axis.plot(np.arange(len(row)), row, "o", ms=4, label=f"agent {agent}")
     axis.axhline(1.0, color="grey", lw=1)
     axis.set_yscale("log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("observation entry")
     axis.set_ylabel("unexplained share")
     if 1 < len(errors) <= 5:
