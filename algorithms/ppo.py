@@ -60,15 +60,7 @@ class PPO(Trainer):
         super().__init__(env, config or self.config_type(), seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
-            actor = Actor(
-                self.config.actor,
-                env.num_agents,
-                env.obs_dim,
-                env.action_low,
-                env.action_high,
-                discrete=env.discrete_actions,
-                available=env.action_mask,
-            )
+            actor = Actor.of(self.config.actor, env)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self._use_actor(actor, self.config.average)
         self.critic = critic.to(env.device)

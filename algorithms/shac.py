@@ -86,16 +86,7 @@ class SHAC(Trainer):
         device = env.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
-            low, high = env.action_low, env.action_high
-            actor = Actor(
-                self.config.actor,
-                env.num_agents,
-                env.obs_dim,
-                low,
-                high,
-                discrete=env.discrete_actions,
-                available=env.action_mask,
-            )
+            actor = Actor.of(self.config.actor, env)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self._use_actor(actor, self.config.average)
         self.critic = critic.to(device)

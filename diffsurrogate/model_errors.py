@@ -1,5 +1,6 @@
 """How much of what a model predicts it leaves unexplained."""
 
+import torch
 from torch import Tensor
 
 from diffsurrogate.window import Window
@@ -12,8 +13,10 @@ def unexplained(predicted: Tensor, target: Tensor) -> float:
     return error / variance if variance > 1e-12 else error
 
 
-def unexplained_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
-    """Return the unexplained share of changes of observations, averaged over entries that move.
+def unexplained_entries(predicted: Tensor, window: Window, continuous: Tensor) -> Tensor:
+    """Return the unexplained share of the changes of each entry (agent, obs_dim).
+
+    NaN where an entry does not move or does not count.
 
     Args:
         predicted: (time, env, agent, obs_dim), of `window.next_obs`.
@@ -22,10 +25,14 @@ def unexplained_change(predicted: Tensor, window: Window, continuous: Tensor) ->
     """
     error = (predicted - window.next_obs).square().mean((0, 1))
     change = (window.next_obs - window.obs).square().mean((0, 1))
-    moving = continuous & (change > 1e-12)
-    if not bool(moving.any()):
-        return 0.0
-    return float((error[moving] / change[moving]).mean())
+    return torch.where(continuous & (change > 1e-12), error / change, torch.nan)
+
+
+def unexplained_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
+    """Return the mean of `unexplained_entries` over those that move; 0 if none does."""
+    shares = unexplained_entries(predicted, window, continuous)
+    shares = shares[~shares.isnan()]
+    return float(shares.mean()) if len(shares) else 0.0
 
 
 def some_envs(window: Window, envs: int = 32) -> Window:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffsurrogate.choices import one_hot_of, straight_choice
 from diffsurrogate.configuration import require_range
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.noise import NoiseMemory
 from diffsurrogate.normalise import RunningStatistics
@@ -82,6 +83,19 @@ class Actor(nn.Module):
             self.log_std = nn.Parameter(log_std)
         else:
             self.register_buffer("log_std", log_std)
+
+    @classmethod
+    def of(cls, config: ActorConfig, env: MultiAgentVectorEnv) -> "Actor":
+        """Build for an env; `to` its device is left to the caller."""
+        return cls(
+            config,
+            env.num_agents,
+            env.obs_dim,
+            env.action_low,
+            env.action_high,
+            discrete=env.discrete_actions,
+            available=env.action_mask,
+        )
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the mean action before squashing, in half boxes; or the logits of choices."""

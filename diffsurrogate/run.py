@@ -156,11 +156,16 @@ class RunFolder:
             self._writer = None
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a text whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(file)
+
+
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(file)
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(file: Path) -> dict[str, Any]:

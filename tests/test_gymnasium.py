@@ -13,8 +13,9 @@ from torch import Tensor
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent, make
-from diffsurrogate.wrappers.gymnasium import GymnasiumEnv, env_seeds
+from diffsurrogate.wrappers.gymnasium import GymnasiumEnv
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.raw_env import env_seeds
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ENVS = 5

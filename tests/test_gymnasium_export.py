@@ -20,9 +20,9 @@ from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent, make
 from diffsurrogate.torch_env import TorchEnv, TorchState
-from diffsurrogate.wrappers.gymnasium import env_seeds
 from diffsurrogate.wrappers.gymnasium_export import as_gymnasium
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.raw_env import env_seeds
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ENVS, AGENTS, LIMIT = 5, 3, 31

@@ -7,7 +7,7 @@ from home import config, learned
 from torch import Tensor
 
 from diffsurrogate import PPO, SHAC, UsageError, make
-from diffsurrogate.wrappers.gymnasium import env_seeds
+from diffsurrogate.wrappers.raw_env import env_seeds
 
 pytest.importorskip("gymnasium_robotics")
 # the model files of Gymnasium-Robotics and MuJoCo 4 use what is deprecated

@@ -21,7 +21,7 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent, make
-from diffsurrogate.wrappers.gymnasium import env_seeds
+from diffsurrogate.wrappers.raw_env import env_seeds
 
 ENVS = 7
 

@@ -14,9 +14,9 @@ from mpe2 import simple_tag_v3
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent, make
-from diffsurrogate.wrappers.gymnasium import env_seeds
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.pettingzoo_export import ExportedEnv, as_pettingzoo
+from diffsurrogate.wrappers.raw_env import env_seeds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it imports an env in the old way

@@ -14,15 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.device import usable_device
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.raw_checks import RawChecks
+from diffsurrogate.wrappers.raw_env import (
+    RawEnvAdapter,
+    check_options,
+    copies_of,
+    env_seeds,
+    flat_box,
+    raw_actions,
+)
 
 RawVectorEnv = VectorEnv[Any, Any, Any]
 RawEnv = gymnasium.Env[Any, Any]
 
 
-class GymnasiumEnv(MultiAgentVectorEnv):
+class GymnasiumEnv(RawEnvAdapter):
     """A `gymnasium.vector.VectorEnv` as a multi-agent vector env with the one agent "agent".
 
     Values are the raw env's own, as float32. Observations other than boxes are flattened as
@@ -36,6 +44,8 @@ class GymnasiumEnv(MultiAgentVectorEnv):
     `stagger` works: an env that it cuts is reset in the raw env, whose own count starts over. The
     simulator's state cannot be saved: a training run that is resumed starts new episodes.
     """
+
+    library = "Gymnasium"
 
     def __init__(
         self,
@@ -82,9 +92,6 @@ class GymnasiumEnv(MultiAgentVectorEnv):
         self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
         self._raw_obs = torch.zeros(self.num_envs, 1, self.obs_dim)
         self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
-
-    def detach(self) -> None:
-        """Do nothing: no graph runs through the simulator."""
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
@@ -146,7 +153,8 @@ class GymnasiumEnv(MultiAgentVectorEnv):
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
-        raw_action = self._raw_action(action)
+        space: Any = self.raw.single_action_space
+        raw_action = raw_actions(space, action, self.num_envs)
         with self._checks.calling("step()", self.raw):
             obs, reward, terminated, truncated, info = self.raw.step(raw_action)
         self._raw_obs = final = self._flatten(obs)
@@ -165,25 +173,7 @@ class GymnasiumEnv(MultiAgentVectorEnv):
     def _cut_short(self) -> Tensor:
         return self._cut
 
-    def _save(self) -> State:
-        raise NotImplementedError(
-            "Gymnasium has no way to save an env's state; episodes start anew when a run is resumed"
-        )
-
-    def _restore(self, state: State) -> None:
-        raise NotImplementedError(
-            "Gymnasium has no way to restore an env's state; call reset(seed=...) instead"
-        )
-
     # --- between tensors and the raw env --------------------------------------------------------
-
-    def _raw_action(self, action: Tensor) -> NDArray[Any]:
-        """Return what the raw env takes for an action `(env, 1, act_dim)` in the box."""
-        space = self.raw.single_action_space
-        rows = action.detach().cpu()
-        if isinstance(space, spaces.Discrete):
-            return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
-        return rows.numpy().astype(space.dtype).reshape(self.num_envs, *(space.shape or ()))
 
     def _flatten(self, obs: Any) -> Tensor:
         """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
@@ -218,12 +208,8 @@ def observation_box(space: gymnasium.Space[Any]) -> spaces.Box:
     Raises:
         UsageError: the observations have no fixed size.
     """
-    flat: gymnasium.Space[Any]
-    try:
-        flat = spaces.flatten_space(space)
-    except NotImplementedError:
-        flat = space
-    if not isinstance(flat, spaces.Box):
+    flat = flat_box(space)
+    if flat is None:
         raise UsageError(
             f"observations of {space} cannot become a vector of fixed size; make them one in a "
             "gymnasium.ObservationWrapper"
@@ -248,11 +234,6 @@ def action_box(space: gymnasium.Space[Any]) -> spaces.Box:
         f"actions of {space} are not supported; only a Box of floats and Discrete are, make them "
         "one of these in a gymnasium.ActionWrapper"
     )
-
-
-def env_seeds(seed: int, num_envs: int) -> list[int]:
-    """Return a seed per copy; unlike seed, seed + 1, ..., those of two seeds do not overlap."""
-    return np.random.SeedSequence(seed).generate_state(num_envs).tolist()
 
 
 def time_limit(raw: RawVectorEnv) -> int | None:
@@ -293,16 +274,8 @@ def adapt(
                 "it with the number you need"
             )
         return GymnasiumEnv(raw_env, max_steps=max_steps, seed=seed, device=device)
-    count = 1 if num_envs is None else num_envs
-    if count < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
-    if count > 1 and make_another is None:
-        raise UsageError(
-            f"num_envs is {num_envs}, but one gymnasium.Env cannot be copied; give a function that "
-            "makes one: as_multi_agent(lambda: MyEnv(), num_envs=8)"
-        )
-    raws = [raw_env] + [make_another() for _ in range(count - 1) if make_another]
-    if len({id(raw.unwrapped) for raw in raws}) < count:
+    raws = copies_of(raw_env, num_envs, make_another, "gymnasium.Env")
+    if len({id(raw.unwrapped) for raw in raws}) < len(raws):
         raise UsageError("the function gave the same env twice; it must make a new one each time")
     return GymnasiumEnv(_together(raws), max_steps=max_steps, seed=seed, device=device)
 
@@ -337,17 +310,7 @@ def make(
         UsageError: the id or an option is not known, a package is missing, or the env's spaces are
             not supported.
     """
-    if num_envs < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
-    if differentiable:
-        raise UsageError(
-            f"gymnasium/{name} has no gradients of its own; leave differentiable=False and learn "
-            "them with LearnedDiffWrapper"
-        )
-    if max_steps is not None and max_steps < 1:
-        raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")
-    if render_mode not in (None, "rgb_array"):
-        raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
+    check_options(f"gymnasium/{name}", num_envs, differentiable, max_steps, render_mode)
     if render_mode is not None:
         env_kwargs["render_mode"] = render_mode
     raws = [_make_one(name, max_steps, env_kwargs) for _ in range(num_envs)]

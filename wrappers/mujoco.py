@@ -13,7 +13,7 @@ import torch
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo import PettingZooEnv
-from diffsurrogate.wrappers.pettingzoo_ids import check_options
+from diffsurrogate.wrappers.raw_env import check_options
 
 try:
     with contextlib.redirect_stderr(io.StringIO()):  # it talks about other envs when imported

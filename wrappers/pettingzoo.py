@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.device import usable_device
-from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.gymnasium import env_seeds
 from diffsurrogate.wrappers.pettingzoo_copy import Copy
 from diffsurrogate.wrappers.pettingzoo_spaces import Layout, name_of
+from diffsurrogate.wrappers.raw_env import RawEnvAdapter, copies_of, env_seeds
 
 try:
     from pettingzoo.utils.conversions import aec_to_parallel
@@ -31,7 +30,7 @@ except ImportError as error:
     ) from error
 
 
-class PettingZooEnv(MultiAgentVectorEnv):
+class PettingZooEnv(RawEnvAdapter):
     """Copies of a PettingZoo parallel env, stepped one after another in this process.
 
     Values are the raw envs' own, as float32. Boxes and other observations of fixed size are
@@ -48,6 +47,8 @@ class PettingZooEnv(MultiAgentVectorEnv):
     envs call their own time limit a termination (PettingZoo's multiwalker): give a `max_steps`
     below it. The state cannot be saved: a training run that is resumed starts new episodes.
     """
+
+    library = "PettingZoo"
 
     def __init__(
         self,
@@ -103,9 +104,6 @@ class PettingZooEnv(MultiAgentVectorEnv):
         self._seed = seed
         self._obs = np.zeros((self.num_envs, self.num_agents, self.obs_dim), np.float32)
         self._cut = np.zeros(self.num_envs, dtype=bool)
-
-    def detach(self) -> None:
-        """Do nothing: no graph runs through the simulator."""
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
@@ -167,17 +165,6 @@ class PettingZooEnv(MultiAgentVectorEnv):
         """Return a copy on the env's device."""
         return torch.from_numpy(rows.copy()).to(self.device)
 
-    def _save(self) -> State:
-        raise NotImplementedError(
-            "PettingZoo has no way to save an env's state; episodes start anew when a run is "
-            "resumed"
-        )
-
-    def _restore(self, state: State) -> None:
-        raise NotImplementedError(
-            "PettingZoo has no way to restore an env's state; call reset(seed=...) instead"
-        )
-
 
 def time_limit(raw: Any) -> int | None:
     """Return after how many steps `raw` ends by itself: PettingZoo's convention `max_cycles`."""
@@ -230,14 +217,6 @@ def adapt(
     Raises:
         UsageError: as `PettingZooEnv`; or agents take turns, or there is no function.
     """
-    count = 1 if num_envs is None else num_envs
-    if count < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
-    if count > 1 and make_another is None:
-        raise UsageError(
-            f"num_envs is {num_envs}, but one PettingZoo env cannot be copied; give a function "
-            "that makes one: as_multi_agent(lambda: MyEnv(), num_envs=8)"
-        )
-    raws = [raw_env] + [make_another() for _ in range(count - 1) if make_another]
+    raws = copies_of(raw_env, num_envs, make_another, "PettingZoo env")
     parallel = [as_parallel(raw) for raw in raws]
     return PettingZooEnv(parallel, max_steps=max_steps, seed=seed, device=device)

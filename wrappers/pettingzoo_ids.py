@@ -13,6 +13,7 @@ import torch
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo import PettingZooEnv
+from diffsurrogate.wrappers.raw_env import check_options
 
 
 def make_mpe2(name: str, **options: Any) -> PettingZooEnv:
@@ -81,31 +82,6 @@ def _copies(
             f"{', '.join(option for option in taken if option != 'self')}"
         ) from error
     return PettingZooEnv(raws, max_steps=max_steps, seed=seed, device=device)
-
-
-def check_options(
-    env_id: str,
-    num_envs: int,
-    differentiable: bool,
-    max_steps: int | None,
-    render_mode: str | None,
-) -> None:
-    """Refuse what no PettingZoo env can be made with.
-
-    Raises:
-        UsageError: an option is out of range.
-    """
-    if num_envs < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
-    if differentiable:
-        raise UsageError(
-            f"{env_id} has no gradients of its own; leave differentiable=False and learn them with "
-            "LearnedDiffWrapper"
-        )
-    if max_steps is not None and max_steps < 1:
-        raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")
-    if render_mode not in (None, "rgb_array"):
-        raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
 
 
 def _module(env_id: str, package: str, name: str) -> ModuleType:

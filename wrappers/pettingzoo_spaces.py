@@ -9,6 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.raw_env import flat_box
 from diffsurrogate.wrappers.vmas_spaces import padded_box
 
 
@@ -98,12 +99,8 @@ def _observations(
 ) -> tuple[list[int], spaces.Box]:
     boxes: list[spaces.Box] = []
     for agent, space in zip(agents, of_agents, strict=True):
-        flat: gymnasium.Space[Any]
-        try:
-            flat = spaces.flatten_space(space)
-        except NotImplementedError:
-            flat = space
-        if not isinstance(flat, spaces.Box):
+        flat = flat_box(space)
+        if flat is None:
             raise UsageError(
                 f"the observations of agent {agent!r} are {space}, which cannot become a vector of "
                 "fixed size; make them one in a pettingzoo.utils.BaseParallelWrapper"

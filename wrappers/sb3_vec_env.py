@@ -11,14 +11,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from diffsurrogate.device import usable_device
-from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.gymnasium import action_box, observation_box
 from diffsurrogate.wrappers.raw_checks import RawChecks
+from diffsurrogate.wrappers.raw_env import RawEnvAdapter, raw_actions
 from diffsurrogate.wrappers.sb3 import SB3VecEnv
 
 
-class AdaptedVecEnv(MultiAgentVectorEnv):
+class AdaptedVecEnv(RawEnvAdapter):
     """A Stable-Baselines3 `VecEnv` as a multi-agent vector env with the one agent "agent".
 
     Values are the `VecEnv`'s own, as float32, and what its wrappers (`VecNormalize`,
@@ -40,6 +40,8 @@ class AdaptedVecEnv(MultiAgentVectorEnv):
         >>> env.reset()[0].shape
         torch.Size([4, 1, 3])
     """
+
+    library = "Stable-Baselines3"
 
     def __init__(
         self, raw: VecEnv, *, seed: int | None = None, device: torch.device | str = "cpu"
@@ -87,9 +89,6 @@ class AdaptedVecEnv(MultiAgentVectorEnv):
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
 
-    def detach(self) -> None:
-        """Do nothing: no graph runs through the simulator."""
-
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
 
@@ -132,7 +131,8 @@ class AdaptedVecEnv(MultiAgentVectorEnv):
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
-        raw_action = self._raw_action(action)
+        space: Any = self.raw.action_space
+        raw_action = raw_actions(space, action, self.num_envs)
         with self._checks.calling("step()", self.raw):
             obs, reward, done, infos = self.raw.step(raw_action)
         self._obs = self._flatten(obs)
@@ -157,25 +157,7 @@ class AdaptedVecEnv(MultiAgentVectorEnv):
     def _cut_short(self) -> Tensor:
         return self._cut
 
-    def _save(self) -> State:
-        raise NotImplementedError(
-            "a VecEnv has no way to save its state; episodes start anew when a run is resumed"
-        )
-
-    def _restore(self, state: State) -> None:
-        raise NotImplementedError(
-            "a VecEnv has no way to restore its state; call reset(seed=...) instead"
-        )
-
     # --- between tensors and the raw env --------------------------------------------------------
-
-    def _raw_action(self, action: Tensor) -> NDArray[Any]:
-        """Return what the raw env takes for an action `(env, 1, act_dim)` in the box."""
-        space = self.raw.action_space
-        rows = action.detach().cpu()
-        if isinstance(space, spaces.Discrete):
-            return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
-        return rows.numpy().astype(space.dtype).reshape(self.num_envs, *(space.shape or ()))
 
     def _flatten(self, obs: Any) -> Tensor:
         """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""

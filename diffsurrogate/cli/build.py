@@ -34,7 +34,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
         device=options.device,
         differentiable=options.method == "shac",
         **limit,
-        **_agents(options),
+        **n_agents(options.agents),
     )
     if options.method not in ("shac+", "shac++"):
         return env
@@ -48,7 +48,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
 
 def evaluation_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     """Make another env to evaluate on, with its own time limit."""
-    return make(options.env, num_envs=num_envs, device=options.device, **_agents(options))
+    return make(options.env, num_envs=num_envs, device=options.device, **n_agents(options.agents))
 
 
 def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
@@ -60,7 +60,9 @@ def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     drawn: dict[str, Any] = {}
     if options.env.startswith(("gymnasium/", "mpe2/", "pettingzoo/")):  # draw only if made to
         drawn["render_mode"] = "rgb_array"
-    return make(options.env, num_envs=num_envs, device=options.device, **drawn, **_agents(options))
+    return make(
+        options.env, num_envs=num_envs, device=options.device, **drawn, **n_agents(options.agents)
+    )
 
 
 def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> Trainer:
@@ -103,15 +105,7 @@ def _actor(
 ) -> Callable[[Tensor], Tensor]:
     low, high = env.action_low, env.action_high
     config = (options.ppo if options.method in _PPO else options.shac).actor
-    actor = Actor(
-        config,
-        env.num_agents,
-        env.obs_dim,
-        low,
-        high,
-        discrete=env.discrete_actions,
-        available=env.action_mask,
-    ).to(env.device)
+    actor = Actor.of(config, env).to(env.device)
     actor.load_state_dict(state["predictor"] if "predictor" in state else state["actor"])
 
     def predict(obs: Tensor) -> Tensor:
@@ -121,5 +115,6 @@ def _actor(
     return predict
 
 
-def _agents(options: TrainOptions) -> dict[str, int]:
-    return {} if options.agents is None else {"n_agents": options.agents}
+def n_agents(agents: int | None) -> dict[str, int]:
+    """Return what `make` is told of the number of agents; nothing where the env decides."""
+    return {} if agents is None else {"n_agents": agents}

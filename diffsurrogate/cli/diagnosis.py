@@ -1,16 +1,24 @@
 """What an env is like for learning by gradients: all of it measured on the env itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from diffsurrogate.cli.findings import (
+    Conduct,
+    Diagnosis,
+    Experience,
+    Fit,
+    OwnGradients,
+    Shape,
+)
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradcheck import check_gradients
+from diffsurrogate.model_errors import unexplained_entries
 from diffsurrogate.noise import NoiseConfig, NoiseKind, NoiseProcess
 from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.seeding import derive_seed
@@ -23,112 +31,6 @@ HORIZON = 32
 _PER_MINIBATCH = 25
 """Transitions that pay for one minibatch of each model: 10,000 for what a training does in 50
 updates."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Spaces and abilities, as the env declares them."""
-
-    num_envs: int
-    agents: int
-    obs_dim: int
-    act_dim: int
-    discrete: bool
-    lowest_action: float
-    highest_action: float
-    padded_obs: int
-    """Entries of (agent, obs_dim) that are padding."""
-    padded_actions: int
-    max_steps: int | None
-    renders: bool
-    maximum_known: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conduct:
-    """Whether the env does what the protocol says."""
-
-    repeats: bool
-    """The same seed and actions give the same numbers."""
-    continues: bool | None
-    """From a saved state it goes on to the same numbers; None if it saves none."""
-    outside: float
-    """Share of observed entries outside of the declared space."""
-    not_finite: int
-    """Observations and rewards that are NaN or infinite."""
-    not_reset: int
-    """Episodes that ended and whose next observation is the last one: no reset is seen."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experience:
-    """What a new policy meets; windows of its noise, white and, unless discrete, correlated."""
-
-    transitions: int
-    rewarded: dict[NoiseKind, float]
-    """By kind of noise: share of transitions whose reward is not the usual one."""
-    usual_reward: float
-    """The most frequent reward."""
-    reward_mean: float
-    reward_deviation: float
-    smallest_reward: float
-    largest_reward: float
-    team_reward: bool
-    """All agents always got the same."""
-    terminated: int
-    """Episodes that ended by state."""
-    truncated: int
-    """Episodes that were cut by a time limit."""
-    whole_entries: int
-    """Entries of (agent, obs_dim) that only take whole numbers, padding left out."""
-    still_entries: int
-    """Entries that never change."""
-    scales: tuple[float, float]
-    """Smallest and largest deviation of the others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnGradients:
-    """What the simulator differentiates by itself."""
-
-    kinds: tuple[str, ...]
-    report: str | None
-    """Of `check_gradients`; None without gradients."""
-    passed: bool
-    reason: str | None
-    """Why there is none, or why it could not be checked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How well models fit that saw all but the last windows."""
-
-    reward_error: float
-    """Mean squared error over variance, held out: 0 is perfect, 1 no better than the mean."""
-    dynamics_error: float
-    """Likewise, of the change of observations, averaged over entries that change."""
-    entry_errors: Tensor
-    """(agent, obs_dim) of each entry by itself; NaN where nothing changes or no gradient passes."""
-    rewards: Tensor
-    """(2, sample): true and predicted."""
-    growth: Tensor | None
-    """(time,): the norm of the slope of an observation k + 1 steps after an action with respect to
-    that action, over that of the next observation. None where actions are choices."""
-    cosine: float | None
-    """Of the learned with the true gradient of a window's reward; None without a true one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diagnosis:
-    """All that was found."""
-
-    env: str
-    shape: Shape
-    conduct: Conduct
-    experience: Experience
-    own: OwnGradients
-    fit: Fit
-    windows: tuple[Window, ...]
 
 
 def diagnose(env: MultiAgentVectorEnv, name: str, *, transitions: int, seed: int) -> Diagnosis:
@@ -189,14 +91,7 @@ def _policy(env: MultiAgentVectorEnv, kind: NoiseKind, seed: int) -> NoisyPolicy
     noise = NoiseProcess(NoiseConfig(kind=kind), shape, generator).draw(HORIZON)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "doctor weights"))
-        actor = Actor(
-            ActorConfig(),
-            env.num_agents,
-            env.obs_dim,
-            env.action_low,
-            env.action_high,
-            discrete=env.discrete_actions,
-        )
+        actor = Actor.of(ActorConfig(), env)
     return NoisyPolicy(actor.to(env.device), noise)
 
 
@@ -338,21 +233,13 @@ def _fit(
             for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated")
         }
     )
-    action = whole.action  # choices are in the box
-    if not env.discrete_actions:
-        action = torch.clamp(action, env.action_low, env.action_high)
     with torch.no_grad():
-        predicted = models.predict_reward(whole.obs, action, whole.next_obs)
-        after = models.dynamics(whole.obs, models.scale_action(action))  # type: ignore[misc]
-    change = (whole.next_obs - whole.obs).square().mean((0, 1))
-    moving = models.continuous.mask & (change > 1e-12)
-    entries = (after - whole.next_obs).square().mean((0, 1)) / change
+        predicted, after, _ = wrapped.predict_step(whole.obs, whole.action)
     sample = torch.randperm(whole.reward.numel(), generator=torch.Generator().manual_seed(seed))
     pair = torch.stack([whole.reward.flatten(), predicted.flatten()])[:, sample[:2000]]
     return Fit(
         reward_error=sum(e["reward_error"] for e in errors) / len(errors),
-        dynamics_error=sum(e["dynamics_error"] for e in errors) / len(errors),
-        entry_errors=torch.where(moving, entries, torch.nan).cpu(),
+        entry_errors=unexplained_entries(after, whole, models.continuous.mask).cpu(),
         rewards=pair.cpu(),
         growth=None if env.discrete_actions else _growth(wrapped, seed),
         cosine=_cosine(wrapped, seed) if "dynamics" in own.kinds else None,

@@ -8,10 +8,13 @@ from typing import Literal
 import torch
 import tyro
 
-from diffsurrogate.cli.diagnosis import Diagnosis, diagnose
+from diffsurrogate.cli.build import n_agents
+from diffsurrogate.cli.diagnosis import diagnose
 from diffsurrogate.cli.doctor_page import write_page
+from diffsurrogate.cli.findings import Diagnosis
 from diffsurrogate.configuration import require_range
 from diffsurrogate.registry import make
+from diffsurrogate.run import write_text
 
 Chance = Literal["good", "fair", "poor"]
 RARE = 0.01
@@ -78,20 +81,19 @@ class Verdict:
 def doctor(options: DoctorOptions) -> int:
     """Examine the env, print the findings and write them as a page; 1 if the env is at fault."""
     torch.set_num_threads(1)
-    agents = {} if options.agents is None else {"n_agents": options.agents}
     env = make(
         options.env,
         num_envs=options.num_envs,
         seed=options.seed,
         device=options.device,
-        **agents,
+        **n_agents(options.agents),
     )
     found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
     verdict = judge(found)
     text = describe(found, verdict)
     print(text)
     options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / "doctor.txt").write_text(text)
+    write_text(options.folder / "doctor.txt", text)
     page = options.folder / "doctor.html"
     write_page(page, found, text)
     print(f"\n{page} shows it with pictures")

@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from diffsurrogate.cli.diagnosis import Diagnosis
+from diffsurrogate.cli.findings import Diagnosis
+from diffsurrogate.run import write_text
 
 matplotlib.use("Agg")
 
@@ -67,9 +67,7 @@ def write_page(file: Path, found: Diagnosis, text: str) -> None:
         for caption, draw in drawings
     )
     page = _PAGE.format(title=html.escape(found.env), figures=figures, text=html.escape(text))
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(page)
-    partial.replace(file)
+    write_text(file, page)
 
 
 def _png(draw: Callable[[Axes], None]) -> str:

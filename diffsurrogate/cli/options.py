@@ -19,6 +19,8 @@ Preset = Literal["default", "paper"]
 _SECTIONS = {"shac": SHACConfig, "surrogates": SurrogateConfig, "ppo": PPOConfig, "sb3": SB3Config}
 NOT_LEARNED_BY = frozenset({"out", "resume", "threads", "progress", "film_steps"})
 """Options that change nothing of what is learned and measured, only where and how it is shown."""
+EVALUATION_SEED = 1_000_003
+"""Of evaluations on the way."""
 FINAL_SEED = 2_000_003
 """Of the evaluation at the end; another than that of evaluations on the way."""
 

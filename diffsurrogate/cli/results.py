@@ -7,7 +7,7 @@ import torch
 import tyro
 
 from diffsurrogate.algorithms.evaluate import evaluate
-from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
+from diffsurrogate.cli.build import evaluation_env, filmed_env, n_agents, trained_policy
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
 from diffsurrogate.errors import UsageError
@@ -104,14 +104,13 @@ def render_run(options: RenderOptions) -> int:
 def check_env(options: CheckOptions) -> int:
     """Print the report of `check_gradients`."""
     torch.set_num_threads(1)
-    agents = {} if options.agents is None else {"n_agents": options.agents}
     env = make(
         options.env,
         num_envs=options.num_envs,
         seed=options.seed,
         device=options.device,
         differentiable=True,
-        **agents,
+        **n_agents(options.agents),
     )
     report = check_gradients(
         env, horizon=options.horizon, tolerance=options.tolerance, seed=options.seed

@@ -1,6 +1,5 @@
 """The paper's Table 1 from what a grid has trained: Markdown, JSON and pictures."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from diffsurrogate.cli.table_figures import (
     read_results,
 )
 from diffsurrogate.cli.table_pictures import Curve, draw_curves, draw_table
-from diffsurrogate.run import write_json
+from diffsurrogate.run import write_json, write_text
 
 _ABOUT = """\
 Return: of the deterministic policy at the end, in new episodes, over the true maximum; the
@@ -61,9 +60,7 @@ def write_table(
     notes += [f"{name} cannot be read: {why}" for name, why in unreadable]
     text += "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / f".table1.md.{os.getpid()}.partial"
-    partial.write_text(text)
-    partial.replace(out / "table1.md")
+    write_text(out / "table1.md", text)
     content = {"paper": CITATION, "preset": preset, "cells": [_plain(f, results) for f in figures]}
     write_json(out / "table1.json", content)
     draw_table([(f.cell, f.mean, f.paper, f.seeds, not f.missing) for f in figures], out)

@@ -14,12 +14,11 @@ from tqdm import tqdm
 from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.trainer import Trainer
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trainer, training_env
-from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
+from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
 
-_EVALUATION_SEED = 1_000_003
 _INTERRUPTED = "interrupted"
 
 
@@ -179,7 +178,7 @@ class _Session:
 
     def _evaluate(self, bar: "tqdm[Any]") -> dict[str, float]:
         """Evaluate, remember it, keep the policy if it is the best so far; return metrics."""
-        result = self._timed_evaluation(_EVALUATION_SEED)
+        result = self._timed_evaluation(EVALUATION_SEED)
         row: dict[str, Any] = {
             "update": self.agent.update,
             "env_steps": self.agent.env_steps,

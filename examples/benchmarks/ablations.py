@@ -25,7 +25,7 @@ import torch
 
 from diffsurrogate import PPO, evaluate
 from diffsurrogate.cli.build import evaluation_env, trainer, training_env
-from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
+from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.cli.presets import named_by, parse_train, recommended
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -147,7 +147,7 @@ def train(row: Row, seed: int) -> dict[str, Any]:
         cpu += metrics["update_cpu_seconds"]
         if agent.update % 20 and cpu < limit:
             continue
-        reached = evaluate(agent.predict, judge, seed=1_000_003).normalised_return
+        reached = evaluate(agent.predict, judge, seed=EVALUATION_SEED).normalised_return
         history.append([row.warm_steps + agent.env_steps, round(cpu, 2), round(reached, 4)])
         if reached >= GOAL or cpu >= limit:
             break

@@ -1,0 +1,113 @@
+"""What the doctor finds out about an env."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffsurrogate.noise import NoiseKind
+from diffsurrogate.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Spaces and abilities, as the env declares them."""
+
+    num_envs: int
+    agents: int
+    obs_dim: int
+    act_dim: int
+    discrete: bool
+    lowest_action: float
+    highest_action: float
+    padded_obs: int
+    """Entries of (agent, obs_dim) that are padding."""
+    padded_actions: int
+    max_steps: int | None
+    renders: bool
+    maximum_known: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """Whether the env does what the protocol says."""
+
+    repeats: bool
+    """The same seed and actions give the same numbers."""
+    continues: bool | None
+    """From a saved state it goes on to the same numbers; None if it saves none."""
+    outside: float
+    """Share of observed entries outside of the declared space."""
+    not_finite: int
+    """Observations and rewards that are NaN or infinite."""
+    not_reset: int
+    """Episodes that ended and whose next observation is the last one: no reset is seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """What a new policy meets; windows of its noise, white and, unless discrete, correlated."""
+
+    transitions: int
+    rewarded: dict[NoiseKind, float]
+    """By kind of noise: share of transitions whose reward is not the usual one."""
+    usual_reward: float
+    """The most frequent reward."""
+    reward_mean: float
+    reward_deviation: float
+    smallest_reward: float
+    largest_reward: float
+    team_reward: bool
+    """All agents always got the same."""
+    terminated: int
+    """Episodes that ended by state."""
+    truncated: int
+    """Episodes that were cut by a time limit."""
+    whole_entries: int
+    """Entries of (agent, obs_dim) that only take whole numbers, padding left out."""
+    still_entries: int
+    """Entries that never change."""
+    scales: tuple[float, float]
+    """Smallest and largest deviation of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnGradients:
+    """What the simulator differentiates by itself."""
+
+    kinds: tuple[str, ...]
+    report: str | None
+    """Of `check_gradients`; None without gradients."""
+    passed: bool
+    reason: str | None
+    """Why there is none, or why it could not be checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How well models fit that saw all but the last windows."""
+
+    reward_error: float
+    """Mean squared error over variance, held out: 0 is perfect, 1 no better than the mean."""
+    entry_errors: Tensor
+    """(agent, obs_dim): likewise of the change of each observation entry; NaN where nothing changes
+    or no gradient passes."""
+    rewards: Tensor
+    """(2, sample): true and predicted."""
+    growth: Tensor | None
+    """(time,): the norm of the slope of an observation k + 1 steps after an action with respect to
+    that action, over that of the next observation. None where actions are choices."""
+    cosine: float | None
+    """Of the learned with the true gradient of a window's reward; None without a true one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """All that was found."""
+
+    env: str
+    shape: Shape
+    conduct: Conduct
+    experience: Experience
+    own: OwnGradients
+    fit: Fit
+    windows: tuple[Window, ...]
