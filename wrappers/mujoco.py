@@ -65,14 +65,19 @@ def make(
         device: where the tensors live; MuJoCo computes on the CPU.
         differentiable: must be False.
         max_steps: steps until truncation, if fewer than MaMuJoCo's 1000.
-        render_mode: "rgb_array" to be able to draw.
+        render_mode: must be None: these envs cannot be drawn here yet.
         robot: what `mamujoco_v1.parallel_env` takes. `agent_obsk` is how many joints away an agent
             sees (1).
 
     Raises:
         UsageError: the name or an option is not known.
     """
-    check_options(f"mamujoco/{name}", num_envs, differentiable, max_steps, render_mode)
+    check_options(f"mamujoco/{name}", num_envs, differentiable, max_steps, None)
+    if render_mode is not None:
+        raise UsageError(
+            f"render_mode is {render_mode!r}, but mamujoco/{name} cannot be drawn here yet; leave "
+            "it out"
+        )
     if robot.get("agent_obsk", 1) is None:
         raise UsageError(
             f"agent_obsk=None makes one agent of mamujoco/{name}; give the number of joints away "
@@ -83,9 +88,7 @@ def make(
         robot |= _partition(name, scenario, partition)
     try:
         raws = [
-            mamujoco_v1.parallel_env(
-                scenario, render_mode=render_mode, **({"agent_conf": "own"} | robot)
-            )
+            mamujoco_v1.parallel_env(scenario, **({"agent_conf": "own"} | robot))
             for _ in range(num_envs)
         ]
     except (gymnasium.error.Error, TypeError, ValueError, AttributeError, LookupError) as error:
