@@ -51,6 +51,11 @@ def test_a_run_leaves_everything_a_user_opens(tmp_path, capsys):
         *(True, True),
     ]
     assert float(rows[-1]["dynamics_error"]) >= 0
+    returns = [float(r["evaluation_mean_return"]) for r in rows if r["evaluation_mean_return"]]
+    kept = summary["best_policy"]
+    assert kept["update"] == [0, 4, 8, 9][returns.index(max(returns))]
+    assert main(["evaluate", str(out), "--best", "--num-envs", "3"]) == 0
+    assert json.loads((out / "evaluation.json").read_text())["mean_return"] == kept["mean_return"]
     assert list(out.glob("events.out.tfevents.*"))
     with Image.open(out / "curve.png") as curve, Image.open(out / "rollout.gif") as film:
         assert curve.size[0] > 500

@@ -269,6 +269,7 @@ def fake(
         writer.writerows([{"update": 0} | row, {"update": 1} | later])
     summary = {"normalised_return": value, "env_steps": 100, "cpu_seconds": 10.0 * seed}
     summary |= {"wall_seconds": 1.0, "stopped": "all steps taken"}
+    summary["best_policy"] = {"normalised_return": value + 0.05}
     if done:
         (run / "summary.json").write_text(json.dumps(summary))
 
@@ -294,6 +295,7 @@ def test_the_table_by_hand(tmp_path):
     assert (ppo["mean"], shac["mean"]) == (pytest.approx(0.3), pytest.approx(0.8))
     assert (ppo["by_row"], shac["by_row"]) == (pytest.approx(0.3 / 0.8), 1.0)
     assert (ppo["paper"], shac["paper"]) == (1.0, 1.0)
+    assert (ppo["kept"], shac["kept"]) == (pytest.approx(0.35), pytest.approx(0.85))
     assert 0.19 < ppo["low"] < 0.3 < ppo["high"] < 0.41
     assert (ppo["reached"], ppo["steps_to_reach"]) == (0, None)
     assert shac["goal"] == ppo["goal"] == pytest.approx(0.9 * 0.8)  # of the best cell

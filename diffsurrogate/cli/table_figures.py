@@ -35,6 +35,11 @@ class Result:
         return float((self.summary or {})["normalised_return"])
 
     @property
+    def kept_return(self) -> float:
+        """Of the policy that did best in the evaluations on the way, in the same new episodes."""
+        return float((self.summary or {})["best_policy"]["normalised_return"])
+
+    @property
     def cpu_seconds(self) -> float:
         """Of the finished run's training."""
         return float((self.summary or {})["cpu_seconds"])
@@ -63,6 +68,8 @@ class Figures:
     """Interquartile mean of the normalised return; None without a finished seed."""
     low: float | None
     high: float | None
+    kept: float | None
+    """Interquartile mean of what the policies kept in `best.pt` earn."""
     by_row: float | None
     """Over the best cell of the row."""
     row_complete: bool
@@ -209,6 +216,7 @@ def figures_of(
                 mean=mean,
                 low=None if low is None or np.isnan(low) else low,
                 high=None if high is None or np.isnan(high) else high,
+                kept=_interquartile([run.kept_return for run in those.values()]),
                 by_row=mean / best if mean is not None and best > 0 else None,
                 row_complete=all(len(runs[other]) == len(seeds[other]) for other in row),
                 paper=published(cell),
@@ -222,6 +230,10 @@ def figures_of(
             )
         )
     return figures
+
+
+def _interquartile(values: list[float]) -> float | None:
+    return interquartile_mean(values)[0] if values else None
 
 
 def _median(values: list[float]) -> float | None:

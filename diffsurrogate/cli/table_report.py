@@ -23,7 +23,8 @@ Return: of the deterministic policy at the end, in new episodes, over the true m
 interquartile mean over seeds and its 95 % bootstrap interval. By the paper's row rule: over the
 best cell of the row. Goal: .9 of what is known to be attainable, by the best cell of the row or by
 a script that sees what the agents see; steps and CPU-seconds to it are medians over the seeds that
-got there. CPU-seconds are of training, without evaluations.
+got there. Kept: the policy that did best in the evaluations on the way (`checkpoints/best.pt`),
+in the same new episodes. CPU-seconds are of training, without evaluations.
 † seeds are missing: figures are of the finished ones only, or measured against a best cell that
 may still change. … none is finished. – not in the table.
 """
@@ -78,6 +79,7 @@ def _plain(figures: Figures, results: Sequence[Result]) -> dict[str, Any]:
             name: r.summary[name]
             for name in ("normalised_return", "env_steps", "cpu_seconds", "stopped")
         }
+        | {"kept": r.kept_return}
         | {"curve": _rounded(r.curve)}
         for r in results
         if r.cell == figures.cell and r.summary is not None
@@ -153,7 +155,7 @@ def _grid(figures: Sequence[Figures], text: Any) -> str:
 
 def _details(figures: Sequence[Figures]) -> str:
     ceilings = any(f.ceiling is not None for f in figures)
-    head = ["task", "agents", "network", "method", "seeds", "return (IQM, 95 %)"]
+    head = ["task", "agents", "network", "method", "seeds", "return (IQM, 95 %)", "kept"]
     head += ["of the best script"] if ceilings else []
     head += ["row rule", "paper", "goal", "reached by", "CPU-s to goal", "steps to goal"]
     head += ["CPU-s per run", "ended"]
@@ -164,6 +166,7 @@ def _details(figures: Sequence[Figures]) -> str:
         if f.low is not None:
             mean += f" [{f.low:.3f}, {f.high:.3f}]"
         cells = [f.cell.task, str(f.cell.agents), f.cell.network, f.cell.method, f.seeds, mean]
+        cells.append("–" if f.kept is None else f"{f.kept:.3f}")
         if ceilings:
             share = f.mean / f.ceiling if f.mean is not None and f.ceiling else None
             cells.append("–" if share is None else f"{share:.2f}{mark} of {f.ceiling:.2f}")

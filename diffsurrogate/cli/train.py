@@ -2,18 +2,25 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.trainer import Trainer
-from diffsurrogate.cli.build import evaluation_env, filmed_env, trainer, training_env
+from diffsurrogate.cli.build import (
+    evaluation_env,
+    filmed_env,
+    trained_policy,
+    trainer,
+    training_env,
+)
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
 from diffsurrogate.errors import UsageError
@@ -178,7 +185,7 @@ class _Session:
 
     def _evaluate(self, bar: "tqdm[Any]") -> dict[str, float]:
         """Evaluate, remember it, keep the policy if it is the best so far; return metrics."""
-        result = self._timed_evaluation(EVALUATION_SEED)
+        result = self._timed_evaluation(self.agent.predict, EVALUATION_SEED)
         row: dict[str, Any] = {
             "update": self.agent.update,
             "env_steps": self.agent.env_steps,
@@ -197,10 +204,11 @@ class _Session:
             print(f"{steps:>12,} steps {cpu:8.1f} CPU-s  {text}", flush=True)
         return {f"evaluation_{name}": value for name, value in result.items() if value is not None}
 
-    def _timed_evaluation(self, seed: int) -> dict[str, float | None]:
+    def _timed_evaluation(
+        self, predict: Callable[[Tensor], Tensor], seed: int
+    ) -> dict[str, float | None]:
         began = time.process_time()
-        steps = self.options.eval_steps
-        result = evaluate(self.agent.predict, self.env, steps=steps, seed=seed)
+        result = evaluate(predict, self.env, steps=self.options.eval_steps, seed=seed)
         self.evaluation_cpu_seconds += time.process_time() - began
         return result.summary()
 
@@ -208,15 +216,28 @@ class _Session:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
         self._say("evaluating the trained policy on new episodes, and filming it")
-        final = self._timed_evaluation(FINAL_SEED)
+        final = self._timed_evaluation(self.agent.predict, FINAL_SEED)
+        kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
-        self.folder.write_summary(self._summary(final))
+        self.folder.write_summary(self._summary(final, kept))
         draw_curve(self.history, title, path / "curve.png")
         written = [f"{path / name}" for name in ("summary.json", "curve.png")]
         if options.film_steps > 0:
             written.append(self._film(path / "rollout.gif"))
+        if kept["update"] != self.agent.update:
+            written.append(f"{self.folder.best_path}: {_text(kept)}, of update {kept['update']}")
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
         print("\n".join(f"  {line}" for line in written))
+
+    def _kept(self, final: dict[str, float | None]) -> dict[str, Any]:
+        """Return what the policy in `best.pt` comes to in the same new episodes as the last."""
+        best = max(self.history, key=lambda row: row["mean_return"])
+        where = {name: best[name] for name in ("update", "env_steps", "cpu_seconds")}
+        if best["update"] == self.agent.update:
+            return where | final
+        checkpoint = self.folder.load(self.env.device, best=True)
+        policy = trained_policy(self.options, checkpoint, self.env)
+        return where | self._timed_evaluation(policy, FINAL_SEED)
 
     def _film(self, file: Path) -> str:
         """Film the policy; return the file, or why there is none: a run never fails for that."""
@@ -231,9 +252,9 @@ class _Session:
         if self.options.progress:
             print(text, flush=True)
 
-    def _summary(self, final: dict[str, float | None]) -> dict[str, Any]:
+    def _summary(self, final: dict[str, float | None], kept: dict[str, Any]) -> dict[str, Any]:
         options = self.options
-        best = max(self.history, key=lambda row: row["mean_return"], default=None)
+        best = max(self.history, key=lambda row: row["mean_return"])
         reached = [row for row in self.history if (row["normalised_return"] or 0.0) >= 0.9]
         return {
             "method": options.method,
@@ -244,6 +265,7 @@ class _Session:
             "num_envs": options.num_envs,
             **final,
             "best_evaluation": best,
+            "best_policy": kept,
             "reached_0.9": reached[0] if reached else None,
             "env_steps": self.agent.env_steps,
             "updates": self.agent.update,
