@@ -1,0 +1,193 @@
+"""One agent's action shared out among several, as MaMuJoCo does with a robot's joints."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.errors import UsageError
+from diffsurrogate.registry import as_multi_agent
+
+
+class SplitAgents(MultiAgentVectorEnv):
+    """Lets several agents act as one: each decides some entries of an action.
+
+    Every agent earns the same share of the reward, so that returns, which are sums over agents,
+    are those of the env itself. Gradients of the env's own pass through.
+
+    Example:
+        >>> from diffsurrogate import make
+        >>> from diffsurrogate.wrappers.split_agents import SplitAgents
+        >>> robot = make("vmas/navigation", num_envs=4, n_agents=1)
+        >>> env = SplitAgents(robot, {"east-west": [0], "north-south": [1]})
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        actions: Mapping[str, Sequence[int]],
+        observations: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Share out the actions of an env.
+
+        Args:
+            env: with one agent and continuous actions, or anything `as_multi_agent` makes one of.
+            actions: by the names of the new agents, which entries of the action are theirs. Every
+                entry is somebody's, and nobody else's.
+            observations: by the same names, which entries of the observation an agent sees; all of
+                them if None. Agents that see less than others see zeros at the end of their rows.
+
+        Raises:
+            UsageError: the env has several agents or choices, an entry of the action is left over
+                or shared, or an index is out of range.
+        """
+        self.env = env = as_multi_agent(env)
+        if env.num_agents != 1:
+            raise UsageError(
+                f"this env has the agents {', '.join(env.agents)} already; give one with one agent"
+            )
+        if env.discrete_actions:
+            raise UsageError(
+                "an action of this env is one choice, which several agents cannot share; give an "
+                "env with continuous actions"
+            )
+        names = list(actions)
+        whole = list(range(env.obs_dim))
+        sees = {name: whole for name in names} if observations is None else observations
+        _check(names, actions, observations, env)
+        self._acts, acting = _table([actions[name] for name in names], env.device)
+        self._sees, seeing = _table([sees[name] for name in names], env.device)
+        self._from = torch.zeros(env.act_dim, dtype=torch.long, device=env.device)
+        self._from[self._acts[acting]] = acting.flatten().nonzero().squeeze(1)
+        obs, act = env.single_observation_space, env.single_action_space
+        super().__init__(
+            num_envs=env.num_envs,
+            agents=names,
+            observation_space=_box(obs, self._sees, seeing, padding=(0, 0)),
+            action_space=_box(act, self._acts, acting, padding=(-1, 1)),
+            device=env.device,
+            gradients=env.gradients,
+            max_steps=env.max_steps,
+        )
+        self.observation_mask, self.action_mask = seeing, acting
+        self.metadata, self.render_mode = env.metadata, env.render_mode
+
+    # --- the env protocol ----------------------------------------------------------------------
+
+    @property
+    def current_obs(self) -> Tensor:
+        """(env, agent, obs_dim): what the agents would see now."""
+        return self._seen(self.env.current_obs)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Start every env anew."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._seen(obs), info
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Act as one; see `MultiAgentVectorEnv.step`."""
+        self.check_action(actions)
+        joint = actions.flatten(1)[:, self._from].unsqueeze(1)
+        obs, reward, terminated, truncated, info = self.env.step(joint)
+        shares = (reward / self.num_agents).expand(-1, self.num_agents)
+        info = info | {"final_obs": self._seen(info["final_obs"])}
+        return self._seen(obs), shares, terminated, truncated, info
+
+    def detach(self) -> None:
+        """Cut the env's graph."""
+        self.env.detach()
+
+    def enable_gradients(self, *kinds: str) -> None:
+        """Turn on the env's own gradients."""
+        self.env.enable_gradients(*kinds)
+        self.gradients = self.env.gradients
+
+    def disable_gradients(self) -> None:
+        """Turn the env's own gradients off."""
+        self.env.disable_gradients()
+        self.gradients = self.env.gradients
+
+    def max_return(self) -> Tensor | None:
+        """Return the env's largest attainable return, (env,)."""
+        return self.env.max_return()
+
+    def state(self) -> State:
+        """Return the env's state."""
+        return self.env.state()
+
+    def set_state(self, state: State) -> None:
+        """Put the env back where `state` was taken."""
+        self.env.set_state(state)
+
+    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
+        """Spread the env's time limits."""
+        self.env.stagger(generator, every)
+
+    def render(self, *args: Any, **kwargs: Any) -> Any:
+        """Render the env."""
+        return self.env.render(*args, **kwargs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the env."""
+        self.env.close(**kwargs)
+
+    def _seen(self, obs: Tensor) -> Tensor:
+        """Return what each agent sees of the observation (env, 1, obs_dim)."""
+        return torch.where(self.observation_mask, obs[:, 0, self._sees], 0.0)
+
+
+def _check(
+    names: Sequence[str],
+    actions: Mapping[str, Sequence[int]],
+    observations: Mapping[str, Sequence[int]] | None,
+    env: MultiAgentVectorEnv,
+) -> None:
+    """Refuse shares that are none, or that do not make up the whole action."""
+    if not names:
+        raise UsageError("actions names no agents; give {name: [entries of the action], ...}")
+    if observations is not None and set(observations) != set(names):
+        raise UsageError(
+            f"observations are of {sorted(observations)}, actions of {sorted(names)}; name the "
+            "same agents in both"
+        )
+    given = sorted(index for name in names for index in actions[name])
+    if given != list(range(env.act_dim)):
+        raise UsageError(
+            f"actions shares out the entries {given}; each of 0 to {env.act_dim - 1} must be given "
+            "to one agent"
+        )
+    for name in names:
+        seen = range(env.obs_dim) if observations is None else observations[name]
+        if len(actions[name]) == 0 or len(seen) == 0:
+            raise UsageError(f"agent {name!r} has nothing to do or to see; leave it out")
+        wrong = [index for index in seen if not 0 <= index < env.obs_dim]
+        if wrong:
+            raise UsageError(
+                f"agent {name!r} is to see the entries {wrong}, but observations have 0 to "
+                f"{env.obs_dim - 1}"
+            )
+
+
+def _table(rows: Sequence[Iterable[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return indices (agent, longest) padded with 0, and which of them are not padding."""
+    lists = [list(row) for row in rows]
+    longest = max(map(len, lists))
+    table = [[*row, *[0] * (longest - len(row))] for row in lists]
+    real = [[place < len(row) for place in range(longest)] for row in lists]
+    return torch.tensor(table, device=device), torch.tensor(real, device=device)
+
+
+def _box(space: Box, table: Tensor, real: Tensor, padding: tuple[int, int]) -> Box:
+    """Return the box of the agents' rows."""
+    index, kept = table.cpu().numpy(), real.cpu().numpy()
+    low, high = (
+        np.where(kept, bound[0][index], np.float32(pad)).astype(np.float32)
+        for bound, pad in zip((space.low, space.high), padding, strict=True)
+    )
+    return Box(low, high, dtype=np.float32)
