@@ -16,6 +16,7 @@ from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.algorithms.trainer import Gradient, Metrics, Trainer, adam
 from diffsurrogate.cache import BinnedCache
+from diffsurrogate.cancellation import Cancellation
 from diffsurrogate.critics import Critic
 from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
@@ -96,6 +97,7 @@ class SHAC(Trainer):
         self.actor_optimiser = adam(self.actor, self.config.actor_lr, self.config.betas)
         self.score_optimiser = adam(self.actor, self.config.score.lr, (0.9, 0.999))
         self.critic_optimiser = adam(self.critic, self.config.critic_lr, self.config.betas)
+        self.cancellation = Cancellation().to(device)
         self.values: BinnedCache | None = None
         if self.config.value_capacity > 0:
             self.values = BinnedCache(
@@ -182,6 +184,7 @@ class SHAC(Trainer):
             "episodes_ended": float(window.ended.sum()),
             "episodes_terminated": float(window.terminated.sum()),
         }
+        self.cancellation.update(window.reward)
         report |= self._fit_critic(window.obs, target)
         report |= self.env.fit(window)  # last: weights must not move under a live graph
         self.actor.statistics.update(window.obs)
@@ -281,15 +284,16 @@ class SHAC(Trainer):
             return {}
         if self.values is not None:
             self.values.add(target.mean(-1), {"obs": obs, "target": target})
-        total = 0.0
+        total, optimism = 0.0, self.config.optimism_at(self.cancellation.share)
         for batch in self._critic_batches(obs, target):
-            loss = expectile_loss(
-                self.critic(batch["obs"]), batch["target"], expectile=self.config.optimism
-            )
+            loss = expectile_loss(self.critic(batch["obs"]), batch["target"], expectile=optimism)
             self._descend(self.critic_optimiser, loss, self.config.clip)
             total += float(loss.detach()) / self.config.critic_updates
         self.critic.update_target()
-        return {"critic_loss": total, "value_target": float(target.mean())}
+        report = {"critic_loss": total, "value_target": float(target.mean())}
+        if self.config.settled_optimism is not None:
+            report["optimism"] = optimism
+        return report
 
     def _critic_batches(self, obs: Tensor, target: Tensor) -> Iterator[dict[str, Tensor]]:
         size = self.config.critic_batch_size
@@ -328,6 +332,7 @@ class SHAC(Trainer):
         return {
             "actor": dict(self.actor.state_dict()),
             "critic": dict(self.critic.state_dict()),
+            "cancellation": dict(self.cancellation.state_dict()),
             "actor_optimiser": self.actor_optimiser.state_dict(),
             "critic_optimiser": self.critic_optimiser.state_dict(),
             "score_optimiser": self.score_optimiser.state_dict(),
@@ -338,6 +343,7 @@ class SHAC(Trainer):
     def _load_state(self, state: State) -> None:
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
+        self.cancellation.load_state_dict(state["cancellation"])
         # copies: an optimiser would share its loaded tensors with whoever saved them
         self.actor_optimiser.load_state_dict(copy.deepcopy(state["actor_optimiser"]))
         self.score_optimiser.load_state_dict(copy.deepcopy(state["score_optimiser"]))

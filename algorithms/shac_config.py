@@ -60,6 +60,11 @@ class SHACConfig:
     optimism: float = 0.5
     """Expectile the critic learns (arXiv:2110.06169, eq. 5): .5 is the mean; more of it believes
     in the better outcomes of a state, which draws a policy to where rewards of either sign are."""
+    settled_optimism: float | None = None
+    """What `optimism` comes down to as far as losses do not cancel gains
+    (`diffsurrogate.cancellation`): with rewards of one sign, or once a policy loses little. An
+    expectile that stays high overrates every state whose outcomes differ, more so with every
+    bootstrap. None leaves `optimism` as it is."""
     final_std: float | None = None
     """Standard deviation of the policy at which its noise ends; None keeps `actor.std`."""
     std_steps: int = 1_000_000
@@ -106,12 +111,7 @@ class SHACConfig:
         require_range(self, "average", low=0.0, high=0.9999)
         require_range(self, "actor_epochs", "actor_minibatches", low=1.0)
         if self.actor_horizon is not None:
-            require_range(self, "actor_horizon", low=1.0)
-            if self.horizon % min(self.actor_horizon, self.horizon):
-                raise UsageError(
-                    f"actor_horizon is {self.actor_horizon}; give one that divides the horizon, "
-                    f"{self.horizon}, or None for whole windows"
-                )
+            self._check_pieces(self.actor_horizon)
         require_range(self, "pathwise_weight", low=0.0)
         require_range(self, "optimism", low=0.01, high=0.99)
         if self.score.epochs > 0:
@@ -126,8 +126,9 @@ class SHACConfig:
                     f"score needs the density of each action, which {self.noise.kind} noise does "
                     "not give; use white or ou noise"
                 )
-        if self.actor_lam is not None:
-            require_range(self, "actor_lam", low=0.0, high=1.0)
+        for name, low, high in (("actor_lam", 0.0, 1.0), ("settled_optimism", 0.01, 0.99)):
+            if getattr(self, name) is not None:
+                require_range(self, name, low=low, high=high)
         if self.final_std is not None:
             require_range(self, "final_std", low=1e-6)
             if self.actor.learn_std or self.actor.std <= 0:
@@ -141,6 +142,20 @@ class SHACConfig:
         require_range(self, "clip", low=1e-12)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas are {self.betas}; each must be in [0, 1)")
+
+    def _check_pieces(self, length: int) -> None:
+        """Refuse pieces that a window cannot be cut into."""
+        require_range(self, "actor_horizon", low=1.0)
+        if self.horizon % min(length, self.horizon):
+            raise UsageError(
+                f"actor_horizon is {length}; give one that divides the horizon, {self.horizon}, or "
+                "None for whole windows"
+            )
+
+    def optimism_at(self, cancellation: float) -> float:
+        """Return the expectile for a share of rewards, in [0, 1], that cancel each other."""
+        settled = self.optimism if self.settled_optimism is None else self.settled_optimism
+        return settled + (self.optimism - settled) * cancellation
 
     @property
     def replays(self) -> bool:

@@ -273,6 +273,14 @@ def test_pictures_are_made_only_if_asked_for():
         plain.render()
 
 
+def test_a_picture_that_fails_is_advised_on(monkeypatch):
+    env = as_multi_agent(lambda: counter(render_mode="rgb_array"), num_envs=3)
+    env.reset(seed=0)
+    monkeypatch.setattr(Counter, "render", lambda self: 1 / 0)
+    with pytest.raises(UsageError, match=r"division by zero.*MUJOCO_GL=egl"):
+        env.render()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "advice"),
     [
@@ -307,8 +315,8 @@ def test_a_missing_package_is_named(monkeypatch, error):
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
-        ({"actions": spaces.MultiDiscrete([2, 3])}, r"MultiDiscrete\(\[2 3\]\) are not supp"),
-        ({"actions": spaces.Box(0, 7, (2,), np.int64)}, "Box of floats and Discrete"),
+        ({"actions": spaces.MultiBinary(3)}, r"MultiBinary\(3\) are not supp"),
+        ({"actions": spaces.Box(0, 7, (2,), np.int64)}, "Box of floats, Discrete and MultiD"),
         ({"actions": spaces.Box(-np.inf, 1, (2,))}, "action box must be finite"),
         ({"observations": spaces.Sequence(spaces.Box(0, 1))}, "fixed size"),
     ],

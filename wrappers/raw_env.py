@@ -22,6 +22,10 @@ class RawEnvAdapter(MultiAgentVectorEnv):
     def detach(self) -> None:
         """Do nothing: no graph runs through the simulator."""
 
+    def _shared(self, rows: Tensor) -> Tensor:
+        """Return what the raw env has once, `(env, 1, ...)`, for every agent, on the device."""
+        return rows.to(self.device).repeat_interleave(self.num_agents, dim=1)
+
     def _save(self) -> State:
         raise NotImplementedError(
             f"{self.library} has no way to save an env's state; episodes start anew when a run is "
@@ -93,11 +97,19 @@ def flat_box(space: gymnasium.Space[Any]) -> spaces.Box | None:
     return flat if isinstance(flat, spaces.Box) else None
 
 
-def raw_actions(space: spaces.Box | spaces.Discrete, action: Tensor, num_envs: int) -> NDArray[Any]:
-    """Return what a space takes for actions `(env, 1, act_dim)` in the box, of one agent."""
+def raw_actions(
+    space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete, action: Tensor, num_envs: int
+) -> NDArray[Any]:
+    """Return what a space takes for actions `(env, agent, act_dim)` in the box.
+
+    Of one agent; for a `MultiDiscrete` space, of one agent per choice.
+    """
     rows = action.detach().cpu()
     if isinstance(space, spaces.Discrete):
         return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        choices = rows.argmax(-1).numpy().reshape(num_envs, *space.shape) + space.start
+        return choices.astype(space.dtype)
     return rows.numpy().astype(space.dtype).reshape(num_envs, *space.shape)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.gymnasium import action_box, observation_box
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import RawEnvAdapter, raw_actions
+from diffsurrogate.wrappers.raw_spaces import action_box, action_mask, agent_names, observation_box
 from diffsurrogate.wrappers.sb3 import SB3VecEnv
 
 
@@ -49,7 +49,8 @@ class AdaptedVecEnv(RawEnvAdapter):
         """Take over `raw`, which must not be used directly from now on.
 
         Args:
-            raw: with a `Box` of observations, and a `Box` or `Discrete` of actions.
+            raw: with a `Box` of observations, and a `Box`, `Discrete` or `MultiDiscrete` of
+                actions (see `GymnasiumEnv`).
             seed: of the first reset without one; None leaves it to `raw`.
             device: where the tensors live; `raw` computes on the CPU.
 
@@ -69,14 +70,16 @@ class AdaptedVecEnv(RawEnvAdapter):
                 "of the single envs, such as by gymnasium.wrappers.FlattenObservation: "
                 "make_vec_env(id, wrapper_class=FlattenObservation)"
             )
+        agents = agent_names(actions)
         super().__init__(
             num_envs=raw.num_envs,
-            agents=["agent"],
-            observation_space=observation_box(observations),
+            agents=agents,
+            observation_space=observation_box(observations, len(agents)),
             action_space=action_box(actions),
             device=usable_device(device),
         )
-        self.discrete_actions = isinstance(actions, spaces.Discrete)
+        self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
+        self.action_mask = action_mask(actions).to(self.device)
         self.raw = raw
         self.render_mode = raw.render_mode
         self.metadata = self.metadata | {
@@ -124,10 +127,10 @@ class AdaptedVecEnv(RawEnvAdapter):
         with self._checks.calling("reset()", self.raw):
             obs = self.raw.reset()
         self._obs = self._flatten(obs)
-        return self._obs.to(self.device)
+        return self._shared(self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
-        return self._obs.to(self.device)  # all in `mask` ended in `raw`, which has reset them
+        return self._shared(self._obs)  # all in `mask` ended in `raw`, which has reset them
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
@@ -148,9 +151,10 @@ class AdaptedVecEnv(RawEnvAdapter):
             row = self._checks.one("terminal_observation", last, self._obs_shape, index)
             final[index, 0] = torch.from_numpy(row.reshape(-1))
         self._cut = torch.from_numpy(cut).to(self.device)
+        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
         return (
-            final.to(self.device),
-            torch.from_numpy(self._checks.batch("reward", reward, ())).unsqueeze(1).to(self.device),
+            self._shared(final),
+            self._shared(rewards.unsqueeze(1) / self.num_agents),
             torch.from_numpy(ended & ~cut).to(self.device),
         )
 

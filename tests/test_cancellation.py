@@ -1,0 +1,77 @@
+"""Optimism that comes down as losses stop to cancel gains."""
+
+import pytest
+import torch
+
+from diffsurrogate import ClipConfig, LearnedDiffWrapper, NoiseConfig, make
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.cancellation import DECAY, Cancellation
+from diffsurrogate.errors import UsageError
+
+
+def window(*rewards: float) -> torch.Tensor:
+    """One number per step, of the first of two envs and the second of three agents."""
+    reward = torch.zeros(len(rewards), 2, 3)
+    reward[:, 0, 1] = torch.tensor(rewards)
+    return reward
+
+
+@pytest.mark.parametrize(
+    ("rewards", "share"),
+    [
+        ((0.0, 0.0), 1.0),
+        ((2.0, 1.0), 0.0),
+        ((-2.0, -1.0), 0.0),
+        ((2.0, -2.0), 1.0),
+        ((3.0, -1.0), 0.5),
+        ((-3.0, 1.0), 0.5),
+    ],
+)
+def test_one_window_by_hand(rewards, share):
+    cancellation = Cancellation()
+    assert cancellation.share == 1
+    cancellation.update(window(*rewards))
+    assert cancellation.share == pytest.approx(share)
+
+
+def test_agents_of_a_team_cancel_each_other_before_windows_do():
+    cancellation = Cancellation()
+    cancellation.update(torch.tensor([[[1.0, -1.0, 0.5]]]))
+    assert cancellation.share == 0  # the team earned .5
+
+
+def test_older_windows_fade():
+    cancellation = Cancellation()
+    cancellation.update(window(4.0, -4.0))
+    for _ in range(20):
+        cancellation.update(window(1.0))
+    gains = sum(DECAY**k for k in range(20))
+    expected = 1 - gains / (gains + 8 * DECAY**20)
+    assert cancellation.share == pytest.approx(expected)
+
+
+def test_optimism_lies_between_its_ends():
+    config = SHACConfig(optimism=0.8, settled_optimism=0.6)
+    assert [config.optimism_at(share) for share in (0.0, 0.25, 1.0)] == pytest.approx(
+        [0.6, 0.65, 0.8]
+    )
+    assert SHACConfig(optimism=0.8).optimism_at(0.0) == 0.8
+    with pytest.raises(UsageError, match="settled_optimism is 1.0"):
+        SHACConfig(settled_optimism=1.0)
+
+
+def test_a_trainer_comes_down_where_rewards_are_of_one_sign():
+    config = SHACConfig(
+        noise=NoiseConfig(kind="white"),
+        score=ClipConfig(epochs=1),
+        optimism=0.8,
+        settled_optimism=0.55,
+    )
+    swings = LearnedDiffWrapper(make("diffsurrogate/cartpole-swingup", num_envs=4))
+    agent = SHAC(swings, config)  # which costs in every step
+    reports = list(agent.updates(2))
+    assert [report["optimism"] for report in reports] == pytest.approx([0.55, 0.55], abs=1e-3)
+    other = SHAC(swings, config)
+    other.load_state_dict(agent.state_dict())
+    assert other.cancellation.share == agent.cancellation.share
