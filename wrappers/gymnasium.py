@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import find_highest_version
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ from diffsurrogate.wrappers.raw_env import (
     check_options,
     copies_of,
     env_seeds,
-    flat_box,
     raw_actions,
 )
+from diffsurrogate.wrappers.raw_spaces import action_box, action_mask, agent_names, observation_box
 
 RawVectorEnv = VectorEnv[Any, Any, Any]
 RawEnv = gymnasium.Env[Any, Any]
@@ -36,6 +37,10 @@ class GymnasiumEnv(RawEnvAdapter):
     Values are the raw env's own, as float32. Observations other than boxes are flattened as
     `gymnasium.spaces.flatten` does. Continuous actions keep their box; `Discrete(K)` actions become
     one-hot rows (`discrete_actions`), of which the raw env gets the largest entry.
+
+    `MultiDiscrete` actions are several choices: each is made by an agent of its own ("choice_0",
+    "choice_1", ...), who sees all and earns an equal share of the reward, so that returns, which
+    are sums over agents, are the raw env's.
 
     What is not finite or of another shape than declared is refused; what lies outside of the
     declared space is not.
@@ -74,16 +79,18 @@ class GymnasiumEnv(RawEnvAdapter):
                 f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
             )
         actions = raw.single_action_space
+        agents = agent_names(actions)
         limits = [limit for limit in (time_limit(raw), max_steps) if limit is not None]
         super().__init__(
             num_envs=raw.num_envs,
-            agents=["agent"],
-            observation_space=observation_box(raw.single_observation_space),
+            agents=agents,
+            observation_space=observation_box(raw.single_observation_space, len(agents)),
             action_space=action_box(actions),
             device=usable_device(device),
             max_steps=min(limits, default=None),
         )
-        self.discrete_actions = isinstance(actions, spaces.Discrete)
+        self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
+        self.action_mask = action_mask(actions).to(self.device)
         self.raw = raw
         self.metadata = raw.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode, self.spec = raw.render_mode, raw.spec
@@ -103,8 +110,8 @@ class GymnasiumEnv(RawEnvAdapter):
             one frame `(height, width, 3)` uint8 per env.
 
         Raises:
-            UsageError: the env was made without `render_mode="rgb_array"`, or a package that it
-                draws with is missing.
+            UsageError: the env was made without `render_mode="rgb_array"`, or a package or the
+                OpenGL that it draws with is missing.
         """
         if self.render_mode != "rgb_array":
             raise UsageError(
@@ -115,6 +122,11 @@ class GymnasiumEnv(RawEnvAdapter):
             frames: Any = self.raw.render()
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UsageError(f"drawing this env needs a package: {error}") from error
+        except Exception as error:  # such as MuJoCo's own
+            raise UsageError(
+                f"this env could not be drawn ({error}); MuJoCo needs OpenGL: without a display, "
+                "set the environment variable MUJOCO_GL=egl"
+            ) from error
         indices = range(self.num_envs) if env_indices is None else env_indices
         return tuple(frames[index] for index in indices)
 
@@ -133,7 +145,7 @@ class GymnasiumEnv(RawEnvAdapter):
         with self._checks.calling("reset()", self.raw):
             obs, _ = self.raw.reset(seed=seeds)
         self._raw_obs = self._flatten(obs)
-        return self._raw_obs.to(self.device)
+        return self._shared(self._raw_obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         chosen = mask.cpu().numpy() & ~self._reset_by_raw
@@ -149,7 +161,7 @@ class GymnasiumEnv(RawEnvAdapter):
                     'options={"reset_mask": mask}: envs that go on changed too; make single envs '
                     "and put them together by gymnasium.vector.SyncVectorEnv"
                 )
-        return self._raw_obs.to(self.device)
+        return self._shared(self._raw_obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
@@ -164,9 +176,10 @@ class GymnasiumEnv(RawEnvAdapter):
             self._reset_by_raw = np.logical_or(terminated, truncated)
             final = self._final_obs(info)
         self._cut = torch.from_numpy(truncated).to(self.device)
+        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
         return (
-            final.to(self.device),
-            torch.from_numpy(self._checks.batch("reward", reward, ())).unsqueeze(1).to(self.device),
+            self._shared(final),
+            self._shared(rewards.unsqueeze(1) / self.num_agents),
             torch.from_numpy(terminated).to(self.device),
         )
 
@@ -200,40 +213,6 @@ class GymnasiumEnv(RawEnvAdapter):
             row = self._checks.one("final_obs", one, (self.obs_dim,), index)
             final[index, 0] = torch.from_numpy(row)
         return final
-
-
-def observation_box(space: gymnasium.Space[Any]) -> spaces.Box:
-    """Return the box `(1, obs_dim)` float32 of a flattened observation.
-
-    Raises:
-        UsageError: the observations have no fixed size.
-    """
-    flat = flat_box(space)
-    if flat is None:
-        raise UsageError(
-            f"observations of {space} cannot become a vector of fixed size; make them one in a "
-            "gymnasium.ObservationWrapper"
-        )
-    with np.errstate(over="ignore"):  # the largest float64 becomes infinite
-        low, high = (bound.astype(np.float32)[None] for bound in (flat.low, flat.high))
-    return spaces.Box(low, high, dtype=np.float32)
-
-
-def action_box(space: gymnasium.Space[Any]) -> spaces.Box:
-    """Return the box `(1, act_dim)` float32 of an action: flattened, or one-hot if discrete.
-
-    Raises:
-        UsageError: the actions are neither continuous nor one discrete choice.
-    """
-    if isinstance(space, spaces.Discrete):
-        return spaces.Box(0, 1, (1, int(space.n)), np.float32)
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        low, high = (bound.astype(np.float32).reshape(1, -1) for bound in (space.low, space.high))
-        return spaces.Box(low, high, dtype=np.float32)
-    raise UsageError(
-        f"actions of {space} are not supported; only a Box of floats and Discrete are, make them "
-        "one of these in a gymnasium.ActionWrapper"
-    )
 
 
 def time_limit(raw: RawVectorEnv) -> int | None:
@@ -318,6 +297,17 @@ def make(
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"gymnasium/{name} cannot draw pictures; its render modes are {modes}")
     return GymnasiumEnv(_together(raws), seed=seed, device=device)
+
+
+def ids() -> list[str]:
+    """Return the newest versions of what comes with Gymnasium; registered envs are known too."""
+    return [
+        spec.id
+        for spec in gymnasium.registry.values()
+        if isinstance(spec.entry_point, str)  # others only say that they are gone
+        and spec.entry_point.startswith("gymnasium.envs.")
+        and spec.version == find_highest_version(spec.namespace, spec.name)
+    ]
 
 
 def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> RawEnv:
