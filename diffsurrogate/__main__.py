@@ -1,13 +1,15 @@
 """The command line."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from diffsurrogate.cli.doctor import DoctorOptions, doctor
+from diffsurrogate.cli.envs import EnvsOptions, list_envs
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import named_by, parse_train
 from diffsurrogate.cli.report import ReportOptions, report
@@ -31,7 +33,19 @@ _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
 _Reproduce = Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
 _Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
 _Doctor = Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
-_Command = _Train | _Evaluate | _Render | _Report | _Reproduce | _Check | _Doctor
+_Envs = Annotated[EnvsOptions, tyro.conf.subcommand("envs")]
+_COMMANDS: dict[type, Callable[[Any], int]] = {
+    TrainOptions: train,
+    EvaluateOptions: evaluate_run,
+    RenderOptions: render_run,
+    ReportOptions: report,
+    ReproduceOptions: reproduce,
+    CheckOptions: check_env,
+    DoctorOptions: doctor,
+    EnvsOptions: list_envs,
+}
+"""What each runs; all return the exit status."""
+_Command = _Train | _Evaluate | _Render | _Report | _Reproduce | _Check | _Doctor | _Envs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,19 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         command = _parse(arguments)
-        if isinstance(command, TrainOptions):
-            return train(command)
-        if isinstance(command, EvaluateOptions):
-            return evaluate_run(command)
-        if isinstance(command, RenderOptions):
-            return render_run(command)
-        if isinstance(command, ReportOptions):
-            return report(command)
-        if isinstance(command, ReproduceOptions):
-            return reproduce(command)
-        if isinstance(command, DoctorOptions):
-            return doctor(command)
-        return check_env(command)
+        return _COMMANDS[type(command)](command)
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""How far rewards of either sign cancel each other."""
+"""How far losses cancel gains."""
 
 import torch
 from jaxtyping import Float
@@ -6,33 +6,37 @@ from torch import Tensor, nn
 
 DECAY = 0.97
 """What a window's rewards still weigh one window later."""
+ENOUGH = 0.2
+"""Share of the gains that losses must make up to count in full."""
 
 
 class Cancellation(nn.Module):
-    r"""Follows $1 - |\sum r| / \sum |r|$ over the rewards of the last thirty windows or so.
+    r"""Follows gains and losses of the last thirty windows or so.
 
-    1 where losses are as large as gains, 0 where all rewards are of one sign. Random pushes of a
-    package to its goal lose as often as they win; a policy that knows the way does not.
+    Random pushes of a package to its goal lose nearly as often as they win; a policy that knows
+    the way does not.
     """
 
-    total: Tensor
-    size: Tensor
+    gains: Tensor
+    losses: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("total", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("size", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("gains", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("losses", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
     def update(self, reward: Float[Tensor, "time env agent"]) -> None:
-        """Take a window's rewards in."""
+        """Take a window's rewards in; those of a team are summed first."""
         team = reward.double().sum(-1)
-        self.total.mul_(DECAY).add_(team.sum())
-        self.size.mul_(DECAY).add_(team.abs().sum())
+        self.gains.mul_(DECAY).add_(team.clamp(min=0).sum())
+        self.losses.mul_(DECAY).sub_(team.clamp(max=0).sum())
 
     @property
     def share(self) -> float:
-        """In [0, 1]; 1 while there was no reward at all."""
-        if self.size == 0:
-            return 1.0
-        return float(1 - self.total.abs() / self.size)
+        """In [0, 1]: 0 with rewards of one sign only; 1 where the rarer sign makes up a fifth.
+
+        It is 1, too, while there was no reward at all.
+        """
+        less, more = sorted([float(self.gains), float(self.losses)])
+        return 1.0 if more == 0 else min(1.0, less / (ENOUGH * more))

@@ -23,6 +23,16 @@ _FACTORIES: dict[str, str | EnvFactory] = {
     "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:make_mpe2",
     "mamujoco": "diffsurrogate.wrappers.mujoco:make",
 }
+_IDS: dict[str, str | Callable[[], list[str]]] = {
+    "vmas": "diffsurrogate.wrappers.vmas:ids",
+    "paper": "diffsurrogate.wrappers.paper:ids",
+    "diffsurrogate": "diffsurrogate.wrappers.native:ids",
+    "gymnasium": "diffsurrogate.wrappers.gymnasium:ids",
+    "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:ids",
+    "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:ids_mpe2",
+    "mamujoco": "diffsurrogate.wrappers.mujoco:ids",
+}
+"""Lists what may follow the slash; a namespace that is not here takes any id its library knows."""
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     "vmas.simulator.environment.environment.Environment": "diffsurrogate.wrappers.vmas:adapt",
     "gymnasium.core.Env": "diffsurrogate.wrappers.gymnasium:adapt",
@@ -51,18 +61,53 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
         hint = _suggest(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
         raise UsageError(
             f"unknown env {env_id!r}; ids are namespace/name, with the namespaces "
-            f"{', '.join(sorted(_FACTORIES))}{hint}"
+            f"{', '.join(namespaces())}{hint}"
         )
     if "device" in options:
         options["device"] = usable_device(options["device"])
     return _load(_FACTORIES[namespace])(name, **options)
 
 
-def register_env(namespace: str, factory: EnvFactory) -> None:
-    """Let `make("namespace/name", **options)` call `factory(name, **options)`."""
+def namespaces() -> list[str]:
+    """Return what may stand before the slash of an id."""
+    return sorted(_FACTORIES)
+
+
+def known_ids(namespace: str) -> list[str] | None:
+    """Return the ids of a namespace, such as `paper/dispersion`; None if nobody lists them.
+
+    Raises:
+        UsageError: there is no such namespace, or a package that it needs is missing.
+    """
+    if namespace not in _FACTORIES:
+        raise UsageError(
+            f"unknown namespace {namespace!r}; there are {', '.join(namespaces())}"
+            f"{_suggest(namespace, _FACTORIES)}"
+        )
+    if namespace not in _IDS:
+        return None
+    return sorted(f"{namespace}/{name}" for name in _load(_IDS[namespace])())
+
+
+def register_env(
+    namespace: str, factory: EnvFactory, ids: Callable[[], list[str]] | None = None
+) -> None:
+    """Let `make("namespace/name", **options)` call `factory(name, **options)`.
+
+    Args:
+        namespace: what stands before the slash.
+        factory: makes an env by name.
+        ids: lists the names, for `diffsurrogate envs`; None if there is no such list.
+
+    Raises:
+        UsageError: the namespace has a slash.
+    """
     if "/" in namespace or not namespace:
         raise UsageError(f"namespace is {namespace!r}; give a name without a slash")
     _FACTORIES[namespace] = factory
+    _IDS.pop(namespace, None)
+    if ids is not None:
+        _IDS[namespace] = ids
 
 
 def register_adapter(kind: type, adapter: Callable[..., MultiAgentVectorEnv]) -> None:
@@ -117,10 +162,10 @@ def _suggest(word: str, known: dict[str, Any]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _load(target: str | Callable[..., MultiAgentVectorEnv]) -> Callable[..., MultiAgentVectorEnv]:
+def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
     """Import an adapter only when it is needed: its library may not be installed."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")
-    found: Callable[..., MultiAgentVectorEnv] = getattr(importlib.import_module(module), name)
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found

@@ -40,6 +40,17 @@ def test_values_are_those_of_the_raw_env():
     assert truncated.all()
 
 
+@pytest.mark.parametrize(
+    ("given", "limit"), [({}, 50), ({"max_steps": 7}, 7), ({"max_steps": 70}, 50)]
+)
+def test_the_robots_own_time_limit_is_known(given, limit):
+    env = make("mamujoco/Reacher-2x1", num_envs=2, **given)
+    assert env.max_steps == limit
+    env.reset(seed=0)
+    cuts = [bool(env.step(torch.zeros(2, 2, 1))[3].any()) for _ in range(limit)]
+    assert cuts == [False] * (limit - 1) + [True]
+
+
 @pytest.mark.parametrize("name", ["Walker2d-6x1", "Ant-8x1", "HalfCheetah-3x2"])
 def test_joints_shared_out_anew_are_each_somebodys_once(name):
     env = make(f"mamujoco/{name}", num_envs=1)
@@ -86,6 +97,7 @@ def test_shac_and_ppo_take_their_steps():
         ("HalfCheetah-5x1", {}, "HalfCheetah has 6"),
         ("Cat-2x1", {}, "is not known"),
         ("ManySegmentSwimmer-many", {}, "is not known"),
+        ("CoupledHalfCheetah-2x6", {}, "UNKNOWN partitioning config"),
         ("Ant-4x2", {"num_envs": 0}, "num_envs is 0"),
         ("Ant-4x2", {"differentiable": True}, "LearnedDiffWrapper"),
         ("Ant-4x2", {"max_steps": 0}, "max_steps is 0"),

@@ -43,6 +43,7 @@ def _forget(monkeypatch):
     """What a test registers is forgotten after it."""
     monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
     monkeypatch.setattr(registry, "_ADAPTERS", dict(registry._ADAPTERS))
+    monkeypatch.setattr(registry, "_IDS", dict(registry._IDS))
 
 
 @pytest.mark.parametrize(
@@ -120,5 +121,5 @@ def test_an_unknown_type_is_refused_with_what_is_known_and_how_to_add():
 
 
 def test_every_namespace_we_name_can_be_loaded():
-    for target in registry._FACTORIES.values():
+    for target in (*registry._FACTORIES.values(), *registry._IDS.values()):
         assert callable(registry._load(target))

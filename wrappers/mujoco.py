@@ -8,25 +8,25 @@ import io
 import re
 from typing import Any
 
-import gymnasium
 import torch
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.pettingzoo import PettingZooEnv
 from diffsurrogate.wrappers.raw_env import check_options
 
 try:
     with contextlib.redirect_stderr(io.StringIO()):  # it talks about other envs when imported
         from gymnasium_robotics import mamujoco_v1
         from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
-except ImportError as error:
+
+    from diffsurrogate.wrappers.pettingzoo import PettingZooEnv
+except (ImportError, UsageError) as error:
     raise UsageError(
         "ids mamujoco/... need Gymnasium-Robotics and MuJoCo, an optional extra: pip install "
         f'"diffsurrogate[mujoco]" ({error})'
     ) from error
 
 TIME_LIMIT = 1000
-"""Steps after which MaMuJoCo truncates."""
+"""Steps after which MaMuJoCo truncates a robot that Gymnasium gives no limit."""
 _JOINTS = {
     "HalfCheetah": ("6x1", "2x3"),
     "Ant": ("4x2", "2x4", "2x4d"),
@@ -41,6 +41,11 @@ _JOINTS = {
 """MaMuJoCo's own partitions."""
 _CHAINS = ("ManySegmentSwimmer", "ManySegmentAnt", "CoupledHalfCheetah")
 """Robots that MaMuJoCo builds by their partition."""
+
+
+def ids() -> list[str]:
+    """Return the robots with MaMuJoCo's own partitions; other ways to share out are known too."""
+    return [f"{robot}-{partition}" for robot, own in _JOINTS.items() for partition in own]
 
 
 def make(
@@ -64,7 +69,8 @@ def make(
         seed: of the first reset without one.
         device: where the tensors live; MuJoCo computes on the CPU.
         differentiable: must be False.
-        max_steps: steps until truncation, if fewer than MaMuJoCo's 1000.
+        max_steps: steps until truncation, if fewer than the robot's own (1000; Reacher 50, Pusher
+            100).
         render_mode: must be None: these envs cannot be drawn here yet.
         robot: what `mamujoco_v1.parallel_env` takes. `agent_obsk` is how many joints away an agent
             sees (1).
@@ -91,12 +97,14 @@ def make(
             mamujoco_v1.parallel_env(scenario, **({"agent_conf": "own"} | robot))
             for _ in range(num_envs)
         ]
-    except (gymnasium.error.Error, TypeError, ValueError, AttributeError, LookupError) as error:
+    except Exception as error:  # of any kind: it raises plain ones too
         raise UsageError(
             f"mamujoco/{name} could not be made with {robot} ({error}); scenarios are "
             f"{', '.join(_JOINTS)}, {', '.join(_CHAINS)}"
         ) from error
-    limit = min(max_steps or TIME_LIMIT, TIME_LIMIT)
+    spec = raws[0].single_agent_env.spec
+    own = TIME_LIMIT if spec is None else spec.max_episode_steps or TIME_LIMIT
+    limit = min(max_steps or own, own)
     return PettingZooEnv(raws, max_steps=limit, seed=seed, device=device)
 
 

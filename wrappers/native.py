@@ -11,6 +11,11 @@ from diffsurrogate.wrappers.cartpole import CartPoleSwingUp
 ENVS: dict[str, type[CartPoleSwingUp]] = {"cartpole-swingup": CartPoleSwingUp}
 
 
+def ids() -> list[str]:
+    """Return the names of the envs."""
+    return list(ENVS)
+
+
 def make(name: str, **options: Any) -> MultiAgentVectorEnv:
     """Make a native env by name.
 

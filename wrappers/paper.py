@@ -20,6 +20,11 @@ TASKS = {
 }
 
 
+def ids() -> list[str]:
+    """Return the names of the tasks."""
+    return list(TASKS)
+
+
 def make(
     task: str,
     *,

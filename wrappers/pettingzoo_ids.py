@@ -2,9 +2,10 @@
 
 import difflib
 import importlib
+import importlib.util
 import inspect
-import pkgutil
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,31 @@ import torch
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo import PettingZooEnv
 from diffsurrogate.wrappers.raw_env import check_options
+
+FAMILIES = ("atari", "butterfly", "classic", "sisl")
+
+
+def ids() -> list[str]:
+    """Return the names of PettingZoo's own parallel envs, whether what they need is there or not.
+
+    Envs whose agents take turns are left out.
+    """
+    found = {family: _parallel_modules(f"pettingzoo.{family}") for family in FAMILIES}
+    return [f"{family}/{module}" for family, modules in found.items() for module in modules]
+
+
+def ids_mpe2() -> list[str]:
+    """Return the names of the multi-particle envs.
+
+    Raises:
+        UsageError: the package mpe2 is missing.
+    """
+    if importlib.util.find_spec("mpe2") is None:
+        raise UsageError(
+            "ids mpe2/... need the package mpe2, an optional extra: pip install "
+            '"diffsurrogate[mpe2]"'
+        )
+    return _parallel_modules("mpe2")
 
 
 def make_mpe2(name: str, **options: Any) -> PettingZooEnv:
@@ -113,15 +139,18 @@ def _module(env_id: str, package: str, name: str) -> ModuleType:
 
 def _hint(env_id: str, package: str, name: str) -> str:
     """Return names like that of the env that was not found, to be added to a message."""
-    try:
-        folders: Any = [] if package == "pettingzoo" else importlib.import_module(package).__path__
-    except ImportError:
-        folders = []
-    if not folders:
-        families = "atari, butterfly, classic, sisl"
+    if package.removeprefix("pettingzoo.") not in (*FAMILIES, "mpe2"):
+        families = ", ".join(FAMILIES)
         return f"; ids are pettingzoo/<family>/<name>, with the families {families}"
-    modules = [info.name for info in pkgutil.iter_modules(folders)]
-    known = [module for module in modules if module.rpartition("_v")[2].isdigit()]
+    known = _parallel_modules(package)
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=3) or known
     prefix = env_id.removesuffix(name)
     return f"; there are {', '.join(prefix + module for module in close)}"
+
+
+def _parallel_modules(package: str) -> list[str]:
+    """Return the modules with a parallel env; read, not imported: some need further packages."""
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    files = [file for folder in folders for file in Path(folder).glob("*_v*.py")]
+    return sorted(file.stem for file in files if "parallel_env" in file.read_text())

@@ -21,6 +21,7 @@ from diffsurrogate.wrappers.vmas_catalogue import (
     check_arguments,
     differentiable_parts,
     load_scenario,
+    scenario_names,
     why_not,
 )
 from diffsurrogate.wrappers.vmas_random import Stream
@@ -260,6 +261,11 @@ class VmasEnv(MultiAgentVectorEnv):
         with torch.inference_mode(False), torch.no_grad():
             load_tree(self._roots, state["tree"])
         self._stream = Stream.load(state["random"], self.device)
+
+
+def ids() -> list[str]:
+    """Return the names of all VMAS scenarios."""
+    return scenario_names()
 
 
 def adapt(raw_env: Environment, *, max_steps: int | None = None) -> VmasEnv:

@@ -1,4 +1,4 @@
 """The command line.
 
-`diffsurrogate train | evaluate | render | report | reproduce | check-gradients`.
+`diffsurrogate train | evaluate | render | report | reproduce | check-gradients | doctor | envs`.
 """

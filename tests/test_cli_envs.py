@@ -1,0 +1,100 @@
+"""`diffsurrogate envs` lists what there is, and says what is missing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from diffsurrogate import make, register_env, registry
+from diffsurrogate.__main__ import main
+from diffsurrogate.errors import UsageError
+from diffsurrogate.registry import known_ids, namespaces
+
+WITHOUT_EXTRAS = """
+import sys
+sys.modules |= dict.fromkeys(["vmas", "pettingzoo", "mpe2", "gymnasium_robotics"])
+from diffsurrogate.__main__ import main
+sys.exit(main(["envs"]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(registry, "_IDS", dict(registry._IDS))
+
+
+def test_ids_are_listed_one_per_line(capsys):
+    assert main(["envs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ids = [line for line in lines if not line.startswith("#")]
+    assert len(ids) == len(set(ids))
+    assert {
+        "diffsurrogate/cartpole-swingup",
+        "gymnasium/HalfCheetah-v5",
+        "mamujoco/HalfCheetah-6x1",
+        "mpe2/simple_spread_v3",
+        "paper/dispersion",
+        "pettingzoo/sisl/multiwalker_v9",
+        "vmas/navigation",
+    } <= set(ids)
+    assert {name.partition("/")[0] for name in ids} <= set(namespaces())
+    assert "pettingzoo/classic/chess_v6" not in ids  # agents take turns
+    assert "gymnasium/HalfCheetah-v2" not in ids  # long gone
+    assert "gymnasium/CartPole-v0" not in ids  # there is a newer one
+
+
+def test_one_namespace_is_listed_alone(capsys):
+    assert main(["envs", "paper"]) == 0
+    tasks = ("discovery", "dispersion", "sampling", "transport")
+    assert capsys.readouterr().out.split() == [f"paper/{task}" for task in tasks]
+
+
+@pytest.mark.parametrize("namespace", ["diffsurrogate", "paper", "vmas"])
+def test_what_is_listed_can_be_made(namespace):
+    ids = known_ids(namespace)
+    assert ids
+    assert make(ids[0], num_envs=2).num_envs == 2
+
+
+def test_an_unknown_namespace_gets_advice(capsys):
+    assert main(["envs", "vmass"]) == 2
+    assert "did you mean 'vmas'" in capsys.readouterr().err
+
+
+def test_what_is_registered_is_listed(capsys):
+    register_env("mine", make, ids=lambda: ["two", "one"])
+    assert known_ids("mine") == ["mine/one", "mine/two"]
+    register_env("mine", make)
+    assert known_ids("mine") is None
+    assert main(["envs", "mine"]) == 0
+    assert capsys.readouterr().out == "# mine/...: any id the library knows\n"
+
+
+def test_a_namespace_asked_for_whose_extra_is_missing_is_an_error(capsys):
+    def ids() -> list[str]:
+        raise UsageError("pip install it")
+
+    register_env("mine", make, ids=ids)
+    assert main(["envs", "mine"]) == 2
+    assert "pip install it" in capsys.readouterr().err
+
+
+def test_missing_extras_are_named_and_the_rest_is_listed():
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", WITHOUT_EXTRAS], capture_output=True, text=True, check=True
+    )
+    lines = found.stdout.splitlines()
+    for namespace, extra in {
+        "vmas": "vmas",
+        "paper": "vmas",
+        "pettingzoo": "pettingzoo",
+        "mpe2": "mpe2",
+        "mamujoco": "mujoco",
+    }.items():
+        (remark,) = [line for line in lines if line.startswith(f"# {namespace}/...: ")]
+        assert f"diffsurrogate[{extra}]" in remark
+        assert not [line for line in lines if line.startswith(f"{namespace}/")]
+    assert "gymnasium/Pendulum-v1" in lines
+    assert "diffsurrogate/cartpole-swingup" in lines
