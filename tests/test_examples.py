@@ -34,7 +34,8 @@ def test_the_readmes_mix_of_gradients_is_the_presets():
     exec(compile(code, "README.md", "exec"), names)
     preset = recommended(TrainOptions(method="shac++", env="paper/transport")).shac
     names_of_the_mix = ("pathwise_weight", "optimism", "noise", "box_weight", "average")
-    for name in (*names_of_the_mix, "actor_lam", "actor_horizon", "actor_minibatches"):
+    names_of_the_mix += ("settled_optimism", "actor_lam", "actor_horizon", "actor_minibatches")
+    for name in names_of_the_mix:
         assert getattr(names["config"], name) == getattr(preset, name)
     assert replace(names["config"].score, lr=preset.score.lr) == preset.score
 

@@ -115,6 +115,7 @@ def _mixed(options: TrainOptions, actor: ActorConfig, *, lr: float) -> SHACConfi
         actor_lam=0.4,
         box_weight=0.0,
         optimism=0.8,
+        settled_optimism=0.65,
         critic_updates=16,
         critic_batch_size=1024,
         value_bins=1,
