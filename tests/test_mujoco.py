@@ -7,6 +7,7 @@ from home import config, learned
 from torch import Tensor
 
 from diffsurrogate import PPO, SHAC, UsageError, make
+from diffsurrogate.wrappers.mujoco_warnings import quiet_mujoco
 from diffsurrogate.wrappers.raw_env import env_seeds
 
 pytest.importorskip("gymnasium_robotics")
@@ -109,3 +110,22 @@ def test_shac_and_ppo_take_their_steps():
 def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
     with pytest.raises(UsageError, match=message):
         make(f"mamujoco/{name}", **({"num_envs": 1} | options))
+
+
+@pytest.mark.parametrize("env_id", ["gymnasium/HalfCheetah-v5", "mamujoco/HalfCheetah-6x1"])
+def test_making_many_copies_says_nothing_and_leaves_no_file(env_id, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    make(env_id, num_envs=3).close()
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_else_mujoco_warns_of_is_passed_on():
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    with quiet_mujoco(), pytest.warns(RuntimeWarning, match="MuJoCo: too many contacts"):
+        mujoco.get_mju_user_warning()("too many contacts")
+        mujoco.get_mju_user_warning()("'x' is deprecated")
+    assert mujoco.get_mju_user_warning() == before

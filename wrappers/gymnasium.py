@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from torch import Tensor
 from diffsurrogate.device import usable_device
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.mujoco_warnings import quiet_mujoco
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import (
     RawEnvAdapter,
@@ -292,7 +294,8 @@ def make(
     check_options(f"gymnasium/{name}", num_envs, differentiable, max_steps, render_mode)
     if render_mode is not None:
         env_kwargs["render_mode"] = render_mode
-    raws = [_make_one(name, max_steps, env_kwargs) for _ in range(num_envs)]
+    with quiet_mujoco() if _is_mujocos(name) else nullcontext():
+        raws = [_make_one(name, max_steps, env_kwargs) for _ in range(num_envs)]
     modes = raws[0].metadata.get("render_modes", [])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"gymnasium/{name} cannot draw pictures; its render modes are {modes}")
@@ -308,6 +311,11 @@ def ids() -> list[str]:
         and spec.entry_point.startswith("gymnasium.envs.")
         and spec.version == find_highest_version(spec.namespace, spec.name)
     ]
+
+
+def _is_mujocos(name: str) -> bool:
+    spec = gymnasium.registry.get(name)
+    return spec is not None and "mujoco" in str(spec.entry_point)
 
 
 def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> RawEnv:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.mujoco_warnings import quiet_mujoco
 from diffsurrogate.wrappers.raw_env import check_options
 
 try:
@@ -93,10 +94,11 @@ def make(
     if "agent_factorization" not in robot:
         robot |= _partition(name, scenario, partition)
     try:
-        raws = [
-            mamujoco_v1.parallel_env(scenario, **({"agent_conf": "own"} | robot))
-            for _ in range(num_envs)
-        ]
+        with quiet_mujoco():
+            raws = [
+                mamujoco_v1.parallel_env(scenario, **({"agent_conf": "own"} | robot))
+                for _ in range(num_envs)
+            ]
     except Exception as error:  # of any kind: it raises plain ones too
         raise UsageError(
             f"mamujoco/{name} could not be made with {robot} ({error}); scenarios are "

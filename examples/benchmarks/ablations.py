@@ -33,7 +33,7 @@ GOAL = 0.95
 
 TASKS = {
     "dispersion 1": (("paper/dispersion", "--agents", "1"), 30),
-    "dispersion 3": (("paper/dispersion", "--agents", "3"), 90),
+    "dispersion 3": (("paper/dispersion", "--agents", "3"), 60),
     "transport 1": (("paper/transport", "--agents", "1"), 90),
     "discovery 1": (("paper/discovery", "--agents", "1"), 45),
 }
@@ -42,6 +42,7 @@ TASKS = {
 PATHWISE = " ".join(
     [
         "--shac.score.epochs 0 --shac.noise.kind ou --shac.box-weight 1 --shac.optimism 0.5",
+        "--shac.settled-optimism None",
         "--shac.actor-horizon None --shac.actor-minibatches 1 --shac.actor-lam None",
         "--shac.average 0 --shac.value-capacity 20000 --shac.value-bins 9",
         "--shac.critic-updates 8 --shac.critic-batch-size 512",
@@ -120,7 +121,10 @@ def rows() -> Iterator[Row]:
             "no pathwise gradient": "--shac.pathwise-weight 0",
             "pathwise weight 1": "--shac.pathwise-weight 1",
             "pathwise gradient alone": PATHWISE,
-            "no optimism": "--shac.optimism 0.5",
+            "no optimism": "--shac.optimism 0.5 --shac.settled-optimism None",
+            "optimism .8 throughout": "--shac.settled-optimism None",
+            "pathwise gradient of whole windows": "--shac.actor-horizon None "
+            "--shac.actor-minibatches 1",
             "critic of the current window": "--shac.value-capacity 0",
             "learned deviation": "--shac.actor.learn-std",
             "deviation falls to .3": "--shac.final-std 0.3",
