@@ -21,7 +21,13 @@ class PredictsSteps(Protocol):
 
 
 def all_choices_loss(
-    env: PredictsSteps, actor: Actor, critic: Critic, window: Window, *, gamma: float
+    env: PredictsSteps,
+    actor: Actor,
+    critic: Critic,
+    window: Window,
+    *,
+    gamma: float,
+    reward_unit: Tensor,
 ) -> Tensor:
     r"""Return the negative one-step return, expected over each agent's choices.
 
@@ -36,6 +42,7 @@ def all_choices_loss(
         critic: values next observations by its target copy.
         window: what was seen and done.
         gamma: discount.
+        reward_unit: a scalar, the size of a reward in the critic's units.
     """
     obs = window.obs.detach().flatten(0, 1)
     action = window.action.detach().flatten(0, 1)
@@ -43,7 +50,7 @@ def all_choices_loss(
         instead = alternatives(action)  # (agent, choice, batch, agent, choice)
         before = obs.expand(*instead.shape[:3], *obs.shape[1:])
         reward, after, goes_on = env.predict_step(before, instead)
-        value = reward + gamma * goes_on.unsqueeze(-1) * critic.target(after)
+        value = reward / reward_unit + gamma * goes_on.unsqueeze(-1) * critic.target(after)
         worth = value.mean(-1).permute(2, 0, 1)  # (batch, agent, choice)
     chances = actor(obs).softmax(-1)
     return -(chances * worth).sum((1, 2)).mean()

@@ -29,6 +29,7 @@ from diffsurrogate.losses import (
 from diffsurrogate.minibatches import minibatches
 from diffsurrogate.noise import NoiseMemory, NoiseProcess, settled
 from diffsurrogate.policies import Actor, NoisyPolicy
+from diffsurrogate.return_scale import ReturnScale
 from diffsurrogate.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.window import Window
@@ -98,6 +99,7 @@ class SHAC(Trainer):
         self.score_optimiser = adam(self.actor, self.config.score.lr, (0.9, 0.999))
         self.critic_optimiser = adam(self.critic, self.config.critic_lr, self.config.betas)
         self.cancellation = Cancellation().to(device)
+        self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(device)
         self.values: BinnedCache | None = None
         if self.config.value_capacity > 0:
             self.values = BinnedCache(
@@ -132,10 +134,16 @@ class SHAC(Trainer):
         if self.config.choices == "all":
             assert isinstance(self.env, PredictsSteps)
             return all_choices_loss(
-                self.env, self.actor, self.critic, window, gamma=self.config.gamma
+                self.env,
+                self.actor,
+                self.critic,
+                window,
+                gamma=self.config.gamma,
+                reward_unit=self.scale.scale,
             )
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
-        rest = (window.reward, self.critic.target(value_obs), window.terminated, window.truncated)
+        reward = window.reward / self.scale.scale
+        rest = (reward, self.critic.target(value_obs), window.terminated, window.truncated)
         gamma, lam = self.config.gamma, self.config.actor_lam
         if lam is None:
             return shac_actor_loss(*rest, gamma=gamma, continuation=window.continuation)
@@ -170,6 +178,8 @@ class SHAC(Trainer):
         without_graph |= climbs and config.pathwise_weight == 0
         collect = self.env.collect if without_graph else self.env.rollout
         window = collect(NoisyPolicy(self.actor, noise), config.horizon)
+        if config.scale_rewards:
+            self.scale.update(window.reward.detach(), window.ended)
         target = self._value_targets(window)
         if climbs:
             report = self._climb(window, noise, target, memory)
@@ -267,7 +277,7 @@ class SHAC(Trainer):
     @torch.no_grad()
     def _value_targets(self, window: Window) -> Tensor:
         return td_lambda(
-            window.reward,
+            window.reward / self.scale.scale,
             self.critic.target(window.next_obs),
             window.terminated,
             window.truncated,
@@ -333,6 +343,7 @@ class SHAC(Trainer):
             "actor": dict(self.actor.state_dict()),
             "critic": dict(self.critic.state_dict()),
             "cancellation": dict(self.cancellation.state_dict()),
+            "scale": dict(self.scale.state_dict()),
             "actor_optimiser": self.actor_optimiser.state_dict(),
             "critic_optimiser": self.critic_optimiser.state_dict(),
             "score_optimiser": self.score_optimiser.state_dict(),
@@ -344,6 +355,7 @@ class SHAC(Trainer):
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         self.cancellation.load_state_dict(state["cancellation"])
+        self.scale.load_state_dict(state["scale"])
         # copies: an optimiser would share its loaded tensors with whoever saved them
         self.actor_optimiser.load_state_dict(copy.deepcopy(state["actor_optimiser"]))
         self.score_optimiser.load_state_dict(copy.deepcopy(state["score_optimiser"]))

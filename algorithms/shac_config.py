@@ -81,6 +81,9 @@ class SHACConfig:
     """Of Adam; SHAC's own (arXiv:2204.07137, table 4), faster here than Adam's defaults."""
     clip: float = 1.0
     """Largest gradient norm of actor and critic."""
+    scale_rewards: bool = False
+    """Divide rewards by the running deviation of the discounted return, so that values are of order
+    1 and learned as fast whatever the rewards' units. `box_weight` then is in these units too."""
     box_weight: float = 1.0
     """α of the penalty on actions outside the box (SHAC++, eq. 3)."""
     box_on: Literal["samples", "means"] = "samples"

@@ -1,9 +1,15 @@
 """The running deviation of discounted returns, by hand."""
 
+from typing import Any
+
 import pytest
 import torch
+from home import HORIZON, Home, config, weights
 from torch import Tensor
 
+from diffsurrogate.algorithms.ppo_config import ClipConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.return_scale import ReturnScale
 
 ENVS, AGENTS = 7, 3
@@ -81,3 +87,36 @@ def test_it_is_saved_and_goes_on():
         each.update(rows(8.0), ends(horizon=1))
     assert other.scale.item() == scale.scale.item()
     assert other.running[0, 0].item() == 8 + 0.5 * 5.25
+
+
+class Rich(Home):
+    """In pennies."""
+
+    unit = 128.0  # a power of two, so that scaling is exact
+
+    def reward(self, *args: Any) -> Tensor:
+        return self.unit * super().reward(*args)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"actor_lam": 0.9},
+        {"noise": NoiseConfig(kind="white"), "score": ClipConfig(epochs=1, batch_size=16)},
+    ],
+    ids=["pathwise", "from every state", "with score steps"],
+)
+def test_shac_learns_the_same_whatever_the_unit_of_rewards(settings):
+    def trained(env: Home, **more: bool) -> SHAC:
+        agent = SHAC(env, config(**settings, **more), seed=3)
+        return agent.learn(total_steps=3 * ENVS * HORIZON)
+
+    poor, rich = (trained(kind(), scale_rewards=True) for kind in (Home, Rich))
+    assert rich.scale.scale.item() == 128 * poor.scale.scale.item() != 0
+    torch.testing.assert_close(weights(rich), weights(poor), rtol=1e-4, atol=1e-5)
+    unscaled = [
+        torch.cat([weight.flatten() for weight in trained(kind()).critic.net.parameters()])
+        for kind in (Home, Rich)
+    ]
+    assert (unscaled[0] - unscaled[1]).abs().max() > 1e-3
