@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 DECAY = 0.97
 """What a window's rewards still weigh one window later."""
-ENOUGH = 0.2
+ENOUGH = 0.01
 """Share of the gains that losses must make up to count in full."""
 
 
 class Cancellation(nn.Module):
     r"""Follows gains and losses of the last thirty windows or so.
 
-    Random pushes of a package to its goal lose nearly as often as they win; a policy that knows
-    the way does not.
+    Random pushes of a package to its goal lose as often as they win, and even a policy that knows
+    the way loses now and then; a found target is only ever a gain.
     """
 
     gains: Tensor
@@ -34,7 +34,7 @@ class Cancellation(nn.Module):
 
     @property
     def share(self) -> float:
-        """In [0, 1]: 0 with rewards of one sign only; 1 where the rarer sign makes up a fifth.
+        """In [0, 1]: 0 with rewards of one sign only; 1 where the rarer sign makes up 1 %.
 
         It is 1, too, while there was no reward at all.
         """

@@ -1,0 +1,244 @@
+"""SHAC++ on envs without gradients, beside Stable-Baselines3's PPO and SAC.
+
+    python examples/benchmarks/any_env.py                            # all, several CPU-hours
+    python examples/benchmarks/any_env.py --tasks pendulum cartpole  # some
+    python examples/benchmarks/any_env.py --report-only
+
+Every method gets the same CPU-seconds of training on a task, one thread per run. Runs are folders
+of `diffsurrogate train` (SAC's look alike); finished ones are not repeated, others resume. The
+report holds medians over seeds at equal env steps and at equal CPU-seconds.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+
+from diffsurrogate import evaluate, make
+from diffsurrogate.__main__ import main as diffsurrogate
+from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED
+from diffsurrogate.run import RunFolder, write_json, write_text
+
+matplotlib.use("Agg")
+RESULTS = Path(__file__).parent.parent / "results"
+COLOURS = {"shac++": "#0a3d91", "ppo": "#009e73", "sb3-ppo": "#8c8c8c", "sac": "#d55e00"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """An env, and the CPU-seconds of training each method may take."""
+
+    env: str
+    cpu_seconds: float
+    options: tuple[str, ...] = ()
+    """Of every training."""
+    choices: bool = False
+    """SAC cannot make them."""
+
+    @property
+    def methods(self) -> list[str]:
+        """What can train on it."""
+        return [name for name in COLOURS if name != "sac" or not self.choices]
+
+
+TASKS = {
+    "pendulum": Task("gymnasium/Pendulum-v1", 30),
+    "cartpole": Task("gymnasium/CartPole-v1", 15, choices=True),
+    "halfcheetah": Task("gymnasium/HalfCheetah-v5", 150),
+    "hopper": Task("gymnasium/Hopper-v5", 150),
+    "spread": Task("mpe2/simple_spread_v3", 150, ("--eval-steps", "25"), choices=True),
+    "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 300),
+}
+
+
+def run(task: Task, method: str, seed: int, out: Path) -> str:
+    """Train to the end of the budget; return the folder's name."""
+    torch.set_num_threads(1)
+    if method == "sac":
+        sac(task, seed, out)
+        return out.name
+    if (out / "config.json").is_file():
+        arguments = ["train", "--resume", "--out", str(out)]
+    else:
+        arguments = ["train", method, task.env, "--seed", str(seed), "--out", str(out)]
+        arguments += ["--total-steps", "100000000", "--cpu-limit", str(task.cpu_seconds)]
+        arguments += ["--film-steps", "0", *task.options]
+    if diffsurrogate(arguments) != 0:
+        raise SystemExit(f"{out.name} failed; see above")
+    return out.name
+
+
+def sac(task: Task, seed: int, out: Path) -> None:
+    """Train SAC, which the command line does not, into the same kind of folder; it starts anew."""
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from diffsurrogate.wrappers.sb3 import SB3VecEnv, as_policy
+
+    env, judge = (make(task.env, num_envs=number, seed=seed) for number in (4, 64))
+    folder = RunFolder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.csv").unlink(missing_ok=True)
+    write_json(out / "config.json", {"method": "sac", "env": task.env, "seed": seed})
+
+    class Clock(BaseCallback):
+        """Evaluates every 1,024 steps, off the clock, and stops at the end of the budget."""
+
+        cpu, began = 0.0, time.process_time()
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps % 1024 == 0:
+                self.look()
+            return self.cpu + time.process_time() - self.began < task.cpu_seconds
+
+        def look(self) -> None:
+            self.cpu += time.process_time() - self.began
+            value = evaluate(as_policy(self.model, judge), judge, seed=EVALUATION_SEED).mean_return
+            row = {"env_steps": float(self.num_timesteps), "cpu_seconds": self.cpu}
+            folder.log(self.num_timesteps, row | {"evaluation_mean_return": value})
+            self.began = time.process_time()
+
+    clock = Clock()
+    vectorised = SB3VecEnv(env, joint=True)
+    model = SAC("MlpPolicy", vectorised, seed=seed, gradient_steps=-1, learning_starts=1000)
+    model.learn(100_000_000, callback=clock)
+    clock.look()
+    final = evaluate(as_policy(model, judge), judge, seed=FINAL_SEED)
+    folder.write_summary({"mean_return": final.mean_return, "cpu_seconds": clock.cpu})
+    folder.close()
+
+
+# --- report --------------------------------------------------------------------------------------
+
+
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Env steps, CPU-seconds and mean return of a run's evaluations."""
+
+
+def curves(out: Path, name: str, method: str) -> list[Curve]:
+    """Return the curves of a method's finished runs on a task."""
+    found = []
+    for folder in sorted(out.glob(f"{name.replace(' ', '-')}-{method}-[0-9]*")):
+        if not (folder / "summary.json").is_file():
+            continue
+        rows = [r for r in RunFolder(folder).metrics() if "evaluation_mean_return" in r]
+        columns = ("env_steps", "cpu_seconds", "evaluation_mean_return")
+        found.append(tuple(np.array([row[column] for row in rows]) for column in columns))
+    return found
+
+
+def held(at: np.ndarray, value: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return the last value known at each place; NaN after a curve's end."""
+    index = np.searchsorted(at, where, side="right") - 1
+    return np.where(where <= at[-1] * 1.02, value[np.clip(index, 0, None)], np.nan)
+
+
+def median(of: list[Curve], axis: int, where: np.ndarray) -> np.ndarray:
+    """Return the median over runs; NaN where a run has ended."""
+    return np.median([held(curve[axis], curve[2], where) for curve in of], axis=0)
+
+
+def report(out: Path, file: Path) -> None:
+    """Write the table, the figures behind it and the picture."""
+    lines, plain = [HEAD], {}
+    shown = [name for name in TASKS if any(curves(out, name, m) for m in COLOURS)]
+    figure, axes = plt.subplots(
+        len(shown), 2, figsize=(9, 2.6 * len(shown)), squeeze=False, layout="constrained"
+    )
+    for row, name in zip(axes, shown, strict=True):
+        found = {m: curves(out, name, m) for m in TASKS[name].methods}
+        found = {m: of for m, of in found.items() if of}
+        steps = min(curve[0][-1] for m, of in found.items() if m != "sac" for curve in of)
+        budget = TASKS[name].cpu_seconds
+        for method, of in found.items():
+            at_steps = [float(held(c[0], c[2], np.array([steps]))[0]) for c in of]
+            at_end = [float(c[2][-1]) for c in of]
+            plain[f"{name} | {method}"] = {
+                "return_at_steps": at_steps,
+                "env_steps": int(steps),
+                "return_at_budget": at_end,
+                "cpu_seconds": budget,
+                "curves": [[part.round(1).tolist() for part in curve] for curve in of],
+            }
+            each = " / ".join(f"{value:.0f}" for value in sorted(at_end))
+            at_k = "–" if np.isnan(at_steps).any() else f"{np.median(at_steps):.0f}"
+            taken = np.median([curve[0][-1] for curve in of])
+            lines.append(
+                f"| {name} | {method} | {len(of)} | {at_k} at {steps / 1e3:,.0f} k | "
+                f"{np.median(at_end):.0f} after {taken / 1e3:,.0f} k | {each} |"
+            )
+        draw(row, found, name, budget)
+    figure.savefig(file.with_suffix(".png"), dpi=110)
+    write_text(file.with_suffix(".md"), "\n".join(lines) + "\n")
+    write_json(file.with_suffix(".json"), plain)
+
+
+def draw(row: Iterable[Any], found: dict[str, list[Curve]], name: str, budget: float) -> None:
+    """Draw one task's medians, with every run behind them."""
+    ends = (max(curve[0][-1] for m, of in found.items() for curve in of), budget)
+    labels = ("env steps", "CPU-seconds of training")
+    for axis, (plot, end) in enumerate(zip(row, ends, strict=True)):
+        for method, of in found.items():
+            where = np.linspace(0, end, 200)
+            plot.plot(where, median(of, axis, where), color=COLOURS[method], label=method)
+            for curve in of:
+                plot.plot(curve[axis], curve[2], color=COLOURS[method], alpha=0.2, lw=0.7)
+        plot.set(xlabel=labels[axis], ylabel="return" if axis == 0 else "", title=name)
+    plot.legend(fontsize="small")
+
+
+HEAD = """# SHAC++ on envs without gradients
+
+Mean return of the deterministic policy in 64 episodes, medians over seeds. Every method had the
+same CPU-seconds of training, one thread; the first column of returns is at equal env steps, the
+second at equal CPU-seconds. ppo is ours, sb3-ppo and sac are Stable-Baselines3's.
+Made by `python examples/benchmarks/any_env.py`; curves in the PNG.
+
+| task | method | seeds | at equal env steps | at equal CPU-seconds | each seed |
+|---|---|---|---|---|---|"""
+
+
+def main() -> None:
+    """Run what is missing and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--methods", nargs="*", default=list(COLOURS), choices=list(COLOURS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--runs", type=Path, default=Path("runs/any_env"), help="their folders")
+    parser.add_argument("--out", type=Path, default=RESULTS / "any_env", help="without suffix")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
+    asked = parser.parse_args()
+    wanted = [
+        (TASKS[name], method, seed, asked.runs / f"{name.replace(' ', '-')}-{method}-{seed}")
+        for seed in asked.seeds
+        for name in asked.tasks
+        for method in asked.methods
+        if method in TASKS[name].methods
+    ]
+    missing = [one for one in wanted if not (one[3] / "summary.json").is_file()]
+    if missing and not asked.report_only:
+        asked.runs.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(
+            asked.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1
+        ) as pool:
+            running = [pool.submit(run, *one) for one in missing]
+            for done, future in enumerate(as_completed(running), start=1):
+                print(f"[{done}/{len(missing)}] {future.result()}", flush=True)
+                report(asked.runs, asked.out)
+    report(asked.runs, asked.out)
+    print(json.dumps({"page": str(asked.out.with_suffix(".md"))}))
+
+
+if __name__ == "__main__":
+    main()
