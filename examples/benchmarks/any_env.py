@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,8 @@ def sac(task: Task, seed: int, out: Path) -> None:
     model.learn(100_000_000, callback=clock)
     clock.look()
     final = evaluate(as_policy(model, judge), judge, seed=FINAL_SEED)
-    folder.write_summary({"mean_return": final.mean_return, "cpu_seconds": clock.cpu})
+    steps = {"env_steps": model.num_timesteps, "cpu_seconds": clock.cpu}
+    folder.write_summary({"mean_return": final.mean_return} | steps)
     folder.close()
 
 
@@ -126,12 +127,14 @@ Curve = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def curves(out: Path, name: str, method: str) -> list[Curve]:
-    """Return the curves of a method's finished runs on a task."""
+    """Return the curves of a method's finished runs on a task; they end in new episodes."""
     found = []
     for folder in sorted(out.glob(f"{name.replace(' ', '-')}-{method}-[0-9]*")):
         if not (folder / "summary.json").is_file():
             continue
         rows = [r for r in RunFolder(folder).metrics() if "evaluation_mean_return" in r]
+        last = RunFolder(folder).summary() or {}
+        rows.append(last | {"evaluation_mean_return": last["mean_return"]})
         columns = ("env_steps", "cpu_seconds", "evaluation_mean_return")
         found.append(tuple(np.array([row[column] for row in rows]) for column in columns))
     return found
@@ -148,18 +151,18 @@ def median(of: list[Curve], axis: int, where: np.ndarray) -> np.ndarray:
     return np.median([held(curve[axis], curve[2], where) for curve in of], axis=0)
 
 
-def report(out: Path, file: Path) -> None:
+def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
     """Write the table, the figures behind it and the picture."""
     lines, plain = [HEAD], {}
-    shown = [name for name in TASKS if any(curves(out, name, m) for m in COLOURS)]
+    shown = [name for name in tasks if any(curves(out, name, m) for m in COLOURS)]
     figure, axes = plt.subplots(
         len(shown), 2, figsize=(9, 2.6 * len(shown)), squeeze=False, layout="constrained"
     )
     for row, name in zip(axes, shown, strict=True):
-        found = {m: curves(out, name, m) for m in TASKS[name].methods}
+        found = {m: curves(out, name, m) for m in tasks[name].methods}
         found = {m: of for m, of in found.items() if of}
         steps = min(curve[0][-1] for m, of in found.items() if m != "sac" for curve in of)
-        budget = TASKS[name].cpu_seconds
+        budget = tasks[name].cpu_seconds
         for method, of in found.items():
             at_steps = [float(held(c[0], c[2], np.array([steps]))[0]) for c in of]
             at_end = [float(c[2][-1]) for c in of]
@@ -215,16 +218,21 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(COLOURS), choices=list(COLOURS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--share", type=float, default=1.0, help="of the budgets, to try it out")
     parser.add_argument("--runs", type=Path, default=Path("runs/any_env"), help="their folders")
     parser.add_argument("--out", type=Path, default=RESULTS / "any_env", help="without suffix")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     asked = parser.parse_args()
+    tasks = {
+        name: replace(task, cpu_seconds=asked.share * task.cpu_seconds)
+        for name, task in TASKS.items()
+    }
     wanted = [
-        (TASKS[name], method, seed, asked.runs / f"{name.replace(' ', '-')}-{method}-{seed}")
+        (tasks[name], method, seed, asked.runs / f"{name.replace(' ', '-')}-{method}-{seed}")
         for seed in asked.seeds
         for name in asked.tasks
         for method in asked.methods
-        if method in TASKS[name].methods
+        if method in tasks[name].methods
     ]
     missing = [one for one in wanted if not (one[3] / "summary.json").is_file()]
     if missing and not asked.report_only:
@@ -235,8 +243,8 @@ def main() -> None:
             running = [pool.submit(run, *one) for one in missing]
             for done, future in enumerate(as_completed(running), start=1):
                 print(f"[{done}/{len(missing)}] {future.result()}", flush=True)
-                report(asked.runs, asked.out)
-    report(asked.runs, asked.out)
+                report(asked.runs, asked.out, tasks)
+    report(asked.runs, asked.out, tasks)
     print(json.dumps({"page": str(asked.out.with_suffix(".md"))}))
 
 
