@@ -12,6 +12,8 @@ AGAIN = $(if $(wildcard $(DEMO)/config.json), --resume)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What the demo needs, and what the tests need besides.
+READY := $(VENV)/.ready
 INSTALLED := $(VENV)/.installed
 TYPED := build/types
 
@@ -23,15 +25,19 @@ help: ## list the targets
 
 venv: $(INSTALLED) ## make .venv and install diffsurrogate into it, editable, with its tools
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2>/dev/null || { test -n "$(PYTHON)" && \
 	echo "making $(VENV) with $(PYTHON)" && "$(PYTHON)" -m venv --clear $(VENV); } || \
 	{ echo "No working Python >= 3.11 with venv found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PIP_INSTALL) --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[vmas]"
+	@touch $@
+
+$(INSTALLED): $(READY)
 	$(PIP_INSTALL) --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-demo: venv ## train SHAC++ on the paper's Dispersion with 1 agent, into runs/demo (SEED=42)
+demo: $(READY) ## train SHAC++ on the paper's Dispersion with 1 agent, into runs/demo (SEED=42)
 	$(BIN)/diffsurrogate train shac++ paper/dispersion --agents 1 --seed $(SEED) --out $(DEMO)$(AGAIN)
 
 test: venv ## run the tests, less the slow ones

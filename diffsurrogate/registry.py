@@ -22,6 +22,7 @@ _FACTORIES: dict[str, str | EnvFactory] = {
     "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:make",
     "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:make_mpe2",
     "mamujoco": "diffsurrogate.wrappers.mujoco:make",
+    "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:make",
 }
 _IDS: dict[str, str | Callable[[], list[str]]] = {
     "vmas": "diffsurrogate.wrappers.vmas:ids",
@@ -31,6 +32,7 @@ _IDS: dict[str, str | Callable[[], list[str]]] = {
     "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:ids",
     "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:ids_mpe2",
     "mamujoco": "diffsurrogate.wrappers.mujoco:ids",
+    "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:ids",
 }
 """Lists what may follow the slash; a namespace that is not here takes any id its library knows."""
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
@@ -42,6 +44,7 @@ _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     ),
     "pettingzoo.utils.env.ParallelEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
     "pettingzoo.utils.env.AECEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
+    "jaxmarl.environments.multi_agent_env.MultiAgentEnv": "diffsurrogate.wrappers.jaxmarl:adapt",
 }
 
 

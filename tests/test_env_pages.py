@@ -74,7 +74,9 @@ def test_every_namespace_has_a_page(namespace):
     assert [line for line in index if ".md)" in line and f"`{namespace}/…`" in line]
 
 
-@pytest.mark.parametrize("namespace", ["diffsurrogate", "gymnasium", "mpe2", "paper", "vmas"])
+@pytest.mark.parametrize(
+    "namespace", ["diffsurrogate", "gymnasium", "jaxmarl", "mpe2", "paper", "vmas"]
+)
 def test_the_table_names_every_id_that_is_listed(namespace):
     ids = known_ids(namespace) or []
     table = INDEX.partition("<!-- table: begin -->")[2]

@@ -17,11 +17,12 @@ FOLDERS = {
     "wrappers": "diffsurrogate.wrappers",
     "algorithms": "diffsurrogate.algorithms",
 }
-SIMULATORS = {"vmas", "mujoco", "jax", "pettingzoo", "mpe2", "stable_baselines3"}
+SIMULATORS = {"vmas", "mujoco", "jax", "jaxmarl", "pettingzoo", "mpe2", "stable_baselines3"}
 ADAPTERS = {
     "vmas": r"wrappers/(vmas\w*|scenarios/\w+)\.py",
     "mujoco": r"wrappers/mujoco\w*\.py",
     "jax": r"wrappers/jax\w*\.py",
+    "jaxmarl": r"wrappers/jax\w*\.py",
     "pettingzoo": r"wrappers/pettingzoo\w*\.py",
     "mpe2": r"wrappers/pettingzoo\w*\.py",
     "stable_baselines3": r"wrappers/sb3\w*\.py",

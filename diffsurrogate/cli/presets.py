@@ -22,8 +22,8 @@ _TRANSFORMER = NetConfig(
 )
 _SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
 
-_COPIES = ("gymnasium/", "pettingzoo/", "mpe2/", "mamujoco/")
-"""Envs whose copies are stepped one after another, which is slow."""
+_FOREIGN = ("gymnasium/", "pettingzoo/", "mpe2/", "mamujoco/", "jaxmarl/")
+"""Envs of other libraries: steps that may be slow, rewards of any size, ends by state."""
 _NAMES = ("method", "env", "agents", "network", "preset")
 """Options that the defaults of all others depend on."""
 _NO_MATTER = NOT_LEARNED_BY | {"seed", "device", "checkpoint_every"}
@@ -78,7 +78,7 @@ def what_differs(config: dict[str, Any]) -> str:
 
 def _sized(options: TrainOptions) -> TrainOptions:
     """Return as many envs, steps and evaluations as the env is good for, whatever the method."""
-    if options.env.startswith(_COPIES):
+    if options.env.startswith(_FOREIGN):
         options = replace(options, eval_envs=64)
         return _frugal(options) if options.method == "shac++" else options
     if not options.env.startswith("paper/"):

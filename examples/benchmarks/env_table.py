@@ -24,6 +24,8 @@ from diffsurrogate.registry import known_ids, namespaces
 README = Path(__file__).parent.parent / "envs" / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 ENVS, STEPS, HELD = 8, 256, 32
+WITH_MAPS = ("jaxmarl",)
+"""Namespaces where a hyphen begins the name of a map, which is another env of the same kind."""
 COLUMNS = (
     "id",
     "agents",
@@ -159,7 +161,8 @@ def section(namespace: str) -> str:
     if ids is None:
         return f"{heading}\n\nAny id the library knows."
     rows, failures = [], {}
-    for env_id in ids:
+    maps = [env_id for env_id in ids if namespace in WITH_MAPS and "-" in env_id]
+    for env_id in sorted(set(ids) - set(maps)):
         try:
             rows.append(f"{look_at(env_id)}")
         except UsageError as error:
@@ -171,6 +174,9 @@ def section(namespace: str) -> str:
         f"Not made here ({reason}): {', '.join(f'`{name}`' for name in names)}."
         for reason, names in failures.items()
     ]
+    if maps:
+        names = ", ".join(f"`{env_id.removeprefix(f'{namespace}/')}`" for env_id in maps)
+        remarks.append(f"With a map after the hyphen, not looked at one by one: {names}.")
     return "\n\n".join([heading, *(["\n".join(lines)] if lines else []), *remarks])
 
 
