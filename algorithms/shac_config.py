@@ -105,6 +105,24 @@ class SHACConfig:
     stagger: bool = True
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
+    @classmethod
+    def mixed(cls) -> "SHACConfig":
+        """Return what learns on envs of other libraries, as the command line does there.
+
+        Their rewards are of any size, states end their episodes, and unstable motions multiply a
+        pathwise gradient; the score's gradient steadies it, and scaled rewards let the critic keep
+        up.
+        """
+        return cls(
+            noise=NoiseConfig(kind="white"),
+            score=ClipConfig(epochs=10, credit="team", target_kl=0.03),
+            pathwise_weight=0.3,
+            actor_lam=0.95,
+            box_weight=0.0,
+            scale_rewards=True,
+            average=0.9,
+        )
+
     def __post_init__(self) -> None:
         require_choices(self)
         check_horizon(self.horizon)

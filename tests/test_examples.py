@@ -50,6 +50,17 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "agent.pt").is_file()
 
 
+def test_the_readmes_pole_is_trained_as_the_command_line_does():
+    readme = (ROOT / "README.md").read_text()
+    (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if ".mixed()" in b]
+    names: dict[str, Any] = {}
+    exec(compile(code.replace("100_000", "2048"), "README.md", "exec"), names)
+    preset = recommended(TrainOptions(method="shac++", env="gymnasium/CartPole-v1"))
+    assert names["agent"].config == preset.shac
+    assert names["env"].config == preset.surrogates
+    assert names["env"].num_envs == preset.num_envs
+
+
 def test_quickstart():
     assert 0 <= example("quickstart").main(total_steps=8192, episodes=16) <= 1
 

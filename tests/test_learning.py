@@ -47,6 +47,14 @@ def test_shac_plus_learns_dispersion():
     assert result.normalised_return > 0.7
 
 
+def test_shac_plus_plus_balances_a_pole_that_is_not_ours():
+    """Choices, ends by state, no gradients; at random a pole stays up for 20 steps of 500."""
+    options = preset("shac++", "gymnasium/CartPole-v1", seed=2)
+    assert options.shac == SHACConfig.mixed()
+    agent = trained(options, 15)  # 30,720 steps
+    assert evaluate(agent.predict, evaluation_env(options, 64), seed=1).mean_return > 120
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [42, 43, 44])
 def test_shac_plus_plus_solves_dispersion(seed):

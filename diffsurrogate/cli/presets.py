@@ -80,7 +80,7 @@ def _sized(options: TrainOptions) -> TrainOptions:
     """Return as many envs, steps and evaluations as the env is good for, whatever the method."""
     if options.env.startswith(_FOREIGN):
         options = replace(options, eval_envs=64)
-        return _frugal(options) if options.method == "shac++" else options
+        return _foreign(options) if options.method == "shac++" else options
     if not options.env.startswith("paper/"):
         return options
     return replace(
@@ -93,22 +93,10 @@ def _sized(options: TrainOptions) -> TrainOptions:
     )
 
 
-def _frugal(options: TrainOptions) -> TrainOptions:
-    """Return what learns from few steps, on rewards of any size and episodes that states end.
-
-    The score's gradient steadies a pathwise one that unstable motions multiply (CartPole); scaled
-    rewards let the critic keep up with both.
-    """
-    shac = replace(
-        options.shac,
-        noise=NoiseConfig(kind="white"),
-        score=replace(options.shac.score, epochs=10, batch_size=2048, lr=1e-3),
-        pathwise_weight=0.3,
-        actor_lam=0.95,
-        box_weight=0.0,
-        scale_rewards=True,
-        average=0.9,
-    )
+def _foreign(options: TrainOptions) -> TrainOptions:
+    """Return what learns from few steps, with `SHACConfig.mixed`."""
+    usual, mixed = vars(SHACConfig()), vars(SHACConfig.mixed())
+    shac = replace(options.shac, **{k: v for k, v in mixed.items() if v != usual[k]})
     surrogates = replace(options.surrogates, termination=True)
     return replace(
         options,
