@@ -130,7 +130,7 @@ def judge(found: Diagnosis) -> Verdict:
             "fair",
             f"rewards are rare: {met.rewarded[best]:.2%} of transitions under {best} noise",
             "mix in the score function, with an optimistic critic: SHACConfig(score=…, "
-            "optimism=.8), as the preset of paper/… does",
+            "optimism=.8, settled_optimism=.65), as the preset of paper/… does",
         )
         white = met.rewarded.get("white", 0.0)
         if met.rewarded[best] > 2 * white:
