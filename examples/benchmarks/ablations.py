@@ -89,7 +89,7 @@ def rows() -> Iterator[Row]:
         "change, normalised, feed-forward 128, 8 minibatches": "",
         "absolute": "--surrogates.awm.predict absolute",
         "not normalised": "--surrogates.awm.no-normalise",
-        "feed-forward 512": "--surrogates.awm.feed-forward 512",
+        "feed-forward 512": "--surrogates.awm.feedforward 512",
         "2 minibatches": "--surrogates.minibatches 2",
         "32 minibatches": "--surrogates.minibatches 32",
     }.items():
@@ -230,6 +230,8 @@ def main() -> None:
         and (not asked.tasks or row.task in asked.tasks)
         and all(run["seed"] != seed for run in found.get(row.key, []))
     ]
+    for row, seed in chosen:
+        options_of(row, seed)  # refuses a wrong option before hours have gone by
     if asked.list:
         for row, seed in chosen:
             print("diffsurrogate train", shlex.join([*row.arguments, "--seed", str(seed)]))
