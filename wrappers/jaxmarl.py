@@ -91,9 +91,7 @@ class JaxMARLEnv(RawEnvAdapter):
             device=device,
             max_steps=min(limits, default=None),
         )
-        for agent in range(self.num_agents):
-            self.observation_mask[agent, layout.observation_sizes[agent] :] = False
-            self.action_mask[agent, layout.action_sizes[agent] :] = False
+        self._mask_padding(layout.observation_sizes, layout.action_sizes)
         self.discrete_actions = layout.discrete
         self.raw = raw
         """The raw env."""

@@ -80,11 +80,7 @@ def make(
             supported.
     """
     env_id = f"jaxmarl/{name}"
-    check_options(env_id, num_envs, differentiable, max_steps, None)
-    if render_mode is not None:
-        raise UsageError(
-            f"render_mode is {render_mode!r}, but {env_id} cannot be drawn here yet; leave it out"
-        )
+    check_options(env_id, num_envs, differentiable, max_steps, render_mode, drawable=False)
     registered, _, variant = name.partition("-")
     if registered not in jaxmarl.registered_envs:
         raise UsageError(f"unknown env {env_id}{_close(registered, jaxmarl.registered_envs)}")

@@ -11,7 +11,7 @@ from diffsurrogate.action_world_model import ActionWorldModel
 from diffsurrogate.choices import straight_choice
 from diffsurrogate.configuration import check_same_config
 from diffsurrogate.datasets import check_window
-from diffsurrogate.env import MultiAgentVectorEnv, Policy, State, check_horizon, clamp_to_box
+from diffsurrogate.env import Policy, State, check_horizon, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.estimator import Chain, straight_through
 from diffsurrogate.gradient_comparison import agreement, policy_gradient
@@ -19,10 +19,11 @@ from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
 from diffsurrogate.window import Window, WindowPolicy
+from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
 
-class LearnedDiffWrapper(MultiAgentVectorEnv):
+class LearnedDiffWrapper(EnvWrapper):
     """Makes an env differentiable by learning a reward model and a dynamics model beside it.
 
     Every number that comes out is the wrapped env's, bit for bit; only gradients are learned. The
@@ -221,30 +222,10 @@ class LearnedDiffWrapper(MultiAgentVectorEnv):
     def enable_gradients(self, *kinds: str) -> None:
         """Do nothing: the wrapper always has both."""
 
-    def max_return(self) -> Tensor | None:
-        """Return the env's largest attainable return."""
-        return self.env.max_return()
-
-    def state(self) -> State:
-        """Return the env's state; what was learned is in `state_dict`."""
-        return self.env.state()
-
     def set_state(self, state: State) -> None:
         """Put the env back where `state` was taken."""
-        self.env.set_state(state)
+        super().set_state(state)
         self._start_chain()
-
-    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
-        """Spread the wrapped envs' time limits."""
-        self.env.stagger(generator, every)
-
-    def render(self, *args: Any, **kwargs: Any) -> Any:
-        """Render the wrapped env."""
-        return self.env.render(*args, **kwargs)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the wrapped env."""
-        self.env.close(**kwargs)
 
     def state_dict(self) -> State:
         """Return models, optimisers, caches and randomness."""

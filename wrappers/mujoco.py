@@ -79,12 +79,8 @@ def make(
     Raises:
         UsageError: the name or an option is not known.
     """
-    check_options(f"mamujoco/{name}", num_envs, differentiable, max_steps, None)
-    if render_mode is not None:
-        raise UsageError(
-            f"render_mode is {render_mode!r}, but mamujoco/{name} cannot be drawn here yet; leave "
-            "it out"
-        )
+    env_id = f"mamujoco/{name}"
+    check_options(env_id, num_envs, differentiable, max_steps, render_mode, drawable=False)
     if robot.get("agent_obsk", 1) is None:
         raise UsageError(
             f"agent_obsk=None makes one agent of mamujoco/{name}; give the number of joints away "

@@ -90,9 +90,7 @@ class PettingZooEnv(RawEnvAdapter):
             device=usable_device(device),
             max_steps=min(limits, default=None),
         )
-        for agent in range(self.num_agents):
-            self.observation_mask[agent, layout.observation_sizes[agent] :] = False
-            self.action_mask[agent, layout.action_sizes[agent] :] = False
+        self._mask_padding(layout.observation_sizes, layout.action_sizes)
         self.discrete_actions = layout.discrete
         self.raws = raws
         """The raw envs."""

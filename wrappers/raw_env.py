@@ -1,6 +1,6 @@
 """What the adapters of other libraries' envs have in common: NumPy outside, tensors inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -21,6 +21,13 @@ class RawEnvAdapter(MultiAgentVectorEnv):
 
     def detach(self) -> None:
         """Do nothing: no graph runs through the simulator."""
+
+    def _mask_padding(self, observation_sizes: Sequence[int], action_sizes: Sequence[int]) -> None:
+        """Say of each agent that its rows are padding from these sizes on."""
+        sizes = zip(observation_sizes, action_sizes, strict=True)
+        for agent, (observed, acted) in enumerate(sizes):
+            self.observation_mask[agent, observed:] = False
+            self.action_mask[agent, acted:] = False
 
     def _shared(self, rows: Tensor) -> Tensor:
         """Return what the raw env has once, `(env, 1, ...)`, for every agent, on the device."""
@@ -44,8 +51,18 @@ def check_options(
     differentiable: bool,
     max_steps: int | None,
     render_mode: str | None,
+    *,
+    drawable: bool = True,
 ) -> None:
     """Refuse what no raw env can be made with.
+
+    Args:
+        env_id: for messages.
+        num_envs: copies.
+        differentiable: whether gradients of the env's own are asked for.
+        max_steps: steps until truncation.
+        render_mode: how to draw.
+        drawable: whether such envs can be drawn here at all.
 
     Raises:
         UsageError: an option is out of range.
@@ -59,6 +76,10 @@ def check_options(
         )
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")
+    if render_mode is not None and not drawable:
+        raise UsageError(
+            f"render_mode is {render_mode!r}, but {env_id} cannot be drawn here yet; leave it out"
+        )
     if render_mode not in (None, "rgb_array"):
         raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
 

@@ -8,12 +8,13 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent
+from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 
 
-class SplitAgents(MultiAgentVectorEnv):
+class SplitAgents(EnvWrapper):
     """Lets several agents act as one: each decides some entries of an action.
 
     Every agent earns the same share of the reward, so that returns, which are sums over agents,
@@ -112,30 +113,6 @@ class SplitAgents(MultiAgentVectorEnv):
         """Turn the env's own gradients off."""
         self.env.disable_gradients()
         self.gradients = self.env.gradients
-
-    def max_return(self) -> Tensor | None:
-        """Return the env's largest attainable return, (env,)."""
-        return self.env.max_return()
-
-    def state(self) -> State:
-        """Return the env's state."""
-        return self.env.state()
-
-    def set_state(self, state: State) -> None:
-        """Put the env back where `state` was taken."""
-        self.env.set_state(state)
-
-    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
-        """Spread the env's time limits."""
-        self.env.stagger(generator, every)
-
-    def render(self, *args: Any, **kwargs: Any) -> Any:
-        """Render the env."""
-        return self.env.render(*args, **kwargs)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the env."""
-        self.env.close(**kwargs)
 
     def _seen(self, obs: Tensor) -> Tensor:
         """Return what each agent sees of the observation (env, 1, obs_dim)."""

@@ -229,9 +229,14 @@ class _Session:
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
         print("\n".join(f"  {line}" for line in written))
 
+    @property
+    def _best(self) -> dict[str, Any]:
+        """The best evaluation on the way, whose policy is in `best.pt`."""
+        return max(self.history, key=lambda row: row["mean_return"])
+
     def _kept(self, final: dict[str, float | None]) -> dict[str, Any]:
         """Return what the policy in `best.pt` comes to in the same new episodes as the last."""
-        best = max(self.history, key=lambda row: row["mean_return"])
+        best = self._best
         where = {name: best[name] for name in ("update", "env_steps", "cpu_seconds")}
         if best["update"] == self.agent.update:
             return where | final
@@ -254,7 +259,6 @@ class _Session:
 
     def _summary(self, final: dict[str, float | None], kept: dict[str, Any]) -> dict[str, Any]:
         options = self.options
-        best = max(self.history, key=lambda row: row["mean_return"])
         reached = [row for row in self.history if (row["normalised_return"] or 0.0) >= 0.9]
         return {
             "method": options.method,
@@ -264,7 +268,7 @@ class _Session:
             "seed": options.seed,
             "num_envs": options.num_envs,
             **final,
-            "best_evaluation": best,
+            "best_evaluation": self._best,
             "best_policy": kept,
             "reached_0.9": reached[0] if reached else None,
             "env_steps": self.agent.env_steps,

@@ -1,0 +1,39 @@
+"""What wrappers of our envs leave to the env they wrap."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.env import MultiAgentVectorEnv, State
+
+
+class EnvWrapper(MultiAgentVectorEnv):
+    """One of our envs around another, `env`, whose world, clock and pictures it keeps."""
+
+    env: MultiAgentVectorEnv
+    """The wrapped env."""
+
+    def max_return(self) -> Tensor | None:
+        """Return the wrapped env's largest attainable return, (env,)."""
+        return self.env.max_return()
+
+    def state(self) -> State:
+        """Return the wrapped env's state; what was learned is in `state_dict`."""
+        return self.env.state()
+
+    def set_state(self, state: State) -> None:
+        """Put the wrapped env back where `state` was taken."""
+        self.env.set_state(state)
+
+    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
+        """Spread the wrapped env's time limits."""
+        self.env.stagger(generator, every)
+
+    def render(self, *args: Any, **kwargs: Any) -> Any:
+        """Render the wrapped env."""
+        return self.env.render(*args, **kwargs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the wrapped env."""
+        self.env.close(**kwargs)
