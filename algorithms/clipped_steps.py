@@ -83,22 +83,41 @@ def clipped_steps(
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
         loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)
         if config.entropy_weight > 0:
-            entropy = actor.entropy(obs[chosen])
+            entropy = actor.entropy(obs[chosen], action[chosen])
             if config.ratio == "team":
                 entropy = entropy.sum(-1)  # of the actions of all
             loss = loss - config.entropy_weight * entropy.mean()
-        norm = descend(loss)
-        change = (new - old).detach()
-        ratio = change.exp()
-        report = {
-            "clipped_loss": float(loss.detach()),
-            "clipped_gradient_norm": norm,
-            "kl": float((ratio - 1 - change).mean()),
-            "clipped_share": float(((ratio - 1).abs() > config.clip_range).float().mean()),
-        }
+        report = step_report(loss, descend(loss), new, old, config)
         reports.append(report)
         if config.target_kl is not None and report["kl"] > config.target_kl:
             break
+    return mean_report(reports)
+
+
+def step_report(
+    loss: Tensor, norm: float, new: Tensor, old: Tensor, config: ClipConfig
+) -> dict[str, float]:
+    """Return the figures of one step.
+
+    Args:
+        loss: that was descended.
+        norm: of its gradient.
+        new: log-densities of actions before the step.
+        old: the same of the policy that acted.
+        config: what the ratio was clipped to.
+    """
+    change = (new - old).detach()
+    ratio = change.exp()
+    return {
+        "clipped_loss": float(loss.detach()),
+        "clipped_gradient_norm": norm,
+        "kl": float((ratio - 1 - change).mean()),
+        "clipped_share": float(((ratio - 1).abs() > config.clip_range).float().mean()),
+    }
+
+
+def mean_report(reports: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over some steps."""
     return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience, shuffled
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
+from diffsurrogate.autoregressive import build_actor
 from diffsurrogate.critics import Critic
 from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.noise import NoiseConfig, NoiseProcess
-from diffsurrogate.policies import Actor, NoisyPolicy
+from diffsurrogate.policies import NoisyPolicy
 from diffsurrogate.return_scale import ReturnScale
 from diffsurrogate.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
@@ -60,7 +61,7 @@ class PPO(Trainer):
         super().__init__(env, config or self.config_type(), seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
-            actor = Actor.of(self.config.actor, env)
+            actor = build_actor(self.config.actor, env)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self._use_actor(actor, self.config.average)
         self.critic = critic.to(env.device)
@@ -73,18 +74,12 @@ class PPO(Trainer):
     def _improve(self) -> Metrics:
         config = self.config
         self._set_learning_rates()
-        self.actor.statistics.snapshot()
+        self.actor.begin_window(self.sampler)
         self.critic.statistics.snapshot()
         noise = self.noise.draw(config.horizon)
         window = self.env.collect(NoisyPolicy(self.actor, noise), config.horizon)
         target, advantage = self._targets(window)
-        report = clipped_steps(
-            self.actor,
-            experience(window, self.actor, advantage),
-            config=config.clip,
-            generator=self.sampler,
-            descend=lambda loss: self._descend(self.actor_optimiser, loss, config.clip.max_norm),
-        )
+        report = self._climb(window, noise, advantage)
         report |= self._fit_critic(window.obs, target)
         report |= {
             "skipped_updates": float(self.skipped),
@@ -94,9 +89,20 @@ class PPO(Trainer):
             "episodes_terminated": float(window.terminated.sum()),
         }
         report |= self.env.fit(window)
-        self.actor.statistics.update(window.obs)
+        self.actor.learn_scales(window.obs)
         self.critic.statistics.update(window.obs)
         return report
+
+    def _climb(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
+        """Improve the policy by a window, drawn with `noise`; return what to log."""
+        clip = self.config.clip
+        return clipped_steps(
+            self.actor,
+            experience(window, self.actor, advantage),
+            config=clip,
+            generator=self.sampler,
+            descend=lambda loss: self._descend(self.actor_optimiser, loss, clip.max_norm),
+        )
 
     @torch.no_grad()
     def _targets(self, window: Window) -> tuple[Tensor, Tensor]:

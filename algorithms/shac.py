@@ -15,6 +15,7 @@ from diffsurrogate.algorithms.all_choices import PredictsSteps, all_choices_loss
 from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.algorithms.trainer import Gradient, Metrics, Trainer, adam
+from diffsurrogate.autoregressive import build_actor
 from diffsurrogate.cache import BinnedCache
 from diffsurrogate.cancellation import Cancellation
 from diffsurrogate.critics import Critic
@@ -28,7 +29,7 @@ from diffsurrogate.losses import (
 )
 from diffsurrogate.minibatches import minibatches
 from diffsurrogate.noise import NoiseMemory, NoiseProcess, settled
-from diffsurrogate.policies import Actor, NoisyPolicy
+from diffsurrogate.policies import NoisyPolicy
 from diffsurrogate.return_scale import ReturnScale
 from diffsurrogate.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
@@ -88,7 +89,7 @@ class SHAC(Trainer):
         device = env.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
-            actor = Actor.of(self.config.actor, env)
+            actor = build_actor(self.config.actor, env)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self._use_actor(actor, self.config.average)
         self.critic = critic.to(device)
@@ -117,6 +118,11 @@ class SHAC(Trainer):
             raise UsageError(
                 "choices=\"all\" weighs an agent's choices, but this env's actions are numbers; "
                 'leave it at "sampled"'
+            )
+        if config.choices == "all" and config.actor.order != "together":
+            raise UsageError(
+                "choices=\"all\" keeps the other agents' choices while it tries an agent's, which "
+                f'order={config.actor.order!r} of the actor does not; use choices="sampled"'
             )
         if discrete and not self.env.can_replay:
             raise UsageError(
@@ -166,7 +172,7 @@ class SHAC(Trainer):
         self._set_learning_rates()
         self._set_deviation()
         self.env.detach()
-        self.actor.statistics.snapshot()
+        self.actor.begin_window(self.sampler)
         self.critic.statistics.snapshot()
         config, memory = self.config, None
         climbs = config.score.epochs > 0
@@ -197,7 +203,7 @@ class SHAC(Trainer):
         self.cancellation.update(window.reward)
         report |= self._fit_critic(window.obs, target)
         report |= self.env.fit(window)  # last: weights must not move under a live graph
-        self.actor.statistics.update(window.obs)
+        self.actor.learn_scales(window.obs)
         self.critic.statistics.update(window.obs)
         return report
 

@@ -8,12 +8,15 @@ SHAC(env).learn(total_steps=500_000, progress_bar=True)  # SHAC++
 
 from importlib.metadata import version
 
+from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
+from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
 from diffsurrogate.algorithms.evaluate import Evaluation, evaluate
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.critics import CriticConfig
+from diffsurrogate.diversity import policy_diversity, visited
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradcheck import check_gradients
@@ -30,14 +33,20 @@ from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 __version__ = version("diffsurrogate")
 
 __all__ = [
+    "ARMAPPO",
+    "BPPO",
+    "HAPPO",
     "IPPO",
     "MAPPO",
     "PPO",
     "SHAC",
+    "ARMAPPOConfig",
     "ActorConfig",
+    "BPPOConfig",
     "ClipConfig",
     "CriticConfig",
     "Evaluation",
+    "HAPPOConfig",
     "IPPOConfig",
     "LearnedDiffWrapper",
     "MAPPOConfig",
@@ -55,6 +64,8 @@ __all__ = [
     "check_gradients",
     "evaluate",
     "make",
+    "policy_diversity",
     "register_adapter",
     "register_env",
+    "visited",
 ]

@@ -11,7 +11,7 @@ import tyro
 from diffsurrogate.cli.doctor import DoctorOptions, doctor
 from diffsurrogate.cli.envs import EnvsOptions, list_envs
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import named_by, parse_train
+from diffsurrogate.cli.presets import named_by, names_in, parse_train
 from diffsurrogate.cli.report import ReportOptions, report
 from diffsurrogate.cli.reproduce import ReproduceOptions, reproduce, split_extra
 from diffsurrogate.cli.results import (
@@ -65,20 +65,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> _Command:
-    """Parse; `train` is parsed again with the defaults its method, env and network recommend.
+    """Parse; the defaults of `train` are those that its method, env and network recommend.
 
-    With `--resume` the defaults are the run's own options. Help after METHOD and ENV shows the
-    defaults in force.
+    With `--resume` they are the run's own options. Help after METHOD and ENV shows the defaults in
+    force.
     """
-    asked_for_help = {"-h", "--help"} & set(arguments)
-    named = arguments[:1] == ["train"] and not any(a.startswith("-") for a in arguments[1:3])
     first = arguments
-    if named and len(arguments) > 3:
-        first = [argument for argument in arguments if argument not in asked_for_help]
     if arguments[:1] == ["reproduce"]:
         first, extra = split_extra(arguments)
-    if arguments[:1] == ["train"] and "--resume" in arguments and not asked_for_help:
-        return resumed(arguments[1:])
+    if arguments[:1] == ["train"]:
+        if "--resume" in arguments and not {"-h", "--help"} & set(arguments):
+            return resumed(arguments[1:])
+        names = names_in(arguments[1:])
+        if names is not None:
+            return parse_train(arguments[1:], named_by(names))
     description = "Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO."
     command: _Command = tyro.cli(
         _Command,

@@ -13,6 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from diffsurrogate.choices import straight_choice
+from diffsurrogate.columns import check_columns, open_now
 from diffsurrogate.errors import UsageError
 from diffsurrogate.window import Window, WindowPolicy
 
@@ -43,6 +45,15 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     discrete_actions: bool = False
     """Whether an action is a choice among `act_dim`: one-hot rows in the box [0, 1]^act_dim, of
     which the simulator takes the largest entry."""
+    open_choices: slice | None = None
+    """The act_dim columns of an observation that are 1 where a choice is open now and 0 where it is
+    closed; None where all always are. A closed one never reaches the simulator: the largest open
+    entry does, of equal ones the first."""
+    state_columns: slice | None = None
+    """The columns of an observation that hold the global state, the same for all agents; None
+    without. Critics and models read them, policies do not (`Actor`)."""
+    offers_state: bool = False
+    """Whether there is a global state, which `make(..., state=True)` puts into `state_columns`."""
 
     def __init__(
         self,
@@ -161,10 +172,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Turn the env's own gradients off, where that makes it faster."""
 
     def max_return(self) -> Tensor | None:
-        """Return the largest attainable return of each env from its last reset, if it is known.
-
-        (env,), summed over agents.
-        """
+        """Return the largest return (env,) from the last reset on, over all agents, if known."""
         return None
 
     def _save(self) -> State:
@@ -184,7 +192,17 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
         Returns:
             obs `(env, agent, obs_dim)` float32 and an empty info.
+
+        Raises:
+            UsageError: `open_choices` or `state_columns` are no such columns.
         """
+        check_columns(
+            self.open_choices,
+            self.state_columns,
+            obs_dim=self.obs_dim,
+            act_dim=self.act_dim,
+            discrete=self.discrete_actions,
+        )
         self._current = self._reset_all(seed)
         self._steps = torch.zeros_like(self._steps)
         return self._current, {}
@@ -193,7 +211,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Advance every env one step and reset those that ended.
 
         Args:
-            actions: (env, agent, act_dim) float; clamped to the action box.
+            actions: (env, agent, act_dim) float; clamped to the box, or the largest choice taken.
 
         Returns:
             obs `(env, agent, obs_dim)`, reward `(env, agent)`, terminated and truncated `(env,)`
@@ -206,7 +224,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         _ = self.current_obs
         self.check_action(actions)
-        action = clamp_to_box(actions, self.action_low, self.action_high)
+        if self.discrete_actions:
+            action = self._chosen(actions)
+        else:
+            action = clamp_to_box(actions, self.action_low, self.action_high)
         next_obs, reward, terminated = self._advance(action)
         self._steps = self._steps + 1
         truncated = self._cut_short()
@@ -260,7 +281,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         rows: list[tuple[Tensor, ...]] = []
         for _ in range(horizon):
             obs = self.current_obs
-            action = policy(obs)
+            action = self.open_action(policy(obs))
             _, reward, terminated, truncated, info = self.step(action)
             rows.append((obs, action, reward, info["final_obs"], terminated, truncated))
         obs, action, reward, next_obs, terminated, truncated = map(
@@ -329,6 +350,23 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             phases = -(-self.max_steps // every)
             steps = every * torch.randint(phases, (self.num_envs,), generator=generator)
             self._steps = steps.to(self.device)
+
+    def open_action(self, action: Tensor) -> Tensor:
+        """Return the action, or where actions are choices what the simulator is given.
+
+        One-hot rows (env, agent, act_dim) of the largest entries among the choices that agents have
+        and that are open now, with the gradient of the action. Raises as `check_action`.
+        """
+        if self.discrete_actions:
+            self.check_action(action)
+            return self._chosen(action)
+        return action
+
+    def _chosen(self, action: Tensor) -> Tensor:
+        possible = self.action_mask  # of choices that agents have
+        if self.open_choices is not None:
+            possible = possible & open_now(self.current_obs, self.open_choices)
+        return straight_choice(action.masked_fill(~possible, -torch.inf), action)
 
     def check_action(self, action: Tensor) -> None:
         """Refuse an action of the wrong shape or dtype, or one that is not finite."""

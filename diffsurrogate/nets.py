@@ -1,21 +1,27 @@
-"""Networks over agents: joint MLP, separate MLPs, shared MLP with a pooled context, Transformer.
+"""Networks over agents: joint, separate, shared and generated MLPs, DiCo, Transformer.
 
 All map `(*batch, agent, in_dim)` to `(*batch, agent, out_dim)`.
 """
 
 import itertools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffsurrogate.configuration import require_choices
+from diffsurrogate.agent_linear import AgentLinear, agent_linear, reset_orthogonal
+from diffsurrogate.configuration import require_choices, require_range
+from diffsurrogate.dico import DiCoNet
 from diffsurrogate.errors import UsageError
+from diffsurrogate.hypernets import GeneratedLinear, one_hot_identity, orthogonal_identity
 
 Activation = Literal["elu", "relu", "silu", "tanh"]
-Architecture = Literal["joint", "separate", "shared", "transformer"]
+Architecture = Literal[
+    "joint", "separate", "shared", "transformer", "hyper-linear", "hyper-mlp", "dico"
+]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -23,6 +29,10 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
+_SEE_THEMSELVES = ("separate", "shared", "hyper-linear", "hyper-mlp")
+"""Architectures that can be shown all agents instead."""
+_ONLY_OF = {"identity_size": "hyper-mlp", "hyper_hidden": "hyper-mlp", "diversity": "dico"}
+"""Options of one architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +42,12 @@ class NetConfig:
     architecture: Architecture = "joint"
     """joint: one MLP over all agents concatenated. separate: an MLP of its own for every agent,
     which sees that agent's features only. shared: one MLP per agent, same weights, which also sees
-    the mean of a small embedding of all. transformer: self-attention over agents. The last two do
-    not depend on the order or number of agents."""
+    the mean of a small embedding of all. transformer: self-attention over agents. hyper-linear and
+    hyper-mlp: as separate, but all weights are generated from the agent's identity alone, by a
+    linear map of its number or by an MLP of a learned embedding (HyperMARL, arXiv:2412.04233).
+    dico: of policies over an action box only, a shared MLP plus a separate one, scaled to a given
+    diversity (arXiv:2405.15054). Only shared and transformer do not depend on the order or number
+    of agents."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers; the Transformer's width is the first and its depth the count."""
     activation: Activation = "elu"
@@ -47,6 +61,19 @@ class NetConfig:
     """Attention heads of the Transformer."""
     context: bool = True
     """Let the shared MLP of an agent see the mean over all; False for its own features only."""
+    agent_id: bool = False
+    """Let the shared MLP of an agent see its number, one-hot: then order and number matter."""
+    central: bool = False
+    """Let the separate, shared or generated MLP of an agent see the features of all agents,
+    concatenated: for a critic that knows more than the policy does."""
+    identity_size: int = 4
+    """Features of the learned embedding of an agent (hyper-mlp)."""
+    hyper_hidden: tuple[int, ...] = (64,)
+    """Widths of the hidden layers between that embedding and the weights (hyper-mlp)."""
+    diversity: float | None = 1.2
+    """Mean distance between two agents' mean actions on the same observation, in half boxes (dico);
+    0 for none, None for whatever is learned. 1.2 is what the paper's two agents had on VMAS's
+    Navigation."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -60,6 +87,40 @@ class NetConfig:
             raise UsageError(f"heads is {self.heads}; it must be at least 1")
         if self.architecture == "transformer" and self.hidden[0] % self.heads:
             raise UsageError(f"width {self.hidden[0]} cannot be split over {self.heads} heads")
+        if self.agent_id and self.architecture != "shared":
+            raise UsageError(
+                f"agent_id numbers the agents of a shared network, not of a {self.architecture} "
+                "one; leave it False"
+            )
+        if self.central and self.architecture not in _SEE_THEMSELVES:
+            raise UsageError(
+                f"central is for {', '.join(_SEE_THEMSELVES)}; a {self.architecture} network "
+                "cannot use it, leave it False"
+            )
+        if self.identity_size < 1 or min(self.hyper_hidden, default=0) < 1:
+            raise UsageError(
+                f"identity_size is {self.identity_size} and hyper_hidden {self.hyper_hidden}; both "
+                "need widths of at least 1 (hyper-linear is the one without hidden layers)"
+            )
+        if self.diversity is not None:
+            require_range(self, "diversity", low=0.0)
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuse options of another architecture, which would do nothing."""
+        for name, architecture in _ONLY_OF.items():
+            value, usual = getattr(self, name), getattr(NetConfig, name)
+            if self.architecture != architecture and value != usual:
+                raise UsageError(
+                    f"{name} is {value}, but only a {architecture} network has one, not a "
+                    f"{self.architecture} one; leave it at {usual}, or choose that architecture"
+                )
+
+    @property
+    def hears_others(self) -> bool:
+        """Whether an agent's output depends on the features of other agents."""
+        pooled = self.architecture == "shared" and self.context
+        return self.central or pooled or self.architecture in ("joint", "transformer")
 
 
 def mlp(sizes: tuple[int, ...], config: NetConfig) -> nn.Sequential:
@@ -88,23 +149,6 @@ class JointNet(nn.Module):
         return out.unflatten(-1, self.out_shape)
 
 
-class AgentLinear(nn.Module):
-    """A linear layer with weights of its own for every agent, in one batched product."""
-
-    def __init__(self, agents: int, in_dim: int, out_dim: int) -> None:
-        """Draw every agent's weights as torch draws those of one layer."""
-        super().__init__()
-        layers = [nn.Linear(in_dim, out_dim) for _ in range(agents)]
-        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
-        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
-
-    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
-        """Map each agent's features by its own weights."""
-        flat = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
-        out = torch.baddbmm(self.bias.unsqueeze(1), flat, self.weight.transpose(1, 2))
-        return out.transpose(0, 1).reshape(*x.shape[:-1], out.shape[-1])
-
-
 class SeparateNet(nn.Module):
     """An MLP of its own for every agent, which sees that agent's features only."""
 
@@ -113,9 +157,7 @@ class SeparateNet(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise((in_dim, *config.hidden)):
-            layers += [AgentLinear(agents, fan_in, fan_out), _ACTIVATIONS[config.activation]()]
-            if config.layer_norm:
-                layers.append(nn.LayerNorm(fan_out, elementwise_affine=False))
+            layers += [AgentLinear(agents, fan_in, fan_out), *_between(config, fan_out)]
         self.head = AgentLinear(agents, config.hidden[-1], out_dim)
         self.net = nn.Sequential(*layers, self.head)
 
@@ -123,6 +165,55 @@ class SeparateNet(nn.Module):
         """Map each agent's features."""
         out: Tensor = self.net(x)
         return out
+
+
+class HyperNet(nn.Module):
+    """The layers of a `SeparateNet`, all weights of which are generated from agents' identities.
+
+    They are generated once per call, whatever the number of samples (arXiv:2412.04233, equations 9
+    and 10). Actor and critic have each their own embeddings.
+    """
+
+    identity: Tensor
+    """(agent, size) one-hot or learned."""
+
+    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+        """Build; every agent starts as an ordinary network, orthogonal with gain √2, bias zero."""
+        super().__init__()
+        if config.architecture == "hyper-linear":
+            self.register_buffer("identity", one_hot_identity(agents), persistent=False)
+            hidden: tuple[int, ...] = ()
+        else:
+            self.identity = nn.Parameter(orthogonal_identity(agents, config.identity_size))
+            hidden = config.hyper_hidden
+        sizes = (in_dim, *config.hidden, out_dim)
+        layers = [
+            GeneratedLinear(self.identity.shape[-1], hidden, fan_in, fan_out)
+            for fan_in, fan_out in itertools.pairwise(sizes)
+        ]
+        for layer in layers:
+            layer.reset(self.identity, math.sqrt(2))
+        self.layers = nn.ModuleList(layers)
+        self.between = nn.ModuleList(
+            nn.Sequential(*_between(config, width)) for width in config.hidden
+        )
+
+    def generate(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weight (agent, out, in) and bias (agent, out) of each layer."""
+        return [layer(self.identity) for layer in self.layers]
+
+    def reset_head(self, gain: float) -> None:
+        """Let the last layer start orthogonal with `gain`."""
+        head = self.layers[-1]
+        assert isinstance(head, GeneratedLinear)
+        head.reset(self.identity, gain)
+
+    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+        """Map each agent's features."""
+        *hidden, head = self.generate()
+        for (weight, bias), between in zip(hidden, self.between, strict=True):
+            x = between(agent_linear(x, weight, bias))
+        return agent_linear(x, *head)
 
 
 class SharedNet(nn.Module):
@@ -133,28 +224,34 @@ class SharedNet(nn.Module):
     """
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
-        """Build; `agents` only decides whether there is anything to pool."""
+        """Build; `agents` decides whether there is anything to pool, and how many numbers."""
         super().__init__()
+        self.agents = agents if config.agent_id else 0
         width = max(config.hidden[0] // 4, 8)
         self.pool: nn.Module | None = None
-        if config.context and agents > 1:
+        if config.context and agents > 1 and not config.central:
             self.pool = nn.Sequential(
                 nn.Linear(in_dim, width), _ACTIVATIONS[config.activation](), nn.LayerNorm(width)
             )
         pooled = 0 if self.pool is None else width
-        self.net = mlp((in_dim + pooled, *config.hidden, out_dim), config)
+        self.net = mlp((in_dim + pooled + self.agents, *config.hidden, out_dim), config)
         self.head = self.net[-1]
         if self.pool is not None:
             first = self.net[0]
             assert isinstance(first, nn.Linear)
             with torch.no_grad():
-                first.weight[:, in_dim:] = 0.0  # the others matter only once that is learned
+                first.weight[:, in_dim : in_dim + pooled] = (
+                    0.0  # the others matter only once that is learned
+                )
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, given the mean of all."""
         if self.pool is not None:
             context = self.pool(x).mean(-2, keepdim=True)
             x = torch.cat([x, context.expand(*x.shape[:-1], -1)], dim=-1)
+        if self.agents > 0:
+            number = torch.eye(self.agents, device=x.device, dtype=x.dtype)
+            x = torch.cat([x, number.expand(*x.shape[:-1], -1)], dim=-1)
         out: Tensor = self.net(x)
         return out
 
@@ -210,7 +307,22 @@ class _AgentBlock(nn.Module):
         return out
 
 
-AgentNet = JointNet | SeparateNet | SharedNet | TransformerNet
+class CentralNet(nn.Module):
+    """Shows the features of all agents, concatenated, to each agent's part of a network."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Wrap a network of `agents * in_dim` features per agent."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+        """Map all features for each agent."""
+        everything = x.flatten(-2).unsqueeze(-2)
+        out: Tensor = self.net(everything.expand(*x.shape[:-1], -1))
+        return out
+
+
+AgentNet = JointNet | SeparateNet | SharedNet | TransformerNet | HyperNet | DiCoNet | CentralNet
 
 
 def build_net(
@@ -219,21 +331,53 @@ def build_net(
     """Build the configured network; its last layer is orthogonal with `head_gain`, bias zero.
 
     A gain of 0 makes a new network answer 0 everywhere.
+
+    Raises:
+        UsageError: diversity is asked of a single agent, or of what is no policy.
     """
-    kinds: dict[str, type[AgentNet]] = {
+    if config.architecture == "dico":
+        return _diverse(config, agents, in_dim, out_dim, head_gain)
+    kinds: dict[str, type[JointNet | SeparateNet | SharedNet | TransformerNet | HyperNet]] = {
         "joint": JointNet,
         "separate": SeparateNet,
         "shared": SharedNet,
         "transformer": TransformerNet,
+        "hyper-linear": HyperNet,
+        "hyper-mlp": HyperNet,
     }
-    net = kinds[config.architecture](config, agents, in_dim, out_dim)
-    head = net.head
-    assert isinstance(head, nn.Linear | AgentLinear)
-    matrices = head.weight if head.weight.ndim == 3 else head.weight.unsqueeze(0)
-    for matrix in matrices:
-        if head_gain == 0:
-            nn.init.zeros_(matrix)
-        else:
-            nn.init.orthogonal_(matrix, head_gain)
-    nn.init.zeros_(head.bias)
-    return net
+    seen = agents * in_dim if config.central else in_dim
+    net = kinds[config.architecture](config, agents, seen, out_dim)
+    if isinstance(net, HyperNet):
+        net.reset_head(head_gain)
+    else:
+        assert isinstance(net.head, nn.Linear | AgentLinear)
+        reset_orthogonal(net.head.weight, head_gain)
+        nn.init.zeros_(net.head.bias)
+    return CentralNet(net) if config.central else net
+
+
+def _diverse(
+    config: NetConfig, agents: int, in_dim: int, out_dim: int, head_gain: float
+) -> DiCoNet:
+    """Build both parts of a network of controlled diversity."""
+    if head_gain == 0:
+        raise UsageError(
+            "dico sets how differently agents act; values and models need another architecture, "
+            "and policies a head_gain above 0"
+        )
+    if agents < 2:
+        raise UsageError("dico sets how differently agents act, but there is 1; use joint")
+    plain = replace(config, architecture="separate", diversity=NetConfig.diversity)
+    shared, own = (
+        build_net(part, agents, in_dim, out_dim, head_gain=head_gain)
+        for part in (replace(plain, architecture="shared", context=False), plain)
+    )
+    return DiCoNet(shared, own, config.diversity, agents, in_dim)
+
+
+def _between(config: NetConfig, width: int) -> list[nn.Module]:
+    """Return what stands between layers of agents' own weights; its norm has none."""
+    layers: list[nn.Module] = [_ACTIVATIONS[config.activation]()]
+    if config.layer_norm:
+        layers.append(nn.LayerNorm(width, elementwise_affine=False))
+    return layers

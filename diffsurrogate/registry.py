@@ -18,9 +18,11 @@ _FACTORIES: dict[str, str | EnvFactory] = {
     "vmas": "diffsurrogate.wrappers.vmas:make",
     "paper": "diffsurrogate.wrappers.paper:make",
     "diffsurrogate": "diffsurrogate.wrappers.native:make",
+    "games": "diffsurrogate.wrappers.games:make",
     "gymnasium": "diffsurrogate.wrappers.gymnasium:make",
     "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:make",
     "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:make_mpe2",
+    "mujoco": "diffsurrogate.wrappers.mujoco_batch:make",
     "mamujoco": "diffsurrogate.wrappers.mujoco:make",
     "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:make",
 }
@@ -28,9 +30,11 @@ _IDS: dict[str, str | Callable[[], list[str]]] = {
     "vmas": "diffsurrogate.wrappers.vmas:ids",
     "paper": "diffsurrogate.wrappers.paper:ids",
     "diffsurrogate": "diffsurrogate.wrappers.native:ids",
+    "games": "diffsurrogate.wrappers.games:ids",
     "gymnasium": "diffsurrogate.wrappers.gymnasium:ids",
     "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:ids",
     "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:ids_mpe2",
+    "mujoco": "diffsurrogate.wrappers.mujoco_batch:ids",
     "mamujoco": "diffsurrogate.wrappers.mujoco:ids",
     "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:ids",
 }

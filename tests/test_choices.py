@@ -97,6 +97,40 @@ def test_the_gradient_is_that_of_the_expected_payoff(choices, tolerance):
     assert (found - true).norm() < tolerance * true.norm()
 
 
+class ClosedClimbing(Climbing):
+    """Agent a may not choose 1, nor agent b 0; the last three columns of obs say so."""
+
+    open_choices = slice(1, 4)
+    doors = torch.tensor([[1.0, 1, 0, 1], [1.0, 0, 1, 1]])
+
+    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
+        return {"obs": self.doors.expand(count, 2, 4).clone()}
+
+
+@pytest.mark.parametrize("choices", ["sampled", "all"])
+def test_the_gradient_is_that_of_the_expected_payoff_of_the_open_choices(choices):
+    r"""With logits $l$ of a's choices 0 and 2 alone, $dE/dl_0 = \pi_0 \pi_2 (u_0 - u_2)$.
+
+    Their worths are $u_0 = -30 q_1 + 0 q_2$ and $u_2 = 0 q_1 + 5 q_2$ under b's chances q of 1
+    and 2.
+    """
+    env = LearnedDiffWrapper(ClosedClimbing(20_000), reward=Payoff(), dynamics=Still())
+    settings = config(horizon=1, choices=choices, noise=NoiseConfig(), actor=ActorConfig())
+    agent = SHAC(env, settings, seed=2)
+    opinionated(agent)
+    env.reset(seed=0)
+    window = env.rollout(NoisyPolicy(agent.actor, agent.noise.draw(1)), 1)
+    head: Any = agent.actor.net.head  # its bias is added to the logits of both
+    (slope,) = torch.autograd.grad(agent.return_loss(window), head.bias)
+    p, q = agent.actor(ClosedClimbing.doors).softmax(-1).tolist()
+    assert (p[1], q[0]) == (0, 0) and min(p[0], p[2], q[1], q[2]) > 0.01
+    of_a = p[0] * p[2] * (-30 * q[1] - 5 * q[2])
+    of_b = q[1] * q[2] * (-30 * p[0] - 5 * p[2])  # of 1 over 2: -30 and 0, against 0 and 5
+    expected = torch.tensor([[of_a, 0, -of_a], [0, of_b, -of_b]])
+    torch.testing.assert_close(-slope.view(2, 3), expected, rtol=0.05, atol=0.02)
+    assert not slope.view(2, 3)[expected == 0].any()
+
+
 def test_a_learned_payoff_points_the_same_way():
     """Trained on pure choices only, but told to be linear between them."""
     surrogates = SurrogateConfig(minibatches=150, batch_size=256, reward_balance=0.0)

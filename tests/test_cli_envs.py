@@ -39,6 +39,7 @@ def test_ids_are_listed_one_per_line(capsys):
         "pettingzoo/sisl/multiwalker_v9",
         "vmas/navigation",
     } <= set(ids)
+    assert "# mpe2/...: state=True shows what all agents see to critics" in lines
     assert {name.partition("/")[0] for name in ids} <= set(namespaces())
     assert "pettingzoo/classic/chess_v6" not in ids  # agents take turns
     assert "gymnasium/HalfCheetah-v2" not in ids  # long gone

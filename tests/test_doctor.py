@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from doors import Doors
 from home import AGENTS, OBS, Home
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from diffsurrogate.__main__ import main
 from diffsurrogate.cli.diagnosis import Diagnosis, diagnose
 from diffsurrogate.cli.doctor import Verdict, describe, judge
 from diffsurrogate.env import MultiAgentVectorEnv
-from diffsurrogate.registry import register_env
+from diffsurrogate.registry import make, register_env
 
 TRANSITIONS = 2 * 2 * 32 * 7  # two windows of each kind of noise
 
@@ -50,6 +51,15 @@ def test_the_text_names_what_was_found(healthy):
     assert f"{OBS} numbers per agent" in text
     assert "SHAC++ here: good" in text
     assert "cosine" in text
+
+
+def test_the_text_names_open_choices_and_the_global_state(healthy):
+    assert "global state      none" in describe(*healthy)
+    text = describe(*examined(Doors()))
+    assert "4 choices, not all of them open all the time, per agent" in text
+    assert "3 of these numbers, which policies do not see" in text
+    text = describe(*examined(make("mpe2/simple_spread_v3", num_envs=7, n_agents=2)))
+    assert "left out; --env-options state True shows it" in text
 
 
 class Rare(Home):

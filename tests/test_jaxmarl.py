@@ -6,8 +6,6 @@ JaxMARL is imported in the tests, not with this file: that takes seconds.
 import functools
 import importlib.util
 import io
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,10 @@ pytestmark = pytest.mark.skipif(
 
 ENVS = 5
 SPREAD, LISTENER, SMAX = "MPE_simple_spread_v3", "MPE_simple_speaker_listener_v4", "SMAX-3m"
-OPTIONS: dict[str, dict[str, Any]] = {SPREAD: {"action_type": "Continuous"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    SPREAD: {"action_type": "Continuous"},
+    "HeuristicEnemySMAX-3m": {"state": True},
+}
 
 
 @functools.cache  # compiled once for all tests, each of which resets it
@@ -134,12 +135,16 @@ class ByHand:
 
     def start(self) -> None:
         obs, state = self.raw.reset(self.own_key())
-        self.obs, self.state = self.rows(obs), self.keep(state)
+        self.obs, self.state = self.rows(obs, state), self.keep(state)
 
-    def rows(self, obs: Any) -> Any:
+    def rows(self, obs: Any, state: Any) -> Any:
         padded = np.zeros((self.env.num_agents, self.env.obs_dim), np.float32)
         for row, agent in zip(padded, self.raw.agents, strict=True):
             row[: obs[agent].size] = obs[agent]
+            if self.env.open_choices is not None:
+                row[self.env.open_choices] = self.raw.get_avail_actions(state)[agent]
+            if self.env.state_columns is not None:
+                row[self.env.state_columns] = obs["world_state"]
         return padded
 
     def step(self, action: Tensor) -> tuple[Any, Any, bool, bool]:
@@ -147,13 +152,14 @@ class ByHand:
         there = self.raw.get_avail_actions(self.state) if smax else {}
         given = {}
         for index, agent in enumerate(self.raw.agents):
-            own = action[index, : int(self.env.action_mask[index].sum())].clamp(0, 1).numpy()
+            own = action[index, : int(self.env.action_mask[index].sum())]
+            own = (own if self.env.discrete_actions else own.clamp(0, 1)).numpy()
             given[agent] = own.argmax() if self.env.discrete_actions else own
-            if smax and not np.asarray(there[agent])[given[agent]]:
-                given[agent] = np.int64(4)  # stop
+            if smax:
+                given[agent] = np.where(np.asarray(there[agent]) > 0, own, -1).argmax()
         own_key = self.own_key()
         obs, state, reward, dones, _ = self.raw.step_env(own_key, self.state, given)
-        final = self.obs = self.rows(obs)
+        final = self.obs = self.rows(obs, state)
         self.state = self.keep(state)
         over = bool(dones["__all__"])
         decided = False
@@ -219,27 +225,29 @@ def test_an_end_by_time_alone_is_a_truncation_alone():
     obs, reward, final, terminated, truncated = play(env, choose(walks))
     assert terminated.nonzero().tolist() == [[2, 0], [4, 2]]
     assert truncated.nonzero().tolist() == [[4, 1], [4, 2]]
-    assert final[2, 0, 0, 0] >= 3 and final[2, 0, 1].tolist()[1:] == [3, -3]
-    assert obs[3, 0, 0, 0] < 1 and obs[3, 0, 1].tolist()[1:] == [0, 0]  # started anew, alone
+    assert final[2, 0, 0, 0] >= 3 and final[2, 0, 1, 1:3].tolist() == [3, -3]
+    assert obs[3, 0, 0, 0] < 1 and obs[3, 0, 1, 1:3].tolist() == [0, 0]  # started anew, alone
     assert (obs[:, 1, 0, 0] == start[1, 0, 0]).all()
     assert (reward[:, :, 0] > 0).nonzero().tolist() == [[2, 0], [4, 2]]
     assert env.current_obs[:, 1, 1].tolist() == [2, 0, 0]
     assert as_multi_agent(corridor()(), num_envs=3, max_steps=3).max_steps == 3
 
 
-def test_choices_that_are_not_there_are_shown_and_replaced():
+def test_which_choices_are_open_is_observed_and_closed_ones_are_replaced():
     env = walkers()
     obs, info = env.reset(seed=2)
-    assert info["available_actions"].tolist() == [[[True, True, False], [False, True, True]]] * 3
-    after, reward, _, _, info = env.step(choose([2, 0, 0], b=0))  # 2 is padding of a's: its first
+    assert (env.open_choices, env.obs_dim, info) == (slice(3, 6), 6, {})
+    assert obs[..., 3:].tolist() == [[[1, 1, 0], [0, 1, 1]]] * 3
+    assert env.observation_mask.tolist() == [[True, False, False, True, True, False], [True] * 6]
+    after, reward, *_ = env.step(choose([2, 0, 0], b=0))  # 2 is padding of a's: its first
     assert reward[:, 1].tolist() == [1, 1, 1]
     assert after[:, 0, 0].tolist() == obs[:, 0, 0].tolist()
-    assert info["available_actions"][:, 1].all()
+    assert after[:, 1, 3:].all()
     assert env.step(choose([0, 0, 0], b=0))[1][:, 1].tolist() == [0, 0, 0]
     smax = made(SMAX)
-    _, info = smax.reset(seed=0)
-    assert info["available_actions"].shape == (ENVS, 3, 8)
-    assert (info["available_actions"].sum(-1) == 5).all()  # nobody is near enough to shoot
+    obs, _ = smax.reset(seed=0)
+    assert obs[..., smax.open_choices].shape == (ENVS, 3, 8)
+    assert (obs[..., smax.open_choices].sum(-1) == 5).all()  # nobody is near enough to shoot
 
 
 def test_same_seed_same_run_whatever_other_envs_do():
@@ -370,23 +378,6 @@ def test_a_device_that_jax_cannot_reach_is_refused():
 
     with pytest.raises(UsageError, match=r"JAX cannot reach .cuda:99.*use device=.cpu"):
         jax_device(torch.device("cuda:99"))
-
-
-def test_importing_jaxmarl_prints_nothing_and_leaves_the_streams(monkeypatch, capsys):
-    from diffsurrogate.wrappers import jaxmarl_library as library
-
-    streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
-    with library._undisturbed():
-        print("found no env")
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-        print("found another")
-    assert (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__) == streams
-    assert capsys.readouterr().out == ""
-    monkeypatch.setitem(sys.modules, "jaxmarl", None)
-    spec = importlib.util.spec_from_file_location("copy_of_library", Path(library.__file__))
-    assert spec is not None and spec.loader is not None
-    with pytest.raises(UsageError, match=r'pip install "diffsurrogate\[jaxmarl\]"'):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 @pytest.mark.parametrize("name", [SPREAD, LISTENER])

@@ -21,11 +21,11 @@ def actions(steps: int, envs: int, agents: int, size: int) -> Tensor:
 
 
 def test_values_are_those_of_the_raw_env():
-    env = make("mamujoco/HalfCheetah-6x1", num_envs=3, max_steps=7)
+    env = make("mamujoco/HalfCheetah-6x1", num_envs=3, max_steps=7, batched=False)
     obs, _ = env.reset(seed=5)
     assert obs.shape == (3, 6, 9)
     assert env.observation_mask.sum(-1).tolist() == [9, 9, 8, 9, 9, 8]
-    bare = make("mamujoco/HalfCheetah-6x1", num_envs=1).raws[0]
+    bare = make("mamujoco/HalfCheetah-6x1", num_envs=1, batched=False).raws[0]
     seen, _ = bare.reset(seed=env_seeds(5, 3)[1])
     for step, action in enumerate(actions(6, 3, 6, 1)):
         for agent, name in enumerate(bare.possible_agents):
@@ -54,7 +54,7 @@ def test_the_robots_own_time_limit_is_known(given, limit):
 
 @pytest.mark.parametrize("name", ["Walker2d-6x1", "Ant-8x1", "HalfCheetah-3x2"])
 def test_joints_shared_out_anew_are_each_somebodys_once(name):
-    env = make(f"mamujoco/{name}", num_envs=1)
+    env = make(f"mamujoco/{name}", num_envs=1, batched=False)
     raw = env.raws[0]
     joints = [joint.act_ids for part in raw.agent_action_partitions for joint in part]
     agents, each = map(int, name.partition("-")[2].split("x"))
@@ -66,7 +66,7 @@ def test_the_same_forces_earn_the_same_whoever_exerts_them():
     forces = actions(5, 1, 1, 6)[:, 0, 0]
     earned = []
     for name in ("Walker2d-2x3", "Walker2d-6x1"):
-        env = make(f"mamujoco/{name}", num_envs=1)
+        env = make(f"mamujoco/{name}", num_envs=1, batched=False)
         env.reset(seed=3)
         raw, total = env.raws[0], 0.0
         for force in forces:
@@ -112,10 +112,14 @@ def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
         make(f"mamujoco/{name}", **({"num_envs": 1} | options))
 
 
-@pytest.mark.parametrize("env_id", ["gymnasium/HalfCheetah-v5", "mamujoco/HalfCheetah-6x1"])
+@pytest.mark.parametrize(
+    "env_id", ["gymnasium/HalfCheetah-v5", "mujoco/HalfCheetah-v5", "mamujoco/HalfCheetah-6x1"]
+)
 def test_making_many_copies_says_nothing_and_leaves_no_file(env_id, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    make(env_id, num_envs=3).close()
+    env = make(env_id, num_envs=3)
+    env.reset()
+    env.close()
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
     assert not list(tmp_path.iterdir())

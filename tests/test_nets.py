@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from diffsurrogate.agent_linear import AgentLinear
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import AgentLinear, AgentNet, NetConfig, build_net
+from diffsurrogate.nets import AgentNet, NetConfig, build_net
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
-ALL = ["joint", "separate", "shared", "transformer"]
+ALL = ["joint", "separate", "shared", "transformer", "hyper-linear", "hyper-mlp"]
 OPEN = ["joint", "shared", "transformer"]
 
 
@@ -49,9 +50,12 @@ def test_every_activation_and_norm_gives_every_weight_a_gradient(
 
 @pytest.mark.parametrize(
     ("architecture", "equivariant"),
-    [("joint", False), ("separate", False), ("shared", True), ("transformer", True)],
+    [
+        *(("joint", False), ("separate", False), ("hyper-linear", False), ("hyper-mlp", False)),
+        *(("shared", True), ("transformer", True)),
+    ],
 )
-def test_joint_and_separate_depend_on_the_order_of_agents(architecture, equivariant):
+def test_only_shared_and_transformer_forget_the_order_of_agents(architecture, equivariant):
     net = trained(small(architecture, heads=3))
     x, order = torch.randn(ENVS, AGENTS, OBS), [2, 0, 1]
     difference = (net(x[:, order]) - net(x)[:, order]).abs().max().item()
@@ -81,7 +85,10 @@ def test_every_agent_hears_of_the_others(architecture):
     assert grad[0].any(-1).all()
 
 
-@pytest.mark.parametrize(("architecture", "context"), [("shared", False), ("separate", True)])
+@pytest.mark.parametrize(
+    ("architecture", "context"),
+    [("shared", False), ("separate", True), ("hyper-linear", True), ("hyper-mlp", True)],
+)
 def test_some_nets_see_their_own_agent_only(architecture, context):
     net = trained(small(architecture, context=context))
     x = torch.randn(1, AGENTS, OBS, requires_grad=True)
@@ -134,6 +141,70 @@ def test_shared_and_transformer_take_any_number_of_agents(architecture, other):
     assert net(torch.randn(ENVS, other, OBS)).shape == (ENVS, other, OUT)
 
 
+CENTRAL = ["separate", "shared", "hyper-linear", "hyper-mlp"]
+
+
+@pytest.mark.parametrize("architecture", CENTRAL)
+@pytest.mark.parametrize("leading", [(), (ENVS,), (11, ENVS), (0,)])
+def test_a_central_net_shows_every_agent_all(architecture, leading):
+    """As a net of one agent's features that are all agents' in a row."""
+    net = trained(small(architecture, central=True, layer_norm=False))
+    x = torch.randn(*leading, AGENTS, OBS, requires_grad=True)
+    out = net(x)
+    assert out.shape == (*leading, AGENTS, OUT)
+    row = x.flatten(-2).unsqueeze(-2).repeat_interleave(AGENTS, dim=-2)
+    torch.testing.assert_close(out, net.net(row))
+    if x.numel() > 0:
+        (grad,) = torch.autograd.grad(out[..., 1, :].sum(), x)
+        assert grad.any(-1).all()
+
+
+@pytest.mark.parametrize("architecture", CENTRAL)
+def test_a_central_net_begins_with_its_head_gain(architecture):
+    x = torch.randn(ENVS, AGENTS, OBS)
+    config = small(architecture, central=True)
+    assert not build_net(config, AGENTS, OBS, OUT, head_gain=0.0)(x).any()
+    assert build_net(config, AGENTS, OBS, OUT)(x).any()
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_a_shared_net_that_is_told_numbers_is_one_net_with_numbers_appended(context):
+    net = trained(small("shared", context=context, agent_id=True))
+    x = torch.randn(11, ENVS, AGENTS, OBS)
+    parts = [x, torch.eye(AGENTS).expand(11, ENVS, -1, -1)]
+    if context:
+        parts.insert(1, net.pool(x).mean(-2, keepdim=True).expand(-1, -1, AGENTS, -1))
+    torch.testing.assert_close(net(x), net.net(torch.cat(parts, dim=-1)))
+    same = x[..., :1, :].expand_as(x)
+    assert (net(same)[..., 0, :] - net(same)[..., 1, :]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "hears"),
+    [
+        ({"architecture": "joint"}, True),
+        ({"architecture": "transformer"}, True),
+        ({"architecture": "shared"}, True),
+        ({"architecture": "shared", "context": False}, False),
+        ({"architecture": "shared", "context": False, "central": True}, True),
+        ({"architecture": "separate"}, False),
+        ({"architecture": "hyper-linear"}, False),
+        ({"architecture": "hyper-mlp", "central": True}, True),
+        ({"architecture": "dico"}, False),
+    ],
+)
+def test_a_configuration_says_whether_agents_hear_of_each_other(options, hears):
+    config = NetConfig(hidden=(12,), **options)
+    assert config.hears_others is hears
+    net = build_net(config, AGENTS, OBS, OUT)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)
+    x = torch.randn(ENVS, AGENTS, OBS, requires_grad=True)
+    (grad,) = torch.autograd.grad(net(x)[:, 0].sum(), x)
+    assert bool(grad[:, 1:].any()) is hears
+
+
 def test_agents_with_equal_views_act_as_one_whatever_their_number():
     view = torch.randn(ENVS, 1, OBS)
     for architecture in ("shared", "transformer"):
@@ -184,6 +255,16 @@ def test_the_same_seed_builds_the_same_network(architecture):
         ({"architecture": "transformer", "heads": -1}, "heads"),
         ({"architecture": "transformer", "embed": (8, 0)}, "embed"),
         ({"architecture": "shared", "embed": (8,)}, "Transformer only"),
+        ({"architecture": "separate", "agent_id": True}, "leave it False"),
+        ({"architecture": "joint", "central": True}, "cannot use it"),
+        ({"architecture": "dico", "central": True}, "cannot use it"),
+        ({"architecture": "hyper-mlp", "identity_size": 0}, "identity_size is 0"),
+        ({"architecture": "hyper-mlp", "hyper_hidden": ()}, "hyper-linear is the one"),
+        ({"architecture": "hyper-mlp", "hyper_hidden": (64, 0)}, "hyper_hidden"),
+        ({"architecture": "hyper-linear", "identity_size": 5}, "only a hyper-mlp .*leave it at 4"),
+        ({"architecture": "hyper-linear", "hyper_hidden": (32,)}, "hyper_hidden is .*hyper-mlp"),
+        ({"architecture": "shared", "diversity": 0.5}, "only a dico .*leave it at 1.2"),
+        ({"diversity": None}, "diversity is None, but only a dico"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(kwargs, message):

@@ -91,7 +91,7 @@ def test_values_and_ends_are_the_bare_envs_bit_for_bit(name, options, limit):
     for _ in range(60):
         action = 1.4 * torch.rand(ENVS, env.num_agents, env.act_dim, generator=generator) - 0.2
         raw_actions: list[dict[str, Any]] = []
-        for rows in action.clamp(0, 1):
+        for rows in action if env.discrete_actions else action.clamp(0, 1):
             own = [row[:size].numpy() for row, size in zip(rows, sizes, strict=True)]
             given = [row.argmax() for row in own] if env.discrete_actions else own
             raw_actions.append(dict(zip(env.agents, given, strict=True)))

@@ -62,9 +62,7 @@ def test_envs_that_do_not_fit_are_refused():
     nobody.possible_agents = []
     wide.observed["b"] = spaces.Sequence(spaces.Box(0, 1))
     sizes, kinds = iter([3, 4]), iter([simple_tag_v3.parallel_env(), object()])
-    unlike = [
-        lives(*[(2, BOTH)] * 3, b=b) for b in (spaces.MultiDiscrete([2, 3]), spaces.Discrete(2))
-    ]
+    unlike = [lives(*[(2, BOTH)] * 3, b=b) for b in (spaces.MultiBinary(2), spaces.Discrete(2))]
     for raw, options, advice in [
         (lambda: simple_spread_v3.parallel_env(N=next(sizes)), {"num_envs": 2}, "they differ"),
         (lambda: one, {"num_envs": 2}, "a new one each time"),
@@ -74,7 +72,7 @@ def test_envs_that_do_not_fit_are_refused():
         (turns, {}, "take turns.*is_parallelizable"),
         (nobody, {}, "lives has no possible_agents"),
         (wide, {}, r"agent 'b' are Sequence.*fixed size"),
-        (unlike[0], {}, r"agent 'b' are MultiDiscrete\(\[2 3\]\), which is not supported"),
+        (unlike[0], {}, r"agent 'b' are MultiBinary\(2\), which is not supported"),
         (unlike[1], {}, "'b' has Discrete actions and agent 'a' a Box"),
         (lives(*[(2, BOTH)] * 3, c=spaces.Box(-np.inf, 1, (2,))), {}, "box must be finite"),
     ]:

@@ -19,8 +19,9 @@ from diffsurrogate.__main__ import main
 from diffsurrogate.checkpoint import load_checkpoint
 from diffsurrogate.cli.children import Children, locked
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.paper_table import Cell, published
+from diffsurrogate.cli.paper_table import Cell
 from diffsurrogate.cli.presets import recommended
+from diffsurrogate.cli.table_shacpp import published
 from diffsurrogate.errors import UsageError
 
 TABLE = ["reproduce", "table1"]
@@ -144,7 +145,7 @@ def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, cap
     text = capsys.readouterr().out
     assert "3 runs in" in text
     assert "1 finished, 2 new" in text
-    assert "failed (status 2): ppo paper/dispersion n=1 mlp seed 2" in text
+    assert "failed (status 2): ppo dispersion 1 mlp seed 2" in text
     assert "  until it did not" in text
     assert "2 of 3 runs failed; try them again with:" in text
     assert "1 of 3 runs finished" in (tmp_path / "table1.md").read_text()

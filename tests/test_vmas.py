@@ -207,10 +207,38 @@ def test_wrong_arguments_get_advice(arguments, message):
         vmas.make(**{"num_envs": ENVS, **arguments})
 
 
-def test_discrete_actions_are_refused():
-    raw = raw_vmas.make_env("transport", num_envs=ENVS, continuous_actions=False)
-    with pytest.raises(UsageError, match="continuous_actions=True"):
-        vmas.adapt(raw)
+def test_choices_are_vmas_own():
+    """One-hot rows step VMAS as its own indices do: 9 forces in the plane, and what is said."""
+    ours = vmas.make("simple_reference", num_envs=ENVS, seed=3, continuous_actions=False)
+    raw = raw_vmas.make_env("simple_reference", num_envs=ENVS, seed=3, continuous_actions=False)
+    assert ours.discrete_actions
+    assert not ours.gradients
+    counts = [int(space.n) for space in raw.action_space]
+    assert ours.single_action_space.shape == (len(counts), max(counts))
+    assert float(ours.action_low.min()) == 0.0
+    expected, (obs, _) = raw.reset(seed=3), ours.reset(seed=3)
+    assert torch.equal(obs, torch.stack(expected, dim=1))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        index = [torch.randint(count, (ENVS,), generator=generator) for count in counts]
+        rows = [torch.nn.functional.one_hot(i, max(counts)).float() for i in index]
+        expected, reward, *_ = raw.step([i.unsqueeze(1) for i in index])
+        obs, given, *_ = ours.step(torch.stack(rows, dim=1))
+        assert torch.equal(obs, torch.stack(expected, dim=1))
+        assert torch.equal(given, torch.stack(reward, dim=1))
+
+
+def test_several_choices_and_gradients_through_choices_are_refused():
+    raw = raw_vmas.make_env(
+        "transport", num_envs=ENVS, continuous_actions=False, multidiscrete_actions=True
+    )
+    with pytest.raises(UsageError, match="multidiscrete_actions=False"):
+        vmas.VmasEnv(raw)
+    with pytest.raises(UsageError, match="continuous_actions"):
+        vmas.make("navigation", num_envs=ENVS, differentiable=True, continuous_actions=False)
+    env = vmas.make("navigation", num_envs=ENVS, continuous_actions=False)
+    with pytest.raises(UsageError, match="its actions are choices"):
+        env.enable_gradients("dynamics")
 
 
 def test_without_vmas_the_import_says_what_to_install(monkeypatch):

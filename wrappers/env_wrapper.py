@@ -14,6 +14,13 @@ class EnvWrapper(MultiAgentVectorEnv):
     env: MultiAgentVectorEnv
     """The wrapped env."""
 
+    def _keep_roles(self) -> None:
+        """Take over what is padding, what is a choice, and what the columns of obs are for."""
+        env = self.env
+        self.observation_mask, self.action_mask = env.observation_mask, env.action_mask
+        self.discrete_actions, self.open_choices = env.discrete_actions, env.open_choices
+        self.state_columns, self.offers_state = env.state_columns, env.offers_state
+
     def max_return(self) -> Tensor | None:
         """Return the wrapped env's largest attainable return, (env,)."""
         return self.env.max_return()

@@ -10,6 +10,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.columns import box_without, without
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent
@@ -23,6 +24,9 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     To single-agent tools the team is one agent: it sees what all agents see, one after another,
     acts for all of them and earns the sum of their rewards. Numbers are the env's own; rewards
     become float64 as in Gymnasium's vector envs, after `TeamReward`'s float32 sum.
+
+    The global state (`state_columns`) is left out. Which choices are open (`open_choices`) stays
+    among the observations; for a closed one the env takes the first that is open.
 
     Actions are a `Box`, or, where the env has `discrete_actions`, `Discrete` for one agent and
     `MultiDiscrete` for several.
@@ -65,7 +69,8 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         self.num_envs = env.num_envs
         self.metadata = env.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode, self.spec = env.render_mode, env.spec
-        self.single_observation_space = _box(env.single_observation_space, flatten)
+        seen: Any = env.single_observation_space
+        self.single_observation_space = _box(box_without(seen, env.state_columns), flatten)
         self.single_action_space = _action_space(env, flatten)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
@@ -135,7 +140,7 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     def _observation(self, obs: Tensor) -> NDArray[np.float32]:
         """Return obs `(env, agent, obs_dim)` as a new array of `observation_space`."""
         shape = self.observation_space.shape
-        return obs.detach().cpu().numpy().reshape(shape).copy()
+        return without(obs, self.env.state_columns).detach().cpu().numpy().reshape(shape).copy()
 
     def _info(self, final: Tensor, ended: NDArray[np.bool_]) -> dict[str, Any]:
         """Return how episodes ended, as Gymnasium's vector envs do."""

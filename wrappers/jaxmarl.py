@@ -33,11 +33,10 @@ class JaxMARLEnv(RawEnvAdapter):
     time limit is kept elsewhere terminates at it: give a `max_steps` below it. Agents that are gone
     keep what the env gives them: SMAX pays the dead their team's reward and shows them zeros.
 
-    **Choices that are not there.** Where the env says which choices an agent has now
-    (`get_avail_actions`: SMAX; Hanabi's `get_legal_moves`), `info["available_actions"]` of `reset`
-    and `step` holds it, (env, agent, act_dim) bool. Policies here know no mask that changes from
-    step to step and choose freely: for a choice that is not there the env gets SMAX's "stop", or
-    else the first choice that is there.
+    **Choices that are closed, and the global state.** Where the env says which choices an agent has
+    now (`get_avail_actions`: SMAX; Hanabi's `get_legal_moves`), observations end with it
+    (`open_choices`). With `state=True` the global state follows (`state_columns`): what
+    `get_world_state(state)` gives, or else the observation "world_state".
 
     **Randomness.** Each copy has a key of its own: `jax.random.PRNGKey` of its seed in
     `env_seeds(seed, num_envs)`. Each reset and step of a copy does `key, own = split(key)` and
@@ -65,6 +64,7 @@ class JaxMARLEnv(RawEnvAdapter):
         max_steps: int | None = None,
         seed: int | None = None,
         device: torch.device | str = "cpu",
+        state: bool = False,
     ) -> None:
         """Copy `raw`, which holds no state and may be used elsewhere.
 
@@ -74,25 +74,27 @@ class JaxMARLEnv(RawEnvAdapter):
             max_steps: steps until truncation, if fewer than the raw env's own.
             seed: of the first reset without one; None draws one.
             device: where the tensors live and JAX computes.
+            state: append the raw env's global state to observations.
 
         Raises:
             UsageError: the env does not give dicts by agent, its actions are neither boxes nor
-                choices, it cannot be compiled, or JAX cannot reach the device.
+                choices, it cannot be compiled, it has no global state though one is asked for, or
+                JAX cannot reach the device.
         """
         check_options(type(raw).__name__, num_envs, False, max_steps, None)
-        self._batch = batch = Batch(raw, num_envs, usable_device(device))
+        self._batch = batch = Batch(raw, num_envs, usable_device(device), state=state)
         layout = batch.layout
         limits = [limit for limit in (time_limit(raw), max_steps) if limit is not None]
         super().__init__(
             num_envs=num_envs,
-            agents=[str(agent) for agent in layout.agents],
+            agents=layout.names,
             observation_space=layout.observation_box,
             action_space=layout.action_box,
             device=device,
             max_steps=min(limits, default=None),
         )
-        self._mask_padding(layout.observation_sizes, layout.action_sizes)
-        self.discrete_actions = layout.discrete
+        layout.describe(self)
+        self.offers_state = batch.offers_state
         self.raw = raw
         """The raw env."""
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
@@ -100,33 +102,7 @@ class JaxMARLEnv(RawEnvAdapter):
         self._keys: Any = None
         self._state: Any = None
         self._obs: Any = None
-        self._available: Any = None
         self._cut: Any = None
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Start every env anew.
-
-        Returns:
-            obs `(env, agent, obs_dim)` float32 and an info, with `available_actions` (env, agent,
-            act_dim) bool where the raw env says which choices there are.
-        """
-        obs, info = super().reset(seed=seed, options=options)
-        return obs, info | self._masks()
-
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advance every env one step and reset those that ended.
-
-        Returns:
-            as `MultiAgentVectorEnv`; info has `available_actions` as that of `reset`, after the
-            resets.
-
-        Raises:
-            UsageError: as `MultiAgentVectorEnv`; or the raw env gave a number that is not finite.
-        """
-        obs, reward, terminated, truncated, info = super().step(actions)
-        return obs, reward, terminated, truncated, info | self._masks()
 
     # --- the env protocol -------------------------------------------------------------------------
 
@@ -135,20 +111,18 @@ class JaxMARLEnv(RawEnvAdapter):
             entropy = self._seed if seed is None else seed
             self._keys = self._batch.keys(env_seeds(entropy, self.num_envs))
         self._checks.step = 0
-        self._keys, self._state, self._obs, self._available = self._batch.start(self._keys)
+        self._keys, self._state, self._obs = self._batch.start(self._keys)
         return self._finite("observation", self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
-        before = (self._keys, self._state, self._obs, self._available)
-        self._keys, self._state, self._obs, self._available = self._batch.restart(
-            to_jax(mask), *before
-        )
+        before = (self._keys, self._state, self._obs)
+        self._keys, self._state, self._obs = self._batch.restart(to_jax(mask), *before)
         return self._finite("observation", self._obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
-        self._keys, self._state, self._obs, reward, terminated, self._cut, self._available = (
-            self._batch.advance(self._keys, self._state, to_jax(action))
+        self._keys, self._state, self._obs, reward, terminated, self._cut = self._batch.advance(
+            self._keys, self._state, to_jax(action)
         )
         obs = self._finite("observation", self._obs)
         return obs, self._finite("reward", reward), to_torch(terminated)
@@ -161,11 +135,6 @@ class JaxMARLEnv(RawEnvAdapter):
 
     def _restore(self, state: State) -> None:
         self._keys, self._state = self._batch.load(state, self.device)
-
-    def _masks(self) -> dict[str, Tensor]:
-        if self._available.size == 0:
-            return {}
-        return {"available_actions": to_torch(self._available).clone()}
 
     def _finite(self, field: str, array: Any) -> Tensor:
         """Return an array as a tensor, all of whose numbers are finite."""
@@ -185,6 +154,7 @@ def adapt(
     max_steps: int | None = None,
     seed: int | None = None,
     device: torch.device | str = "cpu",
+    state: bool = False,
 ) -> JaxMARLEnv:
     """Adapt a raw env; `as_multi_agent` calls this.
 
@@ -195,8 +165,11 @@ def adapt(
         max_steps: steps until truncation, if fewer than the raw env's own.
         seed: of the first reset without one; None draws one.
         device: where the tensors live and JAX computes.
+        state: append the raw env's global state to observations (`state_columns`).
 
     Raises:
         UsageError: as `JaxMARLEnv`.
     """
-    return JaxMARLEnv(raw_env, num_envs=num_envs, max_steps=max_steps, seed=seed, device=device)
+    return JaxMARLEnv(
+        raw_env, num_envs=num_envs, max_steps=max_steps, seed=seed, device=device, state=state
+    )

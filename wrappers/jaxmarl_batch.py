@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.jaxmarl_library import SMAX, EnemySMAX, jax, jnp
+from diffsurrogate.wrappers.jaxmarl_library import jax, jnp
 from diffsurrogate.wrappers.jaxmarl_time import ends_by_time_only, without_limit
 from diffsurrogate.wrappers.pettingzoo_spaces import Layout
 
@@ -25,24 +25,41 @@ class Batch:
     (`key, own = jax.random.split(key)`), so that its future does not depend on the others'.
     """
 
-    def __init__(self, raw: Any, num_envs: int, device: torch.device) -> None:
+    def __init__(
+        self, raw: Any, num_envs: int, device: torch.device, *, state: bool = False
+    ) -> None:
         """Read an env's agents, shapes and spaces, without computing anything.
 
         Args:
             raw: a JaxMARL `MultiAgentEnv`.
             num_envs: copies.
             device: where JAX computes.
+            state: append the env's global state to observations.
 
         Raises:
-            UsageError: JAX cannot reach the device, or the env is not what the adapter supports.
+            UsageError: JAX cannot reach the device, the env is not what the adapter supports, or it
+                has no global state.
         """
         self.raw, self.name, self.num_envs = raw, type(raw).__name__, num_envs
         self.device = jax_device(device)
         self._twin = without_limit(raw)
         key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
         obs, self._state = self._traced("reset", jax.eval_shape, raw.reset, key)
-        self.layout = Layout(_Spaces(self.name, raw, obs))
+        spaces_of = _Spaces(self.name, raw, obs)
+        self.layout = Layout(spaces_of)
         self._mask_of = self._find_masks()
+        self._why_no_world = ""
+        self._world_of, size = self._find_world(obs)
+        self.offers_state = size > 0
+        if state and not size:
+            raise UsageError(
+                f"{self.name} has no global state, which state=True asks for: neither a method "
+                'get_world_state(state) that works nor a "world_state" among its observations; '
+                f"leave it out{self._why_no_world}"
+            )
+        self.layout = Layout(
+            spaces_of, masks_in_infos=self._mask_of is not None, state_size=size if state else 0
+        )
         self._restart = jax.jit(jax.vmap(self._restart_one))
         self._advance = jax.jit(jax.vmap(self._advance_one))
         keys, states = jax.tree.map(self._batched, (key, self._state))
@@ -59,44 +76,43 @@ class Batch:
             keys = jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds, dtype=jnp.uint32))
         return jax.device_put(keys, self.device)
 
-    def start(self, keys: Array) -> tuple[Array, Any, Array, Array]:
+    def start(self, keys: Array) -> tuple[Array, Any, Array]:
         """Reset every copy.
 
         Returns:
-            keys, state, obs (env, agent, obs_dim) and which choices there are now, (env, agent,
-            act_dim) bool, of size zero where the env does not say.
+            keys, state and obs (env, agent, obs_dim).
         """
         _, *nothing = jax.tree.map(_zeros, self._started)
         ended = np.ones(self.num_envs, dtype=bool)
         return self.restart(*jax.device_put((ended, keys, *nothing), self.device))
 
     def restart(
-        self, ended: Array, keys: Array, state: Any, obs: Array, available: Array
-    ) -> tuple[Array, Any, Array, Array]:
+        self, ended: Array, keys: Array, state: Any, obs: Array
+    ) -> tuple[Array, Any, Array]:
         """Reset the copies where `ended` (env,) is set; return what `start` does, of all."""
-        return self._restart(ended, keys, state, obs, available)
+        return self._restart(ended, keys, state, obs)
 
     def advance(self, keys: Array, state: Any, rows: Array) -> tuple[Any, ...]:
         """Step every copy with actions `rows` (env, agent, act_dim) in the box.
 
         Returns:
             keys, state, obs (env, agent, obs_dim), reward (env, agent), terminated and truncated
-            (env,) by the env itself, and which choices there are now.
+            (env,) by the env itself.
         """
         return self._advance(keys, state, rows)
 
-    def _start_one(self, key: Array) -> tuple[Array, Any, Array, Array]:
+    def _start_one(self, key: Array) -> tuple[Array, Any, Array]:
         key, own = jax.random.split(key)
         obs, state = self.raw.reset(own)
-        return key, state, self._observations(obs), self._available(state)
+        return key, state, self._observations(obs, state)
 
-    def _restart_one(self, ended: Array, *before: Any) -> tuple[Array, Any, Array, Array]:
+    def _restart_one(self, ended: Array, *before: Any) -> tuple[Array, Any, Array]:
         fresh = self._start_one(before[0])
         return jax.tree.map(lambda one, other: jax.lax.select(ended, one, other), fresh, before)
 
     def _advance_one(self, key: Array, state: Any, rows: Array) -> tuple[Any, ...]:
         key, own = jax.random.split(key)
-        actions = self._actions(rows, self._available(state))
+        actions = self._actions(rows)
         obs, after, rewards, dones, _ = self.raw.step_env(own, state, actions)
         over = self._scalar(dones, "__all__", "dones").astype(bool)
         terminated = over
@@ -109,16 +125,15 @@ class Batch:
         return (
             key,
             jax.tree.map(_settled, after),
-            self._observations(obs),
+            self._observations(obs, after),
             jnp.stack([value.astype(jnp.float32) for value in reward]),
             terminated,
             over & ~terminated,
-            self._available(after),
         )
 
-    def _observations(self, obs: dict[Any, Any]) -> Array:
-        """Return rows (agent, obs_dim), padded with zeros at their end."""
-        layout, width = self.layout, self.layout.observation_box.shape[1]
+    def _observations(self, obs: dict[Any, Any], state: Any) -> Array:
+        """Return rows (agent, obs_dim): what is seen, padded; open choices; global state."""
+        layout, width = self.layout, max(self.layout.observation_sizes)
         rows = [_flat(obs[agent]) for agent in layout.agents]
         sizes = [row.size for row in rows]
         if sizes != layout.observation_sizes:
@@ -126,9 +141,18 @@ class Batch:
                 f"{self.name}: step_env() gives the agents {sizes} observed numbers, reset() "
                 f"{layout.observation_sizes}; give as many in both"
             )
-        return jnp.stack([jnp.pad(row, (0, width - row.size)) for row in rows])
+        rows = [jnp.pad(row, (0, width - row.size)) for row in rows]
+        parts = [jnp.stack(rows)]
+        if layout.open_choices is not None:
+            masks, most = self._mask_of(state), layout.action_box.shape[1]
+            rows = [masks[agent].astype(jnp.float32) for agent in layout.agents]
+            parts.append(jnp.stack([jnp.pad(row, (0, most - row.size)) for row in rows]))
+        if layout.state_columns is not None:
+            world = _flat(self._world_of(obs, state))
+            parts.append(jnp.broadcast_to(world, (len(layout.agents), world.size)))
+        return jnp.concatenate(parts, axis=1)
 
-    def _actions(self, rows: Array, available: Array) -> dict[Any, Array]:
+    def _actions(self, rows: Array) -> dict[Any, Array]:
         """Return what the env takes for one copy's `rows` (agent, act_dim)."""
         layout = self.layout
         actions = {}
@@ -136,29 +160,10 @@ class Batch:
             own = rows[index, : layout.action_sizes[index]]
             space = self.raw.action_space(agent)
             if layout.discrete:
-                choice = own.argmax()
-                if available.size:
-                    choice = self._possible(choice, available[index])
-                actions[agent] = choice.astype(getattr(space, "dtype", jnp.int32))
+                actions[agent] = own.argmax().astype(getattr(space, "dtype", jnp.int32))
             else:
                 actions[agent] = own.reshape(layout.action_spaces[index].shape)
         return actions
-
-    def _possible(self, choice: Array, available: Array) -> Array:
-        """Return the choice if it is there, else to do nothing, else the first that is there."""
-        instead = available.argmax()
-        if isinstance(self.raw, SMAX | EnemySMAX):
-            idle = self.raw.num_movement_actions - 1
-            instead = jnp.where(available[idle], idle, instead)
-        return jnp.where(available[choice], choice, instead)
-
-    def _available(self, state: Any) -> Array:
-        """Return which choices one copy has, (agent, act_dim) bool; (0,) where nobody says."""
-        if self._mask_of is None:
-            return jnp.zeros((0,), dtype=bool)
-        masks, width = self._mask_of(state), self.layout.action_box.shape[1]
-        rows = [masks[agent].astype(bool) for agent in self.layout.agents]
-        return jnp.stack([jnp.pad(row, (0, width - row.size)) for row in rows])
 
     def _find_masks(self) -> Any:
         """Return the env's function from a state to masks by agent, None if it has none."""
@@ -170,10 +175,30 @@ class Batch:
                 masks = jax.eval_shape(function, self._state)
             except NotImplementedError:
                 continue
-            sizes = zip(self.layout.agents, self.layout.action_sizes, strict=True)
-            if all(masks[agent].shape == (size,) for agent, size in sizes):
-                return function
+            for agent, size in zip(self.layout.agents, self.layout.action_sizes, strict=True):
+                shape = getattr(masks.get(agent), "shape", None)
+                if shape != (size,):
+                    raise UsageError(
+                        f"{self.name}: {name}() gives {agent} a mask of shape {shape}; ({size},) "
+                        "is needed, one number per choice for every agent"
+                    )
+            return function
         return None
+
+    def _find_world(self, obs: dict[Any, Any]) -> tuple[Any, int]:
+        """Return a function of observations and state to the global state, and its size; or 0."""
+        function = getattr(self.raw, "get_world_state", None)
+        ways: list[Any] = [lambda obs, _: obs["world_state"]] if "world_state" in obs else []
+        if function is not None:
+            ways.insert(0, lambda _, state: function(state))
+        for way in ways:
+            try:
+                world = jax.eval_shape(way, obs, self._state)
+            except Exception as error:  # of any kind: some envs have one that does not work
+                self._why_no_world = f"; get_world_state() raises {type(error).__name__}: {error}"
+                continue
+            return way, sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(world))
+        return None, 0
 
     # --- saving -----------------------------------------------------------------------------------
 

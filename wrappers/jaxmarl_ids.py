@@ -57,6 +57,7 @@ def make(
     differentiable: bool = False,
     max_steps: int | None = None,
     render_mode: str | None = None,
+    state: bool = False,
     **options: Any,
 ) -> JaxMARLEnv:
     """Make copies of one of JaxMARL's envs.
@@ -71,6 +72,7 @@ def make(
         differentiable: must be False.
         max_steps: steps until truncation, which the raw env is told; None for its own limit.
         render_mode: must be None: these envs cannot be drawn here yet.
+        state: append the env's global state to observations (`state_columns`).
         options: of the env, such as `action_type="Continuous"` of the multi-particle envs, which
             have discrete actions else. `scenario` (or `map_name`) and `layout` may be a map's name;
             `n_agents` is `num_agents`.
@@ -89,7 +91,9 @@ def make(
         options["num_agents"] = options.pop("n_agents")
     with jax.default_device(jax_device(usable_device(device))):
         raw = _raw(env_id, registered, options, max_steps)
-    return JaxMARLEnv(raw, num_envs=num_envs, max_steps=max_steps, seed=seed, device=device)
+    return JaxMARLEnv(
+        raw, num_envs=num_envs, max_steps=max_steps, seed=seed, device=device, state=state
+    )
 
 
 def _named_map(

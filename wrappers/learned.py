@@ -78,8 +78,7 @@ class LearnedDiffWrapper(EnvWrapper):
             max_steps=env.max_steps,
         )
         self.metadata, self.render_mode = env.metadata, env.render_mode
-        self.observation_mask, self.action_mask = env.observation_mask, env.action_mask
-        self.discrete_actions = env.discrete_actions
+        self._keep_roles()
         self.config = config or SurrogateConfig()
         if not 0 <= mix <= 1:
             raise UsageError(f"mix is {mix}; the share of the true gradient must be in [0, 1]")
@@ -99,6 +98,8 @@ class LearnedDiffWrapper(EnvWrapper):
             discrete=self.discrete_actions,
             seed=seed,
         )
+        if self.open_choices is not None:  # flags, whatever `continuous` says
+            self.surrogates.continuous.seen[:, self.open_choices] = False
         if isinstance(self.surrogates.dynamics, ActionWorldModel):
             self.max_horizon = self.surrogates.dynamics.config.max_horizon
         self._chain = Chain(self.surrogates, self._box)
@@ -124,6 +125,7 @@ class LearnedDiffWrapper(EnvWrapper):
             to be taken (the prediction itself under `anchor="predicted"`).
         """
         self.check_action(actions)
+        actions = self.open_action(actions)
         before = self._chain.state
         obs, reward, terminated, truncated, info = self._simulate(actions)
         action = self._box(actions)
@@ -362,7 +364,7 @@ class LearnedDiffWrapper(EnvWrapper):
         rows: list[tuple[Tensor, ...]] = []
         for _ in range(horizon):
             obs, before = self.current_obs, self._chain.state
-            action = policy(obs)
+            action = self.open_action(policy(obs))
             _, reward, terminated, truncated, info = self._simulate(action)
             row = (obs, action, reward, info["final_obs"], terminated, truncated)
             rows.append((*row, info["value_obs"], before))

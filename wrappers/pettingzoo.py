@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,12 +18,13 @@ from torch import Tensor
 from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_copy import Copy
-from diffsurrogate.wrappers.pettingzoo_spaces import Layout, name_of
+from diffsurrogate.wrappers.pettingzoo_spaces import MASK, Layout, name_of
 from diffsurrogate.wrappers.raw_env import RawEnvAdapter, copies_of, env_seeds
 
 try:
     from pettingzoo.utils.conversions import aec_to_parallel
     from pettingzoo.utils.env import AECEnv, ParallelEnv
+    from pettingzoo.utils.wrappers import BaseParallelWrapper
 except ImportError as error:
     raise UsageError(
         'PettingZoo envs need PettingZoo, an optional extra: pip install "diffsurrogate'
@@ -37,7 +39,13 @@ class PettingZooEnv(RawEnvAdapter):
     flattened; agents whose observations or actions are smaller than others' are padded with zeros
     (`observation_mask`, `action_mask`), and padded actions never reach the raw env. `Discrete(K)`
     actions become one-hot rows (`discrete_actions`), of which the raw env gets the largest of the
-    agent's own K entries.
+    agent's own K entries. Each choice of a `MultiDiscrete` action is made by an agent of its own
+    ("pursuer_0/0", "pursuer_0/1", ...), which sees what the raw agent sees and earns an equal share
+    of its reward, so that returns, sums over agents, are the raw env's.
+
+    Where observations or infos have an "action_mask", it says which choices are open now
+    (`open_choices`), and the raw env gets the largest of these. One in infos must be there from the
+    reset on: the first copy is reset once, when it is taken over, to look for it.
 
     A copy is over when none of its agents is left. It *terminated* if every agent that was alive
     before the last step terminated in it, and was *truncated* if any of them was truncated instead.
@@ -57,6 +65,7 @@ class PettingZooEnv(RawEnvAdapter):
         max_steps: int | None = None,
         seed: int | None = None,
         device: torch.device | str = "cpu",
+        state: bool = False,
     ) -> None:
         """Take over `raws`, which must not be used directly from now on.
 
@@ -66,15 +75,18 @@ class PettingZooEnv(RawEnvAdapter):
                 raw envs; None for that limit.
             seed: of the first reset without one; None leaves it to the raw envs.
             device: where the tensors live; the raw envs compute on the CPU.
+            state: append the raw envs' global state, their `state()`, to observations
+                (`state_columns`).
 
         Raises:
-            UsageError: the spaces are not supported, or the copies differ.
+            UsageError: the spaces are not supported, the copies differ, or there is no state.
         """
         if len({id(raw.unwrapped) for raw in raws}) < len(raws):
             raise UsageError(
                 "the function gave the same env twice; it must make a new one each time"
             )
-        self._layout = layout = Layout(raws[0])
+        masked, size = _tried(raws[0], seed, state=state)
+        self._layout = layout = Layout(raws[0], masks_in_infos=masked, state_size=size)
         for raw in raws[1:]:
             if not layout.same_as(Layout(raw)):
                 raise UsageError(
@@ -84,14 +96,14 @@ class PettingZooEnv(RawEnvAdapter):
         limits = [limit for limit in (*map(time_limit, raws), max_steps) if limit is not None]
         super().__init__(
             num_envs=len(raws),
-            agents=[str(agent) for agent in layout.agents],
+            agents=layout.names,
             observation_space=layout.observation_box,
             action_space=layout.action_box,
             device=usable_device(device),
             max_steps=min(limits, default=None),
         )
-        self._mask_padding(layout.observation_sizes, layout.action_sizes)
-        self.discrete_actions = layout.discrete
+        layout.describe(self)
+        self.offers_state = offers_state(raws[0])
         self.raws = raws
         """The raw envs."""
         self.metadata = getattr(raws[0], "metadata", {}) | {
@@ -164,6 +176,52 @@ class PettingZooEnv(RawEnvAdapter):
         return torch.from_numpy(rows.copy()).to(self.device)
 
 
+def offers_state(raw: Any) -> bool:
+    """Return whether an env, or a wrapper around it, has a `state()` of its own."""
+
+    def own(layer: Any) -> bool:  # PettingZoo's layers pass on what lies below
+        return not type(layer).state.__module__.startswith("pettingzoo.utils")
+
+    layer = raw
+    while isinstance(layer, BaseParallelWrapper):
+        if own(layer):
+            return True
+        layer = layer.env
+    inner = layer.unwrapped
+    return own(inner) and getattr(inner, "state_space", ...) is not None
+
+
+def _tried(raw: Any, seed: int | None, *, state: bool) -> tuple[bool, int]:
+    """Reset an env to see whether infos have masks, and, if asked to, the size of its state.
+
+    Raises:
+        UsageError: it is to have a state, but has none.
+    """
+    choices = [
+        isinstance(raw.action_space(agent), spaces.Discrete | spaces.MultiDiscrete)
+        for agent in getattr(raw, "possible_agents", None) or []
+    ]
+    if not (state or all(choices)):
+        return False, 0
+    try:
+        _, infos = raw.reset(seed=None if seed is None else env_seeds(seed, 1)[0])
+        size = np.asarray(raw.state(), dtype=np.float32).size if state else 0
+    except Exception as error:
+        if state and isinstance(error, NotImplementedError):
+            raise UsageError(
+                f"{name_of(raw)} has no global state, which state=True asks for; leave it out, or "
+                "give the env a method state() that returns numbers"
+            ) from error
+        if state:
+            raise UsageError(
+                f"{name_of(raw)} gives no global state: {type(error).__name__}: {error}; mend its "
+                "state(), or leave state=False"
+            ) from error
+        return False, 0  # the first reset says what is wrong
+    infos = infos.values() if isinstance(infos, dict) else ()
+    return any(isinstance(info, dict) and MASK in info for info in infos), size
+
+
 def time_limit(raw: Any) -> int | None:
     """Return after how many steps `raw` ends by itself: PettingZoo's convention `max_cycles`."""
     inner = raw.unwrapped
@@ -201,6 +259,7 @@ def adapt(
     max_steps: int | None = None,
     seed: int | None = None,
     device: torch.device | str = "cpu",
+    state: bool = False,
 ) -> PettingZooEnv:
     """Adapt a raw env; `as_multi_agent` calls this.
 
@@ -211,10 +270,11 @@ def adapt(
         max_steps: steps until truncation, if shorter than the env's own time limit.
         seed: of the first reset without one; None leaves it to the raw envs.
         device: where the tensors live.
+        state: append the global state to observations (`state_columns`).
 
     Raises:
         UsageError: as `PettingZooEnv`; or agents take turns, or there is no function.
     """
     raws = copies_of(raw_env, num_envs, make_another, "PettingZoo env")
     parallel = [as_parallel(raw) for raw in raws]
-    return PettingZooEnv(parallel, max_steps=max_steps, seed=seed, device=device)
+    return PettingZooEnv(parallel, max_steps=max_steps, seed=seed, device=device, state=state)

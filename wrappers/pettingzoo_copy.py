@@ -50,7 +50,7 @@ class Copy:
         if not self._alive:
             raise self._wrong("agents is empty after reset()")
         obs = self._column("observations", given[0], self._alive)
-        return self._observations(obs, self._alive)
+        return self._observations(obs, self._alive, given[1])
 
     def step(self, actions: dict[Any, Any]) -> tuple[Rows, Rows, bool, bool]:
         """Advance by one step.
@@ -81,7 +81,7 @@ class Copy:
         self._column("observations", obs, newcomers)
         over = not self._alive
         return (
-            self._observations(obs, before + newcomers),
+            self._observations(obs, before + newcomers, given[4]),
             self._rewards(rewards, before),
             over and not cut,
             over and bool(cut),
@@ -124,23 +124,44 @@ class Copy:
             raise self._wrong(f"{field} lacks {missing}; every agent that was alive must be there")
         return values
 
-    def _observations(self, obs: dict[Any, Any], agents: list[Any]) -> Rows:
-        layout = self._layout
+    def _observations(self, obs: dict[Any, Any], agents: list[Any], infos: Any) -> Rows:
+        layout, what = self._layout, "observation"
         rows = np.zeros(layout.observation_box.shape, np.float32)
         for agent in agents:
-            index = layout.index[agent]
+            own = rows[layout.rows[layout.index[agent]]]
             try:
-                rows[index, : layout.observation_sizes[index]] = layout.read(agent, obs[agent])
+                seen = layout.read(agent, obs[agent])
+                own[:, : len(seen)] = seen
+                if layout.open_choices is not None:
+                    what = "action_mask"
+                    info = infos.get(agent) if isinstance(infos, dict) else None
+                    own[:, layout.open_choices] = layout.read_open(agent, obs[agent], info)
+                    what = "observation"
             except ValueError as error:
-                raise self._wrong(f"the observation of {agent!r} is {error}") from error
+                raise self._wrong(f"the {what} of {agent!r} is {error}") from error
+        if layout.state_columns is not None:
+            rows[:, layout.state_columns] = self._state(layout.state_columns)
         self._check_finite("observation", rows)
         return rows
 
+    def _state(self, columns: slice) -> Rows:
+        """Return the global state, a vector."""
+        try:
+            row = np.asarray(self._call("state"), dtype=np.float32).ravel()
+        except (TypeError, ValueError) as error:
+            raise self._wrong(f"state() gives no numbers: {error}") from error
+        size = columns.stop - columns.start
+        if row.shape != (size,):
+            raise self._wrong(f"state() gives {len(row)} numbers, but gave {size} before")
+        return row
+
     def _rewards(self, rewards: dict[Any, Any], agents: list[Any]) -> Rows:
-        row = np.zeros(len(self._layout.agents), np.float32)
+        layout = self._layout
+        row = np.zeros(len(layout.names), np.float32)
         for agent in agents:
+            own = layout.rows[layout.index[agent]]
             try:
-                row[self._layout.index[agent]] = float(rewards[agent])
+                row[own] = float(rewards[agent]) / (own.stop - own.start)
             except (TypeError, ValueError) as error:
                 raise self._wrong(
                     f"the reward of {agent!r} is {rewards[agent]!r}; a number is needed"
@@ -153,7 +174,7 @@ class Copy:
             index, *feature = np.argwhere(~np.isfinite(rows))[0].tolist()
             entry = f" at {feature}" if feature else ""
             value = rows[index, *feature]
-            raise self._wrong(f"the {what} of {self._layout.agents[index]!r} is {value}{entry}")
+            raise self._wrong(f"the {what} of {self._layout.names[index]!r} is {value}{entry}")
 
     def _wrong(self, what: str) -> UsageError:
         """Return the error that says which copy did it, and when."""

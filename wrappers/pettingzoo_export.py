@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.columns import open_now
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent
@@ -29,7 +30,9 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
 
     Every agent has a space of its own, without padding: float32 boxes, and `Discrete` actions where
     the env has `discrete_actions`. All agents of ours end together: the step that ends an episode
-    gives the observation before the reset, and then `agents` is empty until `reset`.
+    gives the observation before the reset, and then `agents` is empty until `reset`. Which choices
+    are open (`open_choices`) is `infos[agent]["action_mask"]`, int8, and the global state
+    (`state_columns`) is `state()`; observations have neither.
     """
 
     def __init__(self, env: MultiAgentVectorEnv) -> None:
@@ -55,10 +58,19 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
         name = {"name": type(env).__name__, "is_parallelizable": True, "render_modes": modes}
         self.metadata = name | {k: v for k, v in env.metadata.items() if k != "autoreset_mode"}
         self.render_mode = env.render_mode
-        self._seen = [mask.cpu().numpy() for mask in env.observation_mask]
+        own = env.observation_mask.clone()
+        for columns in (env.open_choices, env.state_columns):
+            if columns is not None:
+                own[:, columns] = False
+        self._seen = [mask.cpu().numpy() for mask in own]
         self._used = [mask.cpu().numpy() for mask in env.action_mask]
         seen, used = env.single_observation_space, env.single_action_space
         assert isinstance(seen, spaces.Box) and isinstance(used, spaces.Box)
+        self.state_space: spaces.Box | None = None
+        if env.state_columns is not None:
+            low, high = (end[0, env.state_columns] for end in (seen.low, seen.high))
+            self.state_space = spaces.Box(low, high, dtype=np.float32)
+        self._state: NDArray[np.float32] | None = None
         self._observation_spaces, self._action_spaces = {}, {}
         for index, agent in enumerate(env.agents):
             own = self._seen[index]
@@ -87,14 +99,15 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
             options: passed on to the env.
 
         Returns:
-            observations and empty infos, by agent.
+            observations and infos, by agent.
         """
         if not (self._is_fresh and seed is None and options is None):
             with torch.no_grad():
                 self.env.reset(seed=seed, options=options)
         self._is_fresh = False
         self.agents = self.possible_agents[:]
-        return self._rows(self.env.current_obs), {agent: {} for agent in self.agents}
+        obs = self.env.current_obs
+        return self._rows(obs), self._infos(obs, self.agents)
 
     def step(
         self, actions: dict[str, Any]
@@ -111,8 +124,8 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
             actions: of every agent, each of its space; boxes are clamped.
 
         Returns:
-            observations, rewards, terminations, truncations and empty infos, by agent; nothing if
-            the episode is over.
+            observations, rewards, terminations, truncations and infos, by agent; nothing if the
+            episode is over.
 
         Raises:
             UsageError: an agent's action is missing or not of its space, or `reset` was not called.
@@ -131,8 +144,23 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
             dict(zip(agents, reward[0].tolist(), strict=True)),
             dict.fromkeys(agents, over),
             dict.fromkeys(agents, cut),
-            {agent: {} for agent in agents},
+            self._infos(info["final_obs"], agents),
         )
+
+    def state(self) -> NDArray[np.float32]:
+        """Return the global state, (size,): after the end of an episode, that in which it ended.
+
+        Raises:
+            NotImplementedError: the env has none.
+            UsageError: it was never reset.
+        """
+        if self.env.state_columns is None:
+            raise NotImplementedError(
+                "this env gives no global state; make it with state=True where it has one"
+            )
+        if self._state is None:
+            raise UsageError("the env was not reset; call reset() before state()")
+        return self._state
 
     def render(self) -> NDArray[np.uint8]:
         """Draw the world as it stands; after the end of an episode, that is the next one.
@@ -161,6 +189,19 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
         return {
             agent: rows[index, own].copy()
             for index, (agent, own) in enumerate(zip(self.possible_agents, self._seen, strict=True))
+        }
+
+    def _infos(self, obs: Tensor, agents: list[str]) -> dict[str, dict[str, Any]]:
+        """Keep the state that goes with obs `(1, agent, obs_dim)`; return infos by agent."""
+        if self.env.state_columns is not None:
+            self._state = obs[0, 0, self.env.state_columns].detach().cpu().numpy().copy()
+        columns = self.env.open_choices
+        if columns is None:
+            return {agent: {} for agent in agents}
+        masks = open_now(obs[0], columns).cpu().numpy().astype(np.int8)
+        return {
+            agent: {"action_mask": mask[used]}
+            for agent, mask, used in zip(agents, masks, self._used, strict=True)
         }
 
     def _action(self, actions: dict[str, Any]) -> Tensor:

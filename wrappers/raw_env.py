@@ -1,6 +1,6 @@
 """What the adapters of other libraries' envs have in common: NumPy outside, tensors inside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium
@@ -21,13 +21,6 @@ class RawEnvAdapter(MultiAgentVectorEnv):
 
     def detach(self) -> None:
         """Do nothing: no graph runs through the simulator."""
-
-    def _mask_padding(self, observation_sizes: Sequence[int], action_sizes: Sequence[int]) -> None:
-        """Say of each agent that its rows are padding from these sizes on."""
-        sizes = zip(observation_sizes, action_sizes, strict=True)
-        for agent, (observed, acted) in enumerate(sizes):
-            self.observation_mask[agent, observed:] = False
-            self.action_mask[agent, acted:] = False
 
     def _shared(self, rows: Tensor) -> Tensor:
         """Return what the raw env has once, `(env, 1, ...)`, for every agent, on the device."""

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.columns import box_without, without
 from diffsurrogate.env import MultiAgentVectorEnv, Policy
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent
@@ -37,6 +38,9 @@ class SB3VecEnv(VecEnv):
     A slot is one agent of one env, env by env: slot = env * num_agents + agent. So the policy is
     shared by all agents, each with its own observation and reward. With `joint=True` a slot is one
     env: one policy sees all observations, gives all actions and earns the sum of the rewards.
+
+    Policies see no global state (`state_columns`); which choices are open (`open_choices`) is among
+    their observations, and for a closed one the env takes the first that is open.
 
     All agents of an env end together; info then has `terminal_observation`, and always
     `TimeLimit.truncated`. Actions are `Box`, or `Discrete(act_dim)` where the env has
@@ -80,7 +84,7 @@ class SB3VecEnv(VecEnv):
         obs, _ = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
         self._reset_seeds()
         self._reset_options()
-        return _rows(obs, self.joint)
+        return _rows(self.env, obs, self.joint)
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions for `step_wait`.
@@ -105,14 +109,14 @@ class SB3VecEnv(VecEnv):
         action, self._actions = to_actions(self._actions, self.env), None
         with torch.no_grad():
             obs, reward, terminated, truncated, info = self.env.step(action)
-        final = _rows(info["final_obs"], self.joint)
+        final = _rows(self.env, info["final_obs"], self.joint)
         rewards = (reward.sum(1) if self.joint else reward.flatten()).cpu().numpy().copy()
         dones = self._per_slot(terminated | truncated)
         cuts = self._per_slot(truncated & ~terminated).tolist()
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": cut} for cut in cuts]
         for slot in np.flatnonzero(dones):
             infos[slot]["terminal_observation"] = final[slot]
-        return _rows(obs, self.joint), rewards, dones, infos
+        return _rows(self.env, obs, self.joint), rewards, dones, infos
 
     def close(self) -> None:
         """Close the env."""
@@ -172,7 +176,7 @@ def as_policy(model: BaseAlgorithm, env: MultiAgentVectorEnv) -> Policy:
     fitting = [
         joint
         for joint in (False, True)
-        if model.observation_space.shape == (env.obs_dim * (env.num_agents if joint else 1),)
+        if model.observation_space.shape == _observation_space(env, joint).shape
         and _size(model.action_space) == _size(_action_space(env, joint))
     ]
     if not fitting:
@@ -185,7 +189,7 @@ def as_policy(model: BaseAlgorithm, env: MultiAgentVectorEnv) -> Policy:
     normaliser = model.get_vec_normalize_env()
 
     def act(obs: Tensor) -> Tensor:
-        rows: Any = _rows(obs, joint)
+        rows: Any = _rows(env, obs, joint)
         if normaliser is not None:
             rows = normaliser.normalize_obs(rows)
         chosen, _ = model.predict(rows, deterministic=True)
@@ -222,8 +226,9 @@ def to_actions(rows: NDArray[Any], env: MultiAgentVectorEnv) -> Tensor:
     return one_hot.to(torch.float32)
 
 
-def _rows(obs: Tensor, joint: bool) -> NDArray[np.float32]:
-    """Return obs `(env, agent, obs_dim)` as a new `(slot, features)`."""
+def _rows(env: MultiAgentVectorEnv, obs: Tensor, joint: bool) -> NDArray[np.float32]:
+    """Return obs `(env, agent, obs_dim)` as a new `(slot, features)`, without the global state."""
+    obs = without(obs, env.state_columns)
     rows = obs.flatten(1) if joint else obs.flatten(0, 1)
     return rows.detach().cpu().numpy().copy()
 
@@ -231,6 +236,7 @@ def _rows(obs: Tensor, joint: bool) -> NDArray[np.float32]:
 def _observation_space(env: MultiAgentVectorEnv, joint: bool) -> spaces.Box:
     box = env.single_observation_space
     assert isinstance(box, spaces.Box)
+    box = box_without(box, env.state_columns)
     if joint:
         return spaces.Box(box.low.flatten(), box.high.flatten(), dtype=np.float32)
     return spaces.Box(box.low.min(0), box.high.max(0), dtype=np.float32)

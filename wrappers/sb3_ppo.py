@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.columns import without
 from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.sb3 import SB3VecEnv, to_actions  # says how to install what follows
@@ -109,7 +110,8 @@ class SB3PPO:
     def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
         """Return actions in the box: (*batch, agent, act_dim) for obs (*batch, agent, obs_dim)."""
         agents = self.env.num_agents if self.slots.joint else 1
-        rows: Any = obs.detach().cpu().reshape(-1, agents * self.env.obs_dim).numpy()
+        seen = without(obs.detach().cpu(), self.env.state_columns)
+        rows: Any = seen.reshape(-1, agents * seen.shape[-1]).numpy()
         if self.normaliser is not None:
             rows = self.normaliser.normalize_obs(rows)
         with self._samples.in_force():

@@ -41,6 +41,7 @@ class SplitAgents(EnvWrapper):
                 entry is somebody's, and nobody else's.
             observations: by the same names, which entries of the observation an agent sees; all of
                 them if None. Agents that see less than others see zeros at the end of their rows.
+                The global state of an env that has it (`state_columns`) follows in every row.
 
         Raises:
             UsageError: the env has several agents or choices, an entry of the action is left over
@@ -57,11 +58,18 @@ class SplitAgents(EnvWrapper):
                 "env with continuous actions"
             )
         names = list(actions)
-        whole = list(range(env.obs_dim))
+        state = range(env.obs_dim)[env.state_columns or slice(0)]
+        whole = [index for index in range(env.obs_dim) if index not in state]
         sees = {name: whole for name in names} if observations is None else observations
-        _check(names, actions, observations, env)
+        _check(names, actions, observations, env, state)
         self._acts, acting = _table([actions[name] for name in names], env.device)
         self._sees, seeing = _table([sees[name] for name in names], env.device)
+        if len(state) > 0:  # all agents' rows end with it
+            self.state_columns = slice(seeing.shape[1], seeing.shape[1] + len(state))
+            row = torch.tensor([*state], device=env.device).expand(len(names), -1)
+            self._sees = torch.cat([self._sees, row], dim=1)
+            seeing = torch.cat([seeing, torch.ones_like(row, dtype=torch.bool)], dim=1)
+        self.offers_state = env.offers_state
         self._from = torch.zeros(env.act_dim, dtype=torch.long, device=env.device)
         self._from[self._acts[acting]] = acting.flatten().nonzero().squeeze(1)
         obs, act = env.single_observation_space, env.single_action_space
@@ -124,6 +132,7 @@ def _check(
     actions: Mapping[str, Sequence[int]],
     observations: Mapping[str, Sequence[int]] | None,
     env: MultiAgentVectorEnv,
+    state: range,
 ) -> None:
     """Refuse shares that are none, or that do not make up the whole action."""
     if not names:
@@ -141,6 +150,12 @@ def _check(
         )
     for name in names:
         seen = range(env.obs_dim) if observations is None else observations[name]
+        secret = [index for index in seen if index in state] if observations is not None else []
+        if secret:
+            raise UsageError(
+                f"agent {name!r} is to see the entries {secret}, which are of the global state; "
+                "critics and models get it by themselves"
+            )
         if len(actions[name]) == 0 or len(seen) == 0:
             raise UsageError(f"agent {name!r} has nothing to do or to see; leave it out")
         wrong = [index for index in seen if not 0 <= index < env.obs_dim]

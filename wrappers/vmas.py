@@ -26,7 +26,13 @@ from diffsurrogate.wrappers.vmas_catalogue import (
 )
 from diffsurrogate.wrappers.vmas_random import Stream
 from diffsurrogate.wrappers.vmas_render import draw_world
-from diffsurrogate.wrappers.vmas_spaces import flatten, padded_box, per_agent, size
+from diffsurrogate.wrappers.vmas_spaces import (
+    box_of_choices,
+    flatten,
+    padded_box,
+    per_agent,
+    size,
+)
 
 try:
     with contextlib.redirect_stderr(io.StringIO()):  # legacy gym prints an advert on import
@@ -58,7 +64,8 @@ class VmasEnv(MultiAgentVectorEnv):
 
     Agents with smaller observations or actions than others are padded with zeros; see
     `observation_mask` and `action_mask`. Padded actions never reach VMAS. Observations that are
-    dicts are flattened in the order of the dict.
+    dicts are flattened in the order of the dict. Discrete actions become one-hot rows
+    (`discrete_actions`), of which VMAS gets the largest of the agent's own.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
@@ -71,36 +78,38 @@ class VmasEnv(MultiAgentVectorEnv):
         """Take over `raw`, which must not be used directly from now on.
 
         Args:
-            raw: a VMAS env with continuous actions; `grad_enabled=True` decides `gradients`.
+            raw: a VMAS env; `grad_enabled=True` decides `gradients`. Through choices pass none.
             max_steps: steps until truncation; None for what `raw` was made with.
 
         Raises:
-            UsageError: the actions are discrete or there is no agent to control.
+            UsageError: an agent makes several choices a step, or there is no agent to control.
         """
-        if not raw.continuous_actions:
+        if raw.multidiscrete_actions and not raw.continuous_actions:
             raise UsageError(
-                "this VMAS env has discrete actions; only continuous ones are supported, make it "
-                "with continuous_actions=True"
+                "agents of this VMAS env make several choices a step; make it with "
+                "multidiscrete_actions=False, where one choice says all"
             )
         if not raw.agents:
             raise UsageError("this VMAS scenario has no agent to control; give n_agents=1 or more")
         observation_sizes = [size(space) for space in per_agent(raw.observation_space, raw)]
-        boxes = per_agent(raw.action_space, raw)
+        spaces, continuous = per_agent(raw.action_space, raw), raw.continuous_actions
+        boxes = spaces if continuous else [box_of_choices(int(one.n)) for one in spaces]
         self.action_sizes = [box.shape[0] for box in boxes]
         shape = (len(boxes), max(observation_sizes))
         super().__init__(
             num_envs=raw.num_envs,
             agents=[agent.name for agent in raw.agents],
             observation_space=gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32),
-            action_space=padded_box(boxes),
+            action_space=padded_box(boxes, floor=-1.0 if continuous else 0.0),
             device=raw.device,
-            gradients=differentiable_parts(raw.scenario) if raw.grad_enabled else (),
+            gradients=differentiable_parts(raw.scenario) if raw.grad_enabled and continuous else (),
             max_steps=raw.max_steps if max_steps is None else max_steps,
         )
         raw.max_steps = None  # counted here, as truncation; VMAS would call it done
         for agent, (obs_size, box) in enumerate(zip(observation_sizes, boxes, strict=True)):
             self.observation_mask[agent, obs_size:] = False
             self.action_mask[agent, box.shape[0] :] = False
+        self.discrete_actions = not continuous
         self.raw = raw
         self.render_mode = "rgb_array"
         self._stream = Stream.branch(Environment.vmas_random_state, self.device)
@@ -131,6 +140,8 @@ class VmasEnv(MultiAgentVectorEnv):
             if kind not in ("dynamics", "reward"):
                 raise UsageError(f"there is no gradient of {kind!r}; ask for dynamics or reward")
             reason = why_not(self.scenario, kind)
+            if self.discrete_actions:
+                reason = "its actions are choices"
             if reason is not None:
                 raise UsageError(f"VMAS has no {kind} gradient of use for this scenario: {reason}")
         self.raw.grad_enabled = True
@@ -219,6 +230,8 @@ class VmasEnv(MultiAgentVectorEnv):
         with self._simulating(keep_graph=bool(self.gradients)):
             sizes = enumerate(self.action_sizes)
             parts = [action[:, agent, :act_dim].clone() for agent, act_dim in sizes]
+            if self.discrete_actions:
+                parts = [part.argmax(1, keepdim=True) for part in parts]
             obs, reward, terminated = self.raw.step(parts)[:3]
             rewards = reward.values() if isinstance(reward, dict) else reward
             self._next_obs = self._stack_observations(obs)
@@ -282,6 +295,7 @@ def make(
     device: torch.device | str = "cpu",
     differentiable: bool = False,
     max_steps: int | None = None,
+    continuous_actions: bool = True,
     **scenario_kwargs: Any,
 ) -> VmasEnv:
     """Make a VMAS scenario.
@@ -294,6 +308,7 @@ def make(
         device: where VMAS computes.
         differentiable: keep the simulator's own gradients.
         max_steps: steps until truncation; None for never.
+        continuous_actions: False for choices: 9 of them, say, for a force in the plane.
         scenario_kwargs: passed on to the scenario.
 
     Raises:
@@ -307,6 +322,11 @@ def make(
         scenario_kwargs["n_agents"] = n_agents
     loaded = load_scenario(scenario) if isinstance(scenario, str) else scenario
     check_arguments(loaded, scenario_kwargs)
+    if differentiable and not continuous_actions:
+        raise UsageError(
+            "no gradient passes through choices; leave differentiable=False and learn them with "
+            "LearnedDiffWrapper, or leave out continuous_actions=False"
+        )
     if differentiable and not differentiable_parts(loaded):
         raise UsageError(
             f"VMAS has no gradients of use for {scenario} ({why_not(loaded, 'dynamics')}). Leave "
@@ -321,6 +341,7 @@ def make(
                 device=device,
                 seed=seed,
                 grad_enabled=differentiable,
+                continuous_actions=continuous_actions,
                 **scenario_kwargs,
             )
     env = VmasEnv(raw, max_steps=max_steps)

@@ -23,10 +23,15 @@ def size(space: Any) -> int:
     return math.prod(space.shape)
 
 
-def padded_box(boxes: list[Any]) -> gymnasium.spaces.Box:
-    """Return one box (agent, act_dim); padding is bounded by [-1, 1], as any scaling needs."""
+def box_of_choices(count: int) -> gymnasium.spaces.Box:
+    """Return the box that one-hot rows of so many choices lie in."""
+    return gymnasium.spaces.Box(0.0, 1.0, (count,), np.float32)
+
+
+def padded_box(boxes: list[Any], *, floor: float = -1.0) -> gymnasium.spaces.Box:
+    """Return one box (agent, act_dim); padding is in [floor, 1], as any scaling needs bounds."""
     shape = (len(boxes), max(box.shape[0] for box in boxes))
-    low, high = -np.ones(shape, np.float32), np.ones(shape, np.float32)
+    low, high = np.full(shape, floor, np.float32), np.ones(shape, np.float32)
     for agent, box in enumerate(boxes):
         low[agent, : box.shape[0]] = box.low
         high[agent, : box.shape[0]] = box.high

@@ -1,30 +1,45 @@
-"""Starting points of the methods that need no gradients: ppo, ippo, mappo and sb3-ppo."""
+"""Starting points of the methods that need no gradients: ppo, its relatives and sb3-ppo."""
 
 from dataclasses import fields, replace
 
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
-from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.chained_presets import chained, in_games
+from diffsurrogate.cli.options import CHAINED, Network, TrainOptions
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.wrappers.sb3_config import SB3Config
 
 _TRANSFORMER = NetConfig(
     architecture="transformer", hidden=(64,), embed=(64,), activation="tanh", layer_norm=False
 )
-_SHARED = NetConfig(
-    architecture="shared", hidden=(64, 64), activation="tanh", layer_norm=False, context=False
-)
+_OWN = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
+_SHARED = replace(_OWN, architecture="shared", context=False)
+_NETS: dict[Network, NetConfig] = {
+    "shared": _SHARED,
+    "shared-id": replace(_SHARED, agent_id=True),
+    "transformer": _TRANSFORMER,
+    "hyper-linear": replace(_OWN, architecture="hyper-linear"),
+    "hyper-mlp": replace(_OWN, architecture="hyper-mlp"),
+    "dico": replace(_OWN, architecture="dico"),
+}
+"""Of the policy, but for mlp; that of ppo's one controller hears all (context)."""
 
 
 def baseline(options: TrainOptions) -> TrainOptions:
     """Return the defaults that suit a baseline, its env, network and number of agents."""
     if options.method == "sb3-ppo":
         options = replace(options, sb3=SB3Config(joint=options.network == "mlp"))
+    elif options.method in CHAINED:
+        options = chained(options)
     else:
         options = replace(options, ppo=_with_network(_own_defaults(options), options))
+    if options.env.startswith("games/") and options.method != "sb3-ppo":
+        return in_games(options)
+    if options.method in CHAINED:
+        return options
     agents = options.agents or 1
     if options.env.startswith("paper/") and agents > 2 and options.network == "mlp":
         return _wider(options, 32 * agents)
-    if options.env.startswith("gymnasium/"):
+    if options.env.startswith(("gymnasium/", "mujoco/")):
         return _gymnasium(options)
     return options
 
@@ -39,13 +54,23 @@ def _with_network(ppo: PPOConfig, options: TrainOptions) -> PPOConfig:
     """Return `ppo` with the network asked for, and a critic to match."""
     if options.network == "mlp":
         return ppo
-    if options.network == "transformer":
-        actor = critic = _TRANSFORMER
-    else:
-        actor = critic = replace(_SHARED, context=options.method == "ppo")
-        if options.method == "mappo":
-            critic = ppo.critic.net
+    actor = _NETS[options.network]
+    if options.method == "ppo" and actor.architecture == "shared":
+        actor = replace(actor, context=True)
+    critic = _critic(options, actor, ppo.critic.net)
     return replace(ppo, actor=replace(ppo.actor, net=actor), critic=replace(ppo.critic, net=critic))
+
+
+def _critic(options: TrainOptions, actor: NetConfig, own: NetConfig) -> NetConfig:
+    """Return the network of a critic that goes with the actor's; `own` is the method's own."""
+    generated = actor.architecture in ("hyper-linear", "hyper-mlp")
+    if options.method == "mappo" and generated:
+        return replace(actor, central=True)
+    if options.method == "ippo":
+        return _NETS["shared-id"] if actor.architecture == "dico" else actor
+    same = actor.architecture == "transformer"
+    same |= actor.architecture == "shared" and options.method == "ppo"
+    return actor if same else own
 
 
 def _wider(options: TrainOptions, width: int) -> TrainOptions:

@@ -6,17 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.trainer import Trainer
+from diffsurrogate.autoregressive import build_actor
+from diffsurrogate.cli.env_options import made_with
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.env import MultiAgentVectorEnv, clamp_to_box
 from diffsurrogate.errors import UsageError
-from diffsurrogate.policies import Actor
 from diffsurrogate.registry import make
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 _PPO: dict[str, type[PPO]] = {"ppo": PPO, "ippo": IPPO, "mappo": MAPPO}
+_CHAINED: dict[str, type[BPPO]] = {"bppo": BPPO, "armappo": ARMAPPO, "happo": HAPPO}
 
 
 def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
@@ -34,7 +37,7 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
         device=options.device,
         differentiable=options.method == "shac",
         **limit,
-        **n_agents(options.agents),
+        **made_with(options.agents, options.env_options),
     )
     if options.method not in ("shac+", "shac++"):
         return env
@@ -48,7 +51,8 @@ def training_env(options: TrainOptions) -> MultiAgentVectorEnv:
 
 def evaluation_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     """Make another env to evaluate on, with its own time limit."""
-    return make(options.env, num_envs=num_envs, device=options.device, **n_agents(options.agents))
+    made = made_with(options.agents, options.env_options)
+    return make(options.env, num_envs=num_envs, device=options.device, **made)
 
 
 def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
@@ -60,9 +64,8 @@ def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     drawn: dict[str, Any] = {}
     if options.env.startswith(("gymnasium/", "mpe2/", "pettingzoo/")):  # draw only if made to
         drawn["render_mode"] = "rgb_array"
-    return make(
-        options.env, num_envs=num_envs, device=options.device, **drawn, **n_agents(options.agents)
-    )
+    made = made_with(options.agents, options.env_options)
+    return make(options.env, num_envs=num_envs, device=options.device, **drawn, **made)
 
 
 def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> Trainer:
@@ -73,6 +76,8 @@ def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> Trainer:
     """
     if options.method in _PPO:
         return _PPO[options.method](env, options.ppo, seed=options.seed)
+    if options.method in _CHAINED:
+        return _CHAINED[options.method](env, options.bppo, seed=options.seed)
     if options.method == "sb3-ppo":
         from diffsurrogate.cli.sb3_trainer import SB3Trainer  # an extra
 
@@ -104,8 +109,8 @@ def _actor(
     options: TrainOptions, state: dict[str, Any], env: MultiAgentVectorEnv
 ) -> Callable[[Tensor], Tensor]:
     low, high = env.action_low, env.action_high
-    config = (options.ppo if options.method in _PPO else options.shac).actor
-    actor = Actor.of(config, env).to(env.device)
+    configs = {"ppo": options.ppo.actor, "bppo": options.bppo.actor, "shac": options.shac.actor}
+    actor = build_actor(configs[options.sections[0]], env).to(env.device)
     actor.load_state_dict(state["predictor"] if "predictor" in state else state["actor"])
 
     def predict(obs: Tensor) -> Tensor:
@@ -113,8 +118,3 @@ def _actor(
             return clamp_to_box(actor.act(obs, None), low, high)
 
     return predict
-
-
-def n_agents(agents: int | None) -> dict[str, int]:
-    """Return what `make` is told of the number of agents; nothing where the env decides."""
-    return {} if agents is None else {"n_agents": agents}

@@ -78,6 +78,9 @@ def _shape(env: MultiAgentVectorEnv) -> Shape:
         max_steps=env.max_steps,
         renders=env.render_mode == "rgb_array",
         maximum_known=env.max_return() is not None,
+        closes_choices=env.open_choices is not None,
+        state_size=len(range(env.obs_dim)[env.state_columns or slice(0)]),
+        offers_state=env.offers_state,
     )
 
 

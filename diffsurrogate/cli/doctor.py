@@ -1,17 +1,17 @@
 """`diffsurrogate doctor`: try an env out, and say what SHAC++ may hope for on it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
 
-from diffsurrogate.cli.build import n_agents
 from diffsurrogate.cli.diagnosis import diagnose
 from diffsurrogate.cli.doctor_page import write_page
-from diffsurrogate.cli.findings import Diagnosis
+from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with
+from diffsurrogate.cli.findings import Diagnosis, Shape
 from diffsurrogate.configuration import require_range
 from diffsurrogate.registry import make
 from diffsurrogate.run import write_text
@@ -41,6 +41,8 @@ class DoctorOptions:
     """Copies of the env."""
     agents: int | None = None
     """Number of agents, where the env lets one choose."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What else the env is made with, a name and a value each."""
     transitions: int = 10_000
     """Random transitions the models learn from, at least; two windows of 32 steps are the least."""
     seed: int = 0
@@ -52,6 +54,7 @@ class DoctorOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is made."""
+        check_env_options(self.env_options)
         require_range(self, "transitions", "num_envs", low=1.0)
         require_range(self, "seed", low=0.0)
 
@@ -86,7 +89,7 @@ def doctor(options: DoctorOptions) -> int:
         num_envs=options.num_envs,
         seed=options.seed,
         device=options.device,
-        **n_agents(options.agents),
+        **made_with(options.agents, options.env_options),
     )
     found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
     verdict = judge(found)
@@ -212,6 +215,14 @@ def _judge_fit(found: Diagnosis, worse: Callable[..., None]) -> None:
         )
 
 
+def _global_state(shape: Shape) -> str:
+    if shape.state_size:
+        return f"{shape.state_size} of these numbers, which policies do not see"
+    if shape.offers_state:
+        return "left out; --env-options state True shows it to critics and models"
+    return "none"
+
+
 # --- text ------------------------------------------------------------------------------------
 
 
@@ -219,6 +230,8 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
     """Return all of it as text."""
     shape, conduct, met, own = found.shape, found.conduct, found.experience, found.own
     actions = f"{shape.act_dim} choices" if shape.discrete else f"{shape.act_dim} numbers"
+    if shape.closes_choices:
+        actions += ", not all of them open all the time,"
     if not shape.discrete:
         actions += f" in [{shape.lowest_action:g}, {shape.highest_action:g}]"
     padding = f", {shape.padded_obs} entries are padding" if shape.padded_obs else ""
@@ -237,6 +250,7 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
         ("agents", f"{shape.agents}, {shape.num_envs} copies"),
         ("observation", f"{shape.obs_dim} numbers per agent{padding}"),
         ("action", f"{actions} per agent"),
+        ("global state", _global_state(shape)),
         ("time limit", "none" if shape.max_steps is None else f"{shape.max_steps} steps"),
         ("largest return", "known" if shape.maximum_known else "not known"),
         ("repeatable", "yes" if conduct.repeats else "NO"),

@@ -7,6 +7,14 @@ import tyro
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import known_ids, namespaces
 
+_REMARKS = {
+    "jaxmarl": "state=True shows SMAX's world state to critics; SMAX and hanabi close choices",
+    "mamujoco": "state=True shows the whole robot to critics",
+    "mpe2": "state=True shows what all agents see to critics",
+    "pettingzoo": "state=True shows the global state to critics, where there is one",
+}
+"""What namespaces have besides observations and actions."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvsOptions:
@@ -38,4 +46,7 @@ def list_envs(options: EnvsOptions) -> int:
 
 def _text(namespace: str) -> str:
     ids = known_ids(namespace)
-    return f"# {namespace}/...: any id the library knows" if ids is None else "\n".join(ids)
+    if ids is None:
+        return f"# {namespace}/...: any id the library knows"
+    remark = _REMARKS.get(namespace)
+    return "\n".join(ids if remark is None else [f"# {namespace}/...: {remark}", *ids])

@@ -25,6 +25,12 @@ class Shape:
     max_steps: int | None
     renders: bool
     maximum_known: bool
+    closes_choices: bool
+    """Observations say which choices are open."""
+    state_size: int
+    """Numbers of the global state in observations; 0 without."""
+    offers_state: bool
+    """There is a global state to be asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

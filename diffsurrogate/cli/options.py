@@ -6,17 +6,29 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from diffsurrogate.algorithms.bppo_config import BPPOConfig
 from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.cli.env_options import EnvOptions, check_env_options
 from diffsurrogate.configuration import config_from_dict, require_range
 from diffsurrogate.errors import UsageError
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.wrappers.sb3_config import SB3Config
 
-Method = Literal["shac", "shac+", "shac++", "ppo", "ippo", "mappo", "sb3-ppo"]
-Network = Literal["mlp", "shared", "transformer"]
+Method = Literal[
+    "shac", "shac+", "shac++", "ppo", "ippo", "mappo", "bppo", "armappo", "happo", "sb3-ppo"
+]
+CHAINED = ("bppo", "armappo", "happo")
+"""Methods whose agents learn apart, each with a policy of its own."""
+Network = Literal["mlp", "shared", "shared-id", "transformer", "hyper-linear", "hyper-mlp", "dico"]
 Preset = Literal["default", "paper"]
-_SECTIONS = {"shac": SHACConfig, "surrogates": SurrogateConfig, "ppo": PPOConfig, "sb3": SB3Config}
+_SECTIONS = {
+    "shac": SHACConfig,
+    "surrogates": SurrogateConfig,
+    "ppo": PPOConfig,
+    "bppo": BPPOConfig,
+    "sb3": SB3Config,
+}
 NOT_LEARNED_BY = frozenset({"out", "resume", "threads", "progress", "film_steps"})
 """Options that change nothing of what is learned and measured, only where and how it is shown."""
 EVALUATION_SEED = 1_000_003
@@ -36,7 +48,10 @@ class TrainOptions:
     """shac: the simulator's own gradients. shac+: its dynamics and a learned reward. shac++:
     everything learned. The others need no gradients. ppo: one controller of all agents. ippo: every
     agent learns from its own observation and reward. mappo: agents act on their own observations,
-    a critic sees all. sb3-ppo: Stable-Baselines3's PPO, an extra."""
+    a critic sees all. bppo: mappo whose agents act one after another, seeing the actions before
+    their own, and learn the other way round, with feedback from those after them. armappo: the same
+    without feedback, all at once. happo: mappo whose agents learn in turn. sb3-ppo:
+    Stable-Baselines3's PPO, an extra."""
     env: tyro.conf.Positional[str]
     """Such as paper/dispersion, vmas/navigation, gymnasium/CartPole-v1 or
     diffsurrogate/cartpole-swingup."""
@@ -44,6 +59,9 @@ class TrainOptions:
     """Copies of the env that are stepped together."""
     agents: int | None = None
     """Number of agents, where the env lets one choose."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What else the env is made with, a name and a value each, such as --env-options
+    continuous_actions False; what there is says the page of the env's source (examples/envs)."""
     seed: int = 0
     """Of the env, the weights, the noise and the minibatches."""
     total_steps: int = 5_000_000
@@ -80,14 +98,18 @@ class TrainOptions:
     network: Network = "mlp"
     """Of the policy. mlp: the method's own, one over all agents together; for ippo and mappo one
     for each agent. shared: one for every agent with the same weights, which sees the mean of all;
-    for ippo, mappo and sb3-ppo its own features only. transformer: attention over agents, which
-    knows no number or order of them; not for ippo and sb3-ppo."""
+    for ippo, mappo and sb3-ppo its own features only. shared-id: shared, and told the number of the
+    agent. transformer: attention over agents, which knows no number or order of them; not for ippo.
+    hyper-linear, hyper-mlp: one for each agent, whose weights a hypernetwork generates from the
+    agent's identity (HyperMARL); of ippo and mappo the critic too. dico: shared plus one for each
+    agent, in a given diversity; not for choices. sb3-ppo has mlp and shared only."""
     preset: Preset = "default"
     """Of all the defaults. default: what measured best. paper: the numbers of SHAC++ (ECAI 2025),
     for ppo, shac, shac+ and shac++."""
     shac: Annotated[SHACConfig, tyro.conf.arg(name="shac")] = field(default_factory=SHACConfig)
     surrogates: SurrogateConfig = field(default_factory=SurrogateConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    bppo: BPPOConfig = field(default_factory=BPPOConfig)
     sb3: SB3Config = field(default_factory=SB3Config)
 
     def __post_init__(self) -> None:
@@ -95,17 +117,32 @@ class TrainOptions:
         require_range(self, "num_envs", "total_steps", "eval_every", "eval_envs", low=1.0)
         require_range(self, "checkpoint_every", "threads", low=1.0)
         require_range(self, "film_steps", "seed", low=0.0)
+        check_env_options(self.env_options, max_steps=True)
         for name in ("agents", "max_steps", "eval_steps"):
             if getattr(self, name) is not None:
                 require_range(self, name, low=1.0)
         for name in ("time_limit", "cpu_limit"):
             if getattr(self, name) is not None:
                 require_range(self, name, low=0.0)
-        if self.network == "transformer" and self.method in ("ippo", "sb3-ppo"):
-            why = "its agents see only themselves" if self.method == "ippo" else "it has none"
+        if self.network != "mlp" and self.method in CHAINED:
             raise UsageError(
-                f"{self.method} cannot use a Transformer over agents, as {why}; use --network mlp "
-                "or shared, or another method"
+                f"{self.method} gives every agent an MLP of its own; leave out --network "
+                f"{self.network}, or use another method"
+            )
+        if self.network == "transformer" and self.method == "ippo":
+            raise UsageError(
+                "ippo cannot use a Transformer over agents, as its agents see only themselves; use "
+                "another --network, or another method"
+            )
+        if self.network not in ("mlp", "shared") and self.method == "sb3-ppo":
+            raise UsageError(
+                f"sb3-ppo has no {self.network} network; use --network mlp or shared, or another "
+                "method"
+            )
+        if self.network == "dico" and self.agents == 1:
+            raise UsageError(
+                "--network dico sets how differently agents act, but there is 1; give --agents, or "
+                "use --network mlp"
             )
 
     @property
@@ -113,6 +150,8 @@ class TrainOptions:
         """Names of the fields of hyperparameters that the method reads."""
         if self.method == "sb3-ppo":
             return ("sb3",)
+        if self.method in CHAINED:
+            return ("bppo",)
         return ("ppo",) if self.method in ("ppo", "ippo", "mappo") else ("shac", "surrogates")
 
     def refuse_idle_sections(self) -> None:
@@ -133,7 +172,9 @@ class TrainOptions:
         """The run folder."""
         agents = "" if self.agents is None else f"-{self.agents}"
         preset = "" if self.preset == "default" else f"-{self.preset}"
-        kind = f"{self.network}{preset}"
+        pairs = sorted(self.env_options.items())
+        made = "".join(f"-{name}={str(value).replace('/', '-')}" for name, value in pairs)
+        kind = f"{self.network}{preset}{made}"
         name = f"{self.method}-{self.env.replace('/', '-')}{agents}-{kind}-{self.seed}"
         return self.out if self.out is not None else Path("runs") / name
 

@@ -47,10 +47,10 @@ def paper_preset(options: TrainOptions) -> TrainOptions:
             f"the paper has no {options.method}; --preset paper is for ppo, shac, shac+ and "
             "shac++, leave it out for the others"
         )
-    if options.network == "shared":
+    if options.network not in ("mlp", "transformer"):
         raise UsageError(
-            "the paper has no network that agents share but the Transformer; with --preset paper "
-            "use --network mlp or transformer"
+            f"the paper has no {options.network} network; with --preset paper use --network mlp or "
+            "transformer"
         )
     net = _net(options)
     actor = ActorConfig(net=net, std=1.0, normalise_obs=False)

@@ -1,95 +1,198 @@
-"""Table 1 of the SHAC++ paper: what it published, and which cells there are to train."""
+"""What a paper's table is made of: its cells, and which of them make sense."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
 
-from diffsurrogate.cli.options import Method, Network, Preset
+from diffsurrogate.cli.options import Method, Network, Preset, TrainOptions
+from diffsurrogate.errors import UsageError
 
-CITATION = (
-    "F. Bertolotti, G. Aguzzi, W. Cazzola, M. Viroli. SHAC++: A Neural Network to Rule All "
-    "Differentiable Simulators. ECAI 2025, Table 1."
+METHODS: tuple[Method, ...] = tuple(
+    sorted(get_args(Method), key=lambda method: method.startswith("shac"))
 )
-Task = Literal["dispersion", "transport", "discovery", "sampling"]
-TASKS: tuple[Task, ...] = get_args(Task)
-COLUMNS: tuple[Method, ...] = ("sb3-ppo", "ppo", "ippo", "mappo", "shac", "shac+", "shac++")
-"""Methods from left to right."""
-NETWORKS: tuple[Network, ...] = ("mlp", "shared", "transformer")
-"""Networks from left to right."""
+"""From left to right: what needs no gradients first."""
+NETWORKS: tuple[Network, ...] = get_args(Network)
 
-_NO = None
-_METHODS = ("ppo", "shac", "shac+", "shac++")
-_PUBLISHED: dict[tuple[str, int], tuple[float | None, ...]] = {
-    # MLP: PPO, SHAC, SHAC+, SHAC++; Transformer: the same
-    ("dispersion", 1): (1.00, _NO, 0.99, 1.00, _NO, _NO, _NO, _NO),
-    ("dispersion", 3): (0.22, _NO, 0.64, 0.99, 0.15, _NO, 1.00, 1.00),
-    ("dispersion", 5): (0.16, _NO, 0.85, 1.00, 0.14, _NO, 0.93, 0.93),
-    ("transport", 1): (0.01, 1.00, 0.89, 1.00, _NO, _NO, _NO, _NO),
-    ("transport", 3): (0.01, 0.84, 0.95, 0.41, 0.00, 0.95, 1.00, 0.95),
-    ("transport", 5): (0.01, 0.14, 0.95, 0.45, 0.00, 1.00, 0.99, 0.99),
-    ("discovery", 1): (0.33, _NO, 1.00, 0.35, _NO, _NO, _NO, _NO),
-    ("discovery", 3): (0.03, _NO, 0.08, 0.08, 0.15, _NO, 1.00, 0.95),
-    ("discovery", 5): (0.15, _NO, 0.14, 0.14, 0.39, _NO, 0.61, 1.00),
-    ("sampling", 1): (0.07, 0.58, 0.59, 1.00, _NO, _NO, _NO, _NO),
-    ("sampling", 3): (0.09, 0.86, 0.93, 0.92, 0.16, 0.94, 1.00, 1.00),
-    ("sampling", 5): (0.12, 0.83, 0.92, 0.86, 0.43, 1.00, 0.89, 0.92),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A row, or one for each number of agents."""
+
+    env: str
+    """Env id."""
+    options: Callable[["Cell"], tuple[str, ...]] = lambda cell: ()
+    """What else `train` is told for a cell of this task."""
+    agents: tuple[int, ...] = ()
+    """Numbers of agents in the paper; none where the env has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell of the table: what is trained, whatever the seed."""
+    """One cell of a table: what is trained, whatever the seed."""
 
-    task: Task
-    agents: int
+    task: str
+    agents: int | None
+    """None where the env has its own."""
     method: Method
     network: Network
-
-    @property
-    def env(self) -> str:
-        """Its env id."""
-        return f"paper/{self.task}"
+    variant: str = ""
+    """Name of what is done differently; empty for the method's own way."""
 
     @property
     def name(self) -> str:
         """Its part of a run folder's name."""
-        return f"{self.task}-{self.agents}-{self.method}-{self.network}"
+        parts = [self.task, self.agents, self.method, self.network, self.variant or None]
+        return "-".join(str(part) for part in parts if part is not None)
 
     @property
-    def row(self) -> tuple[Task, int]:
+    def row(self) -> tuple[str, int | None]:
         """The row of the table it is in."""
         return (self.task, self.agents)
 
     @property
-    def place(self) -> tuple[int, int, int, int]:
+    def row_title(self) -> str:
+        """Its row, for people."""
+        return self.task if self.agents is None else f"{self.task} {self.agents}"
+
+    @property
+    def column(self) -> tuple[Network, Method, str]:
+        """The column of the table it is in."""
+        return (self.network, self.method, self.variant)
+
+    @property
+    def column_title(self) -> str:
+        """Its column within those of its network, for people."""
+        return f"{self.method} {self.variant}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperTable:
+    """A table or figure of a paper as a grid of trainings."""
+
+    name: str
+    """Of the command, the folder and the files."""
+    title: str
+    citation: str
+    tasks: Mapping[str, Task]
+    methods: tuple[Method, ...]
+    """Columns, unless others are asked for."""
+    networks: tuple[Network, ...]
+    seeds: tuple[int, ...]
+    variants: Mapping[str, Mapping[Method, tuple[str, ...]]] = field(default_factory=dict)
+    """By name, what `train` is told besides, for each method that it makes sense for."""
+    over_maximum: bool = True
+    """Returns are over the true maximum, which all its envs know; else they are of one agent."""
+    colour_by: Literal["method", "network"] = "method"
+    """What colours tell apart in pictures; lines tell the other, or variants if there are any."""
+    published: Callable[[Cell], float | None] = lambda cell: None
+    """The paper's figure, if it gives one."""
+    why_left_out: Callable[[Cell, Preset], str | None] = lambda cell, preset: None
+    """Why a cell makes no sense; None if it does."""
+
+    def arguments(self, cell: Cell) -> tuple[str, ...]:
+        """Return what follows `diffsurrogate train`, but for seed, budget and folder."""
+        task = self.tasks[cell.task]
+        agents = () if cell.agents is None else ("--agents", str(cell.agents))
+        other = self.variants[cell.variant][cell.method] if cell.variant else ()
+        network = ("--network", cell.network)
+        return (cell.method, task.env, *agents, *network, *task.options(cell), *other)
+
+    def cells(
+        self,
+        tasks: tuple[str, ...] | None,
+        agents: tuple[int, ...] | None,
+        methods: tuple[Method, ...] | None,
+        networks: tuple[Network, ...] | None,
+        variants: tuple[str, ...] | None,
+        preset: Preset,
+    ) -> tuple[list[Cell], dict[str, list[str]]]:
+        """Return the cells asked for, and by reason the names of those that make no sense.
+
+        None asks for all, or for what the paper has.
+
+        Raises:
+            UsageError: there is no such task or variant.
+        """
+        self._refuse_unknown("task", tasks, self.tasks)
+        self._refuse_unknown("variant", variants, self.variants)
+        ways = ("", *self.variants) if variants is None else ("", *variants)
+        cells, left_out = [], dict[str, list[str]]()
+        for task in dict.fromkeys(tasks or self.tasks):
+            own = self.tasks[task].agents
+            counts: list[int | None] = list(dict.fromkeys(agents or own)) if own else [None]
+            asked = [
+                Cell(task=task, agents=count, method=method, network=network, variant=way)
+                for count in counts
+                for network in networks or self.networks
+                for method in methods or self.methods
+                for way in ways
+                if not way or method in self.variants[way]
+            ]
+            for cell in sorted(set(asked), key=self.place):
+                reason = self._impossible(cell) or self.why_left_out(cell, preset)
+                if reason is None:
+                    cells.append(cell)
+                else:
+                    left_out.setdefault(reason, []).append(cell.name)
+        return cells, left_out
+
+    def place(self, cell: Cell) -> tuple[int, ...]:
         """Sorts cells as the table reads."""
-        network, method = NETWORKS.index(self.network), COLUMNS.index(self.method)
-        return (TASKS.index(self.task), self.agents, network, method)
+        return (list(self.tasks).index(cell.task), cell.agents or 0, *self.place_of(cell.column))
 
+    def place_of(self, column: tuple[Network, Method, str]) -> tuple[int, ...]:
+        """Sorts columns as the table reads."""
+        network, method, variant = column
+        ways = ("", *self.variants)
+        return (NETWORKS.index(network), METHODS.index(method), ways.index(variant))
 
-def published(cell: Cell) -> float | None:
-    """Return the paper's figure: the mean reward over that of the best cell of the row.
+    def cell_of(self, folder: str) -> tuple[Cell, int]:
+        """Return the cell and the seed that a run folder is named after.
 
-    Its PPO is not a fair baseline: its public code pairs observations with the wrong actions, and
-    densities of clamped with those of unclamped actions.
-    """
-    row = _PUBLISHED.get(cell.row)
-    if row is None or cell.method not in _METHODS or cell.network == "shared":
+        Raises:
+            UsageError: it is none of this table.
+        """
+        match = self._folder.fullmatch(folder)
+        if match is None:
+            raise UsageError(f"{folder} is not named like a run of {self.name}")
+        found: dict[str, Any] = match.groupdict()
+        count = found["agents"]
+        cell = Cell(
+            task=found["task"],
+            agents=None if count is None else int(count),
+            method=METHODS[METHODS.index(found["method"])],
+            network=NETWORKS[NETWORKS.index(found["network"])],
+            variant=found["variant"] or "",
+        )
+        return cell, int(found["seed"])
+
+    @cached_property
+    def _folder(self) -> re.Pattern[str]:
+        def one_of(names: Mapping[str, object] | tuple[str, ...]) -> str:
+            return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+        variants = one_of(self.variants) or "(?!)"
+        return re.compile(
+            rf"(?P<task>{one_of(self.tasks)})(?:-(?P<agents>\d+))?-(?P<method>{one_of(METHODS)})"
+            rf"-(?P<network>{one_of(NETWORKS)})(?:-(?P<variant>{variants}))?-(?P<seed>\d+)"
+        )
+
+    def _impossible(self, cell: Cell) -> str | None:
+        """Return why `train` would refuse a cell; None if it would not."""
+        env, agents = self.tasks[cell.task].env, cell.agents
+        try:
+            TrainOptions(method=cell.method, env=env, network=cell.network, agents=agents)
+        except UsageError as error:
+            return str(error).split(";")[0]
         return None
-    return row[_METHODS.index(cell.method) + (4 if cell.network == "transformer" else 0)]
 
-
-def why_left_out(cell: Cell, preset: Preset) -> str | None:
-    """Return why a cell makes no sense; None if it does."""
-    if cell.method == "shac" and cell.task in ("dispersion", "discovery"):
-        return "its reward counts, and a count has no gradient (the paper leaves it out as well)"
-    if cell.network == "transformer" and cell.agents == 1:
-        return "there is nobody to attend to (the paper leaves it out as well)"
-    if cell.network == "transformer" and cell.method == "ippo":
-        return "its agents see only themselves"
-    if cell.network == "transformer" and cell.method == "sb3-ppo":
-        return "it has no such network"
-    if preset == "paper" and cell.method not in _METHODS:
-        return "the paper has no such method"
-    if preset == "paper" and cell.network == "shared":
-        return "the paper has no such network"
-    return None
+    def _refuse_unknown(
+        self, kind: str, asked: tuple[str, ...] | None, known: Mapping[str, object]
+    ) -> None:
+        unknown = [name for name in asked or () if name not in known]
+        if unknown:
+            raise UsageError(
+                f"{self.name} has no {kind} {', '.join(unknown)}; known: {', '.join(known) or '-'}"
+            )

@@ -1,15 +1,16 @@
 """Starting points of `train`, by method, env and network; the command line overrides them."""
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import tyro
 
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.baseline_presets import baseline
-from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
+from diffsurrogate.cli.options import NOT_LEARNED_BY, Method, Network, Preset, TrainOptions
 from diffsurrogate.cli.paper_preset import paper_preset
 from diffsurrogate.configuration import differences
 from diffsurrogate.critics import CriticConfig
@@ -21,8 +22,17 @@ _TRANSFORMER = NetConfig(
     architecture="transformer", hidden=(64,), embed=(128, 128), activation="silu"
 )
 _SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
+_NETS: dict[Network, NetConfig] = {
+    "shared": _SHARED,
+    "shared-id": replace(_SHARED, agent_id=True),
+    "transformer": _TRANSFORMER,
+    "hyper-linear": NetConfig(architecture="hyper-linear", activation="silu"),
+    "hyper-mlp": NetConfig(architecture="hyper-mlp", activation="silu"),
+    "dico": NetConfig(architecture="dico", activation="silu"),
+}
+"""Of SHAC's policy, but for mlp."""
 
-_FOREIGN = ("gymnasium/", "pettingzoo/", "mpe2/", "mamujoco/", "jaxmarl/")
+_FOREIGN = ("gymnasium/", "pettingzoo/", "mpe2/", "mujoco/", "mamujoco/", "jaxmarl/")
 """Envs of other libraries: steps that may be slow, rewards of any size, ends by state."""
 _NAMES = ("method", "env", "agents", "network", "preset")
 """Options that the defaults of all others depend on."""
@@ -38,9 +48,10 @@ def recommended(options: TrainOptions) -> TrainOptions:
     if options.env == "diffsurrogate/cartpole-swingup" and options.method == "shac":
         classic = classic_shac()
         if options.network != "mlp":
-            net = _SHARED if options.network == "shared" else _TRANSFORMER
+            net = _NETS[options.network]
+            critic_net = net if options.network in ("shared", "transformer") else _SHARED
             actor = replace(classic.actor, net=net)
-            critic = replace(classic.critic, net=net)
+            critic = replace(classic.critic, net=critic_net)
             classic = replace(classic, actor=actor, critic=critic)
         return replace(
             options,
@@ -61,6 +72,33 @@ def recommended(options: TrainOptions) -> TrainOptions:
 def parse_train(arguments: Sequence[str], default: TrainOptions) -> TrainOptions:
     """Return `default` as changed by what follows `train` on a command line."""
     return tyro.cli(TrainOptions, prog="diffsurrogate train", args=list(arguments), default=default)
+
+
+def names_in(arguments: Sequence[str]) -> TrainOptions | None:
+    """Return the options that all defaults depend on, whatever else is said on a command line.
+
+    Args:
+        arguments: what follows `train`.
+
+    Returns:
+        None if METHOD and ENV do not stand first, or one of these options is none there is.
+    """
+    if len(arguments) < 2 or any(word.startswith("-") for word in arguments[:2]):
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--agents", "--network", "--preset"):
+        parser.add_argument(name)
+    try:
+        found, _ = parser.parse_known_args(list(arguments[2:]))
+        agents = None if found.agents in (None, "None") else int(found.agents)
+    except (argparse.ArgumentError, ValueError):
+        return None
+    method, network, preset = arguments[0], found.network or "mlp", found.preset or "default"
+    known = ((method, Method), (network, Network), (preset, Preset))
+    if any(value not in get_args(values) for value, values in known):
+        return None
+    content = {"method": method, "env": arguments[1], "network": network, "preset": preset}
+    return TrainOptions.from_json(content | {"agents": agents})
 
 
 def named_by(given: TrainOptions) -> TrainOptions:
@@ -156,12 +194,11 @@ def _weights_in_common(options: TrainOptions) -> TrainOptions:
     """Return what measured best for a Transformer over agents as the policy (SHAC++, B.2).
 
     Agents that share a policy and see almost the same must learn "to the nearest one left", which
-    takes a good value function and a reward model without phantom slopes. A shared MLP starts from
-    the same, unmeasured.
+    takes a good value function and a reward model without phantom slopes. The other networks start
+    from the same, unmeasured.
     """
-    net = _SHARED if options.network == "shared" else _TRANSFORMER
     shac = replace(
-        _mixed(options, replace(options.shac.actor, net=net), lr=1e-3),
+        _mixed(options, replace(options.shac.actor, net=_NETS[options.network]), lr=1e-3),
         critic=replace(options.shac.critic, net=_SHARED),
         critic_lr=1e-3,
         betas=(0.9, 0.99),

@@ -1,13 +1,14 @@
 """`diffsurrogate evaluate`, `render` and `check-gradients`: looking at what there is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import tyro
 
 from diffsurrogate.algorithms.evaluate import evaluate
-from diffsurrogate.cli.build import evaluation_env, filmed_env, n_agents, trained_policy
+from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
+from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
 from diffsurrogate.errors import UsageError
@@ -60,6 +61,8 @@ class CheckOptions:
     """Copies of the env."""
     agents: int | None = None
     """Number of agents, where the env lets one choose."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What else the env is made with, a name and a value each."""
     horizon: int = 8
     """Steps of the window."""
     tolerance: float = 0.05
@@ -68,6 +71,10 @@ class CheckOptions:
     """Of the env and the directions."""
     device: str = "cpu"
     """cpu, cuda or cuda:<number>."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is made."""
+        check_env_options(self.env_options)
 
 
 def evaluate_run(options: EvaluateOptions) -> int:
@@ -110,7 +117,7 @@ def check_env(options: CheckOptions) -> int:
         seed=options.seed,
         device=options.device,
         differentiable=True,
-        **n_agents(options.agents),
+        **made_with(options.agents, options.env_options),
     )
     report = check_gradients(
         env, horizon=options.horizon, tolerance=options.tolerance, seed=options.seed

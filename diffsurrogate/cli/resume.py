@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import named_by, parse_train
+from diffsurrogate.cli.presets import named_by, names_in, parse_train
 from diffsurrogate.configuration import differences
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
@@ -21,12 +21,11 @@ def resumed(arguments: list[str]) -> TrainOptions:
     Raises:
         UsageError: there is no run, or an option contradicts it.
     """
-    nothing = TrainOptions(method="shac++", env=_UNKNOWN)
-    given = parse_train(arguments, nothing)
+    names = names_in(arguments)
+    start = TrainOptions(method="shac++", env=_UNKNOWN) if names is None else named_by(names)
+    given = parse_train(arguments, start)  # the folder's name may come from all of them
     if given.out is None and given.env == _UNKNOWN:
         raise UsageError("--resume needs to know which run; give its folder by --out")
-    if given.out is None:
-        given = parse_train(arguments, named_by(given))  # the folder's name may come from these
     folder = RunFolder.open(given.folder)
     saved = TrainOptions.from_json(folder.config)
     saved = replace(saved, out=folder.path, resume=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
-from diffsurrogate.cli.paper_table import TASKS, Cell, published
+from diffsurrogate.cli.paper_table import Cell, PaperTable
 from diffsurrogate.cli.report import interquartile_mean
 from diffsurrogate.cli.table_pictures import Curve
 from diffsurrogate.configuration import differences
@@ -28,16 +28,23 @@ class Result:
     summary: dict[str, Any] | None
     """None while it is not finished."""
     curve: Curve
+    over_maximum: bool
+    """Returns are over the true maximum; else of one agent, as they are."""
 
     @property
-    def normalised_return(self) -> float:
-        """Of the finished run's policy, in new episodes."""
-        return float((self.summary or {})["normalised_return"])
+    def value(self) -> float:
+        """Return of the finished run's policy, in new episodes."""
+        return _return_in(self.summary or {}, self.over_maximum, self.agents)
 
     @property
-    def kept_return(self) -> float:
+    def kept(self) -> float:
         """Of the policy that did best in the evaluations on the way, in the same new episodes."""
-        return float((self.summary or {})["best_policy"]["normalised_return"])
+        return _return_in((self.summary or {})["best_policy"], self.over_maximum, self.agents)
+
+    @property
+    def agents(self) -> int:
+        """Of the finished run."""
+        return int((self.summary or {}).get("agents", 1))
 
     @property
     def cpu_seconds(self) -> float:
@@ -65,7 +72,7 @@ class Figures:
     finished: tuple[int, ...]
     missing: tuple[int, ...]
     mean: float | None
-    """Interquartile mean of the normalised return; None without a finished seed."""
+    """Interquartile mean of the return; None without a finished seed."""
     low: float | None
     high: float | None
     kept: float | None
@@ -76,9 +83,9 @@ class Figures:
     paper: float | None
     ceiling: float | None
     """Normalised return of the best scripted policy, if it was given."""
-    goal: float
+    goal: float | None
     """.9 of what is known to be attainable, at most 1: by the best cell of the row, or by a script
-    that sees what the agents see."""
+    that sees what the agents see. None where the maximum is not known."""
     reached: int
     """Seeds that reached the goal in an evaluation on the way."""
     steps_to_reach: float | None
@@ -99,53 +106,60 @@ class Figures:
 class Ceilings:
     """Normalised returns of scripted policies, by task and number of agents."""
 
-    best: dict[tuple[str, int], float] = field(default_factory=dict)
+    best: dict[tuple[str, int | None], float] = field(default_factory=dict)
     """Of any, some of which look into the simulator."""
-    from_observations: dict[tuple[str, int], float] = field(default_factory=dict)
+    from_observations: dict[tuple[str, int | None], float] = field(default_factory=dict)
     """Of those that see what the agents see."""
 
 
-def read_results(folder: Path) -> tuple[list[Result], list[tuple[str, str]]]:
+def read_results(folder: Path, table: PaperTable) -> tuple[list[Result], list[tuple[str, str]]]:
     """Return the runs in a folder in the table's order, and those that cannot be read."""
     results, unreadable = [], []
     for file in sorted(folder.glob("*/config.json")):
         try:
-            results.append(_result(RunFolder(file.parent)))
+            results.append(_result(RunFolder(file.parent), table))
         except (UsageError, KeyError, ValueError, TypeError) as error:
             unreadable.append((file.parent.name, " ".join(str(error).split())))
-    return sorted(results, key=lambda r: (r.cell.place, r.seed)), unreadable
+    return sorted(results, key=lambda r: (table.place(r.cell), r.seed)), unreadable
 
 
-def _result(run: RunFolder) -> Result:
+def _result(run: RunFolder, table: PaperTable) -> Result:
     options = TrainOptions.from_json(run.config)
-    tasks = {f"paper/{task}": task for task in TASKS}
-    if options.env not in tasks:
-        raise UsageError(f"{options.env} is not in this table")
-    cell = Cell(
-        task=tasks[options.env],
-        agents=options.agents or 1,
-        method=options.method,
-        network=options.network,
-    )
+    cell, seed = table.cell_of(run.path.name)
+    had = (options.method, options.env, options.agents, options.network, options.seed)
+    if had != (cell.method, table.tasks[cell.task].env, cell.agents, cell.network, seed):
+        raise UsageError(f"it is a run of {' '.join(map(str, had))}, against its name")
     summary = run.summary()
-    if summary is not None:
-        summary["normalised_return"] = float(summary["normalised_return"])
-    return Result(
+    result = Result(
         cell=cell,
-        seed=options.seed,
+        seed=seed,
         config=options.to_json(),
         summary=summary,
-        curve=_curve(run, summary),
+        curve=_curve(run, summary, table.over_maximum),
+        over_maximum=table.over_maximum,
+    )
+    if summary is not None:
+        _ = result.value, result.kept  # refuses a summary without them
+    return result
+
+
+def _return_in(figures: dict[str, Any], over_maximum: bool, agents: int) -> float:
+    """Return what a summary says: over the true maximum, or of one agent."""
+    return float(figures["normalised_return" if over_maximum else "mean_return"]) / (
+        1 if over_maximum else agents
     )
 
 
-def _curve(run: RunFolder, summary: dict[str, Any] | None) -> Curve:
+def _curve(run: RunFolder, summary: dict[str, Any] | None, over_maximum: bool) -> Curve:
     """Return what evaluations on the way gave."""
+    prefix = "evaluation_"
+    agents = int((summary or {}).get("agents", 1))
     rows, cpu = [], 0.0
     for row in run.metrics():
         cpu = row.get("cpu_seconds", cpu + row.get("update_cpu_seconds", 0.0))
-        if "evaluation_normalised_return" in row:
-            rows.append((row["env_steps"], cpu, row["evaluation_normalised_return"]))
+        found = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+        if "mean_return" in found or "normalised_return" in found:
+            rows.append((row["env_steps"], cpu, _return_in(found, over_maximum, agents)))
     steps, seconds, value = (
         (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
     )
@@ -178,11 +192,15 @@ def read_ceilings(file: Path | None) -> Ceilings:
 
 
 def figures_of(
-    wanted: Iterable[tuple[Cell, int]], results: Sequence[Result], ceilings: Ceilings
+    table: PaperTable,
+    wanted: Iterable[tuple[Cell, int]],
+    results: Sequence[Result],
+    ceilings: Ceilings,
 ) -> list[Figures]:
     """Return what each cell comes to, in the table's order.
 
     Args:
+        table: that the cells are of.
         wanted: cells and their seeds.
         results: the runs there are.
         ceilings: to compare with.
@@ -193,10 +211,10 @@ def figures_of(
     done = {(r.cell, r.seed): r for r in results if r.summary is not None}
     runs = {
         cell: {seed: done[cell, seed] for seed in sorted(those) if (cell, seed) in done}
-        for cell, those in sorted(seeds.items(), key=lambda item: item[0].place)
+        for cell, those in sorted(seeds.items(), key=lambda item: table.place(item[0]))
     }
     means = {
-        cell: interquartile_mean([run.normalised_return for run in those.values()])
+        cell: interquartile_mean([run.value for run in those.values()])
         for cell, those in runs.items()
         if those
     }
@@ -205,8 +223,10 @@ def figures_of(
         row = [other for other in runs if other.row == cell.row]
         best = max((means[other][0] for other in row if other in means), default=0.0)
         mean, low, high = means.get(cell, (None, None, None))
-        goal = 0.9 * min(1.0, max(best, ceilings.from_observations.get(cell.row, 0.0)))
-        reached = [first for run in those.values() if (first := run.first_at(goal)) is not None]
+        goal, reached = None, []
+        if table.over_maximum:
+            goal = 0.9 * min(1.0, max(best, ceilings.from_observations.get(cell.row, 0.0)))
+            reached = [first for run in those.values() if (first := run.first_at(goal))]
         reasons = [run.stopped for run in those.values()]
         figures.append(
             Figures(
@@ -216,10 +236,10 @@ def figures_of(
                 mean=mean,
                 low=None if low is None or np.isnan(low) else low,
                 high=None if high is None or np.isnan(high) else high,
-                kept=_interquartile([run.kept_return for run in those.values()]),
-                by_row=mean / best if mean is not None and best > 0 else None,
+                kept=_interquartile([run.kept for run in those.values()]),
+                by_row=_share(mean, best) if table.over_maximum else None,
                 row_complete=all(len(runs[other]) == len(seeds[other]) for other in row),
-                paper=published(cell),
+                paper=table.published(cell),
                 ceiling=ceilings.best.get(cell.row),
                 goal=goal,
                 reached=len(reached),
@@ -230,6 +250,10 @@ def figures_of(
             )
         )
     return figures
+
+
+def _share(mean: float | None, best: float) -> float | None:
+    return mean / best if mean is not None and best > 0 else None
 
 
 def _interquartile(values: list[float]) -> float | None:

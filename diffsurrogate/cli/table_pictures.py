@@ -16,17 +16,14 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import EngFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from diffsurrogate.cli.paper_table import COLUMNS, NETWORKS, Cell
+from diffsurrogate.cli.paper_table import METHODS, NETWORKS, Cell, PaperTable
 
 matplotlib.use("Agg")
-_COLOURS = dict(
-    zip(
-        COLUMNS,
-        ("#8c8c8c", "#e69f00", "#cc79a7", "#a6611a", "#56b4e9", "#009e73", "#0a3d91"),
-        strict=True,
-    )
+_PALETTE = (
+    *("#e69f00", "#cc79a7", "#a6611a", "#8c8c8c", "#d55e00", "#7b3294", "#66a61e"),
+    *("#56b4e9", "#009e73", "#0a3d91"),
 )
-_LINES = {"mlp": "-", "shared": ":", "transformer": "--"}
+_LINES: tuple[Any, ...] = ("-", ":", "--", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,38 +34,39 @@ class Curve:
     cpu_seconds: NDArray[np.float64]
     """Of training, when the evaluation began."""
     value: NDArray[np.float64]
-    """Normalised return."""
+    """Return, normalised where the table does so."""
     held: bool
     """The run stopped because it was good enough: it keeps its last value."""
 
 
 def draw_table(
-    entries: Sequence[tuple[Cell, float | None, float | None, str, bool]], out: Path
+    table: PaperTable,
+    entries: Sequence[tuple[Cell, float | None, float | None, str, bool]],
+    out: Path,
 ) -> None:
-    """Draw `table1.png`: a coloured cell for each entry.
+    """Draw `<table>.png`: a coloured cell for each entry.
 
     Args:
-        entries: cell, our normalised return, the paper's figure, finished seeds, whether all are.
+        table: that the cells are of.
+        entries: cell, our return, the paper's figure, finished seeds, whether all are.
         out: folder to write to.
     """
     rows = list(dict.fromkeys(cell.row for cell, *_ in entries))
-    columns = sorted(
-        {(cell.network, cell.method) for cell, *_ in entries},
-        key=lambda c: (NETWORKS.index(c[0]), COLUMNS.index(c[1])),
-    )
+    titles = list(dict.fromkeys(cell.row_title for cell, *_ in entries))
+    columns = sorted({cell.column for cell, *_ in entries}, key=table.place_of)
+    shades = _shades(table, entries)
     size = (max(5.5, 1.9 + 0.95 * len(columns)), 1.6 + 0.5 * len(rows))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     colours = matplotlib.colormaps["YlGnBu"]
     for cell, ours, paper, seeds, complete in entries:
-        x, y = columns.index((cell.network, cell.method)), rows.index(cell.row)
-        shade = 0.0 if ours is None else float(np.clip(ours, 0, 1))
+        x, y, shade = columns.index(cell.column), rows.index(cell.row), shades[cell]
         face = "white" if ours is None else colours(0.85 * shade)
         axis.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor="white", lw=2))
         if not complete:
             corner = [(x + 0.8, y + 0.02), (x + 0.985, y + 0.02), (x + 0.985, y + 0.37)]
             axis.add_patch(Polygon(corner, facecolor="#d55e00", lw=0))
         ink = "white" if shade > 0.6 else "black"
-        large = "…" if ours is None else f"{ours:.2f}"
+        large = "…" if ours is None else f"{ours:.2f}" if abs(ours) < 100 else f"{ours:.0f}"
         small = " · ".join(
             part
             for part in (
@@ -82,17 +80,18 @@ def draw_table(
         axis.text(x + 0.5, y + 0.74, small, ha="center", va="center", color=ink, fontsize=6.5)
     axis.set_xlim(0, len(columns))
     axis.set_ylim(len(rows), 0)
-    axis.set_xticks(np.arange(len(columns)) + 0.5, [method for _, method in columns])
-    axis.set_yticks(np.arange(len(rows)) + 0.5, [f"{task} {agents}" for task, agents in rows])
+    names = [f"{method}\n{variant}".rstrip() for _, method, variant in columns]
+    axis.set_xticks(np.arange(len(columns)) + 0.5, names, fontsize=8 if table.variants else None)
+    axis.set_yticks(np.arange(len(rows)) + 0.5, titles)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    for network in dict.fromkeys(network for network, _ in columns):
-        places = [index for index, (name, _) in enumerate(columns) if name == network]
+    for network in dict.fromkeys(network for network, *_ in columns):
+        places = [index for index, (name, *_) in enumerate(columns) if name == network]
         axis.annotate(
             network,
             (float(np.mean(places)) + 0.5, 0),
-            xytext=(0, 26),
+            xytext=(0, 38 if table.variants else 26),
             textcoords="offset points",
             ha="center",
             weight="bold",
@@ -102,15 +101,30 @@ def draw_table(
     for index, (above, below) in enumerate(itertools.pairwise(rows), 1):
         if above[0] != below[0]:
             axis.axhline(index, color="black", lw=1)
-    axis.set_xlabel(
-        "normalised return against the true maximum, interquartile mean over seeds\n"
-        "(the paper's figure: over the best of its row). Orange corner: seeds are missing",
-        fontsize=8,
-    )
-    _save(figure, out / "table1.png")
+    what = "return of an agent, interquartile mean over seeds; shades go by row"
+    if table.over_maximum:
+        what = "normalised return against the true maximum, interquartile mean over seeds"
+        if any(paper is not None for _, _, paper, *_ in entries):
+            what += "\n(the paper's figure: over the best of its row)"
+    axis.set_xlabel(f"{what}. Orange corner: seeds are missing", fontsize=8)
+    _save(figure, out / f"{table.name}.png")
+
+
+def _shades(
+    table: PaperTable, entries: Sequence[tuple[Cell, float | None, float | None, str, bool]]
+) -> dict[Cell, float]:
+    """Return how dark each cell is, from 0 to 1."""
+    values = {cell: ours for cell, ours, *_ in entries if ours is not None}
+    shades = {cell: 0.0 for cell, *_ in entries}
+    for cell, value in values.items():
+        row = [other for at, other in values.items() if at.row == cell.row]
+        low, high = (0.0, 1.0) if table.over_maximum else (min(row), max(row))
+        shades[cell] = float(np.clip((value - low) / max(high - low, 1e-9), 0, 1))
+    return shades
 
 
 def draw_curves(
+    table: PaperTable,
     curves: Mapping[Cell, Sequence[Curve]],
     incomplete: set[Cell],
     against: Literal["steps", "cpu"],
@@ -119,36 +133,66 @@ def draw_curves(
     """Draw evaluation returns, one panel per task and number of agents.
 
     Args:
+        table: that the cells are of.
         curves: of the finished seeds of each cell.
         incomplete: cells that more seeds will join.
         against: env steps, or CPU-seconds of training.
         file: the PNG.
     """
-    tasks = list(dict.fromkeys(cell.task for cell in curves))
-    counts = sorted({cell.agents for cell in curves})
-    size = (3.4 * max(len(counts), 2), 2.5 * len(tasks) + 0.9)
+    rows = list(dict.fromkeys(cell.row for cell in curves))
+    tasks = list(dict.fromkeys(task for task, _ in rows))
+    places = {row: [other for other in rows if other[0] == row[0]].index(row) for row in rows}
+    across = 1 + max(places.values(), default=0)
+    size = (3.4 * max(across, 2), 2.5 * max(len(tasks), 1) + 0.9)
     figure, axes = plt.subplots(
-        len(tasks), len(counts), figsize=size, layout="constrained", squeeze=False
+        max(len(tasks), 1), across, figsize=size, layout="constrained", squeeze=False
     )
-    for row, task in zip(axes, tasks, strict=True):
-        for axis, agents in zip(row, counts, strict=True):
-            mine = {cell: runs for cell, runs in curves.items() if cell.row == (task, agents)}
-            if not mine:
-                axis.set_axis_off()
-                continue
-            _panel(axis, mine, incomplete, against)
-            axis.set_title(f"{task}, {agents} agent{'s' if agents > 1 else ''}", fontsize=10)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row in rows:
+        axis = axes[tasks.index(row[0]), places[row]]
+        axis.set_axis_on()
+        mine = {cell: runs for cell, runs in curves.items() if cell.row == row}
+        _panel(axis, table, mine, incomplete, against)
+        task, agents = row
+        count = "" if agents is None else f", {agents} agent{'s' if agents > 1 else ''}"
+        axis.set_title(f"{task}{count}", fontsize=10)
     for axis in axes[:, 0]:
-        axis.set_ylabel("normalised return")
+        axis.set_ylabel("normalised return" if table.over_maximum else "return of an agent")
     label = "env steps" if against == "steps" else "CPU-seconds of training"
     for axis in axes[-1]:
         axis.set_xlabel(label)
-    _legend(figure, curves, incomplete)
+    _legend(figure, table, curves, incomplete)
     _save(figure, file)
+
+
+def _look(table: PaperTable, cell: Cell) -> tuple[str, str]:
+    """Return the names that a cell's colour and line stand for."""
+    other = cell.method if table.colour_by == "network" else cell.network
+    named = cell.network if table.colour_by == "network" else cell.method
+    return named, (cell.variant or "as it is") if table.variants else other
+
+
+def _rank(name: str) -> int:
+    """Return the place of a method or network among all there are."""
+    known: list[str] = [*METHODS] if name in METHODS else [*NETWORKS]
+    return known.index(name)
+
+
+def _colour(name: str) -> str:
+    return _PALETTE[_rank(name) % len(_PALETTE)]
+
+
+def _dashes(table: PaperTable, name: str) -> Any:
+    """Return the line of what `_look` names second: solid for what the table has first."""
+    first = table.methods if table.colour_by == "network" else NETWORKS
+    names = ("as it is", *table.variants) if table.variants else (*first, *METHODS)
+    return _LINES[list(dict.fromkeys(names)).index(name) % len(_LINES)]
 
 
 def _panel(
     axis: Axes,
+    table: PaperTable,
     curves: Mapping[Cell, Sequence[Curve]],
     incomplete: set[Cell],
     against: Literal["steps", "cpu"],
@@ -161,18 +205,20 @@ def _panel(
     lowest = -0.03
     for cell, runs in drawn.items():
         x, values = _common(runs, against, log)
+        colour, dashes = _look(table, cell)
         style: dict[str, Any] = {
-            "color": _COLOURS[cell.method],
-            "zorder": 2 + COLUMNS.index(cell.method) / 10,
+            "color": _colour(colour),
+            "zorder": 2 + METHODS.index(cell.method) / 10,
         }
         mean = values.mean(axis=0)
-        axis.plot(x, mean, _LINES[cell.network], lw=1.6, **style)
+        axis.plot(x, mean, ls=_dashes(table, dashes), lw=1.6, **style)
         axis.fill_between(x, values.min(axis=0), values.max(axis=0), alpha=0.1, lw=0, **style)
         if cell in incomplete:
             axis.plot(x[-1:], mean[-1:], "o", mfc="white", ms=5, **style)
         lowest = min(lowest, float(values.min()) - 0.03)
-    axis.axhline(1.0, color="grey", lw=0.8, ls=(0, (1, 2)))
-    axis.set_ylim(max(lowest, -1.0), 1.05)
+    if table.over_maximum:
+        axis.axhline(1.0, color="grey", lw=0.8, ls=(0, (1, 2)))
+        axis.set_ylim(max(lowest, -1.0), 1.05)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
     if log:
@@ -199,13 +245,20 @@ def _common(
     )
 
 
-def _legend(figure: Figure, curves: Mapping[Cell, Sequence[Curve]], incomplete: set[Cell]) -> None:
-    methods = sorted({cell.method for cell in curves}, key=COLUMNS.index)
-    networks = sorted({cell.network for cell in curves}, key=NETWORKS.index)
-    handles = [Line2D([], [], color=_COLOURS[method], lw=2, label=method) for method in methods]
+def _legend(
+    figure: Figure,
+    table: PaperTable,
+    curves: Mapping[Cell, Sequence[Curve]],
+    incomplete: set[Cell],
+) -> None:
+    looks = [_look(table, cell) for cell in sorted(curves, key=lambda c: table.place_of(c.column))]
+    colours = sorted(dict.fromkeys(name for name, _ in looks), key=_rank)
+    dashes = list(dict.fromkeys(name for _, name in looks))
+    handles = [Line2D([], [], color=_colour(name), lw=2, label=name) for name in colours]
     handles += [
-        Line2D([], [], color="black", ls=_LINES[network], lw=1.6, label=network)
-        for network in networks
+        Line2D([], [], color="black", ls=_dashes(table, name), lw=1.6, label=name)
+        for name in dashes
+        if len(dashes) > 1
     ]
     if incomplete:
         handles.append(

@@ -1,0 +1,181 @@
+"""BPPO, ARMAPPO and HAPPO: each agent climbs by a ratio of its own, knowing its peers'.
+
+BPPO: Li et al., AAAI 2024, algorithm 1. ARMAPPO: Fu et al., ICML 2022. HAPPO: arXiv:2109.11251.
+Windows, targets and the critic are PPO's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
+from diffsurrogate.algorithms.clipped_steps import mean_report, shuffled, step_report
+from diffsurrogate.algorithms.ppo import PPO
+from diffsurrogate.algorithms.trainer import Metrics
+from diffsurrogate.autoregressive import AutoregressiveActor
+from diffsurrogate.peer_losses import later_ratio, peer_clipped_loss
+from diffsurrogate.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What agents did in a window, with time and env as one axis: nothing in it has a graph."""
+
+    obs: Tensor
+    """(step, agent, obs_dim)"""
+    action: Tensor
+    """(step, agent, act_dim) as drawn, not clamped."""
+    noise: Tensor
+    """(step, agent, act_dim) that they were drawn with."""
+    log_prob: Tensor
+    """(step, agent) of the policy that acted."""
+    gain: Tensor
+    """(step, agent): advantages, normalised for each agent if asked."""
+
+    def at(self, chosen: Tensor) -> "Past":
+        """Return rows of the first axis."""
+        return Past(**{name: value[chosen] for name, value in vars(self).items()})
+
+
+class BPPO(PPO):
+    """Bidirectional PPO: agents act one after another, and pass back what that does to the next.
+
+    Example:
+        >>> from diffsurrogate import BPPO, make
+        >>> env = make("games/climbing", num_envs=64)
+        >>> agent = BPPO(env).learn(total_steps=4096)
+    """
+
+    config_type = BPPOConfig
+    config: BPPOConfig
+    actor: AutoregressiveActor
+
+    def _climb(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
+        past = self._past(window, noise, advantage)
+        if self.config.scheme == "simultaneous":
+            return mean_report(list(self._together(past)))
+        log_ratio = torch.zeros_like(past.gain[:, 0])  # of all who learned, their product M
+        slope = torch.zeros_like(past.action)  # of the same with respect to actions
+        reports = []
+        for agent in self._turns():
+            ratio = log_ratio.exp()
+            pull = ratio.unsqueeze(-1) * slope[:, agent]
+            reports += list(self._alone(agent, past, ratio, pull))
+            change, change_slope = peer_feedback(self.actor, agent, past)
+            if self.config.compound:
+                log_ratio = log_ratio + change
+            if self.config.peer:
+                slope = slope + change_slope
+        return mean_report(reports)
+
+    @torch.no_grad()
+    def _past(self, window: Window, noise: Tensor, advantage: Tensor) -> Past:
+        gain = advantage.flatten(0, 1)
+        if self.config.clip.credit == "team":
+            gain = gain.mean(-1, keepdim=True).expand_as(gain)
+        if self.config.clip.normalise:
+            gain = (gain - gain.mean(0)) / (gain.std(0, unbiased=False) + 1e-5)
+        obs, action = window.obs.flatten(0, 1), window.action.flatten(0, 1)
+        return Past(
+            obs=obs,
+            action=action,
+            noise=noise.flatten(0, 1),
+            log_prob=self.actor.log_prob(obs, action),
+            gain=gain,
+        )
+
+    def _turns(self) -> list[int]:
+        """Return the agents in the order they learn."""
+        acting: list[int] = self.actor.acting.tolist()
+        if self.config.turns == "backward":
+            return acting[::-1]
+        return torch.randperm(len(acting), generator=self.sampler).tolist()
+
+    def _alone(self, agent: int, past: Past, ratio: Tensor, pull: Tensor) -> Iterator[Metrics]:
+        """Let one agent climb for all its epochs, given M and its slope; yield a report a step."""
+        config = self.config.clip
+        for chosen in shuffled(len(past.obs), config, self.sampler):
+            part = past.at(chosen)
+            out = self.actor.output(agent, part.obs, self.actor.seen(part.action))
+            loss, new = self._loss(agent, out, part, ratio[chosen], pull[chosen])
+            norm = self._descend(self.actor_optimiser, loss, config.max_norm)
+            report = step_report(loss, norm, new, part.log_prob[:, agent], config)
+            yield report | {"peer_slope": float(pull[chosen].abs().mean())}
+            if config.target_kl is not None and report["kl"] > config.target_kl:
+                break
+
+    def _together(self, past: Past) -> Iterator[Metrics]:
+        """Let all agents climb at once, given M and its slope as they are by then."""
+        config, actor = self.config.clip, self.actor
+        agents, acting = range(past.gain.shape[1]), actor.acting.tolist()
+        for chosen in shuffled(len(past.obs), config, self.sampler):
+            part = past.at(chosen)
+            # apart from `part.action`: of what is seen only, not of the action itself
+            seen = actor.seen(part.action).detach().requires_grad_(self.config.peer)
+            outs = [actor.output(agent, part.obs, seen) for agent in agents]
+            new = [actor.log_prob_of(agent, outs[agent], part.action) for agent in agents]
+            log_ratio = torch.stack(new, -1) - part.log_prob
+            ratio = torch.ones_like(log_ratio)
+            slope = torch.zeros_like(part.action)
+            if self.config.compound:
+                ratio = later_ratio(log_ratio.detach(), acting)
+            if self.config.peer:
+                slope = torch.autograd.grad(log_ratio.sum(), seen, retain_graph=True)[0]
+            pull = ratio.unsqueeze(-1) * slope
+            losses = [
+                self._loss(agent, outs[agent], part, ratio[:, agent], pull[:, agent])[0]
+                for agent in agents
+            ]
+            loss = torch.stack(losses).sum()
+            norm = self._descend(self.actor_optimiser, loss, config.max_norm)
+            report = step_report(loss, norm, torch.stack(new, -1), part.log_prob, config)
+            yield report | {"peer_slope": float(pull.abs().mean())}
+            if config.target_kl is not None and report["kl"] > config.target_kl:
+                break
+
+    def _loss(
+        self, agent: int, out: Tensor, part: Past, ratio: Tensor, pull: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return one agent's loss and the log-densities of its actions, from its outputs."""
+        new = self.actor.log_prob_of(agent, out, part.action)
+        loss = peer_clipped_loss(
+            new,
+            part.log_prob[:, agent],
+            part.gain[:, agent],
+            ratio,
+            pull,
+            self.actor.reparameterised(agent, out, part.action, part.noise),
+            clip_range=self.config.clip.clip_range,
+        )
+        if self.config.clip.entropy_weight > 0:
+            entropy = self.actor.entropy_of(agent, out).mean()
+            loss = loss - self.config.clip.entropy_weight * entropy
+        return loss, new
+
+
+class ARMAPPO(BPPO):
+    """MAPPO whose agents act one after another; nothing is passed back."""
+
+    config_type = ARMAPPOConfig
+
+
+class HAPPO(BPPO):
+    """Independent agents that learn in turn, each knowing the ratios of those before it."""
+
+    config_type = HAPPOConfig
+
+
+def peer_feedback(actor: AutoregressiveActor, agent: int, past: Past) -> tuple[Tensor, Tensor]:
+    r"""Return how an agent's density moved, and what that owes to the actions before its own.
+
+    $\log \rho_i$ (step,) and $\nabla_{a_j} \log \rho_i$ (step, agent, act_dim), of actions as
+    networks see them. The old densities are the numbers that actions were drawn with: the change of
+    $\rho_i$ with an earlier action is that of the new policy alone (theorem 1).
+    """
+    seen = actor.seen(past.action).detach().requires_grad_()
+    new = actor.log_prob_of(agent, actor.output(agent, past.obs, seen), past.action)
+    change = new - past.log_prob[:, agent]
+    (slope,) = torch.autograd.grad(change.sum(), seen, allow_unused=True)
+    return change.detach(), torch.zeros_like(seen) if slope is None else slope

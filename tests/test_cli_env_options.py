@@ -1,0 +1,63 @@
+"""`--env-options`: what an env is made with reaches training, evaluation and the doctor."""
+
+import json
+
+import pytest
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.options import TrainOptions
+
+SMALL = ["--num-envs", "5", "--eval-envs", "3", "--eval-steps", "6", "--max-steps", "6"]
+CHOICES = ["--agents", "3", "--env-options", "continuous_actions", "False", "n_food", "2"]
+
+
+def test_a_run_keeps_what_its_env_was_made_with(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["train", "mappo", "vmas/dispersion", *CHOICES, *SMALL]
+    assert main([*command, "--total-steps", "320", "--film-steps", "2", "--out", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["env_options"] == {"continuous_actions": False, "n_food": 2}
+    assert TrainOptions.from_json(config).env_options == config["env_options"]
+    assert (out / "rollout.gif").stat().st_size > 100
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--num-envs", "3"]) == 0  # 9 choices, not 2 forces
+    assert "mean_return" in capsys.readouterr().out
+    options = TrainOptions(
+        method="mappo", env="mujoco/Ant-v5", env_options={"xml_file": "a/b.xml", "threads": 2}
+    )
+    assert options.folder.name == "mappo-mujoco-Ant-v5-mlp-threads=2-xml_file=a-b.xml-0"
+
+
+def test_the_doctor_examines_the_env_that_is_meant(tmp_path, capsys):
+    command = ["doctor", "vmas/dispersion", *CHOICES, "--num-envs", "8", "--transitions", "64"]
+    assert main([*command, "--out", str(tmp_path)]) in (0, 1)
+    assert "choices" in capsys.readouterr().out
+
+
+COMMANDS = {"train": ["train", "mappo"], "check": ["check-gradients"], "doctor": ["doctor"]}
+NOT_HERE = ("num_envs", "n_agents", "seed", "device", "render_mode", "differentiable")
+
+
+@pytest.mark.parametrize("name", [*NOT_HERE, "max_steps", "n_fod"])
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_a_wrong_option_gets_advice_that_can_be_followed(
+    name, command, tmp_path, monkeypatch, capsys
+):
+    if name == "max_steps" and command != COMMANDS["train"]:
+        pytest.skip("it has no option of that name, so that this is the way to say it")
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "vmas/dispersion", "--env-options", name, "3"]) == 2
+    said = capsys.readouterr().err
+    assert name in said
+    assert not list(tmp_path.iterdir())
+    advised = [word for word in said.split() if word.startswith("--") and "env-options" not in word]
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in advised)
+
+
+def test_the_doctor_can_be_told_a_time_limit(tmp_path, capsys):
+    command = ["doctor", "vmas/dispersion", "--num-envs", "4", "--transitions", "64"]
+    assert main([*command, "--env-options", "max_steps", "9", "--out", str(tmp_path)]) in (0, 1)
+    assert "9 steps" in capsys.readouterr().out

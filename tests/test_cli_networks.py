@@ -1,0 +1,145 @@
+"""`--network`: what each name stands for, that every method trains with it, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.presets import recommended, what_differs
+from diffsurrogate.nets import NetConfig
+
+NEW = ["shared-id", "hyper-linear", "hyper-mlp", "dico"]
+ENVS, AGENTS, HORIZON = 5, 3, 4
+
+
+def preset(method: str, network: str, env: str = "paper/dispersion") -> TrainOptions:
+    return recommended(TrainOptions(method=method, env=env, network=network, agents=AGENTS))
+
+
+def kind(net: NetConfig) -> str:
+    """What a network is, in short."""
+    extras = [name for name in ("agent_id", "central") if getattr(net, name)]
+    if net.architecture == "shared" and net.context:
+        extras.append("context")
+    return " ".join([net.architecture, *extras])
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "actor", "critic"),
+    [
+        ("ippo", "shared-id", "shared agent_id", "shared agent_id"),
+        ("ippo", "hyper-linear", "hyper-linear", "hyper-linear"),
+        ("ippo", "hyper-mlp", "hyper-mlp", "hyper-mlp"),
+        ("ippo", "dico", "dico", "shared agent_id"),
+        ("mappo", "shared-id", "shared agent_id", "joint"),
+        ("mappo", "hyper-linear", "hyper-linear", "hyper-linear central"),
+        ("mappo", "hyper-mlp", "hyper-mlp", "hyper-mlp central"),
+        ("mappo", "dico", "dico", "joint"),
+        ("ppo", "shared-id", "shared agent_id context", "shared agent_id context"),
+        ("ppo", "hyper-linear", "hyper-linear", "joint"),
+        ("ppo", "hyper-mlp", "hyper-mlp", "joint"),
+        ("ppo", "dico", "dico", "joint"),
+    ],
+)
+def test_actor_and_critic_of_ppo_are_what_the_name_says(method, network, actor, critic):
+    ppo = preset(method, network).ppo
+    assert (kind(ppo.actor.net), kind(ppo.critic.net)) == (actor, critic)
+
+
+@pytest.mark.parametrize("env", ["paper/dispersion", "vmas/navigation"])
+@pytest.mark.parametrize("method", ["shac", "shac+", "shac++"])
+@pytest.mark.parametrize(
+    ("network", "actor"),
+    [
+        ("shared-id", "shared agent_id context"),
+        ("hyper-linear", "hyper-linear"),
+        ("hyper-mlp", "hyper-mlp"),
+        ("dico", "dico"),
+    ],
+)
+def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
+    """The critic sees the mean of all, as that of a shared policy does."""
+    shac = preset(method, network, env).shac
+    assert (kind(shac.actor.net), kind(shac.critic.net)) == (actor, "shared context")
+
+
+@pytest.mark.parametrize("network", NEW)
+@pytest.mark.parametrize("method", ["shac++", "ippo", "mappo"])
+def test_options_survive_json(method, network):
+    options = preset(method, network)
+    content = json.loads(json.dumps(options.to_json()))
+    assert TrainOptions.from_json(content) == options
+    assert what_differs(content) == ""
+
+
+def train(method: str, env: str, network: str, *more: str, updates: int = 2) -> list[str]:
+    section = "shac" if method.startswith("shac") else "ppo"
+    sizes = ["--num-envs", str(ENVS), f"--{section}.horizon", str(HORIZON), "--eval-envs", "3"]
+    steps = ["--eval-steps", "5", "--total-steps", str(updates * ENVS * HORIZON)]
+    run = ["--checkpoint-every", "1", "--film-steps", "0", "--no-progress"]
+    agents = ["--agents", str(AGENTS)]
+    return ["train", method, env, *agents, "--network", network, *sizes, *steps, *run, *more]
+
+
+def test_every_method_trains_with_every_network(tmp_path):
+    for method, env, network in (
+        ("ippo", "paper/dispersion", "hyper-linear"),
+        ("mappo", "vmas/navigation", "hyper-mlp"),
+        ("mappo", "games/specialisation", "shared-id"),
+        ("ppo", "paper/dispersion", "dico"),
+        ("shac", "vmas/navigation", "hyper-linear"),
+        ("shac+", "paper/dispersion", "hyper-mlp"),
+        ("shac++", "paper/dispersion", "dico"),
+        ("shac++", "games/synchronisation", "hyper-mlp"),
+    ):
+        out = tmp_path / f"{method}-{network}-{env.replace('/', '-')}"
+        steps = () if method == "shac" else ("--max-steps", "5")
+        assert main([*train(method, env, network, *steps), "--out", str(out)]) == 0
+        summary = json.loads((out / "summary.json").read_text())
+        assert (summary["network"], summary["updates"]) == (network, 2)
+        assert main(["evaluate", str(out), "--num-envs", "3", "--steps", "5"]) == 0
+        evaluation = json.loads((out / "evaluation.json").read_text())
+        assert evaluation["mean_return"] == summary["mean_return"]  # the same weights
+
+
+def test_a_run_goes_on_with_the_measured_diversity(tmp_path):
+    """Interrupted or not, DiCo ends with the same policy, its measurement included."""
+    results: list[dict[str, Any]] = []
+    for name, parts in (("whole", [4]), ("parts", [2, 4])):
+        out = tmp_path / name
+        for updates in parts:
+            more = () if updates == parts[0] else ("--resume",)
+            command = train("ippo", "paper/dispersion", "dico", *more, updates=updates)
+            assert main([*command, "--out", str(out)]) == 0
+        results.append(json.loads((out / "summary.json").read_text()))
+    assert results[0]["mean_return"] == results[1]["mean_return"]
+
+
+BAD = {
+    "ids of sb3": (["sb3-ppo", "paper/dispersion", "--network", "shared-id"], "mlp or shared"),
+    "hypernets of sb3": (["sb3-ppo", "paper/dispersion", "--network", "hyper-mlp"], "mlp or share"),
+    "one agent": (["ippo", "paper/dispersion", "--network", "dico", "--agents", "1"], "there is 1"),
+    "one agent unsaid": (["ippo", "gymnasium/Pendulum-v1", "--network", "dico"], "there is 1"),
+    "choices": (["mappo", "games/specialisation", "--network", "dico"], "are choices"),
+    "the paper's": (
+        ["shac++", "paper/dispersion", "--network", "hyper-mlp", "--preset", "paper"],
+        "no hyper-mlp network",
+    ),
+    "a model": (
+        ["shac++", "paper/dispersion", "--surrogates.reward.net.architecture", "dico"],
+        "values and models",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "advice"), list(BAD.values()), ids=list(BAD))
+def test_what_makes_no_sense_gets_one_line_of_advice(arguments, advice, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *arguments, "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert advice in message
+    assert not out.exists()

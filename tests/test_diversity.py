@@ -1,0 +1,165 @@
+"""Distances of policies by hand, and the diversity of policies that are known."""
+
+import math
+
+import pytest
+import torch
+
+from diffsurrogate.algorithms.ppo import IPPO
+from diffsurrogate.algorithms.ppo_config import IPPOConfig
+from diffsurrogate.autoregressive import AutoregressiveActor, build_actor
+from diffsurrogate.diversity import policy_diversity, visited
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets import NetConfig
+from diffsurrogate.policies import Actor, ActorConfig
+from diffsurrogate.policy_distance import (
+    choices_diversity,
+    gaussian_diversity,
+    jensen_shannon_distance,
+    wasserstein_distance,
+)
+from diffsurrogate.registry import make
+
+ENVS, AGENTS, OBS = 7, 3, 5
+
+
+def test_jensen_shannon_by_hand():
+    """Nothing in common: 1. Half in common, (1, 0) and (1/2, 1/2): the middle (3/4, 1/4) has
+    2 - 3/4 log2 3 = .8113 bits, the two have 0 and 1, and .8113 - .5 = .3113. Alike: 0."""
+    p = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.3, 0.7]])
+    q = torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.3, 0.7]])
+    expected = [1.0, math.sqrt(1.5 - 0.75 * math.log2(3)), 0.0]
+    assert jensen_shannon_distance(p, q).tolist() == pytest.approx(expected, abs=1e-7)
+    assert jensen_shannon_distance(q, p).tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_wasserstein_by_hand():
+    """Means (0, 0) and (3, 4) are 5 apart; deviations 1, 1 and 13, 1 add 12: 13."""
+    mean, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    std, wide = torch.ones(1, 2), torch.tensor([[13.0, 1.0]])
+    assert wasserstein_distance(mean, std, other, std).tolist() == [5]
+    assert wasserstein_distance(mean, std, other, wide).tolist() == [13]
+
+
+def test_diversity_is_the_mean_over_pairs_and_observations():
+    """Three agents, two of them alike: pairs 0, 1 and 1 on the first of two observations, 0 on the
+    second: 2 of 6."""
+    one, other = [1.0, 0.0], [0.0, 1.0]
+    chances = torch.tensor([[one, one, other], [one, one, one]])
+    assert choices_diversity(chances).item() == pytest.approx(2 / 6)
+
+
+def test_gaussian_diversity_is_the_mean_over_pairs():
+    """Agents at 0, 3 and 7: distances 3, 7 and 4."""
+    mean = torch.tensor([[0.0], [3.0], [7.0]])
+    assert gaussian_diversity(mean, torch.ones(3, 1)).item() == pytest.approx(14 / 3)
+
+
+def actor(discrete: bool = False, **net: object) -> Actor:
+    torch.manual_seed(0)
+    config = ActorConfig(net=NetConfig(hidden=(8,), **net), head_gain=1.0)
+    low, high = -torch.ones(AGENTS, 2), torch.ones(AGENTS, 2)
+    return Actor(config, AGENTS, OBS, low, high, discrete=discrete)
+
+
+def set_answers(policy: Actor, answers: list[list[float]]) -> None:
+    """Let every agent answer the same to everything."""
+    with torch.no_grad():
+        policy.net.head.weight.zero_()
+        policy.net.head.bias.copy_(torch.tensor(answers))
+
+
+def test_a_policy_of_constants_has_the_distance_of_constants():
+    policy = actor(architecture="separate")
+    set_answers(policy, [[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    obs = torch.randn(11, ENVS, AGENTS, OBS)
+    assert policy_diversity(policy, obs) == pytest.approx(10 / 3)
+
+
+def test_a_policy_of_certain_choices_has_a_diversity_of_pairs_that_differ():
+    policy = actor(discrete=True, architecture="separate")
+    set_answers(policy, [[100.0, 0.0], [0.0, 100.0], [0.0, 100.0]])
+    assert policy_diversity(policy, torch.randn(ENVS, AGENTS, OBS)) == pytest.approx(2 / 3)
+
+
+def test_every_agent_is_asked_about_what_any_of_them_saw():
+    """Shared weights answer alike whatever each agent saw; telling them its number changes that."""
+    obs = torch.randn(ENVS, AGENTS, OBS)
+    shared = actor(architecture="shared", context=False)
+    assert policy_diversity(shared, obs) < 1e-6
+    assert (shared(obs)[:, 0] - shared(obs)[:, 1]).abs().max() > 0.1
+    numbered = actor(architecture="shared", context=False, agent_id=True)
+    assert policy_diversity(numbered, obs) > 0.01
+
+
+def test_many_observations_are_taken_in_parts(monkeypatch):
+    policy, obs = actor(architecture="hyper-mlp"), torch.randn(ENVS, AGENTS, OBS)
+    whole = policy_diversity(policy, obs)
+    monkeypatch.setattr("diffsurrogate.diversity._ENTRIES", 4 * AGENTS * AGENTS * 2)  # 4 of 21
+    assert policy_diversity(policy, obs) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_dico_policy_has_the_diversity_it_was_given():
+    policy = actor(architecture="dico", diversity=0.7)
+    assert policy_diversity(policy, torch.randn(999, AGENTS, OBS)) == pytest.approx(0.7, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"architecture": "joint"},
+        {"architecture": "transformer"},
+        {"architecture": "shared"},
+        {"architecture": "hyper-mlp", "central": True},
+    ],
+)
+def test_agents_that_hear_of_each_other_have_no_diversity(net):
+    with pytest.raises(UsageError, match="hear of the others"):
+        policy_diversity(actor(**net), torch.randn(ENVS, AGENTS, OBS))
+
+
+def test_agents_that_see_what_others_did_have_no_diversity():
+    env = make("games/specialisation", num_envs=ENVS, n_agents=AGENTS)
+    net = NetConfig(architecture="separate", hidden=(8,))
+    policy = build_actor(ActorConfig(net=net, order="listed"), env)
+    with pytest.raises(UsageError, match="what those before did"):
+        policy_diversity(policy, env.reset(seed=0)[0])
+    alone = build_actor(ActorConfig(net=net, order="listed", conditioning="none"), env)
+    assert policy_diversity(alone, env.reset(seed=0)[0]) > 0
+
+
+def test_deviations_that_agents_learn_by_themselves_count():
+    """Means alike, deviations (1, 1), (4, 5) and (1, 1): distances 5, 0 and 5."""
+    torch.manual_seed(0)
+    net = NetConfig(architecture="separate", hidden=(8,))
+    config = ActorConfig(
+        net=net, order="listed", conditioning="none", learn_std=True, head_gain=0.0
+    )
+    low, high = -torch.ones(AGENTS, 2), torch.ones(AGENTS, 2)
+    policy = AutoregressiveActor(config, AGENTS, OBS, low, high)
+    obs = torch.randn(11, ENVS, AGENTS, OBS)
+    assert policy_diversity(policy, obs) == 0.0
+    with torch.no_grad():
+        policy.own_log_std[1].copy_(torch.tensor([[4.0, 5.0]]).log())
+    assert policy_diversity(policy, obs) == pytest.approx(10 / 3)
+
+
+def test_one_agent_or_no_observation_is_refused():
+    policy = actor(architecture="separate")
+    for shape in ((ENVS, 1, OBS), (0, AGENTS, OBS)):
+        with pytest.raises(UsageError, match="at least 2 agents"):
+            policy_diversity(policy, torch.randn(*shape))
+
+
+def test_a_trained_policy_is_measured_where_it_goes():
+    env = make("paper/dispersion", num_envs=ENVS, n_agents=AGENTS)
+    net = NetConfig(architecture="hyper-linear", hidden=(8,))
+    agent = IPPO(env, IPPOConfig(horizon=4, actor=ActorConfig(net=net)))
+    agent.learn(total_steps=2 * 4 * ENVS)
+    obs = visited(agent.predict, env, steps=11, seed=3)
+    assert obs.shape == (11, ENVS, AGENTS, env.obs_dim)
+    assert not torch.equal(obs[0], obs[10])
+    assert torch.equal(obs, visited(agent.predict, env, steps=11, seed=3))
+    assert policy_diversity(agent.predictor, obs) > 0
+    with pytest.raises(UsageError, match="steps is 0"):
+        visited(agent.predict, env, steps=0)

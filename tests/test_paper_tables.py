@@ -1,0 +1,151 @@
+"""The grids of BPPO's and HyperMARL's papers, and what all tables have in common."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.paper_table import Cell, PaperTable
+from diffsurrogate.cli.presets import named_by, names_in, parse_train
+from diffsurrogate.cli.reproduce import TABLES
+from diffsurrogate.cli.table_bpta import BPTA
+from diffsurrogate.cli.table_figures import read_results
+from diffsurrogate.cli.table_hypermarl import HYPERMARL
+from diffsurrogate.errors import UsageError
+
+
+def all_cells(table: PaperTable) -> list[Cell]:
+    return table.cells(None, None, None, None, None, "default")[0]
+
+
+def options_of(table: PaperTable, cell: Cell) -> TrainOptions:
+    arguments = table.arguments(cell)
+    names = names_in(arguments)
+    assert names is not None
+    return parse_train(arguments, named_by(names))
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_a_folder_is_named_after_its_cell(table):
+    cells = all_cells(table)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert [table.cell_of(f"{cell.name}-72858") for cell in cells] == [(c, 72858) for c in cells]
+    assert sorted(reversed(cells), key=table.place) == cells
+    for name in ("dispersion", "climbing-mappo-mlp", "penalty-bppo-mlp-upwards-3"):
+        with pytest.raises(UsageError, match="not named like"):
+            table.cell_of(name)
+
+
+@pytest.mark.parametrize("table", [BPTA, HYPERMARL], ids=lambda table: table.name)
+def test_every_column_can_be_trained(table):
+    columns = {cell.column: cell for cell in all_cells(table)}
+    for cell in columns.values():
+        options = options_of(table, cell)
+        options.refuse_idle_sections()
+        assert (options.method, options.agents, options.network) == (
+            *(cell.method, cell.agents, cell.network),
+        )
+
+
+def test_variants_are_what_they_say():
+    def bppo(variant):
+        cell = Cell(task="climbing", agents=None, method="bppo", network="mlp", variant=variant)
+        return options_of(BPTA, cell).bppo
+
+    usual = bppo("")
+    assert (usual.peer, usual.scheme, usual.actor.conditioning) == (
+        *(True, "sequential", "projection"),
+    )
+    assert not bppo("no-peer").peer
+    assert bppo("raw").actor.conditioning == "raw"
+    assert bppo("simultaneous").scheme == "simultaneous"
+
+
+def test_all_methods_take_the_same_steps_on_robots():
+    def clip_and_size(method):
+        cell = Cell(task="walker2d-6x1", agents=None, method=method, network="mlp")
+        options = options_of(BPTA, cell)
+        ppo = options.ppo if method == "mappo" else options.bppo
+        steps = (options.num_envs, ppo.horizon, options.total_steps, ppo.critic_lr)
+        return ppo.clip, steps, ppo.actor.net.hidden, ppo.actor.net.activation
+
+    assert clip_and_size("mappo") == clip_and_size("bppo") == clip_and_size("happo")
+
+
+def hypermarl(task, agents, method, network):
+    return options_of(HYPERMARL, Cell(task=task, agents=agents, method=method, network=network))
+
+
+def test_agents_share_the_goals_of_the_row():
+    def sharing(task):
+        return hypermarl(task, 8, "ippo", "mlp").env_options["agents_with_same_goal"]
+
+    assert sharing("navigation-same") == 8
+    assert sharing("navigation-some") == 4
+    assert sharing("navigation-different") == 1
+
+
+def test_settings_are_those_of_the_papers_tables():
+    def diversity(task, agents):
+        return hypermarl(f"navigation-{task}", agents, "ippo", "dico").ppo.actor.net.diversity
+
+    assert (diversity("same", 8), diversity("different", 2)) == (0.0, 1.2)
+    assert diversity("different", 8) is None
+    generated = hypermarl("dispersion", 4, "mappo", "hyper-mlp").ppo
+    assert generated.actor.net.identity_size == generated.critic.net.identity_size == 8
+    own = hypermarl("smax-2s3z", None, "ippo", "hyper-mlp").ppo
+    assert (own.clip.lr, own.clip.clip_range, own.clip.entropy_weight) == (0.004, 0.05, 0.01)
+    assert (own.actor.net.identity_size, own.actor.net.hyper_hidden) == (4, (32,))
+    assert hypermarl("navigation-some", 4, "ippo", "mlp").ppo.clip.clip_range == 0.1
+    assert hypermarl("navigation-same", 2, "ippo", "mlp").ppo.clip.clip_range == 0.2
+
+
+def test_a_run_is_not_tabled_as_another(tmp_path):
+    folder = tmp_path / "default" / "climbing-happo-mlp-3"
+    folder.mkdir(parents=True)
+    options = named_by(TrainOptions(method="happo", env="games/climbing"))
+    (folder / "config.json").write_text(json.dumps(replace(options, seed=4).to_json()))
+    results, unreadable = read_results(tmp_path / "default", BPTA)
+    assert not results
+    assert "against its name" in unreadable[0][1]
+
+
+def test_returns_are_of_one_agent_where_the_table_knows_no_maximum(tmp_path, capsys):
+    command = ["reproduce", "bpta", "--tasks", "penalty", "--methods", "mappo", "bppo"]
+    command += ["--variants", "no-peer", "--seeds", "5", "--total-steps", "800", "--jobs", "1"]
+    command += ["--out", str(tmp_path), "--", "--num-envs", "20", "--film-steps", "0"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "3 runs in" in said
+    cells = json.loads((tmp_path / "bpta.json").read_text())["cells"]
+    assert [(cell["method"], cell["variant"]) for cell in cells] == [
+        *(("mappo", ""), ("bppo", ""), ("bppo", "no-peer")),
+    ]
+    for cell in cells:
+        name = "-".join(filter(None, ("penalty", cell["method"], "mlp", cell["variant"], "5")))
+        summary = json.loads((tmp_path / "default" / name / "summary.json").read_text())
+        assert cell["mean"] == pytest.approx(summary["mean_return"] / 2)  # two agents
+        assert cell["goal"] is None
+    text = (tmp_path / "bpta.md").read_text()
+    assert "| task | agents | mlp mappo | mlp bppo | mlp bppo no-peer |" in text
+    assert "row rule" not in text
+    for name in ("bpta.png", "curves-steps.png", "curves-cpu.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+BAD = {
+    "task": (["--tasks", "climbin"], "bpta has no task climbin; known: climbing"),
+    "variant": (["--variants", "rare"], "bpta has no variant rare; known: raw"),
+    "network": (["--networks", "shared"], "nothing is left"),
+    "preset": (["--preset", "paper"], "nothing is left"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "advice"), list(BAD.values()), ids=list(BAD))
+def test_bad_input_gets_advice(arguments, advice, tmp_path, capsys):
+    command = ["reproduce", "bpta", "--out", str(tmp_path / "grid"), *arguments]
+    assert main(command) == 2
+    assert advice in capsys.readouterr().err
+    assert not (tmp_path / "grid").exists()
