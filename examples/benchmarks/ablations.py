@@ -201,9 +201,10 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 HEAD = """# What SHAC++ is made of, piece by piece
 
 Return over the true maximum, deterministic policy, 512 new episodes. A run ends at .95 or after
-the CPU-seconds named (one thread; two runs side by side on two cores). The first row of each table
-is what the package does by default, or for the pathwise gradient alone would; the others change
-what they name. "CPU-s" and "M steps" to .9 are medians over the runs that got there.
+the CPU-seconds named (one thread). Runs had others beside them, those of the default recipe up to
+four per core: compare the rows of a seed, and M steps. The first row of each table is what the
+package does by default, or for the pathwise gradient alone would; the others change what they name.
+"CPU-s" and "M steps" to .9 are medians over the runs that got there.
 
 Made by `python examples/benchmarks/ablations.py`."""
 COLUMNS = """| | median | seeds | reached .9 | CPU-s | M steps | ms per update |
