@@ -5,6 +5,8 @@ are still to come, the actions of all. Equation 3 of BPPO (Li et al., AAAI 2024)
 (ICML 2022).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -99,11 +101,7 @@ class AutoregressiveActor(Actor):
         obs_dim: int,
         low: Tensor,
         high: Tensor,
-        *,
-        discrete: bool = False,
-        available: Tensor | None = None,
-        open_choices: slice | None = None,
-        state_columns: slice | None = None,
+        **roles: Any,
     ) -> None:
         """Build for the box `low`, `high` (agent, act_dim); arguments as of `Actor`.
 
@@ -111,17 +109,7 @@ class AutoregressiveActor(Actor):
             UsageError: `given_order` does not name every agent once, agents act together, or as
                 `Actor`.
         """
-        super().__init__(
-            config,
-            agents,
-            obs_dim,
-            low,
-            high,
-            discrete=discrete,
-            available=available,
-            open_choices=open_choices,
-            state_columns=state_columns,
-        )
+        super().__init__(config, agents, obs_dim, low, high, **roles)
         order = list(config.given_order) or list(range(agents))
         if sorted(order) != list(range(agents)):
             raise UsageError(

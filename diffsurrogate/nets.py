@@ -239,10 +239,8 @@ class SharedNet(nn.Module):
         if self.pool is not None:
             first = self.net[0]
             assert isinstance(first, nn.Linear)
-            with torch.no_grad():
-                first.weight[:, in_dim : in_dim + pooled] = (
-                    0.0  # the others matter only once that is learned
-                )
+            with torch.no_grad():  # the others matter only once that is learned
+                first.weight[:, in_dim : in_dim + pooled] = 0.0
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, given the mean of all."""

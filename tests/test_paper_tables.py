@@ -8,7 +8,7 @@ import pytest
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.paper_table import Cell, PaperTable
-from diffsurrogate.cli.presets import named_by, names_in, parse_train
+from diffsurrogate.cli.presets import named_by, read_train
 from diffsurrogate.cli.reproduce import TABLES
 from diffsurrogate.cli.table_bpta import BPTA
 from diffsurrogate.cli.table_figures import read_results
@@ -21,10 +21,7 @@ def all_cells(table: PaperTable) -> list[Cell]:
 
 
 def options_of(table: PaperTable, cell: Cell) -> TrainOptions:
-    arguments = table.arguments(cell)
-    names = names_in(arguments)
-    assert names is not None
-    return parse_train(arguments, named_by(names))
+    return read_train(table.arguments(cell))
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))

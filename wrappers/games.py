@@ -5,8 +5,6 @@ picked. Climbing and penalty are the games of Claus & Boutilier (1998), on which
 (Li et al., AAAI 2024); specialisation and synchronisation those of HyperMARL (arXiv:2412.04233).
 """
 
-import difflib
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,10 +15,13 @@ from torch import Tensor
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.wrappers.by_name import make_by_name
 
 Payoff = Tensor | Sequence[Any]
 """What everybody earns, one axis per agent: `payoff[k][l]` if agent 0 picks k and agent 1 l."""
 
+COMMON = ("num_envs", "steps", "seed", "device", "differentiable", "max_steps")
+"""Options of all games."""
 CLIMBING = ((11.0, -30.0, 0.0), (-30.0, 7.0, 0.0), (0.0, 6.0, 5.0))
 
 
@@ -37,12 +38,12 @@ class Game(TorchEnv):
         *,
         num_agents: int,
         choices: int,
-        num_envs: int,
-        steps: int,
-        seed: int,
-        device: torch.device | str,
-        differentiable: bool,
-        max_steps: int | None,
+        num_envs: int = 64,
+        steps: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        differentiable: bool = False,
+        max_steps: int | None = None,
     ) -> None:
         """Describe the game.
 
@@ -120,27 +121,12 @@ class MatrixGame(Game):
         4.0
     """
 
-    def __init__(
-        self,
-        *,
-        payoff: Payoff,
-        num_envs: int = 64,
-        steps: int = 1,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        differentiable: bool = False,
-        max_steps: int | None = None,
-    ) -> None:
+    def __init__(self, *, payoff: Payoff, **common: Any) -> None:
         """Describe the game.
 
         Args:
             payoff: one axis per agent, all as long as there are choices.
-            num_envs: copies that are played together.
-            steps: repetitions in an episode.
-            seed: of nothing: a game is deterministic.
-            device: where every tensor lives.
-            differentiable: must be False.
-            max_steps: steps after which an episode is truncated; None for `steps`.
+            common: num_envs, steps, seed, device and max_steps, as of `Game`.
 
         Raises:
             UsageError: the payoffs are no finite numbers in an array with equal axes.
@@ -157,16 +143,7 @@ class MatrixGame(Game):
                 f"payoff has the shape {tuple(table.shape)}; it needs one axis per agent, all of "
                 "the same length, and finite numbers"
             )
-        super().__init__(
-            num_agents=table.dim(),
-            choices=len(table),
-            num_envs=num_envs,
-            steps=steps,
-            seed=seed,
-            device=device,
-            differentiable=differentiable,
-            max_steps=max_steps,
-        )
+        super().__init__(num_agents=table.dim(), choices=len(table), **common)
         self.payoff = table.to(self.device)
 
     def payoff_of(self, choice: Tensor) -> Tensor:
@@ -204,93 +181,24 @@ class Synchronisation(Game):
         return float(self.num_agents)
 
 
-def climbing(
-    *,
-    num_envs: int = 64,
-    steps: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    differentiable: bool = False,
-    max_steps: int | None = None,
-) -> MatrixGame:
+def climbing(**common: Any) -> MatrixGame:
     """Make `games/climbing`: 11 on the corner, but -30 for whoever tries it alone."""
-    return MatrixGame(
-        payoff=CLIMBING,
-        num_envs=num_envs,
-        steps=steps,
-        seed=seed,
-        device=device,
-        differentiable=differentiable,
-        max_steps=max_steps,
-    )
+    return MatrixGame(payoff=CLIMBING, **common)
 
 
-def penalty(
-    *,
-    num_envs: int = 64,
-    k: float = -100.0,
-    steps: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    differentiable: bool = False,
-    max_steps: int | None = None,
-) -> MatrixGame:
+def penalty(*, k: float = -100.0, **common: Any) -> MatrixGame:
     """Make `games/penalty`: 10 on two corners, `k` on the others, 2 in the middle."""
-    return MatrixGame(
-        payoff=((k, 0.0, 10.0), (0.0, 2.0, 0.0), (10.0, 0.0, k)),
-        num_envs=num_envs,
-        steps=steps,
-        seed=seed,
-        device=device,
-        differentiable=differentiable,
-        max_steps=max_steps,
-    )
+    return MatrixGame(payoff=((k, 0.0, 10.0), (0.0, 2.0, 0.0), (10.0, 0.0, k)), **common)
 
 
-def specialisation(
-    *,
-    num_envs: int = 64,
-    n_agents: int = 2,
-    steps: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    differentiable: bool = False,
-    max_steps: int | None = None,
-) -> Specialisation:
+def specialisation(*, n_agents: int = 2, **common: Any) -> Specialisation:
     """Make `games/specialisation`."""
-    return Specialisation(
-        num_agents=n_agents,
-        choices=n_agents,
-        num_envs=num_envs,
-        steps=steps,
-        seed=seed,
-        device=device,
-        differentiable=differentiable,
-        max_steps=max_steps,
-    )
+    return Specialisation(num_agents=n_agents, choices=n_agents, **common)
 
 
-def synchronisation(
-    *,
-    num_envs: int = 64,
-    n_agents: int = 2,
-    steps: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    differentiable: bool = False,
-    max_steps: int | None = None,
-) -> Synchronisation:
+def synchronisation(*, n_agents: int = 2, **common: Any) -> Synchronisation:
     """Make `games/synchronisation`."""
-    return Synchronisation(
-        num_agents=n_agents,
-        choices=n_agents,
-        num_envs=num_envs,
-        steps=steps,
-        seed=seed,
-        device=device,
-        differentiable=differentiable,
-        max_steps=max_steps,
-    )
+    return Synchronisation(num_agents=n_agents, choices=n_agents, **common)
 
 
 GAMES: dict[str, Callable[..., Game]] = {
@@ -312,17 +220,6 @@ def make(name: str, **options: Any) -> MultiAgentVectorEnv:
     Raises:
         UsageError: there is no such game, or it does not take an option.
     """
-    games = GAMES | {"matrix": MatrixGame}
-    if name not in games:
-        close = difflib.get_close_matches(name, games, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"unknown game games/{name}; known: {', '.join(games)}{hint}")
-    known = inspect.signature(games[name]).parameters
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise UsageError(
-            f"games/{name} does not take {', '.join(unknown)}; it takes {', '.join(known)}"
-        )
-    if "payoff" in known and "payoff" not in options:
+    if name == "matrix" and "payoff" not in options:
         raise UsageError("games/matrix needs payoff=...: one axis per agent, as long as choices")
-    return games[name](**options)
+    return make_by_name("games", GAMES | {"matrix": MatrixGame}, name, options, common=COMMON)

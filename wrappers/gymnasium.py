@@ -23,8 +23,10 @@ from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import (
     RawEnvAdapter,
     check_options,
+    check_render_mode,
     copies_of,
     env_seeds,
+    not_drawn,
     raw_actions,
 )
 from diffsurrogate.wrappers.raw_spaces import action_box, action_mask, agent_names, observation_box
@@ -115,20 +117,13 @@ class GymnasiumEnv(RawEnvAdapter):
             UsageError: the env was made without `render_mode="rgb_array"`, or a package or the
                 OpenGL that it draws with is missing.
         """
-        if self.render_mode != "rgb_array":
-            raise UsageError(
-                f"this env was made with render_mode={self.render_mode!r}; make it with "
-                'render_mode="rgb_array" to get pictures'
-            )
+        check_render_mode(self.render_mode)
         try:
             frames: Any = self.raw.render()
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise UsageError(f"drawing this env needs a package: {error}") from error
         except Exception as error:  # such as MuJoCo's own
-            raise UsageError(
-                f"this env could not be drawn ({error}); MuJoCo needs OpenGL: without a display, "
-                "set the environment variable MUJOCO_GL=egl"
-            ) from error
+            raise not_drawn(error) from error
         indices = range(self.num_envs) if env_indices is None else env_indices
         return tuple(frames[index] for index in indices)
 

@@ -19,7 +19,7 @@ from diffsurrogate.wrappers.gymnasium import make as make_one_by_one
 from diffsurrogate.wrappers.mujoco_copies import Copies
 from diffsurrogate.wrappers.mujoco_robots import ROBOTS
 from diffsurrogate.wrappers.raw_checks import RawChecks
-from diffsurrogate.wrappers.raw_env import RawEnvAdapter, check_options
+from diffsurrogate.wrappers.raw_env import RawEnvAdapter, check_options, not_drawn
 from diffsurrogate.wrappers.raw_spaces import action_box, observation_box
 
 
@@ -84,10 +84,7 @@ class BatchEnv(RawEnvAdapter):
         try:
             return tuple(self._copies.picture(index) for index in indices)
         except Exception as error:  # of any kind: MuJoCo's own, or of what loads OpenGL
-            raise UsageError(
-                f"this env could not be drawn ({error}); MuJoCo needs OpenGL: without a display, "
-                "set the environment variable MUJOCO_GL=egl"
-            ) from error
+            raise not_drawn(error) from error
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close what pictures were drawn with."""

@@ -19,7 +19,12 @@ from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_copy import Copy
 from diffsurrogate.wrappers.pettingzoo_spaces import MASK, Layout, name_of
-from diffsurrogate.wrappers.raw_env import RawEnvAdapter, copies_of, env_seeds
+from diffsurrogate.wrappers.raw_env import (
+    RawEnvAdapter,
+    check_render_mode,
+    copies_of,
+    env_seeds,
+)
 
 try:
     from pettingzoo.utils.conversions import aec_to_parallel
@@ -128,11 +133,7 @@ class PettingZooEnv(RawEnvAdapter):
             UsageError: the env was made without `render_mode="rgb_array"`, or a package that it
                 draws with is missing.
         """
-        if self.render_mode != "rgb_array":
-            raise UsageError(
-                f"this env was made with render_mode={self.render_mode!r}; make it with "
-                'render_mode="rgb_array" to get pictures'
-            )
+        check_render_mode(self.render_mode)
         indices = range(self.num_envs) if env_indices is None else env_indices
         try:
             return tuple(self.raws[index].render() for index in indices)

@@ -77,6 +77,23 @@ def check_options(
         raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
 
 
+def check_render_mode(render_mode: str | None) -> None:
+    """Refuse to draw an env that was not made for it."""
+    if render_mode != "rgb_array":
+        raise UsageError(
+            f"this env was made with render_mode={render_mode!r}; make it with "
+            'render_mode="rgb_array" to get pictures'
+        )
+
+
+def not_drawn(error: Exception) -> UsageError:
+    """Return what to say of an error of the simulator's own while an env was drawn."""
+    return UsageError(
+        f"this env could not be drawn ({error}); MuJoCo needs OpenGL: without a display, set the "
+        "environment variable MUJOCO_GL=egl"
+    )
+
+
 def copies_of(
     raw_env: Any, num_envs: int | None, make_another: Callable[[], Any] | None, kind: str
 ) -> list[Any]:

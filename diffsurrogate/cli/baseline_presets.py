@@ -1,10 +1,11 @@
 """Starting points of the methods that need no gradients: ppo, its relatives and sb3-ppo."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.cli.chained_presets import chained, in_games
 from diffsurrogate.cli.options import CHAINED, Network, TrainOptions
+from diffsurrogate.configuration import as_plain
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.wrappers.sb3_config import SB3Config
 
@@ -45,9 +46,9 @@ def baseline(options: TrainOptions) -> TrainOptions:
 
 
 def _own_defaults(options: TrainOptions) -> PPOConfig:
-    """Return the method's own defaults as a plain `PPOConfig`, which its JSON is read back to."""
-    own = {"ppo": PPOConfig, "ippo": IPPOConfig, "mappo": MAPPOConfig}[options.method]()
-    return PPOConfig(**{field.name: getattr(own, field.name) for field in fields(PPOConfig)})
+    """Return the method's own defaults."""
+    kinds = {"ppo": PPOConfig, "ippo": IPPOConfig, "mappo": MAPPOConfig}
+    return as_plain(PPOConfig, kinds[options.method]())
 
 
 def _with_network(ppo: PPOConfig, options: TrainOptions) -> PPOConfig:

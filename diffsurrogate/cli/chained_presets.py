@@ -1,11 +1,12 @@
 """Starting points of bppo, armappo and happo, and of every method without gradients in games."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
 from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.cli.options import CHAINED, TrainOptions
+from diffsurrogate.configuration import as_plain
 from diffsurrogate.nets import NetConfig
 
 SomeConfig = TypeVar("SomeConfig", bound=PPOConfig)
@@ -14,8 +15,7 @@ SomeConfig = TypeVar("SomeConfig", bound=PPOConfig)
 def chained(options: TrainOptions) -> TrainOptions:
     """Return the defaults of BPPO and its relatives; on MaMuJoCo those of its paper (table 6)."""
     kind = {"bppo": BPPOConfig, "armappo": ARMAPPOConfig, "happo": HAPPOConfig}[options.method]
-    own = kind()  # as a plain `BPPOConfig`, which its JSON is read back to
-    config = BPPOConfig(**{field.name: getattr(own, field.name) for field in fields(BPPOConfig)})
+    config = as_plain(BPPOConfig, kind())
     if not options.env.startswith("mamujoco/"):
         return replace(options, bppo=config)
     config = replace(config, horizon=100)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from diffsurrogate.cli.children import Children, Job
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
 from diffsurrogate.cli.paper_table import Cell
-from diffsurrogate.cli.presets import named_by, names_in, parse_train
+from diffsurrogate.cli.presets import read_train
 from diffsurrogate.configuration import differences
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
@@ -123,9 +123,7 @@ def cores() -> int:
 
 def _parse(run: Run) -> TrainOptions:
     """Return the options a run has, as `train` would read them."""
-    names = names_in(run.command)
-    assert names is not None
-    wanted = parse_train(run.command, named_by(names))
+    wanted = read_train(run.command)
     wanted.refuse_idle_sections()
     return wanted
 

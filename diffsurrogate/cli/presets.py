@@ -14,6 +14,7 @@ from diffsurrogate.cli.options import NOT_LEARNED_BY, Method, Network, Preset, T
 from diffsurrogate.cli.paper_preset import paper_preset
 from diffsurrogate.configuration import differences
 from diffsurrogate.critics import CriticConfig
+from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
@@ -99,6 +100,18 @@ def names_in(arguments: Sequence[str]) -> TrainOptions | None:
         return None
     content = {"method": method, "env": arguments[1], "network": network, "preset": preset}
     return TrainOptions.from_json(content | {"agents": agents})
+
+
+def read_train(arguments: Sequence[str]) -> TrainOptions:
+    """Return the options of what follows `train`, METHOD and ENV first.
+
+    Raises:
+        UsageError: METHOD, ENV or what else the defaults depend on is none there is.
+    """
+    names = names_in(arguments)
+    if names is None:
+        raise UsageError(f"no defaults are known for train {' '.join(arguments[:2])}")
+    return parse_train(arguments, named_by(names))
 
 
 def named_by(given: TrainOptions) -> TrainOptions:

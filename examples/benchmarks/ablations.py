@@ -26,7 +26,7 @@ import torch
 from diffsurrogate import PPO, evaluate
 from diffsurrogate.cli.build import evaluation_env, trainer, training_env
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
-from diffsurrogate.cli.presets import named_by, parse_train, recommended
+from diffsurrogate.cli.presets import read_train, recommended
 
 RESULTS = Path(__file__).parent.parent / "results"
 GOAL = 0.95
@@ -170,9 +170,7 @@ def train(row: Row, seed: int) -> dict[str, Any]:
 
 def options_of(row: Row, seed: int) -> TrainOptions:
     """Return the options of a training."""
-    arguments = [*row.arguments, "--seed", str(seed)]
-    named = parse_train(arguments, TrainOptions(method="shac++", env=row.task))
-    return parse_train(arguments, named_by(named))
+    return read_train([*row.arguments, "--seed", str(seed)])
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
