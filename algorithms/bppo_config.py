@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffsurrogate.algorithms.ppo_config import ClipConfig, MAPPOConfig
+from diffsurrogate.algorithms.ppo_config import ClipConfig, MAPPOConfig, refuse_memory
 from diffsurrogate.configuration import require_choices
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
@@ -48,6 +48,7 @@ class BPPOConfig(MAPPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choices(self)
+        refuse_memory("a method of agents in turn", self.actor.net, self.critic.net)
         if self.actor.order == "together":
             raise UsageError(
                 "actor.order is 'together', but these methods give every agent a policy that "

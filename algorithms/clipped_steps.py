@@ -10,6 +10,8 @@ from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.losses import clipped_ratio_loss
 from diffsurrogate.noise import NoiseMemory
 from diffsurrogate.policies import Actor
+from diffsurrogate.recurrent import Recurrence
+from diffsurrogate.recurrent_policies import RecurrentActor
 from diffsurrogate.window import Window
 
 Descend = Callable[[Tensor], float]
@@ -18,7 +20,10 @@ Descend = Callable[[Tensor], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """What a policy did in a window, and how well: nothing in it has a graph."""
+    """What a policy did in a window, and how well: nothing in it has a graph.
+
+    In minibatches for policies without memory, time and env are one axis.
+    """
 
     obs: Tensor
     """(time, env, agent, obs_dim)"""
@@ -30,20 +35,55 @@ class Experience:
     """(time, env, agent)"""
     memory: NoiseMemory | None = None
     """Of correlated noise; None for white."""
+    recurrence: Recurrence | None = None
+    """What a policy with memory knew before; None for the others."""
+
+    def minibatches(self, config: ClipConfig, generator: torch.Generator) -> Iterator["Experience"]:
+        """Yield random parts: single steps, or the whole window of some envs if there is memory."""
+        names = ("obs", "action", "log_prob", "advantage")
+        values = {name: getattr(self, name) for name in names}
+        horizon, num_envs = self.log_prob.shape[:2]
+        if self.recurrence is not None:
+            for envs in shuffled(num_envs, config, generator, steps=horizon):
+                part = {name: value[:, envs] for name, value in values.items()}
+                yield Experience(**part, recurrence=self.recurrence.of_envs(envs))
+            return
+        flat = {name: value.flatten(0, 1) for name, value in values.items()}
+        memory = None if self.memory is None else self.memory.flat()
+        for chosen in shuffled(horizon * num_envs, config, generator):
+            part = {name: value[chosen] for name, value in flat.items()}
+            yield Experience(**part, memory=None if memory is None else memory.at(chosen))
 
 
 @torch.no_grad()
 def experience(
-    window: Window, actor: Actor, advantage: Tensor, memory: NoiseMemory | None = None
+    window: Window,
+    actor: Actor,
+    advantage: Tensor,
+    memory: NoiseMemory | None = None,
+    recurrence: Recurrence | None = None,
 ) -> Experience:
-    """Take down a window before the policy that acted in it moves."""
-    log_prob = actor.log_prob(window.obs, window.action, memory)
+    """Take down a window before the policy that acted in it moves.
+
+    Args:
+        window: what was seen and done.
+        actor: who did it.
+        advantage: (time, env, agent).
+        memory: of correlated noise; None for white.
+        recurrence: what a policy with memory knew before; None for the others.
+    """
+    if recurrence is None:
+        log_prob = actor.log_prob(window.obs, window.action, memory)
+    else:
+        assert isinstance(actor, RecurrentActor)
+        log_prob, _ = actor.judge(window.obs, window.action, recurrence)
     return Experience(
         obs=window.obs.detach(),
         action=window.action.detach(),
         log_prob=log_prob,
         advantage=advantage,
         memory=memory,
+        recurrence=recurrence,
     )
 
 
@@ -67,14 +107,10 @@ def clipped_steps(
     Returns:
         means over all steps: loss, norm, approximate KL divergence and the share that was clipped.
     """
-    memory = None if past.memory is None else past.memory.flat()
-    flat = [x.flatten(0, 1) for x in (past.obs, past.action, past.log_prob, past.advantage)]
-    obs, action, old_log_prob, advantage = flat
     reports = []
-    for chosen in shuffled(len(obs), config, generator):
-        old, gain = old_log_prob[chosen], advantage[chosen]
-        known = None if memory is None else memory.at(chosen)
-        new = actor.log_prob(obs[chosen], action[chosen], known)
+    for part in past.minibatches(config, generator):
+        old, gain = part.log_prob, part.advantage
+        new, entropy = _judge(actor, part, entropy=config.entropy_weight > 0)
         if config.credit == "team":
             gain = gain.mean(-1, keepdim=True).expand_as(gain)
         if config.ratio == "team":
@@ -82,8 +118,7 @@ def clipped_steps(
         if config.normalise and gain.numel() > 1:
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
         loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)
-        if config.entropy_weight > 0:
-            entropy = actor.entropy(obs[chosen], action[chosen])
+        if entropy is not None:
             if config.ratio == "team":
                 entropy = entropy.sum(-1)  # of the actions of all
             loss = loss - config.entropy_weight * entropy.mean()
@@ -92,6 +127,16 @@ def clipped_steps(
         if config.target_kl is not None and report["kl"] > config.target_kl:
             break
     return mean_report(reports)
+
+
+def _judge(actor: Actor, part: Experience, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """Return log-densities of actions and, if asked, the policy's entropies, both (*any, agent)."""
+    if part.recurrence is not None:
+        assert isinstance(actor, RecurrentActor)
+        log_prob, spread = actor.judge(part.obs, part.action, part.recurrence)
+        return log_prob, spread if entropy else None
+    log_prob = actor.log_prob(part.obs, part.action, part.memory)
+    return log_prob, actor.entropy(part.obs, part.action) if entropy else None
 
 
 def step_report(
@@ -121,7 +166,17 @@ def mean_report(reports: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
 
-def shuffled(rows: int, config: ClipConfig, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the rows of one minibatch after another, every row once per epoch."""
+def shuffled(
+    rows: int, config: ClipConfig, generator: torch.Generator, *, steps: int = 1
+) -> Iterator[Tensor]:
+    """Yield the rows of one minibatch after another, every row once per epoch.
+
+    Args:
+        rows: number of them.
+        config: epochs and the states of a minibatch.
+        generator: on the CPU.
+        steps: states in a row; a minibatch has at least one row, however many they are.
+    """
     for _ in range(config.epochs):
-        yield from torch.randperm(rows, generator=generator).split(config.batch_size)
+        order = torch.randperm(rows, generator=generator)
+        yield from order.split(max(config.batch_size // steps, 1))

@@ -55,7 +55,8 @@ def evaluate(
     """Run the first episode of every env; what follows an autoreset does not count.
 
     Args:
-        predict: maps obs (env, agent, obs_dim) to actions, such as `SHAC.predict`.
+        predict: maps obs (env, agent, obs_dim) to actions, such as `SHAC.predict`, or what
+            `PPO.policy(env)` returns, which policies with memory need.
         env: another than the one trained on; it is reset.
         steps: longest episode looked at; the env's time limit if None.
         seed: of the reset.

@@ -5,6 +5,7 @@ They need no gradient of the env: baselines, and methods in their own right. On 
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConf
 from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
 from diffsurrogate.autoregressive import build_actor
 from diffsurrogate.critics import Critic
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.noise import NoiseConfig, NoiseProcess
 from diffsurrogate.policies import NoisyPolicy
+from diffsurrogate.recurrent import Recurrence
+from diffsurrogate.recurrent_policies import RecurrentActor, RememberingPolicy
 from diffsurrogate.return_scale import ReturnScale
 from diffsurrogate.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
@@ -70,6 +73,22 @@ class PPO(Trainer):
         self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(env.device)
         self.actor_optimiser = adam(self.actor, self.config.clip.lr, _BETAS, _EPS)
         self.critic_optimiser = adam(self.critic, self.config.critic_lr, _BETAS, _EPS)
+        widths = {"actor": self.config.actor.net.memory, "critic": self.config.critic.net.memory}
+        self.hidden = {
+            name: torch.zeros(*shape[:2], width, device=env.device)
+            for name, width in widths.items()
+            if width > 0
+        }
+        """What actor and critic, those that have memory, know now: (env, agent, memory)."""
+        self.past: dict[str, Recurrence] = {}
+        """The same before the window under way, and where it is void."""
+
+    def policy(self, env: MultiAgentVectorEnv) -> Policy:
+        """Return what acts on an env, deterministically and, where there is memory, with it."""
+        actor = self.predictor
+        if isinstance(actor, RecurrentActor):
+            return RememberingPolicy(actor, env)
+        return super().policy(env)
 
     def _improve(self) -> Metrics:
         config = self.config
@@ -77,7 +96,7 @@ class PPO(Trainer):
         self.actor.begin_window(self.sampler)
         self.critic.statistics.snapshot()
         noise = self.noise.draw(config.horizon)
-        window = self.env.collect(NoisyPolicy(self.actor, noise), config.horizon)
+        window = self._collect(noise)
         target, advantage = self._targets(window)
         report = self._climb(window, noise, advantage)
         report |= self._fit_critic(window.obs, target)
@@ -93,12 +112,27 @@ class PPO(Trainer):
         self.critic.statistics.update(window.obs)
         return report
 
+    def _collect(self, noise: Tensor) -> Window:
+        """Act for a window, and note what was known before it."""
+        hidden, began, horizon = dict(self.hidden), self.env.began, self.config.horizon
+        if isinstance(self.actor, RecurrentActor):
+            policy = RememberingPolicy(self.actor, self.env, noise=noise, hidden=hidden["actor"])
+            window = self.env.collect(policy, horizon)
+            self.hidden["actor"] = policy.hidden
+        else:
+            window = self.env.collect(NoisyPolicy(self.actor, noise), horizon)
+        begins = torch.cat([began.unsqueeze(0), window.ended[:-1]])
+        self.past = {
+            name: Recurrence(hidden=value, begins=begins) for name, value in hidden.items()
+        }
+        return window
+
     def _climb(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
         """Improve the policy by a window, drawn with `noise`; return what to log."""
         clip = self.config.clip
         return clipped_steps(
             self.actor,
-            experience(window, self.actor, advantage),
+            experience(window, self.actor, advantage, recurrence=self.past.get("actor")),
             config=clip,
             generator=self.sampler,
             descend=lambda loss: self._descend(self.actor_optimiser, loss, clip.max_norm),
@@ -111,24 +145,45 @@ class PPO(Trainer):
         if self.config.scale_rewards:
             self.scale.update(reward, window.ended)
             reward = reward / self.scale.scale
+        value, next_value = self._values(window)
         target = td_lambda(
             reward,
-            self.critic(window.next_obs),
+            next_value,
             window.terminated,
             window.truncated,
             gamma=self.config.gamma,
             lam=self.config.lam,
         )
-        return target, target - self.critic(window.obs)
+        return target, target - value
+
+    def _values(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Return values of what each step started from and of what it led to."""
+        if "critic" not in self.past:
+            return self.critic(window.obs), self.critic(window.next_obs)
+        past = self.past["critic"]
+        value, next_value, hidden = self.critic.values_around(window.obs, window.next_obs, past)
+        self.hidden["critic"] = hidden[-1]
+        return value, next_value
 
     def _fit_critic(self, obs: Tensor, target: Tensor) -> Metrics:
-        clip, losses = self.config.clip, []
-        obs, target = obs.flatten(0, 1), target.flatten(0, 1)
-        for chosen in shuffled(len(obs), clip, self.sampler):
-            loss = (self.critic(obs[chosen]) - target[chosen]).square().mean()
-            self._descend(self.critic_optimiser, loss, clip.max_norm)
+        losses = []
+        for value, wanted in self._value_minibatches(obs, target):
+            loss = (value - wanted).square().mean()
+            self._descend(self.critic_optimiser, loss, self.config.clip.max_norm)
             losses.append(float(loss.detach()))
         return {"critic_loss": sum(losses) / len(losses)}
+
+    def _value_minibatches(self, obs: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield values and targets: of single steps, or with memory of some envs' windows."""
+        clip, past = self.config.clip, self.past.get("critic")
+        if past is not None:
+            for envs in shuffled(obs.shape[1], clip, self.sampler, steps=len(obs)):
+                value, _ = self.critic.unroll(obs[:, envs], past.of_envs(envs))
+                yield value, target[:, envs]
+            return
+        obs, target = obs.flatten(0, 1), target.flatten(0, 1)
+        for chosen in shuffled(len(obs), clip, self.sampler):
+            yield self.critic(obs[chosen]), target[chosen]
 
     def _set_learning_rates(self) -> None:
         if self.config.schedule == "constant":
@@ -147,6 +202,7 @@ class PPO(Trainer):
             "actor": dict(self.actor.state_dict()),
             "critic": dict(self.critic.state_dict()),
             "scale": dict(self.scale.state_dict()),
+            "hidden": dict(self.hidden),
             "actor_optimiser": self.actor_optimiser.state_dict(),
             "critic_optimiser": self.critic_optimiser.state_dict(),
         }
@@ -155,6 +211,7 @@ class PPO(Trainer):
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         self.scale.load_state_dict(state["scale"])
+        self.hidden = dict(state["hidden"])
         # copies: an optimiser would share its loaded tensors with whoever saved them
         self.actor_optimiser.load_state_dict(copy.deepcopy(state["actor_optimiser"]))
         self.critic_optimiser.load_state_dict(copy.deepcopy(state["critic_optimiser"]))

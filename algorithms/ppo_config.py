@@ -21,7 +21,8 @@ class ClipConfig:
     epochs: int = 4
     """Passes over the window; none of them if 0."""
     batch_size: int = 2048
-    """States of all agents in a minibatch."""
+    """States of all agents in a minibatch. Policies with memory learn from whole windows of some
+    envs, as many as that allows, at least one."""
     clip_range: float = 0.2
     """ε: how far the ratio of new to old density may move a sample's gain."""
     lr: float = 1e-3
@@ -103,6 +104,16 @@ class MAPPOConfig(IPPOConfig):
     """Multi-agent PPO (arXiv:2103.01955): IPPO with a critic that sees every observation."""
 
     critic: CriticConfig = field(default_factory=lambda: CriticConfig(net=_JOINT, target_decay=0.0))
+
+
+def refuse_memory(method: str, *nets: NetConfig) -> None:
+    """Refuse networks with memory where only PPO, IPPO and MAPPO know what to do with it."""
+    widest = max(net.memory for net in nets)
+    if widest > 0:
+        raise UsageError(
+            f"net.memory is {widest}, but {method} learns policies and critics without; leave it "
+            "at 0, or train by PPO, IPPO or MAPPO"
+        )
 
 
 def refuse_squash(actor: ActorConfig) -> None:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.configuration import check_same_config, config_from_dict
-from diffsurrogate.env import MultiAgentVectorEnv, State, clamp_to_box
+from diffsurrogate.env import MultiAgentVectorEnv, Policy, State, clamp_to_box
 from diffsurrogate.errors import UsageError
 from diffsurrogate.policies import Actor
 from diffsurrogate.seeding import derive_seed
@@ -108,7 +108,7 @@ class Trainer(ABC):
             deterministic: the mean action, or a sample.
 
         Raises:
-            UsageError: `obs` has another shape.
+            UsageError: `obs` has another shape, or the policy has memory: `policy` then.
         """
         self.check_obs(obs)
         noise = None
@@ -118,6 +118,15 @@ class Trainer(ABC):
                 noise = torch.randn(shape, generator=self.samples, device=obs.device)
             action = self.predictor.act(obs, noise)
         return clamp_to_box(action, self.env.action_low, self.env.action_high)
+
+    def policy(self, env: MultiAgentVectorEnv) -> Policy:
+        """Return what acts on an env, deterministically: `predict`, unless the policy has memory.
+
+        Args:
+            env: which what is returned acts on, once per step; a policy with memory forgets where
+                an episode of it begins.
+        """
+        return self.predict
 
     def check_obs(self, obs: Tensor) -> None:
         """Refuse observations of another shape than `(*batch, agent, obs_dim)`."""

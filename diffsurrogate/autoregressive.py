@@ -16,6 +16,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import mlp
 from diffsurrogate.noise import NoiseMemory
 from diffsurrogate.policies import Actor, ActorConfig, gumbel
+from diffsurrogate.recurrent_policies import RecurrentActor
 
 
 def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
@@ -24,6 +25,8 @@ def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
     Raises:
         UsageError: `given_order` does not name every agent of the env once.
     """
+    if config.net.memory > 0:
+        return RecurrentActor.of(config, env)
     kind = Actor if config.order == "together" else AutoregressiveActor
     return kind.of(config, env)
 

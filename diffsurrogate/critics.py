@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig, build_net
+from diffsurrogate.nets import NetConfig, build_net, build_recurrent_net
 from diffsurrogate.normalise import RunningStatistics
+from diffsurrogate.recurrent import Recurrence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +28,59 @@ class CriticConfig:
 
 
 class Critic(nn.Module):
-    """Maps obs `(*batch, agent, obs_dim)` to values `(*batch, agent)`."""
+    """Maps obs `(*batch, agent, obs_dim)` to values `(*batch, agent)`.
+
+    One with memory (`NetConfig.memory`) does so along a window, by `unroll` and `values_around`.
+    """
 
     def __init__(self, config: CriticConfig, agents: int, obs_dim: int) -> None:
         """Build the network and its target copy."""
         super().__init__()
         self.config = config
         self.statistics = RunningStatistics((obs_dim,))
-        self.net = build_net(config.net, agents, obs_dim, 1, head_gain=0.0)
+        build = build_recurrent_net if config.net.memory > 0 else build_net
+        self.net = build(config.net, agents, obs_dim, 1, head_gain=0.0)
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the value being learned."""
         out: Tensor = self.net(self._inputs(obs)).squeeze(-1)
         return out
+
+    def unroll(self, obs: Tensor, past: Recurrence) -> tuple[Tensor, Tensor]:
+        """Return values along a window and the hidden states after each step.
+
+        Args:
+            obs: (time, *batch, agent, obs_dim).
+            past: what was known before.
+
+        Returns:
+            (time, *batch, agent) and (time, *batch, agent, memory).
+        """
+        out, hidden = self.net(self._inputs(obs), past)
+        return out.squeeze(-1), hidden
+
+    def values_around(
+        self, obs: Tensor, next_obs: Tensor, past: Recurrence
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the values of what each step started from and led to, and of what is remembered.
+
+        What a step led to is seen with the memory of that step, whether or not its episode ended
+        there: `next_obs` is from before the reset.
+
+        Args:
+            obs: (time, env, agent, obs_dim).
+            next_obs: (time, env, agent, obs_dim).
+            past: what was known before.
+
+        Returns:
+            two of (time, env, agent), and hidden states (time, env, agent, memory).
+        """
+        value, hidden = self.unroll(obs, past)
+        goes_on = torch.zeros_like(past.begins).unsqueeze(0)
+        after = Recurrence(hidden=hidden, begins=goes_on)
+        next_value, _ = self.unroll(next_obs.unsqueeze(0), after)
+        return value, next_value.squeeze(0), hidden
 
     def target(self, obs: Tensor) -> Tensor:
         """Return the target copy's value; its weights are frozen, its input gradient is not."""

@@ -28,7 +28,8 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
             any of them saw.
 
     Raises:
-        UsageError: there is one agent, agents hear of each other, or there are no observations.
+        UsageError: there is one agent, agents hear of each other or have memory, or there are no
+            observations.
 
     Example:
         >>> from diffsurrogate import IPPO, make
@@ -48,6 +49,11 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
             "diversity compares agents on the same observation, but agents of this "
             f"{actor.config.net.architecture} network also hear of the others; use separate, "
             "hyper-linear, hyper-mlp, dico, or shared without context"
+        )
+    if actor.config.net.memory > 0:
+        raise UsageError(
+            "diversity compares agents on the same observation, but what agents with memory do "
+            "depends on all they saw before; use net.memory=0"
         )
     if actor.config.order != "together" and actor.config.conditioning != "none":
         raise UsageError(
@@ -73,7 +79,8 @@ def visited(
     """Return what agents see while a policy acts: (time, env, agent, obs_dim).
 
     Args:
-        predict: maps obs (env, agent, obs_dim) to actions, such as `IPPO.predict`.
+        predict: maps obs (env, agent, obs_dim) to actions, such as `IPPO.predict`, or what
+            `IPPO.policy(env)` returns, which policies with memory need.
         env: it is reset; episodes that end begin anew.
         steps: of every env.
         seed: of the reset.

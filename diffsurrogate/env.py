@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from diffsurrogate.actions import expect_action
 from diffsurrogate.choices import straight_choice
 from diffsurrogate.columns import check_columns, open_now
 from diffsurrogate.errors import UsageError
@@ -112,6 +113,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Longest window whose gradient the env can give; None for any."""
         self._current: Tensor | None = None
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
+        self._began = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
     @property
     def obs_dim(self) -> int:
@@ -129,6 +131,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if self._current is None:
             raise UsageError("the env was not reset; call env.reset() before stepping it")
         return self._current
+
+    @property
+    def began(self) -> Tensor:
+        """(env,) bool: `current_obs` is the first of its episode, and memory of others is void."""
+        return self._began
 
     # --- what a simulator must provide -------------------------------------------------------
 
@@ -205,6 +212,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         )
         self._current = self._reset_all(seed)
         self._steps = torch.zeros_like(self._steps)
+        self._began = torch.ones_like(self._began)
         return self._current, {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -238,7 +246,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if bool(ended.any()):
             obs = self._reset_where(ended)
             self._steps = torch.where(ended, 0, self._steps)
-        self._current = obs
+        self._current, self._began = obs, ended
         return obs, reward, terminated, truncated, {"final_obs": next_obs, "_final_obs": ended}
 
     def state(self) -> State:
@@ -250,6 +258,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return {
             "current_obs": self.current_obs.detach().clone(),
             "steps": self._steps.clone(),
+            "began": self._began.clone(),
             "simulator": self._save(),
         }
 
@@ -270,6 +279,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)
         self._steps = state["steps"].to(self.device, copy=True)
+        self._began = state["began"].to(self.device, copy=True)
 
     def rollout(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
         """Step `horizon` times with `policy` from where the env stands, keeping every graph.
@@ -370,26 +380,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     def check_action(self, action: Tensor) -> None:
         """Refuse an action of the wrong shape or dtype, or one that is not finite."""
-        shape = (self.num_envs, self.num_agents, self.act_dim)
-        if not isinstance(action, Tensor):
-            raise UsageError(
-                f"action is a {type(action).__name__}; a float torch.Tensor of shape {shape} is "
-                "needed (torch.as_tensor converts NumPy arrays)"
-            )
-        if tuple(action.shape) != shape:
-            raise UsageError(
-                f"action has shape {tuple(action.shape)}; (env, agent, act_dim) = {shape} is needed"
-            )
-        if action.dtype != torch.float32:
-            raise UsageError(
-                f"action has dtype {action.dtype}; torch.float32 is needed (action.float())"
-            )
-        if not bool(torch.isfinite(action).all()):
-            where = (~torch.isfinite(action)).nonzero()[0].tolist()
-            raise UsageError(
-                f"action is not finite at [env, agent, feature] = {where}; check the policy's "
-                "output and its gradient norm"
-            )
+        expect_action(action, (self.num_envs, self.num_agents, self.act_dim))
 
 
 def check_horizon(horizon: int) -> None:

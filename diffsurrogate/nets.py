@@ -1,22 +1,27 @@
 """Networks over agents: joint, separate, shared and generated MLPs, DiCo, Transformer.
 
-All map `(*batch, agent, in_dim)` to `(*batch, agent, out_dim)`.
+All map `(*batch, agent, in_dim)` to `(*batch, agent, out_dim)`. Those with memory also need to know
+what came before (`diffsurrogate.recurrent`).
 """
 
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffsurrogate.agent_attention import AgentBlock
 from diffsurrogate.agent_linear import AgentLinear, agent_linear, reset_orthogonal
+from diffsurrogate.agent_views import CentralNet, NumberedNet, numbered
 from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.dico import DiCoNet
 from diffsurrogate.errors import UsageError
 from diffsurrogate.hypernets import GeneratedLinear, one_hot_identity, orthogonal_identity
+from diffsurrogate.recurrent import AgentGRU, BuildLinear, RecurrentNet
 
 Activation = Literal["elu", "relu", "silu", "tanh"]
 Architecture = Literal[
@@ -74,6 +79,11 @@ class NetConfig:
     """Mean distance between two agents' mean actions on the same observation, in half boxes (dico);
     0 for none, None for whatever is learned. 1.2 is what the paper's two agents had on VMAS's
     Navigation."""
+    memory: int = 0
+    """Features that agents remember from step to step; 0 for none. In front of the network then
+    stand a layer and a GRU of that width, of policies and critics of PPO, IPPO and MAPPO only: each
+    agent's own in joint and separate networks, the same for all in shared and generated ones, where
+    only what reads the memory is generated (HyperMARL, section 5.4)."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -104,6 +114,11 @@ class NetConfig:
             )
         if self.diversity is not None:
             require_range(self, "diversity", low=0.0)
+        if self.memory < 0 or (self.memory > 0 and self.architecture in ("transformer", "dico")):
+            raise UsageError(
+                f"memory is {self.memory} with architecture {self.architecture!r}; give a width of "
+                f"at least 1 to joint or one of {', '.join(_SEE_THEMSELVES)}, or 0 for none"
+            )
         self._refuse_idle()
 
     def _refuse_idle(self) -> None:
@@ -248,8 +263,7 @@ class SharedNet(nn.Module):
             context = self.pool(x).mean(-2, keepdim=True)
             x = torch.cat([x, context.expand(*x.shape[:-1], -1)], dim=-1)
         if self.agents > 0:
-            number = torch.eye(self.agents, device=x.device, dtype=x.dtype)
-            x = torch.cat([x, number.expand(*x.shape[:-1], -1)], dim=-1)
+            x = numbered(x)
         out: Tensor = self.net(x)
         return out
 
@@ -264,7 +278,7 @@ class TransformerNet(nn.Module):
         self.embed = mlp((in_dim, *config.embed, width), config)
         self.embed.append(nn.LayerNorm(width))
         self.blocks = nn.ModuleList(
-            _AgentBlock(width, config.heads, config.activation) for _ in config.hidden
+            AgentBlock(width, config.heads, _ACTIVATIONS[config.activation]) for _ in config.hidden
         )
         self.head = nn.Linear(width, out_dim)
 
@@ -274,49 +288,6 @@ class TransformerNet(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         out: Tensor = self.head(hidden)
-        return out
-
-
-class _AgentBlock(nn.Module):
-    """Pre-norm attention and a feed-forward layer of twice the width."""
-
-    def __init__(self, width: int, heads: int, activation: Activation) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.merge = nn.Linear(width, width)
-        self.feedforward = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
-            _ACTIVATIONS[activation](),
-            nn.Linear(2 * width, width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        # (*batch, agent, 3 * width) -> (3, *batch, head, agent, width / heads)
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-            for part in self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
-        )
-        weight = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
-        x = x + self.merge((weight @ value).transpose(-3, -2).flatten(-2))
-        out: Tensor = x + self.feedforward(x)
-        return out
-
-
-class CentralNet(nn.Module):
-    """Shows the features of all agents, concatenated, to each agent's part of a network."""
-
-    def __init__(self, net: nn.Module) -> None:
-        """Wrap a network of `agents * in_dim` features per agent."""
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
-        """Map all features for each agent."""
-        everything = x.flatten(-2).unsqueeze(-2)
-        out: Tensor = self.net(everything.expand(*x.shape[:-1], -1))
         return out
 
 
@@ -331,8 +302,13 @@ def build_net(
     A gain of 0 makes a new network answer 0 everywhere.
 
     Raises:
-        UsageError: diversity is asked of a single agent, or of what is no policy.
+        UsageError: diversity is asked of a single agent, or of what is no policy; or memory.
     """
+    if config.memory > 0:
+        raise UsageError(
+            f"memory is {config.memory}, but only policies and critics of PPO, IPPO and MAPPO have "
+            "one; leave it at 0"
+        )
     if config.architecture == "dico":
         return _diverse(config, agents, in_dim, out_dim, head_gain)
     kinds: dict[str, type[JointNet | SeparateNet | SharedNet | TransformerNet | HyperNet]] = {
@@ -352,6 +328,31 @@ def build_net(
         reset_orthogonal(net.head.weight, head_gain)
         nn.init.zeros_(net.head.bias)
     return CentralNet(net) if config.central else net
+
+
+def build_recurrent_net(
+    config: NetConfig, agents: int, in_dim: int, out_dim: int, *, head_gain: float = 1.0
+) -> RecurrentNet:
+    """Build the configured network with its memory; heads as of `build_net`.
+
+    The encoder sees what the network would without a memory, but no mean over agents: that is of
+    what they remember.
+    """
+    own = config.architecture in ("joint", "separate")
+    linear: BuildLinear = partial(AgentLinear, agents) if own else nn.Linear
+    seen = (agents * in_dim if config.central else in_dim) + (agents if config.agent_id else 0)
+    first = linear(seen, config.memory)
+    reset_orthogonal(first.weight, math.sqrt(2))
+    nn.init.zeros_(first.bias)
+    encoder: nn.Module = nn.Sequential(first, *_between(config, config.memory))
+    if config.agent_id:
+        encoder = NumberedNet(encoder)
+    if config.central:
+        encoder = CentralNet(encoder)
+    context = config.context and not config.central
+    reader = replace(config, memory=0, agent_id=False, central=False, context=context)
+    net = build_net(reader, agents, config.memory, out_dim, head_gain=head_gain)
+    return RecurrentNet(encoder, AgentGRU(linear, config.memory), net)
 
 
 def _diverse(

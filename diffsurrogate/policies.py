@@ -69,6 +69,11 @@ class ActorConfig:
                 f"net.central is for agents that act together, but order is {self.order!r}; leave "
                 "it False"
             )
+        if self.order != "together" and self.net.memory > 0:
+            raise UsageError(
+                f"net.memory is {self.net.memory}, but agents that act one after another "
+                f"(order={self.order!r}) have none; leave it at 0"
+            )
         if self.order == "together" and self.conditioning != "projection":
             raise UsageError(
                 f"conditioning={self.conditioning!r} is of agents that act one after another, but "
@@ -92,6 +97,8 @@ class Actor(nn.Module):
     """(obs_dim,) bool: the columns of open choices, which pass no gradient."""
     _in_turn: ClassVar[bool] = False
     """Whether agents act one after another."""
+    _remembers: ClassVar[bool] = False
+    """Whether agents have memory."""
 
     def __init__(
         self,
@@ -121,14 +128,19 @@ class Actor(nn.Module):
 
         Raises:
             UsageError: the columns are not there, or actions are no choices; actions are choices,
-                and the network dico; agents act together, or not, and this class is for the other.
+                and the network dico; agents act together, or not, or remember, or not, and this
+                class is for the other.
         """
         super().__init__()
-        if (config.order != "together") != self._in_turn:
-            raise UsageError(
-                f"order={config.order!r} is not for {type(self).__name__}; build the policy by "
-                "build_actor(config, env)"
-            )
+        for option, fits in (
+            (f"order={config.order!r}", (config.order != "together") == self._in_turn),
+            (f"net.memory={config.net.memory}", (config.net.memory > 0) == self._remembers),
+        ):
+            if not fits:
+                raise UsageError(
+                    f"{option} is not for {type(self).__name__}; build the policy by "
+                    "build_actor(config, env)"
+                )
         if discrete and config.net.architecture == "dico":
             raise UsageError(
                 "net.architecture is 'dico', which needs distances of actions in a box, but "
@@ -183,12 +195,7 @@ class Actor(nn.Module):
 
         A choice passes the gradient of its probabilities (`straight_choice`).
         """
-        out = self(obs)
-        if self.discrete:
-            if noise is None:
-                return one_hot_of(out)
-            return straight_choice(out + gumbel(noise), out.softmax(-1))
-        return self._in_box(out, noise)
+        return self._drawn(self(obs), noise)
 
     def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseMemory | None = None) -> Tensor:
         """Return the log-density of an action that `act` gave, in half boxes.
@@ -267,6 +274,13 @@ class Actor(nn.Module):
                 columns = slice(columns.start - gone, columns.stop - gone)
             out = out.masked_fill(~open_now(inputs[..., agents, :], columns), -1e9)
         return out
+
+    def _drawn(self, out: Tensor, noise: Tensor | None) -> Tensor:
+        if not self.discrete:
+            return self._in_box(out, noise)
+        if noise is None:
+            return one_hot_of(out)
+        return straight_choice(out + gumbel(noise), out.softmax(-1))
 
     def _in_box(self, out: Tensor, noise: Tensor | None, agents: slice = _ALL) -> Tensor:
         if noise is not None:

@@ -21,6 +21,11 @@ class EnvWrapper(MultiAgentVectorEnv):
         self.discrete_actions, self.open_choices = env.discrete_actions, env.open_choices
         self.state_columns, self.offers_state = env.state_columns, env.offers_state
 
+    @property
+    def began(self) -> Tensor:
+        """(env,) bool: the wrapped env's observation is the first of its episode."""
+        return self.env.began
+
     def max_return(self) -> Tensor | None:
         """Return the wrapped env's largest attainable return, (env,)."""
         return self.env.max_return()

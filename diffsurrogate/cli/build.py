@@ -15,6 +15,7 @@ from diffsurrogate.cli.env_options import made_with
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.env import MultiAgentVectorEnv, clamp_to_box
 from diffsurrogate.errors import UsageError
+from diffsurrogate.recurrent_policies import RecurrentActor, RememberingPolicy
 from diffsurrogate.registry import make
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
@@ -88,7 +89,7 @@ def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> Trainer:
 def trained_policy(
     options: TrainOptions, state: dict[str, Any], env: MultiAgentVectorEnv
 ) -> Callable[[Tensor], Tensor]:
-    """Return the deterministic policy of a checkpoint, for any number of copies of its env.
+    """Return the deterministic policy of a checkpoint, to act on `env`.
 
     Raises:
         UsageError: the checkpoint is not of a training run on such an env.
@@ -112,6 +113,8 @@ def _actor(
     configs = {"ppo": options.ppo.actor, "bppo": options.bppo.actor, "shac": options.shac.actor}
     actor = build_actor(configs[options.sections[0]], env).to(env.device)
     actor.load_state_dict(state["predictor"] if "predictor" in state else state["actor"])
+    if isinstance(actor, RecurrentActor):
+        return RememberingPolicy(actor, env)
 
     def predict(obs: Tensor) -> Tensor:
         with torch.no_grad():

@@ -185,7 +185,7 @@ class _Session:
 
     def _evaluate(self, bar: "tqdm[Any]") -> dict[str, float]:
         """Evaluate, remember it, keep the policy if it is the best so far; return metrics."""
-        result = self._timed_evaluation(self.agent.predict, EVALUATION_SEED)
+        result = self._timed_evaluation(self.agent.policy(self.env), EVALUATION_SEED)
         row: dict[str, Any] = {
             "update": self.agent.update,
             "env_steps": self.agent.env_steps,
@@ -216,7 +216,7 @@ class _Session:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
         self._say("evaluating the trained policy on new episodes, and filming it")
-        final = self._timed_evaluation(self.agent.predict, FINAL_SEED)
+        final = self._timed_evaluation(self.agent.policy(self.env), FINAL_SEED)
         kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
         self.folder.write_summary(self._summary(final, kept))
@@ -248,7 +248,8 @@ class _Session:
         """Film the policy; return the file, or why there is none: a run never fails for that."""
         try:
             env = filmed_env(self.options, 4)
-            draw_gif(self.agent.predict, env, file, steps=self.options.film_steps, seed=FINAL_SEED)
+            policy, steps = self.agent.policy(env), self.options.film_steps
+            draw_gif(policy, env, file, steps=steps, seed=FINAL_SEED)
         except UsageError as error:
             return f"no {file.name}: {' '.join(str(error).split())}"
         return f"{file}"
