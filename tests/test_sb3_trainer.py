@@ -118,6 +118,11 @@ def test_episodes_are_staggered_and_the_rate_falls_if_asked():
     assert ends != [0.0, 61.0, 0.0, 61.0]
 
 
+def test_the_first_deviation_is_the_one_asked_for():
+    policy = SB3Trainer(dispersion(), settings(std=0.3)).model.model.policy
+    torch.testing.assert_close(policy.log_std.exp(), torch.full((2,), 0.3))
+
+
 # --- randomness --------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Stable-Baselines3's PPO, a rollout at a time: seeded, saved and resumed as our trainers are."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,7 +84,10 @@ class SB3PPO:
                 ent_coef=config.entropy_weight,
                 vf_coef=config.value_weight,
                 max_grad_norm=config.max_norm,
-                policy_kwargs={"net_arch": list(config.hidden)},
+                policy_kwargs={
+                    "net_arch": list(config.hidden),
+                    "log_std_init": math.log(config.std),
+                },
                 device="cpu",
             )
         self.model.set_logger(Logger(folder=None, output_formats=[]))

@@ -24,6 +24,9 @@ _NETS: dict[Network, NetConfig] = {
 }
 """Of the policy, but for mlp; that of ppo's one controller hears all (context)."""
 
+ROBOTS = ("mujoco/", "mamujoco/")
+"""Whose agents fall over where noise is large."""
+
 
 def baseline(options: TrainOptions) -> TrainOptions:
     """Return the defaults that suit a baseline, its env, network and number of agents."""
@@ -40,7 +43,7 @@ def baseline(options: TrainOptions) -> TrainOptions:
     agents = options.agents or 1
     if options.env.startswith("paper/") and agents > 2 and options.network == "mlp":
         return _wider(options, 32 * agents)
-    if options.env.startswith(("gymnasium/", "mujoco/")):
+    if options.env.startswith(("gymnasium/", *ROBOTS)):
         return _gymnasium(options)
     return options
 
@@ -96,6 +99,9 @@ def _gymnasium(options: TrainOptions) -> TrainOptions:
     else:
         clip = replace(ppo.clip, epochs=10, batch_size=256)
         ppo = replace(ppo, horizon=128, clip=clip)
+    if options.env.startswith(ROBOTS):  # what measured best for SHAC++ there
+        sb3 = replace(sb3, std=0.5, lr=5e-4)
+        ppo = replace(ppo, actor=replace(ppo.actor, std=0.5), clip=replace(ppo.clip, lr=5e-4))
     return replace(
         options,
         ppo=ppo,

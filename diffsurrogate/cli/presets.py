@@ -147,7 +147,9 @@ def _sized(options: TrainOptions) -> TrainOptions:
 def _foreign(options: TrainOptions) -> TrainOptions:
     """Return what learns from few steps, with `SHACConfig.mixed`."""
     usual, mixed = vars(SHACConfig()), vars(SHACConfig.mixed())
-    shac = replace(options.shac, **{k: v for k, v in mixed.items() if v != usual[k]})
+    actor = replace(options.shac.actor, std=mixed["actor"].std, learn_std=mixed["actor"].learn_std)
+    changed = {k: v for k, v in mixed.items() if v != usual[k]}
+    shac = replace(options.shac, **(changed | {"actor": actor}))
     surrogates = replace(options.surrogates, termination=True)
     return replace(
         options,

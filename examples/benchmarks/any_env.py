@@ -52,12 +52,12 @@ class Task:
 
 
 TASKS = {
-    "pendulum": Task("gymnasium/Pendulum-v1", 30),
-    "cartpole": Task("gymnasium/CartPole-v1", 15, choices=True),
-    "halfcheetah": Task("mujoco/HalfCheetah-v5", 150),
-    "hopper": Task("mujoco/Hopper-v5", 150),
-    "spread": Task("mpe2/simple_spread_v3", 150, ("--eval-steps", "25"), choices=True),
-    "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 300),
+    "pendulum": Task("gymnasium/Pendulum-v1", 25),
+    "cartpole": Task("gymnasium/CartPole-v1", 10, choices=True),
+    "halfcheetah": Task("mujoco/HalfCheetah-v5", 75),
+    "hopper": Task("mujoco/Hopper-v5", 90),
+    "spread": Task("mpe2/simple_spread_v3", 60, ("--eval-steps", "25"), choices=True),
+    "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 90),
 }
 
 
