@@ -1,0 +1,126 @@
+"""How far ahead may a learned gradient look? It is compared with the score function's.
+
+The score function's gradient needs no model, and from enough windows it is right, whatever the env.
+The learned one is of a single window already nearly free of noise; what it has instead is bias,
+which grows with the length of the pieces it is carried along. Trains SHAC++, then averages both
+over many windows of a policy that stands still.
+
+    python examples/benchmarks/pathwise_against_score.py mujoco/HalfCheetah-v5 --total-steps 60000
+"""
+
+from dataclasses import dataclass
+
+import torch
+import tyro
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from diffsurrogate import SHAC
+from diffsurrogate.cli.build import trainer, training_env
+from diffsurrogate.cli.presets import read_train
+from diffsurrogate.losses import lambda_actor_loss
+from diffsurrogate.minibatches import minibatches
+from diffsurrogate.policies import NoisyPolicy
+from diffsurrogate.returns import td_lambda
+from diffsurrogate.window import Window
+
+
+@dataclass
+class Options:
+    """What to train and compare."""
+
+    env: tyro.conf.Positional[str]
+    total_steps: int = 60_000
+    """Of the training before."""
+    windows: int = 40
+    """Averaged over, in two halves."""
+    lengths: tuple[int, ...] = (1, 2, 4, 8, 32)
+    """Of the pieces that the learned gradient is carried along; they divide the window."""
+    lam: float = 0.95
+    """λ of the returns it ascends."""
+    seed: int = 0
+
+
+def main(options: Options) -> None:
+    """Train, compare, print a table."""
+    torch.set_num_threads(1)
+    chosen = read_train(["shac++", options.env, "--seed", str(options.seed)])
+    env = training_env(chosen)
+    agent = trainer(chosen, env)
+    assert isinstance(agent, SHAC)
+    agent.learn(options.total_steps, progress_bar=True)
+    agent.actor.begin_window(agent.sampler)
+    halves: dict[int | str, list[Tensor]] = {}
+    for number in range(options.windows):
+        noise = agent.noise.draw(agent.config.horizon)
+        window = env.collect(NoisyPolicy(agent.actor, noise), agent.config.horizon)
+        found: dict[int | str, Tensor] = {"score": score_gradient(agent, window)}
+        for length in options.lengths:
+            found[length] = pathwise_gradient(agent, window, noise, length, options.lam)
+        for name, gradient in found.items():
+            sums = halves.setdefault(name, [torch.zeros_like(gradient) for _ in range(2)])
+            sums[number % 2] += gradient / options.windows
+    print(table(halves, options))
+
+
+def score_gradient(agent: SHAC, window: Window) -> Tensor:
+    """Return the descent direction of advantages weighed by log-densities, flat."""
+    with torch.no_grad():
+        target = td_lambda(
+            window.reward / agent.scale.scale,
+            agent.critic.target(window.next_obs),
+            window.terminated,
+            window.truncated,
+            gamma=agent.config.gamma,
+            lam=agent.config.lam,
+        )
+        advantage = (target - agent.critic.target(window.obs)).mean(-1, keepdim=True)
+    density = agent.actor.log_prob(window.obs, window.action)
+    return flat_gradient(agent, -((advantage - advantage.mean()) * density).sum(-1).mean())
+
+
+def pathwise_gradient(
+    agent: SHAC, window: Window, noise: Tensor, length: int, lam: float
+) -> Tensor:
+    """Return the descent direction of modelled returns of the window's pieces, flat."""
+    pieces = minibatches(window, noise, length=length, count=1, generator=agent.sampler)
+    ((part, drawn),) = pieces
+    part = agent.env.differentiate(part, NoisyPolicy(agent.actor, drawn))
+    assert part.value_obs is not None
+    loss = lambda_actor_loss(
+        part.reward / agent.scale.scale,
+        agent.critic.target(part.value_obs),
+        part.terminated,
+        part.truncated,
+        gamma=agent.config.gamma,
+        lam=lam,
+        continuation=part.continuation,
+    )
+    return flat_gradient(agent, loss)
+
+
+def flat_gradient(agent: SHAC, loss: Tensor) -> Tensor:
+    """Return the gradient with respect to the weights of the policy's network, as one vector."""
+    weights = list(agent.actor.net.parameters())
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
+
+
+def table(halves: dict[int | str, list[Tensor]], options: Options) -> str:
+    """Return a row for the score function's gradient and for each length."""
+    score = sum(halves["score"])
+    lines = [
+        f"{options.env} after {options.total_steps:,} steps, {options.windows} windows, seed "
+        f"{options.seed}\n",
+        "| gradient | cosine with the score function's | cosine of its two halves |",
+        "|---|---|---|",
+    ]
+    for name, (first, second) in halves.items():
+        row = "score function" if name == "score" else f"learned, pieces of {name}"
+        with_score = float(cosine_similarity(first + second, score, dim=0))
+        itself = float(cosine_similarity(first, second, dim=0))
+        lines.append(f"| {row} | {with_score:.2f} | {itself:.3f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
