@@ -44,22 +44,9 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
             f"obs has the shape {tuple(obs.shape)}; diversity needs at least 2 agents and 1 "
             "observation"
         )
-    if actor.config.net.hears_others:
-        raise UsageError(
-            "diversity compares agents on the same observation, but agents of this "
-            f"{actor.config.net.architecture} network also hear of the others; use separate, "
-            "hyper-linear, hyper-mlp, dico, or shared without context"
-        )
-    if actor.config.net.memory > 0:
-        raise UsageError(
-            "diversity compares agents on the same observation, but what agents with memory do "
-            "depends on all they saw before; use net.memory=0"
-        )
-    if actor.config.order != "together" and actor.config.conditioning != "none":
-        raise UsageError(
-            "diversity compares agents on the same observation, but agents that act one after "
-            'another also see what those before did; leave order at "together"'
-        )
+    reason = why_not_comparable(actor)
+    if reason is not None:
+        raise UsageError(f"diversity compares agents on the same observation, but {reason}")
     total, seen = 0.0, obs.reshape(-1, 1, features)
     act_dim = actor.box_half.shape[-1]
     for part in seen.split(max(1, _ENTRIES // (agents * agents * act_dim))):
@@ -70,6 +57,24 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
             value = gaussian_diversity(out, actor.log_std_of().exp().expand_as(out))
         total += float(value) * len(part)
     return total / len(seen)
+
+
+def why_not_comparable(actor: Actor) -> str | None:
+    """Return why agents cannot be asked what they do on one observation; None where they can."""
+    config = actor.config
+    if config.net.hears_others:
+        return (
+            f"agents of this {config.net.architecture} network also hear of the others; use "
+            "separate, hyper-linear, hyper-mlp, dico, or shared without context"
+        )
+    if config.net.memory > 0:
+        return "what agents with memory do depends on all they saw before; use net.memory=0"
+    if config.order != "together" and config.conditioning != "none":
+        return (
+            "agents that act one after another also see what those before did; leave order at "
+            '"together"'
+        )
+    return None
 
 
 @torch.no_grad()

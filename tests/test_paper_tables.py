@@ -95,6 +95,8 @@ def test_settings_are_those_of_the_papers_tables():
     own = hypermarl("smax-2s3z", None, "ippo", "hyper-mlp").ppo
     assert (own.clip.lr, own.clip.clip_range, own.clip.entropy_weight) == (0.004, 0.05, 0.01)
     assert (own.actor.net.identity_size, own.actor.net.hyper_hidden) == (4, (32,))
+    for net in (own.actor.net, own.critic.net):
+        assert (net.memory, net.hidden) == (128, (128,))
     assert hypermarl("navigation-some", 4, "ippo", "mlp").ppo.clip.clip_range == 0.1
     assert hypermarl("navigation-same", 2, "ippo", "mlp").ppo.clip.clip_range == 0.2
 
@@ -125,9 +127,13 @@ def test_returns_are_of_one_agent_where_the_table_knows_no_maximum(tmp_path, cap
         summary = json.loads((tmp_path / "default" / name / "summary.json").read_text())
         assert cell["mean"] == pytest.approx(summary["mean_return"] / 2)  # two agents
         assert cell["goal"] is None
+        assert cell["diversity"] == summary["diversity"]
+        in_turn = cell["method"] == "bppo"  # what agents do depends on what others did
+        assert summary["diversity"] is None if in_turn else 0 < summary["diversity"] <= 1
     text = (tmp_path / "bpta.md").read_text()
     assert "| task | agents | mlp mappo | mlp bppo | mlp bppo no-peer |" in text
     assert "row rule" not in text
+    assert "| kept | diversity | paper |" in text
     for name in ("bpta.png", "curves-steps.png", "curves-cpu.png"):
         assert (tmp_path / name).stat().st_size > 1000
 

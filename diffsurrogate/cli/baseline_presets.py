@@ -94,14 +94,13 @@ def _wider(options: TrainOptions, width: int) -> TrainOptions:
 def _gymnasium(options: TrainOptions) -> TrainOptions:
     """Return few envs, long windows and more passes over them: its steps are slow ones."""
     ppo, sb3 = options.ppo, options.sb3
+    robot = options.env.startswith(ROBOTS)  # there as SHAC++'s preset has it
+    std, lr = (0.5, 5e-4) if robot else (1.0, 1e-3)
     if options.method == "sb3-ppo":
-        sb3 = replace(sb3, horizon=128, epochs=10, batch_size=256)
+        sb3 = replace(sb3, horizon=128, epochs=10, batch_size=256, std=std, lr=lr)
     else:
-        clip = replace(ppo.clip, epochs=10, batch_size=256)
-        ppo = replace(ppo, horizon=128, clip=clip)
-    if options.env.startswith(ROBOTS):  # what measured best for SHAC++ there
-        sb3 = replace(sb3, std=0.5, lr=5e-4)
-        ppo = replace(ppo, actor=replace(ppo.actor, std=0.5), clip=replace(ppo.clip, lr=5e-4))
+        clip = replace(ppo.clip, epochs=10, batch_size=256, lr=lr)
+        ppo = replace(ppo, horizon=128, actor=replace(ppo.actor, std=std), clip=clip)
     return replace(
         options,
         ppo=ppo,

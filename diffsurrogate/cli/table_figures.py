@@ -42,6 +42,12 @@ class Result:
         return _return_in((self.summary or {})["best_policy"], self.over_maximum, self.agents)
 
     @property
+    def diversity(self) -> float | None:
+        """How differently the finished run's agents act on one observation, where that is known."""
+        found = (self.summary or {}).get("diversity")
+        return None if found is None else float(found)
+
+    @property
     def agents(self) -> int:
         """Of the finished run."""
         return int((self.summary or {}).get("agents", 1))
@@ -77,6 +83,8 @@ class Figures:
     high: float | None
     kept: float | None
     """Interquartile mean of what the policies kept in `best.pt` earn."""
+    diversity: float | None
+    """Mean of the policies' diversity, of those that have one."""
     by_row: float | None
     """Over the best cell of the row."""
     row_complete: bool
@@ -237,6 +245,7 @@ def figures_of(
                 low=None if low is None or np.isnan(low) else low,
                 high=None if high is None or np.isnan(high) else high,
                 kept=_interquartile([run.kept for run in those.values()]),
+                diversity=_mean([run.diversity for run in those.values()]),
                 by_row=_share(mean, best) if table.over_maximum else None,
                 row_complete=all(len(runs[other]) == len(seeds[other]) for other in row),
                 paper=table.published(cell),
@@ -258,6 +267,11 @@ def _share(mean: float | None, best: float) -> float | None:
 
 def _interquartile(values: list[float]) -> float | None:
     return interquartile_mean(values)[0] if values else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _median(values: list[float]) -> float | None:

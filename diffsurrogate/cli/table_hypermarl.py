@@ -39,10 +39,11 @@ _SMAX = (
     *("--num-envs", "128", "--ppo.horizon", "128", "--total-steps", "10000000"),
     *("--eval-every", "10", "--ppo.clip.batch-size", "4096", "--ppo.schedule", "linear"),
     *("--ppo.clip.max-norm", "0.25", "--ppo.actor.net.activation", "relu"),
-    *("--ppo.critic.net.activation", "relu", "--ppo.actor.net.hidden", "128", "128"),
-    *("--ppo.critic.net.hidden", "128", "128"),
+    *("--ppo.critic.net.activation", "relu"),
+    *("--ppo.actor.net.memory", "128", "--ppo.actor.net.hidden", "128"),
+    *("--ppo.critic.net.memory", "128", "--ppo.critic.net.hidden", "128"),
 )
-"""Table 13, without its recurrent layer."""
+"""Table 13: a layer, a GRU and another layer."""
 
 
 def _embedding(cell: Cell, size: int, hidden: int = 64) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ _RETURNS = """\
 Return: of the deterministic policy at the end, in new episodes; the interquartile mean over seeds
 and its 95 % bootstrap interval.{maximum} Kept: the policy that did best in the evaluations on the
 way (`checkpoints/best.pt`), in the same new episodes. CPU-seconds are of training, without
-evaluations.
+evaluations. Diversity: mean distance between what two agents do on one observation, 0 where all are
+alike (arXiv:2305.02128).
 † seeds are missing: figures are of the finished ones only, or measured against a best cell that
 may still change. … none is finished. – not in the table.
 """
@@ -157,6 +158,8 @@ def _details(table: PaperTable, figures: Sequence[Figures]) -> str:
     ceilings = any(f.ceiling is not None for f in figures)
     head = ["task", "agents", "network", "method", "seeds", "return (IQM, 95 %)", "kept"]
     head += ["of the best script"] if ceilings else []
+    diverse = any(f.diversity is not None for f in figures)
+    head += ["diversity"] if diverse else []
     goals = ["row rule", "paper", "goal", "reached by", "CPU-s to goal", "steps to goal"]
     head += goals if table.over_maximum else ["paper"]
     head += ["CPU-s per run", "ended"]
@@ -173,6 +176,8 @@ def _details(table: PaperTable, figures: Sequence[Figures]) -> str:
         if ceilings:
             share = f.mean / f.ceiling if f.mean is not None and f.ceiling else None
             cells.append("–" if share is None else f"{share:.2f}{mark} of {f.ceiling:.2f}")
+        if diverse:
+            cells.append("–" if f.diversity is None else f"{f.diversity:.3f}")
         paper = "–" if f.paper is None else f"{f.paper:.2f}"
         cells += _goal(f, paper) if f.goal is not None else [paper]
         cells.append(f"{f.cpu_seconds / len(f.finished):.1f}" if f.finished else "–")

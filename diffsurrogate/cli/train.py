@@ -23,10 +23,13 @@ from diffsurrogate.cli.build import (
 )
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
+from diffsurrogate.diversity import policy_diversity, why_not_comparable
 from diffsurrogate.errors import UsageError
 from diffsurrogate.run import RunFolder
 
 _INTERRUPTED = "interrupted"
+_WATCHED = 8
+"""Envs of the last evaluation whose observations the policy's diversity is measured on."""
 
 
 def train(options: TrainOptions) -> int:
@@ -216,10 +219,17 @@ class _Session:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
         self._say("evaluating the trained policy on new episodes, and filming it")
-        final = self._timed_evaluation(self.agent.policy(self.env), FINAL_SEED)
-        kept = self._kept(final)
+        policy = self.agent.policy(self.env)
+        seen: list[Tensor] = []
+
+        def watched(obs: Tensor) -> Tensor:
+            seen.append(obs[:_WATCHED])
+            return policy(obs)
+
+        final = self._timed_evaluation(watched, FINAL_SEED)
+        kept, diversity = self._kept(final), self._diversity(torch.stack(seen))
         title = f"{options.method} on {options.env}, seed {options.seed}"
-        self.folder.write_summary(self._summary(final, kept))
+        self.folder.write_summary(self._summary(final, kept) | {"diversity": diversity})
         draw_curve(self.history, title, path / "curve.png")
         written = [f"{path / name}" for name in ("summary.json", "curve.png")]
         if options.film_steps > 0:
@@ -243,6 +253,17 @@ class _Session:
         checkpoint = self.folder.load(self.env.device, best=True)
         policy = trained_policy(self.options, checkpoint, self.env)
         return where | self._timed_evaluation(policy, FINAL_SEED)
+
+    def _diversity(self, obs: Tensor) -> float | None:
+        """Return how differently agents act on what any of them saw; None if that is no question.
+
+        Args:
+            obs: (time, env, agent, obs_dim).
+        """
+        if self.options.method == "sb3-ppo" or self.agent.env.num_agents == 1:
+            return None
+        actor = self.agent.predictor
+        return None if why_not_comparable(actor) else policy_diversity(actor, obs)
 
     def _film(self, file: Path) -> str:
         """Film the policy; return the file, or why there is none: a run never fails for that."""
