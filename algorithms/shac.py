@@ -135,6 +135,12 @@ class SHAC(Trainer):
                 "not give; use white noise"
             )
 
+    @property
+    def pathwise_weight(self) -> float:
+        """Weight of the pathwise gradient in score steps by now."""
+        weight, steps = self.config.pathwise_weight, self.config.pathwise_steps
+        return weight if steps is None else weight * max(0.0, 1 - self.env_steps / steps)
+
     def return_loss(self, window: Window) -> Tensor:
         """Return the negative value of a window that still has its graph, without penalties."""
         if self.config.choices == "all":
@@ -181,7 +187,7 @@ class SHAC(Trainer):
         else:
             noise = self.noise.draw(config.horizon)
         without_graph = config.replays or config.choices == "all"
-        without_graph |= climbs and config.pathwise_weight == 0
+        without_graph |= climbs and self.pathwise_weight == 0
         collect = self.env.collect if without_graph else self.env.rollout
         window = collect(NoisyPolicy(self.actor, noise), config.horizon)
         if config.scale_rewards:
@@ -244,6 +250,8 @@ class SHAC(Trainer):
             advantage = target - self.critic.target(window.obs)
         past = experience(window, self.actor, advantage, memory)
         push, report = self._pathwise(window, noise, advantage.sum(-1).std())
+        if config.pathwise_steps is not None:
+            report["pathwise_weight"] = self.pathwise_weight
         return report | clipped_steps(
             self.actor,
             past,
@@ -263,7 +271,7 @@ class SHAC(Trainer):
         function's gradient, whose advantages are divided by it too; its norm is then cut to
         `score.max_norm`, as where a model errs it can be of any size.
         """
-        weight, limit = self.config.pathwise_weight, self.config.score.max_norm
+        weight, limit = self.pathwise_weight, self.config.score.max_norm
         if weight == 0:
             return [], {}
         if self.config.replays:

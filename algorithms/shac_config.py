@@ -1,5 +1,6 @@
 """Hyperparameters of SHAC."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,6 +53,9 @@ class SHACConfig:
     the price of its variance. `actor_lr` then is `score.lr`, and `clip` `score.max_norm`."""
     pathwise_weight: float = 0.3
     """Weight of the pathwise gradient in score steps, in units of the advantages' deviation."""
+    pathwise_steps: int | None = None
+    """Env steps over which `pathwise_weight` falls to 0, evenly; None keeps it. Slopes show early
+    where rewards are, and lead astray from the last of them where models err."""
     choices: Literal["sampled", "all"] = "sampled"
     """Where actions are choices. sampled: a window is differentiated through the choices drawn in
     it (straight-through). all: each agent's choices are weighed by what the models say each would
@@ -140,19 +144,12 @@ class SHACConfig:
             self._check_pieces(self.actor_horizon)
         require_range(self, "pathwise_weight", low=0.0)
         require_range(self, "optimism", low=0.01, high=0.99)
-        if self.score.epochs > 0:
-            if self.actor_epochs > 1:
-                raise UsageError(
-                    "actor_epochs are of pathwise steps, but score steps take their place; set "
-                    "score.epochs to 0, or actor_epochs to 1"
-                )
-            refuse_squash(self.actor)
-            if self.noise.kind not in ("auto", "white", "ou"):
-                raise UsageError(
-                    f"score needs the density of each action, which {self.noise.kind} noise does "
-                    "not give; use white or ou noise"
-                )
-        for name, low, high in (("actor_lam", 0.0, 1.0), ("settled_optimism", 0.01, 0.99)):
+        self._check_score()
+        for name, low, high in (
+            ("actor_lam", 0.0, 1.0),
+            ("settled_optimism", 0.01, 0.99),
+            ("pathwise_steps", 1.0, math.inf),
+        ):
             if getattr(self, name) is not None:
                 require_range(self, name, low=low, high=high)
         if self.final_std is not None:
@@ -168,6 +165,27 @@ class SHACConfig:
         require_range(self, "clip", low=1e-12)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas are {self.betas}; each must be in [0, 1)")
+
+    def _check_score(self) -> None:
+        """Refuse what does not go with score steps, or without them."""
+        if self.score.epochs == 0:
+            if self.pathwise_steps is not None:
+                raise UsageError(
+                    "pathwise_steps ends the pathwise gradient, but without score steps the policy "
+                    "has no other; set score.epochs, or leave pathwise_steps out"
+                )
+            return
+        if self.actor_epochs > 1:
+            raise UsageError(
+                "actor_epochs are of pathwise steps, but score steps take their place; set "
+                "score.epochs to 0, or actor_epochs to 1"
+            )
+        refuse_squash(self.actor)
+        if self.noise.kind not in ("auto", "white", "ou"):
+            raise UsageError(
+                f"score needs the density of each action, which {self.noise.kind} noise does "
+                "not give; use white or ou noise"
+            )
 
     def _check_pieces(self, length: int) -> None:
         """Refuse pieces that a window cannot be cut into."""

@@ -98,6 +98,22 @@ def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
     assert torch.stack([g.norm() for _, g in push]).norm().item() == pytest.approx(0.3 * 0.5)
 
 
+def test_the_pathwise_gradient_fades_out():
+    """A window is 61 envs by 5 steps, so that 4 of them are as many steps as it takes."""
+    env = Home(num_envs=61)
+    settings = config(score=score(), pathwise_weight=0.6, pathwise_steps=4 * 61 * HORIZON)
+    reports = list(SHAC(env, settings).updates(6))
+    weights = [report["pathwise_weight"] for report in reports]
+    assert weights == pytest.approx([0.6, 0.45, 0.3, 0.15, 0.0, 0.0])
+    differentiated = ["actor_gradient_norm" in report for report in reports]
+    assert differentiated == [True, True, True, True, False, False]
+
+
+def test_a_policy_is_not_left_without_any_gradient():
+    with pytest.raises(UsageError, match=r"set score\.epochs"):
+        config(pathwise_steps=1000)
+
+
 @pytest.fixture(scope="module")
 def collected() -> tuple[SHAC, Window, Tensor]:
     """Return a trainer that has learned a little (new models and values are flat) and a window."""

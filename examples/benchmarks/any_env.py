@@ -235,6 +235,7 @@ def main() -> None:
         if method in tasks[name].methods
     ]
     missing = [one for one in wanted if not (one[3] / "summary.json").is_file()]
+    failed = []
     if missing and not asked.report_only:
         asked.runs.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(
@@ -242,10 +243,16 @@ def main() -> None:
         ) as pool:
             running = [pool.submit(run, *one) for one in missing]
             for done, future in enumerate(as_completed(running), start=1):
-                print(f"[{done}/{len(missing)}] {future.result()}", flush=True)
+                try:
+                    said = future.result()
+                except SystemExit as failure:  # the others go on
+                    failed.append(said := str(failure))
+                print(f"[{done}/{len(missing)}] {said}", flush=True)
                 report(asked.runs, asked.out, tasks)
     report(asked.runs, asked.out, tasks)
     print(json.dumps({"page": str(asked.out.with_suffix(".md"))}))
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":
