@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import gymnasium
+
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.cli.chained_presets import chained, in_games
 from diffsurrogate.cli.options import CHAINED, Network, TrainOptions
@@ -24,8 +26,7 @@ _NETS: dict[Network, NetConfig] = {
 }
 """Of the policy, but for mlp; that of ppo's one controller hears all (context)."""
 
-ROBOTS = ("mujoco/", "mamujoco/")
-"""Whose agents fall over where noise is large."""
+_ROBOTS = ("mujoco/", "mamujoco/")
 
 
 def baseline(options: TrainOptions) -> TrainOptions:
@@ -43,7 +44,7 @@ def baseline(options: TrainOptions) -> TrainOptions:
     agents = options.agents or 1
     if options.env.startswith("paper/") and agents > 2 and options.network == "mlp":
         return _wider(options, 32 * agents)
-    if options.env.startswith(("gymnasium/", *ROBOTS)):
+    if options.env.startswith(("gymnasium/", *_ROBOTS)):
         return _gymnasium(options)
     return options
 
@@ -94,8 +95,7 @@ def _wider(options: TrainOptions, width: int) -> TrainOptions:
 def _gymnasium(options: TrainOptions) -> TrainOptions:
     """Return few envs, long windows and more passes over them: its steps are slow ones."""
     ppo, sb3 = options.ppo, options.sb3
-    robot = options.env.startswith(ROBOTS)  # there as SHAC++'s preset has it
-    std, lr = (0.5, 5e-4) if robot else (1.0, 1e-3)
+    std, lr = (0.5, 5e-4) if _is_robot(options.env) else (1.0, 1e-3)  # as SHAC++'s preset there
     if options.method == "sb3-ppo":
         sb3 = replace(sb3, horizon=128, epochs=10, batch_size=256, std=std, lr=lr)
     else:
@@ -109,3 +109,9 @@ def _gymnasium(options: TrainOptions) -> TrainOptions:
         total_steps=500_000,
         eval_every=10,
     )
+
+
+def _is_robot(env: str) -> bool:
+    """Return whether an env is one of MuJoCo's, which fall over where noise is large."""
+    known = gymnasium.registry.get(env.removeprefix("gymnasium/"))
+    return env.startswith(_ROBOTS) or "envs.mujoco" in str(known and known.entry_point)
