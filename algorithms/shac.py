@@ -84,7 +84,8 @@ class SHAC(Trainer):
         if self.config.replays and not env.can_replay:
             raise UsageError(
                 "actor_epochs, actor_minibatches and actor_horizon differentiate a window again, "
-                "which needs learned dynamics and reward: SHAC(LearnedDiffWrapper(env), config)"
+                "which needs learned dynamics and reward: SHAC(LearnedDiffWrapper(env), config); "
+                "or leave them at 1, 1 and None"
             )
         device = env.device
         with torch.random.fork_rng(devices=[]):

@@ -55,7 +55,8 @@ class SHACConfig:
     """Weight of the pathwise gradient in score steps, in units of the advantages' deviation."""
     pathwise_steps: int | None = None
     """Env steps over which `pathwise_weight` falls to 0, evenly; None keeps it. Slopes show early
-    where rewards are, and lead astray from the last of them where models err."""
+    where rewards are, and lead astray from the last of them where models err. Models go on
+    learning."""
     choices: Literal["sampled", "all"] = "sampled"
     """Where actions are choices. sampled: a window is differentiated through the choices drawn in
     it (straight-through). all: each agent's choices are weighed by what the models say each would
@@ -117,6 +118,9 @@ class SHACConfig:
         gradient, which over a few steps points where the score's does, and over a whole window
         elsewhere (`examples/results/mixing.md`). A small deviation keeps a robot on its feet, and a
         critic of the latest window alone keeps up with returns that grow a thousandfold.
+
+        Pieces need learned dynamics and reward; for SHAC+ take `replace(mixed(),
+        actor_horizon=None)`.
         """
         return cls(
             actor=ActorConfig(std=0.5, learn_std=True),
@@ -175,6 +179,10 @@ class SHACConfig:
                     "has no other; set score.epochs, or leave pathwise_steps out"
                 )
             return
+        if self.pathwise_steps is not None and self.pathwise_weight == 0:
+            raise UsageError(
+                "pathwise_steps lets pathwise_weight fall to 0, where it is already; leave it out"
+            )
         if self.actor_epochs > 1:
             raise UsageError(
                 "actor_epochs are of pathwise steps, but score steps take their place; set "

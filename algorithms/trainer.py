@@ -123,8 +123,8 @@ class Trainer(ABC):
         """Return what acts on an env, deterministically: `predict`, unless the policy has memory.
 
         Args:
-            env: which what is returned acts on, once per step; a policy with memory forgets where
-                an episode of it begins.
+            env: which what is returned acts on, once per step, and no other env; a policy with
+                memory forgets where an episode of it begins.
         """
         return self.predict
 

@@ -43,7 +43,16 @@ class Critic(nn.Module):
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return the value being learned."""
+        """Return the value being learned.
+
+        Raises:
+            UsageError: the critic has memory.
+        """
+        if self.config.net.memory > 0:
+            raise UsageError(
+                "this critic has memory, so that an observation alone has no value; use unroll or "
+                "values_around"
+            )
         out: Tensor = self.net(self._inputs(obs)).squeeze(-1)
         return out
 

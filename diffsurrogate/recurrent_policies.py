@@ -81,7 +81,11 @@ class RecurrentActor(Actor):
 
 
 class RememberingPolicy:
-    """A policy with memory of the episodes of one env; to be asked once per step of it."""
+    """A policy with memory of the episodes of one env; to be asked once per step of it.
+
+    It knows of episodes that end by the env's `began`; that an env was put back (`set_state`) it
+    does not know.
+    """
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class RememberingPolicy:
         """Act on the env's current observation, (env, agent, obs_dim).
 
         Raises:
-            UsageError: the observation is not of this env.
+            UsageError: the observation is of another shape than this env's.
         """
         env = self.env
         needed = (env.num_envs, env.num_agents, env.obs_dim)

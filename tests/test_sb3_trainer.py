@@ -119,8 +119,11 @@ def test_episodes_are_staggered_and_the_rate_falls_if_asked():
 
 
 def test_the_first_deviation_is_the_one_asked_for():
-    policy = SB3Trainer(dispersion(), settings(std=0.3)).model.model.policy
-    torch.testing.assert_close(policy.log_std.exp(), torch.full((2,), 0.3))
+    """In half boxes: Pendulum's torque is in [-2, 2]."""
+    pendulum = make("gymnasium/Pendulum-v1", num_envs=2)
+    for std, expected in ((0.3, 0.6), (None, 1.0)):
+        policy = SB3Trainer(pendulum, settings(std=std, joint=True)).model.model.policy
+        torch.testing.assert_close(policy.log_std.exp(), torch.tensor([expected]))
 
 
 # --- randomness --------------------------------------------------------------------------------

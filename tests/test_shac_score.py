@@ -112,6 +112,8 @@ def test_the_pathwise_gradient_fades_out():
 def test_a_policy_is_not_left_without_any_gradient():
     with pytest.raises(UsageError, match=r"set score\.epochs"):
         config(pathwise_steps=1000)
+    with pytest.raises(UsageError, match="where it is already"):
+        config(score=score(), pathwise_steps=1000, pathwise_weight=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,9 @@ class SB3Config:
     """Weight of the value function's loss (`vf_coef`)."""
     max_norm: float = 0.5
     """Largest gradient norm."""
-    std: float = 1.0
-    """Initial standard deviation of actions, in their own units (`log_std_init`)."""
+    std: float | None = None
+    """Initial standard deviation of actions in a box, in half boxes; None for Stable-Baselines3's
+    own, which is 1 in the actions' units."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the tanh layers, of the policy and of the value function."""
     joint: bool = True
@@ -52,7 +53,9 @@ class SB3Config:
         require_range(self, "gamma", "lam", low=0.0, high=1.0)
         require_range(self, "epochs", low=1.0)
         require_range(self, "batch_size", low=2.0)
-        require_range(self, "clip_range", "max_norm", "std", low=1e-12)
+        require_range(self, "clip_range", "max_norm", low=1e-12)
+        if self.std is not None:
+            require_range(self, "std", low=1e-12)
         require_range(self, "lr", "entropy_weight", "value_weight", low=0.0)
         if not self.hidden or min(self.hidden) < 1:
             raise UsageError(f"hidden is {self.hidden}; give at least one width of at least 1")

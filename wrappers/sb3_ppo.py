@@ -1,7 +1,6 @@
 """Stable-Baselines3's PPO, a rollout at a time: seeded, saved and resumed as our trainers are."""
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -84,13 +84,15 @@ class SB3PPO:
                 ent_coef=config.entropy_weight,
                 vf_coef=config.value_weight,
                 max_grad_norm=config.max_norm,
-                policy_kwargs={
-                    "net_arch": list(config.hidden),
-                    "log_std_init": math.log(config.std),
-                },
+                policy_kwargs={"net_arch": list(config.hidden)},
                 device="cpu",
             )
         self.model.set_logger(Logger(folder=None, output_formats=[]))
+        box = self.slots.action_space
+        if config.std is not None and isinstance(box, spaces.Box):
+            half = torch.as_tensor((box.high - box.low) / 2).flatten()
+            with torch.no_grad():
+                self.model.policy.log_std.copy_((config.std * half).log())
 
     def improve(self, share_done: float) -> dict[str, float]:
         """Collect a rollout from where the env stands and train on it; return what to log.

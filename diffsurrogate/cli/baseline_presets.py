@@ -95,12 +95,15 @@ def _wider(options: TrainOptions, width: int) -> TrainOptions:
 def _gymnasium(options: TrainOptions) -> TrainOptions:
     """Return few envs, long windows and more passes over them: its steps are slow ones."""
     ppo, sb3 = options.ppo, options.sb3
-    std, lr = (0.5, 5e-4) if _is_robot(options.env) else (1.0, 1e-3)  # as SHAC++'s preset there
+    robot = _is_robot(options.env)
+    lr = 5e-4 if robot else 1e-3
     if options.method == "sb3-ppo":
-        sb3 = replace(sb3, horizon=128, epochs=10, batch_size=256, std=std, lr=lr)
+        sb3 = replace(sb3, horizon=128, epochs=10, batch_size=256, lr=lr)
+        sb3 = replace(sb3, std=0.5) if robot else sb3
     else:
         clip = replace(ppo.clip, epochs=10, batch_size=256, lr=lr)
-        ppo = replace(ppo, horizon=128, actor=replace(ppo.actor, std=std), clip=clip)
+        ppo = replace(ppo, horizon=128, clip=clip)
+        ppo = replace(ppo, actor=replace(ppo.actor, std=0.5)) if robot else ppo
     return replace(
         options,
         ppo=ppo,

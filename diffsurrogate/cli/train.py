@@ -219,15 +219,8 @@ class _Session:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
         self._say("evaluating the trained policy on new episodes, and filming it")
-        policy = self.agent.policy(self.env)
-        seen: list[Tensor] = []
-
-        def watched(obs: Tensor) -> Tensor:
-            seen.append(obs[:_WATCHED])
-            return policy(obs)
-
-        final = self._timed_evaluation(watched, FINAL_SEED)
-        kept, diversity = self._kept(final), self._diversity(torch.stack(seen))
+        final, diversity = self._last_evaluation()
+        kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
         self.folder.write_summary(self._summary(final, kept) | {"diversity": diversity})
         draw_curve(self.history, title, path / "curve.png")
@@ -254,16 +247,20 @@ class _Session:
         policy = trained_policy(self.options, checkpoint, self.env)
         return where | self._timed_evaluation(policy, FINAL_SEED)
 
-    def _diversity(self, obs: Tensor) -> float | None:
-        """Return how differently agents act on what any of them saw; None if that is no question.
+    def _last_evaluation(self) -> tuple[dict[str, float | None], float | None]:
+        """Return it, and how differently agents act on one observation, where that can be said."""
+        policy = self.agent.policy(self.env)
+        alone = self.options.method == "sb3-ppo" or self.agent.env.num_agents == 1
+        if alone or why_not_comparable(self.agent.predictor):
+            return self._timed_evaluation(policy, FINAL_SEED), None
+        seen: list[Tensor] = []
 
-        Args:
-            obs: (time, env, agent, obs_dim).
-        """
-        if self.options.method == "sb3-ppo" or self.agent.env.num_agents == 1:
-            return None
-        actor = self.agent.predictor
-        return None if why_not_comparable(actor) else policy_diversity(actor, obs)
+        def watched(obs: Tensor) -> Tensor:
+            seen.append(obs[:_WATCHED].clone())
+            return policy(obs)
+
+        final = self._timed_evaluation(watched, FINAL_SEED)
+        return final, policy_diversity(self.agent.predictor, torch.stack(seen))
 
     def _film(self, file: Path) -> str:
         """Film the policy; return the file, or why there is none: a run never fails for that."""

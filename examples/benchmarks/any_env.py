@@ -245,8 +245,8 @@ def main() -> None:
             for done, future in enumerate(as_completed(running), start=1):
                 try:
                     said = future.result()
-                except SystemExit as failure:  # the others go on
-                    failed.append(said := str(failure))
+                except (SystemExit, Exception) as failure:  # the others go on
+                    failed.append(said := f"{type(failure).__name__}: {failure}")
                 print(f"[{done}/{len(missing)}] {said}", flush=True)
                 report(asked.runs, asked.out, tasks)
     report(asked.runs, asked.out, tasks)

@@ -1,9 +1,9 @@
 """How far ahead may a learned gradient look? It is compared with the score function's.
 
-The score function's gradient needs no model, and from enough windows it is right, whatever the env.
-The learned one is of a single window already nearly free of noise; what it has instead is bias,
-which grows with the length of the pieces it is carried along. Trains SHAC++, then averages both
-over many windows of a policy that stands still.
+The score function's gradient needs no model of the env, a value function aside (λ = .95), only many
+windows. The learned one is of a single window already nearly free of noise; what it has instead is
+bias, which grows with the length of the pieces it is carried along. Trains SHAC++, then averages
+both over many windows of a policy that stands still.
 
     python examples/benchmarks/pathwise_against_score.py mujoco/HalfCheetah-v5 --total-steps 60000
 """
@@ -33,7 +33,7 @@ class Options:
     total_steps: int = 60_000
     """Of the training before."""
     windows: int = 40
-    """Averaged over, in two halves."""
+    """Averaged over, in two halves: an even number."""
     lengths: tuple[int, ...] = (1, 2, 4, 8, 32)
     """Of the pieces that the learned gradient is carried along; they divide the window."""
     lam: float = 0.95
@@ -44,10 +44,15 @@ class Options:
 def main(options: Options) -> None:
     """Train, compare, print a table."""
     torch.set_num_threads(1)
+    if options.windows < 2 or options.windows % 2:
+        raise SystemExit(f"windows is {options.windows}; give an even number for two halves")
     chosen = read_train(["shac++", options.env, "--seed", str(options.seed)])
     env = training_env(chosen)
     agent = trainer(chosen, env)
     assert isinstance(agent, SHAC)
+    uneven = [n for n in options.lengths if n < 1 or agent.config.horizon % n]
+    if uneven:
+        raise SystemExit(f"lengths {uneven} do not divide the window, {agent.config.horizon} steps")
     agent.learn(options.total_steps, progress_bar=True)
     agent.actor.begin_window(agent.sampler)
     halves: dict[int | str, list[Tensor]] = {}
