@@ -72,14 +72,11 @@ def experience(
         memory: of correlated noise; None for white.
         recurrence: what a policy with memory knew before; None for the others.
     """
-    if recurrence is None:
-        log_prob = actor.log_prob(window.obs, window.action, memory)
-    else:
-        assert isinstance(actor, RecurrentActor)
-        log_prob, _ = actor.judge(window.obs, window.action, recurrence)
+    obs, action = window.obs.detach(), window.action.detach()
+    log_prob, _ = _judge(actor, obs, action, memory, recurrence, entropy=False)
     return Experience(
-        obs=window.obs.detach(),
-        action=window.action.detach(),
+        obs=obs,
+        action=action,
         log_prob=log_prob,
         advantage=advantage,
         memory=memory,
@@ -110,7 +107,14 @@ def clipped_steps(
     reports = []
     for part in past.minibatches(config, generator):
         old, gain = part.log_prob, part.advantage
-        new, entropy = _judge(actor, part, entropy=config.entropy_weight > 0)
+        new, entropy = _judge(
+            actor,
+            part.obs,
+            part.action,
+            part.memory,
+            part.recurrence,
+            entropy=config.entropy_weight > 0,
+        )
         if config.credit == "team":
             gain = gain.mean(-1, keepdim=True).expand_as(gain)
         if config.ratio == "team":
@@ -129,14 +133,22 @@ def clipped_steps(
     return mean_report(reports)
 
 
-def _judge(actor: Actor, part: Experience, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+def _judge(
+    actor: Actor,
+    obs: Tensor,
+    action: Tensor,
+    memory: NoiseMemory | None,
+    recurrence: Recurrence | None,
+    *,
+    entropy: bool,
+) -> tuple[Tensor, Tensor | None]:
     """Return log-densities of actions and, if asked, the policy's entropies, both (*any, agent)."""
-    if part.recurrence is not None:
+    if recurrence is not None:
         assert isinstance(actor, RecurrentActor)
-        log_prob, spread = actor.judge(part.obs, part.action, part.recurrence)
+        log_prob, spread = actor.judge(obs, action, recurrence)
         return log_prob, spread if entropy else None
-    log_prob = actor.log_prob(part.obs, part.action, part.memory)
-    return log_prob, actor.entropy(part.obs, part.action) if entropy else None
+    log_prob = actor.log_prob(obs, action, memory)
+    return log_prob, actor.entropy(obs, action) if entropy else None
 
 
 def step_report(

@@ -193,7 +193,7 @@ class SHAC(Trainer):
         window = collect(NoisyPolicy(self.actor, noise), config.horizon)
         if config.scale_rewards:
             self.scale.update(window.reward.detach(), window.ended)
-        target = self._value_targets(window)
+        target = self.value_targets(window)
         if climbs:
             report = self._climb(window, noise, target, memory)
         elif config.replays:
@@ -290,7 +290,8 @@ class SHAC(Trainer):
         return [(p, scale * g) for p, g in pairs], report
 
     @torch.no_grad()
-    def _value_targets(self, window: Window) -> Tensor:
+    def value_targets(self, window: Window) -> Tensor:
+        """Return what the critic is to learn: TD(λ) of scaled rewards, (time, env, agent)."""
         return td_lambda(
             window.reward / self.scale.scale,
             self.critic.target(window.next_obs),

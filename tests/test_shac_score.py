@@ -74,7 +74,7 @@ def test_the_pathwise_gradient_is_a_part_of_every_step():
         agent.env.stagger(agent.sampler)
         noise = agent.noise.draw(HORIZON)
         window = agent.env.rollout(NoisyPolicy(agent.actor, noise), HORIZON)
-        advantage = agent._value_targets(window) - agent.critic.target(window.obs)
+        advantage = agent.value_targets(window) - agent.critic.target(window.obs)
         deviation = advantage.sum(-1).std()
         grads = torch.autograd.grad(agent.return_loss(window), list(agent.actor.parameters()))
         return [grad / deviation for grad in grads]

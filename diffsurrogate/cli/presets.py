@@ -146,10 +146,11 @@ def _sized(options: TrainOptions) -> TrainOptions:
 
 def _foreign(options: TrainOptions) -> TrainOptions:
     """Return what learns from few steps, with `SHACConfig.mixed`."""
-    usual, mixed = vars(SHACConfig()), vars(SHACConfig.mixed())
-    actor = replace(options.shac.actor, std=mixed["actor"].std, learn_std=mixed["actor"].learn_std)
-    changed = {k: v for k, v in mixed.items() if v != usual[k]}
-    shac = replace(options.shac, **(changed | {"actor": actor}))
+    usual, mixed = SHACConfig(), SHACConfig.mixed()
+    changed = {k: v for k, v in vars(mixed).items() if v != getattr(usual, k)}
+    std, learn_std = mixed.actor.std, mixed.actor.learn_std
+    changed["actor"] = replace(options.shac.actor, std=std, learn_std=learn_std)  # its own network
+    shac = replace(options.shac, **changed)
     surrogates = replace(options.surrogates, termination=True)
     return replace(
         options,

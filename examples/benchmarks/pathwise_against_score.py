@@ -8,7 +8,7 @@ both over many windows of a policy that stands still.
     python examples/benchmarks/pathwise_against_score.py mujoco/HalfCheetah-v5 --total-steps 60000
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import tyro
@@ -18,10 +18,8 @@ from torch.nn.functional import cosine_similarity
 from diffsurrogate import SHAC
 from diffsurrogate.cli.build import trainer, training_env
 from diffsurrogate.cli.presets import read_train
-from diffsurrogate.losses import lambda_actor_loss
 from diffsurrogate.minibatches import minibatches
 from diffsurrogate.policies import NoisyPolicy
-from diffsurrogate.returns import td_lambda
 from diffsurrogate.window import Window
 
 
@@ -54,6 +52,7 @@ def main(options: Options) -> None:
     if uneven:
         raise SystemExit(f"lengths {uneven} do not divide the window, {agent.config.horizon} steps")
     agent.learn(options.total_steps, progress_bar=True)
+    agent.config = replace(agent.config, actor_lam=options.lam)
     agent.actor.begin_window(agent.sampler)
     halves: dict[int | str, list[Tensor]] = {}
     for number in range(options.windows):
@@ -61,7 +60,7 @@ def main(options: Options) -> None:
         window = env.collect(NoisyPolicy(agent.actor, noise), agent.config.horizon)
         found: dict[int | str, Tensor] = {"score": score_gradient(agent, window)}
         for length in options.lengths:
-            found[length] = pathwise_gradient(agent, window, noise, length, options.lam)
+            found[length] = pathwise_gradient(agent, window, noise, length)
         for name, gradient in found.items():
             sums = halves.setdefault(name, [torch.zeros_like(gradient) for _ in range(2)])
             sums[number % 2] += gradient / options.windows
@@ -71,37 +70,18 @@ def main(options: Options) -> None:
 def score_gradient(agent: SHAC, window: Window) -> Tensor:
     """Return the descent direction of advantages weighed by log-densities, flat."""
     with torch.no_grad():
-        target = td_lambda(
-            window.reward / agent.scale.scale,
-            agent.critic.target(window.next_obs),
-            window.terminated,
-            window.truncated,
-            gamma=agent.config.gamma,
-            lam=agent.config.lam,
-        )
-        advantage = (target - agent.critic.target(window.obs)).mean(-1, keepdim=True)
+        advantage = agent.value_targets(window) - agent.critic.target(window.obs)
+        advantage = advantage.mean(-1, keepdim=True)
     density = agent.actor.log_prob(window.obs, window.action)
     return flat_gradient(agent, -((advantage - advantage.mean()) * density).sum(-1).mean())
 
 
-def pathwise_gradient(
-    agent: SHAC, window: Window, noise: Tensor, length: int, lam: float
-) -> Tensor:
+def pathwise_gradient(agent: SHAC, window: Window, noise: Tensor, length: int) -> Tensor:
     """Return the descent direction of modelled returns of the window's pieces, flat."""
     pieces = minibatches(window, noise, length=length, count=1, generator=agent.sampler)
     ((part, drawn),) = pieces
     part = agent.env.differentiate(part, NoisyPolicy(agent.actor, drawn))
-    assert part.value_obs is not None
-    loss = lambda_actor_loss(
-        part.reward / agent.scale.scale,
-        agent.critic.target(part.value_obs),
-        part.terminated,
-        part.truncated,
-        gamma=agent.config.gamma,
-        lam=lam,
-        continuation=part.continuation,
-    )
-    return flat_gradient(agent, loss)
+    return flat_gradient(agent, agent.return_loss(part))
 
 
 def flat_gradient(agent: SHAC, loss: Tensor) -> Tensor:
