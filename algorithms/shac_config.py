@@ -117,12 +117,15 @@ class SHACConfig:
         Their rewards are of any size, states end their episodes, and contacts multiply a pathwise
         gradient, which over a few steps points where the score's does, and over a whole window
         elsewhere (`examples/results/mixing.md`). A small deviation keeps a robot on its feet, and a
-        critic of the latest window alone keeps up with returns that grow a thousandfold.
+        critic of the latest window alone keeps up with returns that grow a thousandfold. Windows
+        are long, to be those of few envs: 16, say.
 
         Pieces need learned dynamics and reward; for SHAC+ take `replace(mixed(),
         actor_horizon=None)`.
         """
         return cls(
+            horizon=128,
+            gamma=0.995,
             actor=ActorConfig(std=0.5, learn_std=True),
             noise=NoiseConfig(kind="white"),
             score=ClipConfig(epochs=10, batch_size=256, lr=5e-4, credit="team", target_kl=0.03),

@@ -36,6 +36,8 @@ def test_defaults_are_the_papers(method, conditioning, scheme, compound, peer):
     robot = preset(method, "mamujoco/HalfCheetah-6x1")
     clip = robot.bppo.clip
     assert (robot.num_envs, robot.bppo.horizon, clip.epochs, clip.lr) == (40, 100, 5, 3e-4)
+    same = preset("mappo", "mamujoco/HalfCheetah-6x1").ppo.actor.std
+    assert robot.bppo.actor.std == same < 1
     assert TrainOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
 
 

@@ -13,12 +13,15 @@ SomeConfig = TypeVar("SomeConfig", bound=PPOConfig)
 
 
 def chained(options: TrainOptions) -> TrainOptions:
-    """Return the defaults of BPPO and its relatives; on MaMuJoCo those of its paper (table 6)."""
+    """Return the defaults of BPPO and its relatives; on MaMuJoCo those of its paper (table 6).
+
+    The deviation at the start, which the paper does not give, is that of the other kinds of PPO.
+    """
     kind = {"bppo": BPPOConfig, "armappo": ARMAPPOConfig, "happo": HAPPOConfig}[options.method]
     config = as_plain(BPPOConfig, kind())
     if not options.env.startswith("mamujoco/"):
         return replace(options, bppo=config)
-    config = replace(config, horizon=100)
+    config = replace(config, horizon=100, actor=replace(config.actor, std=0.5))
     return replace(options, bppo=config, num_envs=40, total_steps=10_000_000, eval_every=25)
 
 

@@ -156,7 +156,7 @@ def _foreign(options: TrainOptions) -> TrainOptions:
         options,
         shac=shac,
         surrogates=surrogates,
-        num_envs=64,
+        num_envs=16,
         total_steps=500_000,
         eval_every=10,
     )

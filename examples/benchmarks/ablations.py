@@ -36,6 +36,7 @@ TASKS = {
     "dispersion 3": (("paper/dispersion", "--agents", "3"), 60),
     "transport 1": (("paper/transport", "--agents", "1"), 90),
     "discovery 1": (("paper/discovery", "--agents", "1"), 45),
+    "sampling 3": (("paper/sampling", "--agents", "3"), 60),
 }
 """Env, agents, and the CPU-seconds a run may take."""
 
@@ -50,6 +51,19 @@ PATHWISE = " ".join(
 )
 """The pathwise gradient alone, with the package's defaults (`SHACConfig`)."""
 
+OWN = "--shac.actor.net.architecture separate"
+POLICIES = {
+    "shared Transformer": "--network transformer",
+    "shared MLP": "--network shared",
+    "shared MLP with identities": "--network shared-id",
+    "linear hypernetwork": "--network hyper-linear",
+    "MLP hypernetwork": "--network hyper-mlp",
+    "one network for all agents together": "",
+    "a network of each agent's own": OWN,
+    "own networks, autoregressive": f"{OWN} --shac.actor.order listed",
+    "own networks, autoregressive, random order": f"{OWN} --shac.actor.order random",
+}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -62,11 +76,12 @@ class Row:
     """Of `diffsurrogate train`, after those of the task."""
     warm_steps: int = 0
     """Env steps of PPO on the wrapped env before, which the models learn from."""
+    method: str = "shac++"
 
     @property
     def arguments(self) -> list[str]:
         """What follows `diffsurrogate train`."""
-        return ["shac++", *TASKS[self.task][0], *shlex.split(self.options)]
+        return [self.method, *TASKS[self.task][0], *shlex.split(self.options)]
 
     @property
     def key(self) -> str:
@@ -133,6 +148,13 @@ def rows() -> Iterator[Row]:
         }.items():
             yield Row("default recipe", task, name, chosen)
         yield Row("default recipe", task, "models warmed up by PPO", warm_steps=200_000)
+    for method, task in {
+        "shac++": "dispersion 3",
+        "shac+": "dispersion 3",
+        "shac": "sampling 3",  # Dispersion counts: its reward has no gradient
+    }.items():
+        for name, chosen in POLICIES.items():
+            yield Row(f"policy of {method}", task, name, chosen, method=method)
 
 
 def train(row: Row, seed: int) -> dict[str, Any]:

@@ -51,13 +51,14 @@ class Task:
         return [name for name in COLOURS if name != "sac" or not self.choices]
 
 
+_LONG = ("--eval-every", "20")  # 64 episodes of up to 1000 steps are no trifle
 TASKS = {
     "pendulum": Task("gymnasium/Pendulum-v1", 25),
     "cartpole": Task("gymnasium/CartPole-v1", 10, choices=True),
-    "halfcheetah": Task("mujoco/HalfCheetah-v5", 75),
-    "hopper": Task("mujoco/Hopper-v5", 90),
+    "halfcheetah": Task("mujoco/HalfCheetah-v5", 75, _LONG),
+    "hopper": Task("mujoco/Hopper-v5", 90, _LONG),
     "spread": Task("mpe2/simple_spread_v3", 60, ("--eval-steps", "25"), choices=True),
-    "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 90),
+    "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 90, _LONG),
 }
 
 
