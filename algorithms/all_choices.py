@@ -53,4 +53,7 @@ def all_choices_loss(
         value = reward / reward_unit + gamma * goes_on.unsqueeze(-1) * critic.target(after)
         worth = value.mean(-1).permute(2, 0, 1)  # (batch, agent, choice)
     chances = actor(obs).softmax(-1)
-    return -(chances * worth).sum((1, 2)).mean()
+    gain = (chances * worth).sum(-1)
+    if window.present is not None:
+        gain = gain.where(window.present.flatten(0, 1), 0.0)
+    return -gain.sum(-1).mean()

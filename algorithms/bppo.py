@@ -32,7 +32,9 @@ class Past:
     log_prob: Tensor
     """(step, agent) of the policy that acted."""
     gain: Tensor
-    """(step, agent): advantages, normalised for each agent if asked."""
+    """(step, agent): advantages, normalised for each agent if asked; 0 of who is not there."""
+    present: Tensor
+    """(step, agent) bool: who is there to act."""
 
     def at(self, chosen: Tensor) -> "Past":
         """Return rows of the first axis."""
@@ -75,15 +77,20 @@ class BPPO(PPO):
         gain = advantage.flatten(0, 1)
         if self.config.clip.credit == "team":
             gain = gain.mean(-1, keepdim=True).expand_as(gain)
+        there = torch.ones_like(gain, dtype=torch.bool)
+        if window.present is not None:
+            there = window.present.flatten(0, 1)
         if self.config.clip.normalise:
-            gain = (gain - gain.mean(0)) / (gain.std(0, unbiased=False) + 1e-5)
+            error = gain - gain.where(there, torch.nan).nanmean(0)
+            gain = error / (error.where(there, torch.nan).square().nanmean(0).sqrt() + 1e-5)
         obs, action = window.obs.flatten(0, 1), window.action.flatten(0, 1)
         return Past(
             obs=obs,
             action=action,
             noise=noise.flatten(0, 1),
             log_prob=self.actor.log_prob(obs, action),
-            gain=gain,
+            gain=gain.where(there, 0.0),
+            present=there,
         )
 
     def _turns(self) -> list[int]:
@@ -116,7 +123,7 @@ class BPPO(PPO):
             seen = actor.seen(part.action).detach().requires_grad_(self.config.peer)
             outs = [actor.output(agent, part.obs, seen) for agent in agents]
             new = [actor.log_prob_of(agent, outs[agent], part.action) for agent in agents]
-            log_ratio = torch.stack(new, -1) - part.log_prob
+            log_ratio = (torch.stack(new, -1) - part.log_prob).where(part.present, 0.0)
             ratio = torch.ones_like(log_ratio)
             slope = torch.zeros_like(part.action)
             if self.config.compound:
@@ -150,8 +157,8 @@ class BPPO(PPO):
             clip_range=self.config.clip.clip_range,
         )
         if self.config.clip.entropy_weight > 0:
-            entropy = self.actor.entropy_of(agent, out).mean()
-            loss = loss - self.config.clip.entropy_weight * entropy
+            entropy = self.actor.entropy_of(agent, out).where(part.present[:, agent], 0.0)
+            loss = loss - self.config.clip.entropy_weight * entropy.mean()
         return loss, new
 
 
@@ -176,6 +183,6 @@ def peer_feedback(actor: AutoregressiveActor, agent: int, past: Past) -> tuple[T
     """
     seen = actor.seen(past.action).detach().requires_grad_()
     new = actor.log_prob_of(agent, actor.output(agent, past.obs, seen), past.action)
-    change = new - past.log_prob[:, agent]
+    change = (new - past.log_prob[:, agent]).where(past.present[:, agent], 0.0)
     (slope,) = torch.autograd.grad(change.sum(), seen, allow_unused=True)
     return change.detach(), torch.zeros_like(seen) if slope is None else slope

@@ -33,6 +33,8 @@ class Experience:
     """(time, env, agent) of the policy that acted."""
     advantage: Tensor
     """(time, env, agent)"""
+    present: Tensor | None = None
+    """(time, env, agent) bool: who was there to act; None where all always were."""
     memory: NoiseMemory | None = None
     """Of correlated noise; None for white."""
     recurrence: Recurrence | None = None
@@ -42,6 +44,8 @@ class Experience:
         """Yield random parts: single steps, or the whole window of some envs if there is memory."""
         names = ("obs", "action", "log_prob", "advantage")
         values = {name: getattr(self, name) for name in names}
+        if self.present is not None:
+            values["present"] = self.present
         horizon, num_envs = self.log_prob.shape[:2]
         if self.recurrence is not None:
             for envs in shuffled(num_envs, config, generator, steps=horizon):
@@ -79,6 +83,7 @@ def experience(
         action=action,
         log_prob=log_prob,
         advantage=advantage,
+        present=window.present,
         memory=memory,
         recurrence=recurrence,
     )
@@ -117,8 +122,15 @@ def clipped_steps(
         )
         if config.credit == "team":
             gain = gain.mean(-1, keepdim=True).expand_as(gain)
+        there = part.present
         if config.ratio == "team":
+            if there is not None:  # what the others were said to do changed nothing
+                old, new = old.where(there, 0.0), new.where(there, 0.0)
+                entropy = None if entropy is None else entropy.where(there, 0.0)
             old, new, gain = old.sum(-1), new.sum(-1), gain.mean(-1)
+        elif there is not None:
+            old, new, gain = old[there], new[there], gain[there]
+            entropy = None if entropy is None else entropy[there]
         if config.normalise and gain.numel() > 1:
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
         loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)

@@ -169,7 +169,7 @@ class SHAC(Trainer):
         if self.config.box_weight > 0 and not boxed:
             one = torch.ones_like(self.actor.box_half)
             if self.config.box_on == "means":
-                action = self.actor(window.obs.detach())
+                action = window.acting(self.actor(window.obs.detach()))
             else:
                 action = self.actor.in_half_boxes(window.action)
             loss = loss + self.config.box_weight * box_penalty(action, -one, one)

@@ -17,7 +17,8 @@ from diffsurrogate.actions import expect_action
 from diffsurrogate.choices import straight_choice
 from diffsurrogate.columns import check_columns, open_now
 from diffsurrogate.errors import UsageError
-from diffsurrogate.window import Window, WindowPolicy
+from diffsurrogate.step_checks import StepChecks
+from diffsurrogate.window import Window, WindowPolicy, present_in
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
@@ -112,6 +113,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.max_horizon: int | None = None
         """Longest window whose gradient the env can give; None for any."""
         self._current: Tensor | None = None
+        self._step_checks = StepChecks(type(self).__name__, num_envs, self.agents, self.obs_dim)
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
         self._began = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
@@ -136,6 +138,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def began(self) -> Tensor:
         """(env,) bool: `current_obs` is the first of its episode, and memory of others is void."""
         return self._began
+
+    @property
+    def present(self) -> Tensor | None:
+        """(env, agent) bool: who is there to act on `current_obs`; None where all are."""
+        return None
 
     # --- what a simulator must provide -------------------------------------------------------
 
@@ -210,7 +217,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             act_dim=self.act_dim,
             discrete=self.discrete_actions,
         )
-        self._current = self._reset_all(seed)
+        self._current = self._step_checks.reset(self._reset_all, seed)
         self._steps = torch.zeros_like(self._steps)
         self._began = torch.ones_like(self._began)
         return self._current, {}
@@ -227,25 +234,24 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             reset, and `_final_obs` (env,), True where there was one.
 
         Raises:
-            UsageError: the action has a wrong shape or dtype or is not finite, or the env was
-                never reset.
+            UsageError: the action, or what the simulator returns, has a wrong shape or dtype or is
+                not finite; or the env was never reset.
         """
         _ = self.current_obs
         self.check_action(actions)
-        if self.discrete_actions:
-            action = self._chosen(actions)
-        else:
-            action = clamp_to_box(actions, self.action_low, self.action_high)
-        next_obs, reward, terminated = self._advance(action)
-        self._steps = self._steps + 1
-        truncated = self._cut_short()
+        box = self.action_low, self.action_high
+        action = self._chosen(actions) if self.discrete_actions else clamp_to_box(actions, *box)
+        steps = self._steps + 1
+        next_obs, reward, terminated = self._step_checks.step(self._advance, action, steps)
+        self._steps = steps
+        truncated = self._step_checks.cut(self._cut_short, steps)
         if self.max_steps is not None:
-            truncated = truncated | (self._steps >= self.max_steps)
-        ended = terminated | truncated
-        obs = next_obs
+            truncated = truncated | (steps >= self.max_steps)
+        ended, obs = terminated | truncated, next_obs
         if bool(ended.any()):
-            obs = self._reset_where(ended)
-            self._steps = torch.where(ended, 0, self._steps)
+            obs = self._step_checks.reset(self._reset_where, ended, steps)
+            self._steps = torch.where(ended, 0, steps)
+        self._step_checks.finite(steps, next_obs, reward, obs)
         self._current, self._began = obs, ended
         return obs, reward, terminated, truncated, {"final_obs": next_obs, "_final_obs": ended}
 
@@ -289,8 +295,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         check_horizon(horizon)
         rows: list[tuple[Tensor, ...]] = []
+        present: list[Tensor | None] = []
         for _ in range(horizon):
             obs = self.current_obs
+            present.append(self.present)
             action = self.open_action(policy(obs))
             _, reward, terminated, truncated, info = self.step(action)
             rows.append((obs, action, reward, info["final_obs"], terminated, truncated))
@@ -304,6 +312,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             next_obs=next_obs,
             terminated=terminated,
             truncated=truncated,
+            present=present_in(present, reward),
         )
 
     @property

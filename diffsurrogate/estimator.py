@@ -79,6 +79,7 @@ class Chain:
         if self.config.loop == "closed":
             return self._replay_stepwise(values, lambda obs, t: policy.at(obs, t))
         actions = straight_through(values.action, policy.at(values.obs, slice(None)))
+        actions = values.acting(actions)
         if isinstance(self.surrogates.dynamics, ActionWorldModel):
             return self._replay_at_once(values, actions)
         return self._replay_stepwise(values, lambda _, t: actions[t])
@@ -93,7 +94,7 @@ class Chain:
             obs = values.obs[t]
             if self.config.loop == "closed":
                 obs = straight_through(obs, before)
-            action = straight_through(values.action[t], act(obs, t))
+            action = values.acting(straight_through(values.action[t], act(obs, t)), t)
             predicted = self.predict(action, values.next_obs[t])
             final = straight_through(values.next_obs[t], predicted)
             carried = self.anchored(values.next_obs[t], predicted, predicted)

@@ -6,7 +6,7 @@ lets gradients through only where the env declares them.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from diffsurrogate.choices import one_hot_of
 from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
+from diffsurrogate.step_checks import Fault, reason
 
 TorchState = dict[str, Tensor]
 """The state of every env: named tensors whose first axis is env, of any dtype."""
@@ -115,7 +116,7 @@ class TorchEnv(MultiAgentVectorEnv):
         self.discrete_actions = choices or type(self).discrete_actions
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._state: TorchState = {}
-        self._checked: set[str] = set()
+        self._looked_at: set[str] = set()
 
     # --- what the author of an env writes ------------------------------------------------------
 
@@ -160,13 +161,13 @@ class TorchEnv(MultiAgentVectorEnv):
         if self.discrete_actions:
             action = one_hot_of(action)
         with self._gradient("dynamics"):
-            self._state = self.advance(state, action)
+            self._state = self._call("advance", state, action)
         self._check_state("advance", self._state, like=state)
         with self._gradient("reward"):
-            reward = self.reward(state, action, self._state)
+            reward = self._call("reward", state, action, self._state)
         self._check("reward", reward, (self.num_envs, self.num_agents), torch.float32)
         with torch.no_grad():
-            terminated = self.terminated(self._state)
+            terminated = self._call("terminated", self._state)
         self._check("terminated", terminated, (self.num_envs,), torch.bool)
         return self._observe(), reward, terminated
 
@@ -209,53 +210,56 @@ class TorchEnv(MultiAgentVectorEnv):
 
     def _spawn(self) -> TorchState:
         with torch.no_grad():
-            state = self.spawn(self.num_envs, self._generator)
+            state = self._call("spawn", self.num_envs, self._generator)
         self._check_state("spawn", state, like=None)
         return state
 
     def _observe(self) -> Tensor:
         with self._gradient("dynamics"):
-            obs = self.observe(self._state)
+            obs = self._call("observe", self._state)
         self._check("observe", obs, (self.num_envs, self.num_agents, self.obs_dim), torch.float32)
         return obs
 
     def _gradient(self, name: str) -> torch.set_grad_enabled:
         return torch.set_grad_enabled(torch.is_grad_enabled() and name in self.gradients)
 
-    # --- checks, once per function ---------------------------------------------------------------
+    # --- checks; the base class says when, and looks at the numbers ------------------------------
+
+    def _call(self, method: str, *given: Any) -> Any:
+        try:
+            return getattr(self, method)(*given)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise Fault(f"{type(self).__name__}.{method} raised {reason(error)}") from error
 
     def _check(self, method: str, got: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        if method in self._checked:
+        if isinstance(got, Tensor) and got.shape == shape and got.dtype == dtype:
             return
         call = f"{type(self).__name__}.{method}"
         if not isinstance(got, Tensor):
-            raise UsageError(f"{call} returned a {type(got).__name__}; a torch.Tensor is needed")
+            raise Fault(f"{call} returned a {type(got).__name__}; a torch.Tensor is needed")
         if tuple(got.shape) != shape:
             axes = "(" + ", ".join(("env", "agent", "obs_dim")[: len(shape)]) + ")"
-            raise UsageError(
+            raise Fault(
                 f"{call} returned shape {tuple(got.shape)}; {axes} = {shape} is needed"
                 + ("; for one agent, add an axis with unsqueeze(1)" if method == "reward" else "")
             )
-        if got.dtype != dtype:
-            raise UsageError(f"{call} returned dtype {got.dtype}; {dtype} is needed")
-        self._check_finite(call, got)
-        self._checked.add(method)
+        raise Fault(f"{call} returned dtype {got.dtype}; {dtype} is needed")
 
     def _check_state(self, method: str, got: object, like: TorchState | None) -> None:
-        if method in self._checked:
-            return
         call = f"{type(self).__name__}.{method}"
         if not isinstance(got, dict) or not got:
             given = "an empty dict" if got == {} else f"a {type(got).__name__}"
-            raise UsageError(f"{call} returned {given}; a dict of named tensors is needed")
+            raise Fault(f"{call} returned {given}; a dict of named tensors is needed")
         if like is not None and got.keys() != like.keys():
-            raise UsageError(f"{call} returned the keys {list(got)}; {list(like)} are needed")
+            raise Fault(f"{call} returned the keys {list(got)}; {list(like)} are needed")
         for name, value in got.items():
             part = f"{call}['{name}']"
             if not isinstance(value, Tensor):
-                raise UsageError(f"{part} is a {type(value).__name__}; a torch.Tensor is needed")
+                raise Fault(f"{part} is a {type(value).__name__}; a torch.Tensor is needed")
             if value.dim() < 1 or len(value) != self.num_envs:
-                raise UsageError(
+                raise Fault(
                     f"{part} has shape {tuple(value.shape)}; the first axis must be "
                     f"env = {self.num_envs}"
                 )
@@ -263,15 +267,11 @@ class TorchEnv(MultiAgentVectorEnv):
                 like[name].shape,
                 like[name].dtype,
             ):
-                raise UsageError(
+                raise Fault(
                     f"{part} is {tuple(value.shape)} {value.dtype}; as spawned, it must stay "
                     f"{tuple(like[name].shape)} {like[name].dtype}"
                 )
-            self._check_finite(part, value)
-        self._checked.add(method)
-
-    @staticmethod
-    def _check_finite(what: str, value: Tensor) -> None:
-        if not bool(torch.isfinite(value).all()):
-            where = (~torch.isfinite(value)).nonzero()[0].tolist()
-            raise UsageError(f"{what} is not finite at {where}; finite numbers are needed")
+            if method not in self._looked_at and not bool(torch.isfinite(value).all()):
+                where = (~torch.isfinite(value)).nonzero()[0].tolist()
+                raise Fault(f"{part} is not finite at {where}; finite numbers are needed")
+        self._looked_at.add(method)  # later, what agents see of it tells

@@ -37,6 +37,9 @@ class Window:
     """(time, env) bool: the episode ended by state; there is no future."""
     truncated: Tensor
     """(time, env) bool: the episode was cut; the future exists but is not seen."""
+    present: Tensor | None = None
+    """(time, env, agent) bool: who was there to act; None where all always are. What is given as
+    the action of the others changes nothing, and no policy learns from it."""
     value_obs: Tensor | None = None
     """(time, env, agent, obs_dim) where the actor's value is taken, if not at `next_obs`."""
     continuation: Tensor | None = None
@@ -52,6 +55,12 @@ class Window:
         """(time, env) bool: the env was reset after this step."""
         return self.terminated | self.truncated
 
+    def acting(self, action: Tensor, step: int | slice = slice(None)) -> Tensor:
+        """Return actions `(*any, agent, act_dim)` of a step or all, without gradient of absent."""
+        if self.present is None:
+            return action
+        return torch.where(self.present[step].unsqueeze(-1), action, action.detach())
+
     def detach(self) -> "Window":
         """Return the same numbers without any graph."""
         return self.each(lambda tensor: tensor.detach())
@@ -64,3 +73,11 @@ class Window:
         """Return the window with every tensor it has changed, such as to some of its envs."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
+
+
+def present_in(steps: list[Tensor | None], like: Tensor) -> Tensor | None:
+    """Return who was there in each step, (time, env, agent) as `like`; None where all always."""
+    if all(step is None for step in steps):
+        return None
+    everyone = torch.ones_like(like[0], dtype=torch.bool)
+    return torch.stack([everyone if step is None else step for step in steps])

@@ -66,6 +66,7 @@ def test_feedback_is_the_slope_of_the_ratio_of_all_who_act_later(order):
         noise=action,
         log_prob=draw(11, AGENTS, seed=3).double(),
         gain=torch.zeros(11, AGENTS),
+        present=torch.ones(11, AGENTS, dtype=torch.bool),
     )
     changes, slopes = zip(*(peer_feedback(actor, agent, past) for agent in later), strict=True)
     ratio = sum(changes).exp()
@@ -108,6 +109,7 @@ def two_agents(**more: Any) -> tuple[BPPO, Past]:
         noise=draw(5, 2, 3, seed=4),
         log_prob=torch.full((5, 2), 1 / 3).log(),
         gain=torch.tensor([[1.0, 2.0], [-1.5, 0.5], [0.7, -0.3], [-2.0, 1.0], [0.1, 0.2]]),
+        present=torch.ones(5, 2, dtype=torch.bool),
     )
     return agent, past
 
@@ -195,6 +197,7 @@ def test_an_agents_steps_leave_the_others_alone():
         noise=draw(28, AGENTS, 2, seed=3),
         log_prob=draw(28, AGENTS, seed=4),
         gain=draw(28, AGENTS, seed=5),
+        present=torch.ones(28, AGENTS, dtype=torch.bool),
     )
     before = {name: p.detach().clone() for name, p in agent.actor.named_parameters()}
     list(agent._alone(1, past, torch.ones(28), draw(28, 2, seed=6)))

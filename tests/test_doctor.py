@@ -1,12 +1,17 @@
 """The doctor says of envs with known virtues and faults what is so, and shows it."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from doors import Doors
-from home import AGENTS, OBS, Home
+from home import AGENTS, ENVS, OBS, Home
+from matplotlib import pyplot as plt
 from torch import Tensor
 
 from diffsurrogate.__main__ import main
+from diffsurrogate.cli import doctor_page
 from diffsurrogate.cli.diagnosis import Diagnosis, diagnose
 from diffsurrogate.cli.doctor import Verdict, describe, judge
 from diffsurrogate.env import MultiAgentVectorEnv
@@ -124,6 +129,163 @@ def test_an_env_that_does_not_reset_is_at_fault():
     found, verdict = examined(Stuck())
     assert found.conduct.not_reset > 0
     assert any("must start anew" in fault for fault in verdict.faults)
+
+
+class NotANumber(Home):
+    """Steps by itself, past the checks of the base class; far outside a reward is NaN."""
+
+    def step(self, actions: Tensor):
+        obs, reward, terminated, truncated, info = super().step(actions)
+        far = info["final_obs"][..., 0].abs() > 1
+        return obs, reward.masked_fill(far, torch.nan), terminated, truncated, info
+
+
+def test_an_env_at_fault_is_never_judged_good():
+    found, verdict = examined(NotANumber())
+    assert found.conduct.not_finite > 0
+    assert found.conduct.repeats  # NaN where it was NaN before
+    assert torch.tensor(found.experience.reward_mean).isfinite()
+    assert any("NaN or infinite" in fault for fault in verdict.faults)
+    assert verdict.chance == "poor"
+    assert "nothing speaks against it" not in verdict.findings
+    assert verdict.advice == ("mend the FAULT first",)
+
+
+def test_an_env_that_is_refused_while_it_runs_is_at_fault(capsys, tmp_path):
+    class Breaks(Home):
+        def reward(self, state, action, next_state) -> Tensor:
+            far = next_state["x"][..., 0].abs() > 1
+            return super().reward(state, action, next_state).masked_fill(far, torch.nan)
+
+    register_env("breaks", lambda name, num_envs, **_: Breaks(num_envs=num_envs))
+    assert main(["doctor", "breaks/x", "--num-envs", "5", "--out", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"FAULT: Breaks: the reward of env \d at step \d .* is not finite", text)
+    assert "SHAC++ here: poor" in text
+    assert (tmp_path / "doctor.txt").read_text() in text
+
+
+def test_a_reset_that_cannot_be_seen_is_no_fault():
+    """Both agents always see 1; every episode is one step long, which is its time limit too."""
+    found, verdict = examined(make("games/climbing", num_envs=7))
+    assert found.conduct.ends > 0
+    assert found.conduct.not_reset == 0
+    assert verdict.faults == ()
+    assert (found.experience.terminated, found.experience.truncated) == (TRANSITIONS, 0)
+    text = describe(found, verdict)
+    assert "by state, 0 by a time limit; autoreset: cannot be told" in text
+    assert "nothing to tell: no entry changes" in text
+
+
+def test_a_start_that_happens_to_be_the_last_observation_is_no_fault():
+    """Of three places, one in three starts is where the last episode ended."""
+
+    class Few(Home):
+        def observe(self, state) -> Tensor:
+            place = (1.5 * state["x"][:, :1, :1]).round().clamp(-1, 1)
+            return place.expand(-1, AGENTS, OBS).clone()
+
+    found, verdict = examined(Few())
+    assert found.conduct.ends > 50
+    assert found.conduct.not_reset == 0
+    assert verdict.faults == ()
+
+
+class Long(Home):
+    """A time limit that 128 steps do not reach."""
+
+    def __init__(self, max_steps: int | None = 200) -> None:
+        super().__init__()
+        self.max_steps = max_steps
+
+
+def test_ends_are_seen_though_the_time_limit_is_not_reached():
+    found, verdict = examined(Long())
+    assert 0 < found.experience.truncated <= ENVS
+    text = describe(found, verdict)
+    assert f"0 by state, {found.experience.truncated} by a time limit; autoreset: the next" in text
+
+
+@pytest.mark.parametrize(
+    ("limit", "advice"), [(None, "8960 may show some"), (10**6, "7000000 shows some")]
+)
+def test_where_no_end_was_seen_the_text_says_how_to_see_one(limit, advice):
+    text = describe(*examined(Long(limit)))
+    assert "none seen in 128 steps of each copy, so that autoreset was not tried" in text
+    assert advice in text
+
+
+def test_slopes_are_followed_within_episodes_only(healthy):
+    """Of eight steps: what follows a reset depends on nothing before it."""
+    growth = healthy[0].fit.growth
+    assert growth.shape == (8,)
+    assert (growth > 0.1).all()
+    assert re.search(r"slopes .* in 8 steps, as long as most episodes last", describe(*healthy))
+
+
+def test_a_reward_model_that_knows_only_what_it_learned_from_is_named(healthy):
+    found, _ = healthy
+    fit = replace(found.fit, reward_error=0.28, seen_error=0.09)
+    verdict = judge(replace(found, fit=fit))
+    assert verdict.chance == "fair"
+    assert verdict.findings[0] == (
+        "reward model at 72% of the variance on unseen episodes, 91% on those it learned from: "
+        "more data or another model first"
+    )
+    assert "--transitions" in verdict.advice[0]
+    fit = replace(found.fit, reward_error=1.1, seen_error=1.0)
+    verdict = judge(replace(found, fit=fit))
+    assert verdict.chance == "poor"
+    assert "at 0% of the variance on unseen episodes: more data" in verdict.findings[0]
+    assert "RewardConfig" in verdict.advice[0]
+    fit = replace(found.fit, reward_error=float("nan"))
+    assert judge(replace(found, fit=fit)).chance != "good"
+
+
+def test_held_out_episodes_are_others(healthy):
+    """Seven copies, two windows of 32 steps, episodes of eight."""
+    assert healthy[0].fit.episodes == 7 * 2 * 32 // 8
+
+    class Memory(Home):
+        """Pays by a number that is drawn with each episode, and by nothing else."""
+
+        def spawn(self, count: int, generator: torch.Generator):
+            lot = torch.randint(1000, (count, 1), generator=generator)
+            return super().spawn(count, generator) | {"lot": lot}
+
+        def observe(self, state) -> Tensor:
+            seen = super().observe(state)
+            return torch.cat([seen[..., :4], state["lot"].unsqueeze(1).expand(-1, AGENTS, 1)], -1)
+
+        def advance(self, state, action):
+            return super().advance(state, action) | {"lot": state["lot"]}
+
+        def reward(self, state, action, next_state) -> Tensor:
+            return (state["lot"] * 7919 % 101 / 101.0).expand(-1, AGENTS)
+
+    found, verdict = examined(Memory())
+    assert found.fit.reward_error > 0.7
+    assert any("of the variance on unseen episodes" in finding for finding in verdict.findings)
+
+
+def test_bars_of_the_rewards_stand_on_zero(healthy):
+    _, axis = plt.subplots()
+    doctor_page._rewards(axis, healthy[0])
+    assert axis.get_ylim()[0] == 0
+    assert axis.get_yscale() == "symlog"
+    plt.close()
+
+
+def test_lengths_are_of_whole_episodes(healthy):
+    """A first episode that the spread time limit cut is left out, one that ended is not."""
+    truncated, terminated = torch.zeros(2, 32, ENVS, dtype=torch.bool)
+    truncated[[4, 12, 20], 0] = True
+    terminated[[2, 7], 1] = True
+    window = replace(healthy[0].windows[0], terminated=terminated, truncated=truncated)
+    _, axis = plt.subplots()
+    doctor_page._lengths(axis, replace(healthy[0], windows=(window,)))
+    assert sum(bar.get_height() for bar in axis.patches) == 4
+    plt.close()
 
 
 @pytest.mark.parametrize("env", ["gymnasium/Pendulum-v1", "gymnasium/CartPole-v1"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffsurrogate import SHAC, UsageError, check_gradients
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
 from diffsurrogate.registry import make
@@ -70,9 +71,29 @@ def test_a_cold_start_makes_the_first_gradient_a_good_one():
     assert after > max(before, 0.9)
 
 
-def test_own_env_learns(capsys):
-    example("own_env").main(total_steps=25_600)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_own_env_learns_with_and_without_gradients(smooth, capsys):
+    """Standing still earns 114."""
+    assert example("own_env").main(total_steps=51_200, smooth=smooth) > 140
     assert "return" in capsys.readouterr().out
+
+
+def test_own_env_declares_the_gradients_that_are_right():
+    module = example("own_env")
+    smooth = check_gradients(module.make(num_envs=67, smooth=True, differentiable=True))
+    assert module.SmoothHover.true_gradients == {"dynamics", "reward"}
+    assert smooth.passed
+    steps = check_gradients(module.make(num_envs=67, differentiable=True))
+    assert module.Hover.true_gradients == {"dynamics"}
+    assert steps.dynamics.passed
+    with pytest.raises(UsageError, match="reward"):  # which it does not claim
+        SHAC(module.make(num_envs=67, differentiable=True))
+
+
+def test_own_env_is_thirty_lines():
+    source = (ROOT / "examples" / "own_env.py").read_text()
+    classes = source[source.index("class Hover") : source.index("def make")]
+    assert len(classes.strip().splitlines()) <= 30
 
 
 def test_team_reward_is_the_sum_over_agents_with_its_graph():
@@ -89,6 +110,7 @@ def test_team_reward_is_the_sum_over_agents_with_its_graph():
 
 
 @pytest.mark.slow
-def test_own_env_is_solved():
-    """Standing still pays 55 of at most 200."""
-    assert example("own_env").main(total_steps=1_500_000) > 110
+@pytest.mark.parametrize("smooth", [False, True])
+def test_own_env_is_solved(smooth):
+    """The best is about 380."""
+    assert example("own_env").main(smooth=smooth) > 300

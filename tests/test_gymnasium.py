@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor
 
 from diffsurrogate.env import MultiAgentVectorEnv
@@ -335,11 +336,29 @@ def test_envs_that_cannot_be_put_together_are_refused():
         (one, {"num_envs": 2}, "give a function"),
         (Counter, {"num_envs": 0}, "at least 1"),
         (counters(AutoresetMode.DISABLED), {"num_envs": 2}, "has 5 copies"),
-        (counters(AutoresetMode.NEXT_STEP), {}, "NEXT_STEP.*make it with DISABLED or SAME_STEP"),
+        (
+            RecordEpisodeStatistics(counters(AutoresetMode.NEXT_STEP)),
+            {},
+            "NEXT_STEP.*make it with DISABLED or SAME_STEP",
+        ),
         (TeamReward(make("diffsurrogate/cartpole-swingup", num_envs=2)), {}, r"its \.env"),
     ]:
         with pytest.raises(UsageError, match=advice):
             as_multi_agent(raw, **options)
+
+
+def test_what_gymnasium_makes_by_default_is_taken_as_it_is():
+    """Its mode NEXT_STEP would have steps that are none; episodes of 5 steps, 12 of them."""
+    options: Any = {"num_envs": 3, "vectorization_mode": "sync", "max_episode_steps": 5}
+    asked = {"vector_kwargs": {"autoreset_mode": AutoresetMode.DISABLED}}
+    usual = as_multi_agent(gymnasium.make_vec("Pendulum-v1", **options))
+    window, other = (
+        env.collect(lambda obs: torch.zeros(3, 1, 1), 12)
+        for env in (usual, as_multi_agent(gymnasium.make_vec("Pendulum-v1", **options, **asked)))
+        if env.reset(seed=0)
+    )
+    assert window.truncated.sum() == 6
+    assert all(torch.equal(getattr(window, n), getattr(other, n)) for n in ("obs", "next_obs"))
 
 
 def test_a_vector_env_that_resets_more_than_asked_is_found_out():

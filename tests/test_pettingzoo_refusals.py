@@ -115,6 +115,10 @@ def invite(raw: Liar, result: list[Any]) -> None:
         (say(0, b=np.zeros(4)), r"observation of 'b' is of shape \(4,\); its space says \(3,\)"),
         (say(0, b="up"), r"observation of 'b' is a str that is not of its space Box"),
         (say(0, b=[0, np.nan, 0]), r"observation of 'b' is nan at \[1\]"),
+        (
+            say(0, b=[0, 1e7, 0]),
+            r"observation of 'b' is outside of its space: 1e\+07 at \[1\], .* \[-1e\+06, -1e-06\]",
+        ),
         (say(1, b=np.nan), "reward of 'b' is nan"),
         (say(1, b=None), "reward of 'b' is None; a number is needed"),
         (forget(0), r"observations lacks \['b'\]"),
@@ -137,6 +141,14 @@ def test_a_lie_is_named_with_its_env_its_step_and_its_field(monkeypatch, lie, na
     env.reset()
     with pytest.raises(UsageError, match=f"lives, env 4, step 3 of its episode: .*{named}"):
         env.rollout(lambda obs: torch.zeros(7, 3, 4), 3)
+
+
+def test_bounds_need_not_be_kept_where_one_says_so(monkeypatch):
+    monkeypatch.setattr(Liar, "made", 4)
+    env = as_multi_agent(Liar(say(0, b=[0, 1e7, 0])), check_bounds=False)
+    env.reset()
+    assert env.rollout(lambda obs: torch.zeros(1, 3, 4), 3).next_obs.max() == 1e7
+    assert make("mpe2/simple_spread_v3", num_envs=2, check_bounds=False).reset()[0].isfinite().all()
 
 
 def test_a_reset_that_does_not_keep_to_the_api_is_named():

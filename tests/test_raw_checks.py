@@ -1,6 +1,7 @@
 """An env that lies is found out: which copy, in which step, in which field."""
 
 import re
+import threading
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,9 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent
+from diffsurrogate.registry import as_multi_agent, make
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.raw_bounds import Bounds, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks
 
 ENVS = 5
@@ -24,7 +27,7 @@ class Liar(gymnasium.Env[Any, Any]):
     action_space = spaces.Box(-1, 1, (1,))
 
     def __init__(self, lie: str = "", nested: bool = False) -> None:
-        box = spaces.Box(-1, 1, (2, 3))
+        box = spaces.Box(-7, 7, (2, 3))
         self.nested = nested
         self.observation_space = spaces.Dict({"eye": box}) if nested else box
         self.lie, self.steps = lie, 0
@@ -43,7 +46,9 @@ class Liar(gymnasium.Env[Any, Any]):
         return self.see("" if lie.startswith("reset") else lie), reward, ends, False, {}
 
     def see(self, lie: str) -> Any:
-        obs = np.full((2, 3), 7.0, np.float32)  # outside of the box, which is allowed
+        obs = np.full((2, 3), 7.0, np.float32)
+        if lie.endswith("far"):
+            obs[1, 2] = 8
         if lie.endswith("nan"):
             obs[1, 2] = np.nan
         obs = obs[:, :2] if lie.endswith("shape") else obs
@@ -83,10 +88,81 @@ def caught(raw: Any, steps: int = 3) -> UsageError:
     return error.value
 
 
-def test_numbers_outside_of_the_space_are_taken_as_they_are():
-    env = as_multi_agent(liars("", AutoresetMode.DISABLED))
+@pytest.mark.parametrize("nested", [False, True])
+def test_numbers_outside_of_the_space_are_refused_unless_one_says_otherwise(nested):
+    place = "[5]" if nested else "[1, 2]"
+    for lie, field in [("far", "observation"), ("end far", "final_obs")]:
+        at = "[5]" if lie == "end far" else place
+        error = caught(liars(lie, AutoresetMode.SAME_STEP, nested=nested))
+        assert str(error) == (
+            f"SyncVectorEnv: the {field} of env 3 at step 3 is outside of its space: 8 at {at}, "
+            "where the space has [-7, 7]; widen the observation space, or pass check_bounds=False "
+            "to as_multi_agent or make"
+        )
+    env = as_multi_agent(liars("far", AutoresetMode.DISABLED, nested=nested), check_bounds=False)
     env.reset(seed=0)
-    assert (env.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 5).next_obs == 7).all()
+    assert env.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 5).next_obs.max() == 8
+    many = as_multi_agent(lambda: Liar("far", nested), num_envs=ENVS, check_bounds=False)
+    many.reset(seed=0)
+    assert many.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 5).next_obs.max() == 8
+
+
+def test_bounds_have_a_slack_and_infinite_ones_are_none():
+    low, high = [-1.0, 0.0, -np.inf, -np.inf, -3.4028235e38], [1.0, np.inf, 100.0, np.inf, 3.4e38]
+    bounds = Bounds.of(spaces.Box(np.float32(low), np.float32(high)))
+    rows = np.zeros((2, 5), np.float32)
+    for entry, inside, outside in [
+        (0, (-1.0019, 1.0019), (-1.0021, 1.0021)),  # a thousandth of 2
+        (1, (-9e-7, 1e30), (-1.1e-6,)),
+        (2, (-1e30, 100.09), (100.11,)),  # a thousandth of 100
+        (3, (-1e30, 1e30), ()),
+        (4, (-3.4e38, 3.4e38), ()),
+    ]:
+        for value in (*inside, *outside):
+            rows[1, entry] = value
+            assert bounds.first_outside(rows) == ((1, entry) if value in outside else None)
+            rows[1, entry] = 0
+    assert Bounds.of(spaces.Box(-np.inf, np.inf, (3,))) is None
+    assert Bounds.of(spaces.Box(0, 255, (4, 4, 3), np.uint8)) is None
+    assert Bounds.of(spaces.Box(0, 200, (4,), np.uint8)) is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"],
+)
+def test_gymnasiums_own_envs_keep_their_bounds(name):
+    env = make(f"gymnasium/{name}", num_envs=3)
+    assert env._bounds is not None
+    env.reset(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 1, env.act_dim)
+    span = env.action_high - env.action_low
+    for step in range(300):
+        if step % 40 == 0:  # what pushes on in one direction gets fastest
+            action = env.action_low + span * torch.rand(shape, generator=generator).round()
+        env.step(action)
+
+
+def test_copies_whose_spaces_differ_keep_the_widest():
+    class Narrow(Liar):
+        def __init__(self, width: float) -> None:
+            super().__init__()
+            self.observation_space = spaces.Box(-width, width, (2, 3))
+
+    functions = [lambda width=width: Narrow(width) for width in (5.0, 7.0)]
+    raw = SyncVectorEnv(
+        functions, observation_mode="different", autoreset_mode=AutoresetMode.DISABLED
+    )
+    env = as_multi_agent(raw)
+    assert (env.reset(seed=0)[0] == 7).all()
+
+
+def test_a_lander_may_leave_its_bounds():
+    assert is_too_narrow(gymnasium.spec("LunarLander-v3"))
+    assert is_too_narrow(gymnasium.spec("LunarLanderContinuous-v3"))
+    assert not is_too_narrow(gymnasium.spec("CartPole-v1"))
+    assert not is_too_narrow(None)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.DISABLED, AutoresetMode.SAME_STEP])
@@ -96,7 +172,7 @@ def test_numbers_outside_of_the_space_are_taken_as_they_are():
         ("nan", r"the observation of env 3 at step 3 is not finite: nan at \[1, 2\]"),
         ("reward", "the reward of env 3 at step 3 is not finite: nan"),
         ("nothing", "the reward of env 3 at step 3 is not finite: nan"),
-        ("array", r"env 3 failed at step 3 in step\(\): what it returned does not fit: ValueError"),
+        ("array", r"env 3 failed at step 3 in step\(\): its reward does not fit: ValueError"),
         ("shape", r"env 3 failed at step 3 in step\(\): its observation does not fit its space"),
         ("raise", r"env 3 failed at step 3 in step\(\): KeyError: 'wheel' \(test_raw_checks.py:"),
     ],
@@ -151,7 +227,20 @@ def test_an_exception_in_another_process_is_named():
     error = caught(raw, steps=3)
     assert "AsyncVectorEnv: env 3 failed at step 3 in step(): KeyError: " in str(error)
     assert isinstance(error.__cause__, KeyError)
+    assert not any(process.is_alive() for process in raw.processes)
     raw.close()
+
+
+@forks
+def test_a_reward_of_a_wrong_shape_from_another_process_is_named():
+    for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
+        raw = liars("array", mode, AsyncVectorEnv)
+        error = caught(raw)
+        assert "AsyncVectorEnv: env 3 failed at step 3 in step(): its reward has shape (2,)" in str(
+            error
+        )
+        assert "() is needed (ValueError: " in str(error)
+        raw.close()
 
 
 @forks
@@ -162,9 +251,33 @@ def test_a_process_that_dies_is_named():
     raw.processes[3].kill()
     with pytest.raises(UsageError, match=r"env 3 failed at step 1.* process died, exit code -9"):
         env.step(torch.zeros(ENVS, 1, 1))
-    for process in raw.processes:  # Gymnasium's own close() would wait for the dead one
-        process.kill()
-    raw.closed = True
+    assert not any(process.is_alive() for process in raw.processes)
+    closes_soon(env)
+    with pytest.raises(UsageError, match=r"one of the 5 envs failed at step 2 .*Closed"):
+        env.step(torch.zeros(ENVS, 1, 1))
+
+
+@forks
+@pytest.mark.parametrize("pending", [False, True])
+def test_an_env_whose_process_died_can_be_closed(pending):
+    raw = liars("", AutoresetMode.DISABLED, AsyncVectorEnv)
+    env = LearnedDiffWrapper(raw)
+    env.reset(seed=0)
+    if pending:  # as where the user interrupts a step
+        raw.step_async(np.zeros((ENVS, 1), np.float32))
+    raw.processes[3].kill()
+    raw.processes[3].join()
+    closes_soon(env)
+    assert raw.closed
+    assert not any(process.is_alive() for process in raw.processes)
+
+
+def closes_soon(env: Any) -> None:
+    """Close an env in a thread, which must end."""
+    closing = threading.Thread(target=env.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
 
 
 def test_what_is_not_numbers_of_the_shape_is_named():

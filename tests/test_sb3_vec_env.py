@@ -1,5 +1,7 @@
 """A `VecEnv` of Stable-Baselines3 keeps its numbers and its ends behind our protocol."""
 
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +41,7 @@ class Liar(gymnasium.Env[Any, Any]):
     """Honest until its third step, then as told."""
 
     def __init__(self, lie: str = "", observations: spaces.Space[Any] | None = None) -> None:
-        self.observation_space = observations or spaces.Box(-1, 1, (2, 3))
+        self.observation_space = observations or spaces.Box(-7, 7, (2, 3))
         self.action_space = spaces.Box(-1, 1, (1,))
         self.lie, self.steps = lie, 0
 
@@ -50,14 +52,17 @@ class Liar(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> Any:
         self.steps += 1
         lie = self.lie if self.steps == 3 else ""
-        obs = np.full((2, 3), 7.0, np.float32)  # outside of the box, which is allowed
+        obs = np.full((2, 3), 7.0, np.float32)
+        if lie.endswith("far"):
+            obs[0, 1] = -8
         if lie == "obs":
             obs[1, 2] = np.nan
         if lie == "shape":
             obs = obs[:, :2]
         if lie == "raise":
             raise KeyError("wheel")
-        return obs, np.nan if lie == "reward" else 1.0, lie == "end", False, {}
+        reward = {"reward": np.nan, "array": np.ones(2)}.get(lie, 1.0)
+        return obs, reward, lie.startswith("end"), False, {}
 
 
 class Careless(DummyVecEnv):
@@ -149,7 +154,7 @@ def test_shapes_spaces_and_names_are_those_of_the_protocol():
     assert env.render_mode is None
     env.reset()
     env.step(torch.zeros(ENVS, 1, 1))
-    assert (env.current_obs == 7).all()  # outside of the space
+    assert (env.current_obs == 7).all()
     env.stagger(torch.Generator())
     with pytest.raises(NotImplementedError, match="episodes start anew"):
         env.state()
@@ -280,6 +285,9 @@ def MultiBinaryActions() -> VecEnv:
 LIES: list[tuple[str, str]] = [
     ("obs", r"DummyVecEnv: the observation of env 3 at step 3 is not finite: nan at \[1, 2\]"),
     ("reward", "the reward of env 3 at step 3 is not finite: nan; mend the env"),
+    ("array", r"env 3 failed at step 3 in step\(\): its reward does not fit: "),
+    ("far", r"the observation of env 3 at step 3 is outside of its space: -8 at \[0, 1\], where"),
+    ("end far", r"terminal_observation of env 3 at step 3 is outside .*: -8 at \[0, 1\].*=False"),
     (
         "shape",
         r"env 3 failed at step 3 in step\(\): its observation does not fit: ValueError: could",
@@ -303,6 +311,15 @@ def test_a_lie_names_the_copy_the_step_and_the_field(
         assert isinstance(caught.value.__cause__, ValueError | KeyError)
 
 
+def test_bounds_need_not_be_kept_where_one_says_so_or_where_they_are_of_other_numbers():
+    env = as_multi_agent(liars("far"), check_bounds=False)
+    env.reset()
+    assert env.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 3).next_obs.min() == -8
+    assert as_multi_agent(liars("far"))._bounds is not None
+    assert as_multi_agent(VecNormalize(liars("far")))._bounds is None
+    assert as_multi_agent(VecNormalize(liars("far"), norm_obs=False))._bounds is not None
+
+
 def test_an_end_without_its_last_observation_is_a_lie():
     env = as_multi_agent(liars("end", Careless))
     env.reset()
@@ -317,5 +334,40 @@ def test_a_process_that_dies_is_named():
     env.raw.processes[1].kill()
     with pytest.raises(UsageError, match=r"env 1 failed at step 1.*process died, exit code -9"):
         env.step(torch.zeros(2, 1, 1))
-    for process in env.raw.processes:
-        process.kill()
+    assert not any(process.is_alive() for process in env.raw.processes)
+    env.close()
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_an_env_whose_process_died_can_be_closed(pending):
+    env = as_multi_agent(VecMonitor(SubprocVecEnv([Liar] * 2)))
+    env.reset()
+    if pending:  # as where the user interrupts a step
+        env.raw.step_async(np.zeros((2, 1), np.float32))
+    raw = env.raw.unwrapped
+    raw.processes[1].kill()
+    raw.processes[1].join()
+    closing = threading.Thread(target=env.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert not any(process.is_alive() for process in raw.processes)
+
+
+@pytest.mark.parametrize(
+    ("lie", "advice"),
+    [
+        (
+            "array",
+            r"env 1 failed at step 3 in step\(\): its reward has shape \(2,\); \(\) is needed",
+        ),
+        ("shape", r"env 1 .* its observation has shape \(2, 2\); \(2, 3\) is needed \(ValueError"),
+    ],
+)
+def test_what_another_process_returns_is_named_if_it_is_of_a_wrong_shape(lie, advice):
+    env = as_multi_agent(SubprocVecEnv([Liar, functools.partial(Liar, lie)]))
+    env.reset()
+    env.rollout(lambda obs: torch.zeros(2, 1, 1), 2)
+    with pytest.raises(UsageError, match=advice):
+        env.step(torch.zeros(2, 1, 1))
+    env.close()

@@ -26,6 +26,11 @@ class EnvWrapper(MultiAgentVectorEnv):
         """(env,) bool: the wrapped env's observation is the first of its episode."""
         return self.env.began
 
+    @property
+    def present(self) -> Tensor | None:
+        """(env, agent) bool: who is there to act in the wrapped env; None where all are."""
+        return self.env.present
+
     def max_return(self) -> Tensor | None:
         """Return the wrapped env's largest attainable return, (env,)."""
         return self.env.max_return()

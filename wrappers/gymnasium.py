@@ -1,6 +1,7 @@
 """Gymnasium's single-agent envs as multi-agent vector envs (ids `gymnasium/<EnvId>`)."""
 
 import difflib
+import importlib.util
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -19,6 +20,7 @@ from diffsurrogate.device import usable_device
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.mujoco_warnings import quiet_mujoco
+from diffsurrogate.wrappers.raw_bounds import Bounds, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import (
     RawEnvAdapter,
@@ -29,6 +31,7 @@ from diffsurrogate.wrappers.raw_env import (
     not_drawn,
     raw_actions,
 )
+from diffsurrogate.wrappers.raw_processes import end_processes, would_hang
 from diffsurrogate.wrappers.raw_spaces import action_box, action_mask, agent_names, observation_box
 
 RawVectorEnv = VectorEnv[Any, Any, Any]
@@ -46,8 +49,8 @@ class GymnasiumEnv(RawEnvAdapter):
     "choice_1", ...), who sees all and earns an equal share of the reward, so that returns, which
     are sums over agents, are the raw env's.
 
-    What is not finite or of another shape than declared is refused; what lies outside of the
-    declared space is not.
+    What is not finite, of another shape than declared or outside of the declared bounds of
+    observations is refused.
 
     Terminations and truncations are the raw env's. `max_steps` is counted here as well, so that
     `stagger` works: an env that it cuts is reset in the raw env, whose own count starts over. The
@@ -63,16 +66,20 @@ class GymnasiumEnv(RawEnvAdapter):
         max_steps: int | None = None,
         seed: int | None = None,
         device: torch.device | str = "cpu",
+        check_bounds: bool = True,
     ) -> None:
         """Take over `raw`, which must not be used directly from now on.
 
         Args:
             raw: with `AutoresetMode.DISABLED` or `SAME_STEP`, and with masked resets
-                (`options={"reset_mask": mask}`), as all of Gymnasium's own have.
+                (`options={"reset_mask": mask}`), as all of Gymnasium's own have; or a
+                `SyncVectorEnv`, whose mode is changed.
             max_steps: steps until truncation, if shorter than the time limit of `raw`; None for
                 that limit.
             seed: of the first reset without one; None leaves it to `raw`.
             device: where the tensors live; `raw` computes on the CPU.
+            check_bounds: refuse observations outside of the space's finite bounds, by more than a
+                thousandth of their range; LunarLander's, who leaves them, are never checked.
 
         Raises:
             UsageError: the autoreset mode, the observations or the actions are not supported.
@@ -103,6 +110,8 @@ class GymnasiumEnv(RawEnvAdapter):
         self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
         self._raw_obs = torch.zeros(self.num_envs, 1, self.obs_dim)
         self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
+        check_bounds = check_bounds and not any(map(is_too_narrow, _specs(raw)))
+        self._bounds = _bounds(raw) if check_bounds else None
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
@@ -128,7 +137,9 @@ class GymnasiumEnv(RawEnvAdapter):
         return tuple(frames[index] for index in indices)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the raw env."""
+        """Close the raw env; its processes are ended where one of them died."""
+        if would_hang(self.raw.unwrapped):
+            end_processes(self.raw.unwrapped)
         self.raw.close(**kwargs)
 
     # --- the env protocol -----------------------------------------------------------------------
@@ -192,7 +203,7 @@ class GymnasiumEnv(RawEnvAdapter):
         if not isinstance(space, spaces.Box):
             one_by_one = iterate(self.raw.observation_space, obs)
             obs = [self._flatten_one(one, index) for index, one in enumerate(one_by_one)]
-        rows = self._checks.batch("observation", obs, shape)
+        rows = self._checks.batch("observation", obs, shape, self._bounds)
         return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
 
     def _flatten_one(self, obs: Any, index: int) -> Any:
@@ -207,18 +218,30 @@ class GymnasiumEnv(RawEnvAdapter):
             if finals[index] is None:
                 raise self._checks.missing('info["final_obs"]', index)
             one = self._flatten_one(finals[index], index)
-            row = self._checks.one("final_obs", one, (self.obs_dim,), index)
+            row = self._checks.one("final_obs", one, (self.obs_dim,), index, self._bounds)
             final[index, 0] = torch.from_numpy(row)
         return final
 
 
 def time_limit(raw: RawVectorEnv) -> int | None:
     """Return after how many steps every copy is truncated, if the specs of all of them say so."""
-    inner = raw.unwrapped
-    specs = [env.spec for env in inner.envs] if isinstance(inner, SyncVectorEnv) else [raw.spec]
-    limits = [None if spec is None else spec.max_episode_steps for spec in specs]
+    limits = [None if spec is None else spec.max_episode_steps for spec in _specs(raw)]
     known = [limit for limit in limits if limit is not None]
     return max(known) if len(known) == len(limits) else None
+
+
+def _specs(raw: RawVectorEnv) -> list[Any]:
+    inner = raw.unwrapped
+    return [env.spec for env in inner.envs] if isinstance(inner, SyncVectorEnv) else [raw.spec]
+
+
+def _bounds(raw: RawVectorEnv) -> Bounds | None:
+    """Return the bounds that all copies keep; they may differ from copy to copy."""
+    single, together = raw.single_observation_space, raw.observation_space
+    if isinstance(single, spaces.Box) and isinstance(together, spaces.Box):
+        if together.shape == (raw.num_envs, *single.shape):
+            single = spaces.Box(together.low.min(0), together.high.max(0), dtype=single.dtype)
+    return Bounds.of(single)
 
 
 def adapt(
@@ -229,6 +252,7 @@ def adapt(
     max_steps: int | None = None,
     seed: int | None = None,
     device: torch.device | str = "cpu",
+    check_bounds: bool = True,
 ) -> GymnasiumEnv:
     """Adapt a raw env; `as_multi_agent` calls this.
 
@@ -239,6 +263,7 @@ def adapt(
         max_steps: steps until truncation, if shorter than the env's own time limit.
         seed: of the first reset without one; None leaves it to the raw env.
         device: where the tensors live.
+        check_bounds: refuse observations outside of the space's bounds.
 
     Raises:
         UsageError: as `GymnasiumEnv`; or `num_envs` does not fit, or the copies do not.
@@ -249,11 +274,15 @@ def adapt(
                 f"num_envs is {num_envs}, but this VectorEnv has {raw_env.num_envs} copies; make "
                 "it with the number you need"
             )
-        return GymnasiumEnv(raw_env, max_steps=max_steps, seed=seed, device=device)
+        return GymnasiumEnv(
+            raw_env, max_steps=max_steps, seed=seed, device=device, check_bounds=check_bounds
+        )
     raws = copies_of(raw_env, num_envs, make_another, "gymnasium.Env")
     if len({id(raw.unwrapped) for raw in raws}) < len(raws):
         raise UsageError("the function gave the same env twice; it must make a new one each time")
-    return GymnasiumEnv(_together(raws), max_steps=max_steps, seed=seed, device=device)
+    return GymnasiumEnv(
+        _together(raws), max_steps=max_steps, seed=seed, device=device, check_bounds=check_bounds
+    )
 
 
 def make(
@@ -265,6 +294,7 @@ def make(
     differentiable: bool = False,
     max_steps: int | None = None,
     render_mode: str | None = None,
+    check_bounds: bool = True,
     **env_kwargs: Any,
 ) -> GymnasiumEnv:
     """Make copies of a registered env and step them one after another in this process.
@@ -280,6 +310,7 @@ def make(
         differentiable: must be False; Gymnasium's envs have no gradients of their own.
         max_steps: steps until truncation; None for the env's registered time limit, if any.
         render_mode: "rgb_array" to be able to draw, which can make stepping slower.
+        check_bounds: refuse observations outside of the space's bounds.
         env_kwargs: passed on to `gymnasium.make`.
 
     Raises:
@@ -294,7 +325,7 @@ def make(
     modes = raws[0].metadata.get("render_modes", [])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"gymnasium/{name} cannot draw pictures; its render modes are {modes}")
-    return GymnasiumEnv(_together(raws), seed=seed, device=device)
+    return GymnasiumEnv(_together(raws), seed=seed, device=device, check_bounds=check_bounds)
 
 
 def ids() -> list[str]:
@@ -321,6 +352,11 @@ def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> R
         hint = f" Close to it: {', '.join(close)}" if close else ""
         raise UsageError(f"unknown env gymnasium/{name}. {error}{hint}") from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        if _is_mujocos(name) and importlib.util.find_spec("mujoco") is None:
+            raise UsageError(
+                f"gymnasium/{name} needs MuJoCo, an optional extra: pip install "
+                '"diffsurrogate[mujoco]"'
+            ) from error
         raise UsageError(f"gymnasium/{name} needs a package: {error}") from error
     except TypeError as error:
         raise UsageError(
@@ -338,8 +374,14 @@ def _together(raws: list[RawEnv]) -> RawVectorEnv:
 
 
 def _check_autoreset(raw: RawVectorEnv) -> bool:
-    """Return whether `raw` resets ended envs within the step; False if never."""
+    """Return whether `raw` resets ended envs within the step; False if never.
+
+    A bare `SyncVectorEnv` of the mode NEXT_STEP, Gymnasium's default, is put into DISABLED.
+    """
     mode = raw.metadata.get("autoreset_mode")
+    if isinstance(raw, SyncVectorEnv) and mode == AutoresetMode.NEXT_STEP:
+        mode = raw.autoreset_mode = AutoresetMode.DISABLED
+        raw.metadata = raw.metadata | {"autoreset_mode": mode}
     if mode not in (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP):
         raise UsageError(
             f"this {type(raw.unwrapped).__name__} has the autoreset mode {mode}, so its steps "

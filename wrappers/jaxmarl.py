@@ -30,8 +30,9 @@ class JaxMARLEnv(RawEnvAdapter):
     **Ends.** JaxMARL says only that an episode is over. It was *truncated* if the env would have
     gone on with a larger `max_steps` (its attribute, or that of the env in its `_env`), else it
     *terminated*; both flags are set where it was decided in its last step. An env of your own whose
-    time limit is kept elsewhere terminates at it: give a `max_steps` below it. Agents that are gone
-    keep what the env gives them: SMAX pays the dead their team's reward and shows them zeros.
+    time limit is kept elsewhere terminates at it: give a `max_steps` below it. Agents that are done
+    before the others keep what the env gives them (SMAX pays the dead their team's reward and shows
+    them zeros), and policies learn nothing from what they are said to do (`present`).
 
     **Choices that are closed, and the global state.** Where the env says which choices an agent has
     now (`get_avail_actions`: SMAX; Hanabi's `get_legal_moves`), observations end with it
@@ -103,10 +104,17 @@ class JaxMARLEnv(RawEnvAdapter):
         self._state: Any = None
         self._obs: Any = None
         self._cut: Any = None
+        self._there = torch.ones(num_envs, len(layout.names), dtype=torch.bool, device=self.device)
 
     # --- the env protocol -------------------------------------------------------------------------
 
+    @property
+    def present(self) -> Tensor | None:
+        """(env, agent) bool: who is not done before the others; None where nobody is."""
+        return None if bool(self._there.all()) else self._there
+
     def _reset_all(self, seed: int | None) -> Tensor:
+        self._there = torch.ones_like(self._there)
         if seed is not None or self._keys is None:
             entropy = self._seed if seed is None else seed
             self._keys = self._batch.keys(env_seeds(entropy, self.num_envs))
@@ -115,15 +123,16 @@ class JaxMARLEnv(RawEnvAdapter):
         return self._finite("observation", self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
+        self._there = self._there | mask.unsqueeze(-1)
         before = (self._keys, self._state, self._obs)
         self._keys, self._state, self._obs = self._batch.restart(to_jax(mask), *before)
         return self._finite("observation", self._obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
-        self._keys, self._state, self._obs, reward, terminated, self._cut = self._batch.advance(
-            self._keys, self._state, to_jax(action)
-        )
+        after = self._batch.advance(self._keys, self._state, to_jax(action))
+        self._keys, self._state, self._obs, reward, terminated, self._cut, there = after
+        self._there = to_torch(there)
         obs = self._finite("observation", self._obs)
         return obs, self._finite("reward", reward), to_torch(terminated)
 
@@ -131,10 +140,11 @@ class JaxMARLEnv(RawEnvAdapter):
         return to_torch(self._cut)
 
     def _save(self) -> State:
-        return self._batch.save(self._keys, self._state)
+        return self._batch.save(self._keys, self._state) | {"present": self._there.clone()}
 
     def _restore(self, state: State) -> None:
         self._keys, self._state = self._batch.load(state, self.device)
+        self._there = state["present"].to(self.device, copy=True)
 
     def _finite(self, field: str, array: Any) -> Tensor:
         """Return an array as a tensor, all of whose numbers are finite."""

@@ -97,7 +97,7 @@ class Batch:
 
         Returns:
             keys, state, obs (env, agent, obs_dim), reward (env, agent), terminated and truncated
-            (env,) by the env itself.
+            (env,) by the env itself, and who is still there (env, agent).
         """
         return self._advance(keys, state, rows)
 
@@ -122,6 +122,7 @@ class Batch:
         elif ends_by_time_only(self.raw):
             terminated = jnp.zeros_like(over)
         reward = [self._scalar(rewards, agent, "rewards") for agent in self.layout.agents]
+        gone = [jnp.asarray(dones.get(agent, False)).astype(bool) for agent in self.layout.agents]
         return (
             key,
             jax.tree.map(_settled, after),
@@ -129,6 +130,7 @@ class Batch:
             jnp.stack([value.astype(jnp.float32) for value in reward]),
             terminated,
             over & ~terminated,
+            ~jnp.stack(gone),
         )
 
     def _observations(self, obs: dict[Any, Any], state: Any) -> Array:

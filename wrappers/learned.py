@@ -18,7 +18,7 @@ from diffsurrogate.gradient_comparison import agreement, policy_gradient
 from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
-from diffsurrogate.window import Window, WindowPolicy
+from diffsurrogate.window import Window, WindowPolicy, present_in
 from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
@@ -362,9 +362,13 @@ class LearnedDiffWrapper(EnvWrapper):
     def _step_through(self, policy: Policy | WindowPolicy, horizon: int) -> tuple[Window, Tensor]:
         """Collect a window step by step; return it with the states the models were given."""
         rows: list[tuple[Tensor, ...]] = []
+        present: list[Tensor | None] = []
         for _ in range(horizon):
             obs, before = self.current_obs, self._chain.state
+            present.append(self.present)
             action = self.open_action(policy(obs))
+            if present[-1] is not None:
+                action = torch.where(present[-1].unsqueeze(-1), action, action.detach())
             _, reward, terminated, truncated, info = self._simulate(action)
             row = (obs, action, reward, info["final_obs"], terminated, truncated)
             rows.append((*row, info["value_obs"], before))
@@ -377,6 +381,7 @@ class LearnedDiffWrapper(EnvWrapper):
             next_obs=next_obs,
             terminated=terminated,
             truncated=truncated,
+            present=present_in(present, reward),
             value_obs=value_obs,
         )
         return window, before

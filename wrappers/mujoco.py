@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import torch
+from gymnasium.error import DependencyNotInstalled
 
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
@@ -21,10 +22,10 @@ try:
         from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
 
     from diffsurrogate.wrappers.pettingzoo import PettingZooEnv
-except (ImportError, UsageError) as error:
+except (ImportError, DependencyNotInstalled, UsageError) as error:
     raise UsageError(
         "ids mamujoco/... need Gymnasium-Robotics and MuJoCo, an optional extra: pip install "
-        f'"diffsurrogate[mujoco]" ({error})'
+        f'"diffsurrogate[mujoco]" ({error.__cause__ or error})'
     ) from error
 
 TIME_LIMIT = 1000

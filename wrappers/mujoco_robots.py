@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from diffsurrogate.errors import UsageError
@@ -25,10 +26,10 @@ try:
     from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
     from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
     from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
-except ImportError as error:
+except (ImportError, DependencyNotInstalled) as error:
     raise UsageError(
         "ids mujoco/... need MuJoCo and Gymnasium 1.0 or newer, an optional extra: pip install "
-        f'"diffsurrogate[mujoco]" ({error})'
+        f'"diffsurrogate[mujoco]" ({error.__cause__ or error})'
     ) from error
 
 Array = NDArray[Any]

@@ -19,6 +19,7 @@ from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_copy import Copy
 from diffsurrogate.wrappers.pettingzoo_spaces import MASK, Layout, name_of
+from diffsurrogate.wrappers.raw_bounds import Bounds
 from diffsurrogate.wrappers.raw_env import (
     RawEnvAdapter,
     check_render_mode,
@@ -54,7 +55,8 @@ class PettingZooEnv(RawEnvAdapter):
 
     A copy is over when none of its agents is left. It *terminated* if every agent that was alive
     before the last step terminated in it, and was *truncated* if any of them was truncated instead.
-    Agents that ended earlier observe and earn zero from the next step on, until all is over.
+    Agents that ended earlier observe and earn zero from the next step on, until all is over, and
+    policies learn nothing from what they are said to do (`present`).
 
     `max_steps` is counted here as well, so that `stagger` works: a copy that it cuts is reset. Some
     envs call their own time limit a termination (PettingZoo's multiwalker): give a `max_steps`
@@ -71,6 +73,7 @@ class PettingZooEnv(RawEnvAdapter):
         seed: int | None = None,
         device: torch.device | str = "cpu",
         state: bool = False,
+        check_bounds: bool = True,
     ) -> None:
         """Take over `raws`, which must not be used directly from now on.
 
@@ -82,6 +85,8 @@ class PettingZooEnv(RawEnvAdapter):
             device: where the tensors live; the raw envs compute on the CPU.
             state: append the raw envs' global state, their `state()`, to observations
                 (`state_columns`).
+            check_bounds: refuse observations outside of their space's finite bounds, by more than a
+                thousandth of their range.
 
         Raises:
             UsageError: the spaces are not supported, the copies differ, or there is no state.
@@ -115,7 +120,11 @@ class PettingZooEnv(RawEnvAdapter):
             "autoreset_mode": AutoresetMode.SAME_STEP
         }
         self.render_mode = getattr(raws[0], "render_mode", None)
-        self._copies = [Copy(index, raw, layout) for index, raw in enumerate(raws)]
+        bounds = {
+            agent: Bounds.of(space) if check_bounds else None
+            for agent, space in zip(layout.agents, layout.seen_spaces, strict=True)
+        }
+        self._copies = [Copy(index, raw, layout, bounds) for index, raw in enumerate(raws)]
         self._seed = seed
         self._obs = np.zeros((self.num_envs, self.num_agents, self.obs_dim), np.float32)
         self._cut = np.zeros(self.num_envs, dtype=bool)
@@ -146,6 +155,12 @@ class PettingZooEnv(RawEnvAdapter):
             raw.close()
 
     # --- the env protocol -----------------------------------------------------------------------
+
+    @property
+    def present(self) -> Tensor | None:
+        """(env, agent) bool: who has not ended before the others; None where nobody has."""
+        rows = np.stack([copy.present() for copy in self._copies])
+        return None if rows.all() else self._tensor(rows)
 
     def _reset_all(self, seed: int | None) -> Tensor:
         seed, self._seed = (self._seed if seed is None else seed), None
@@ -261,6 +276,7 @@ def adapt(
     seed: int | None = None,
     device: torch.device | str = "cpu",
     state: bool = False,
+    check_bounds: bool = True,
 ) -> PettingZooEnv:
     """Adapt a raw env; `as_multi_agent` calls this.
 
@@ -272,10 +288,18 @@ def adapt(
         seed: of the first reset without one; None leaves it to the raw envs.
         device: where the tensors live.
         state: append the global state to observations (`state_columns`).
+        check_bounds: refuse observations outside of their space's bounds.
 
     Raises:
         UsageError: as `PettingZooEnv`; or agents take turns, or there is no function.
     """
     raws = copies_of(raw_env, num_envs, make_another, "PettingZoo env")
     parallel = [as_parallel(raw) for raw in raws]
-    return PettingZooEnv(parallel, max_steps=max_steps, seed=seed, device=device, state=state)
+    return PettingZooEnv(
+        parallel,
+        max_steps=max_steps,
+        seed=seed,
+        device=device,
+        state=state,
+        check_bounds=check_bounds,
+    )

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_spaces import Layout, name_of
+from diffsurrogate.wrappers.raw_bounds import Bounds
 
 Rows = NDArray[np.float32]
 FIELDS = ("observations", "rewards", "terminations", "truncations")
@@ -26,10 +27,12 @@ class Copy:
     are not there yet are treated alike.
     """
 
-    def __init__(self, index: int, raw: Any, layout: Layout) -> None:
-        """Take over `raw`, the copy number `index`."""
+    def __init__(
+        self, index: int, raw: Any, layout: Layout, bounds: dict[Any, Bounds | None]
+    ) -> None:
+        """Take over `raw`, the copy number `index`, whose agents' observations have bounds."""
         self.raw, self.index = raw, index
-        self._layout = layout
+        self._layout, self._bounds = layout, bounds
         self._alive: list[Any] = []
         self._steps = 0
 
@@ -87,6 +90,11 @@ class Copy:
             over and bool(cut),
         )
 
+    def present(self) -> NDArray[np.bool_]:
+        """Return for each row whether its agent is there now, (agent,)."""
+        there = [agent in self._alive for agent in self._layout.agents]
+        return np.repeat(there, [rows.stop - rows.start for rows in self._layout.rows])
+
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return getattr(self.raw, method)(*args, **kwargs)
@@ -131,6 +139,7 @@ class Copy:
             own = rows[layout.rows[layout.index[agent]]]
             try:
                 seen = layout.read(agent, obs[agent])
+                self._check_bounds(agent, seen)
                 own[:, : len(seen)] = seen
                 if layout.open_choices is not None:
                     what = "action_mask"
@@ -143,6 +152,13 @@ class Copy:
             rows[:, layout.state_columns] = self._state(layout.state_columns)
         self._check_finite("observation", rows)
         return rows
+
+    def _check_bounds(self, agent: Any, seen: Rows) -> None:
+        bounds = self._bounds[agent]
+        found = None if bounds is None else bounds.first_outside(seen[None])
+        if bounds is not None and found is not None:
+            entry = found[1]
+            raise ValueError(bounds.advice(float(seen[entry]), entry, f" at [{entry}]"))
 
     def _state(self, columns: slice) -> Rows:
         """Return the global state, a vector."""

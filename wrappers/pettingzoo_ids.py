@@ -63,7 +63,8 @@ def make(name: str, **options: Any) -> PettingZooEnv:
         options: num_envs (64), seed (0, of the first reset without one), device, max_steps (steps
             until truncation; None for the env's own limit), render_mode ("rgb_array" to be able to
             draw), differentiable (must be False), state (False; True appends the env's global state
-            to observations, see `state_columns`), and what the module's `parallel_env` takes, of
+            to observations, see `state_columns`), check_bounds (True, to refuse observations
+            outside of their space's bounds), and what the module's `parallel_env` takes, of
             which `continuous_actions` is True if it is not given. `n_agents` is `N` where the
             env takes that.
 
@@ -87,6 +88,7 @@ def _copies(
     max_steps: int | None = None,
     render_mode: str | None = None,
     state: bool = False,
+    check_bounds: bool = True,
     **env_kwargs: Any,
 ) -> PettingZooEnv:
     check_options(env_id, num_envs, differentiable, max_steps, render_mode)
@@ -109,7 +111,14 @@ def _copies(
             f"{env_id} could not be made with {env_kwargs or 'its defaults'}: {error}; it takes "
             f"{', '.join(option for option in taken if option != 'self')}"
         ) from error
-    return PettingZooEnv(raws, max_steps=max_steps, seed=seed, device=device, state=state)
+    return PettingZooEnv(
+        raws,
+        max_steps=max_steps,
+        seed=seed,
+        device=device,
+        state=state,
+        check_bounds=check_bounds,
+    )
 
 
 def _module(env_id: str, package: str, name: str) -> ModuleType:

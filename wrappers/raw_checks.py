@@ -1,10 +1,11 @@
 """What an env of another library hands over, checked; errors name the copy, step and field.
 
 A wrong shape or a number that is not finite would spread through every model that learns from it,
-so both are refused. Numbers outside of the env's declared space are not.
+so both are refused. So are observations outside of the env's declared space, where it is bounded.
 """
 
 import contextlib
+import linecache
 import multiprocessing.connection
 import traceback
 from collections.abc import Iterator
@@ -17,9 +18,20 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.raw_bounds import Bounds
+from diffsurrogate.wrappers.raw_processes import end_processes, processes_of
 
 SECONDS_TO_DIE = 1.0
 """How long a broken pipe may precede the end of the process at its other side."""
+FIELDS = {
+    "rewards": "reward",
+    "rews": "reward",
+    "terminations": "terminated",
+    "truncations": "truncated",
+    "dones": "done",
+    "obs": "observation",
+}
+"""What Gymnasium and Stable-Baselines3 call what they collect from the copies, and what it is."""
 
 
 class RawChecks:
@@ -55,7 +67,8 @@ class RawChecks:
             index: of the copy, where it is known beforehand.
 
         Raises:
-            UsageError: something was raised inside.
+            UsageError: something was raised inside. The processes of `raw`, if it has any, are
+                ended.
         """
         try:
             yield
@@ -65,28 +78,35 @@ class RawChecks:
             reason = _reason(error)
             if raw is not None:
                 index, reason = _blame(raw.unwrapped, error)
+                end_processes(raw.unwrapped)  # which would wait for each other from now on
             who = f"one of the {self.num_envs} envs" if index is None else f"env {index}"
             raise UsageError(
                 f"{self.name}: {who} failed {self._when} in {what}: {reason}"
             ) from error
 
-    def batch(self, field: str, got: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def batch(
+        self, field: str, got: Any, shape: tuple[int, ...], bounds: Bounds | None = None
+    ) -> NDArray[np.float32]:
         """Return what all copies gave as new finite numbers `(env, *shape)`.
 
         Args:
             field: what it is, such as "reward".
             got: one row per copy.
             shape: of a row.
+            bounds: in which the rows must lie; None for anywhere.
 
         Raises:
-            UsageError: a row has another shape, is not numbers or is not finite.
+            UsageError: a row has another shape, is not numbers, is not finite or is out of bounds.
         """
         try:
             with np.errstate(over="ignore"):  # float64 that is too large becomes infinite
                 rows = np.array(got, dtype=np.float32)
         except (TypeError, ValueError) as error:
             if isinstance(got, list | tuple | np.ndarray):
-                return np.stack([self.one(field, row, shape, i) for i, row in enumerate(got)])
+                rows_one_by_one = enumerate(got)
+                return np.stack(
+                    [self.one(field, row, shape, i, bounds) for i, row in rows_one_by_one]
+                )
             raise UsageError(
                 f"{self.name}: the {field} of all envs {self._when} is a {type(got).__name__}; "
                 f"numbers (env, ...) = {(self.num_envs, *shape)} are needed"
@@ -96,9 +116,20 @@ class RawChecks:
         if not np.isfinite(rows).all():
             index = int(np.argwhere(~np.isfinite(rows))[0, 0])
             self.one(field, rows[index], shape, index)
+        if bounds is not None:
+            found = bounds.first_outside(rows)
+            if found is not None:
+                self.one(field, rows[found[0]], shape, found[0], bounds)
         return rows
 
-    def one(self, field: str, got: Any, shape: tuple[int, ...], index: int) -> NDArray[np.float32]:
+    def one(
+        self,
+        field: str,
+        got: Any,
+        shape: tuple[int, ...],
+        index: int,
+        bounds: Bounds | None = None,
+    ) -> NDArray[np.float32]:
         """Return what one copy gave as new finite numbers `shape`.
 
         Args:
@@ -106,9 +137,10 @@ class RawChecks:
             got: numbers, or nested lists of them.
             shape: what they must have.
             index: of the copy.
+            bounds: in which it must lie; None for anywhere.
 
         Raises:
-            UsageError: the shape is another, or `got` is not numbers or not finite.
+            UsageError: the shape is another, or `got` is not numbers, not finite or out of bounds.
         """
         where = f"{self.name}: the {field} of env {index} {self._when}"
         try:
@@ -124,6 +156,12 @@ class RawChecks:
                 f"{where} is not finite: {row[tuple(place)]}{f' at {place}' if place else ''}; "
                 "mend the env, or give finite numbers in a wrapper of it"
             )
+        found = None if bounds is None else bounds.first_outside(row[None])
+        if bounds is not None and found is not None:
+            entry = found[1]
+            place = [int(axis) for axis in np.unravel_index(entry, shape)]
+            at = f" at {place}" if place else ""
+            raise UsageError(f"{where} is {bounds.advice(float(row.flat[entry]), entry, at)}")
         return row
 
     def flags(self, field: str, got: Any) -> NDArray[np.bool_]:
@@ -160,6 +198,8 @@ class RawChecks:
 
 def _blame(raw: Any, error: Exception) -> tuple[int | None, str]:
     """Return which copy of a vector env failed, None if that cannot be told, and how."""
+    if processes_of(raw) and raw.closed:
+        return None, _reason(error)
     pipes = list(getattr(raw, "parent_pipes", []))
     if None in pipes:  # Gymnasium drops the pipe of a copy that raised in another process
         return pipes.index(None), _reason(error)
@@ -183,14 +223,37 @@ def _failed_copy(raw: Any, error: Exception) -> tuple[int | None, str]:
         if obs is not None and not _stacks(raw.single_observation_space, obs):
             return index, f"its observation does not fit its space: {_reason(error)}"
     loops = [frame for frame, owner in zip(frames, owners, strict=True) if owner is raw]
-    if not copies or not loops:
+    if not loops:
         return None, _reason(error)
     loop = loops[-1]  # Gymnasium's or Stable-Baselines3's own, over copies
+    if not copies:
+        return _odd_one(raw, loop.f_locals, error)
     counter = loop.f_locals.get("env_idx", loop.f_locals.get("i"))
     if loop is not frames[-1]:
         return counter, _reason(error)
-    what = "its observation" if loop.f_code.co_name == "_save_obs" else "what it returned"
+    what = "its observation" if loop.f_code.co_name == "_save_obs" else _assigned(error)
     return counter, f"{what} does not fit: {_reason(error)}"
+
+
+def _odd_one(raw: Any, given: dict[str, Any], error: Exception) -> tuple[int | None, str]:
+    """Return whose answer kept those of all processes from being put together, and which."""
+    for name, field in FIELDS.items():
+        shape = raw.observation_space.shape if name == "obs" else ()
+        answers = given.get(name)
+        for index, answer in enumerate(answers if isinstance(answers, list | tuple) else ()):
+            got = getattr(answer, "shape", None) if name == "obs" else np.shape(answer)
+            if got is not None and shape is not None and got != shape:
+                return index, f"its {field} has shape {got}; {shape} is needed ({_reason(error)})"
+    return None, _reason(error)
+
+
+def _assigned(error: Exception) -> str:
+    """Return which field of a copy's answer could not be stored, from where that was tried."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    line = linecache.getline(last.filename, last.lineno or 0).encode()
+    code = line[last.colno : last.end_colno if last.end_lineno == last.lineno else None].decode()
+    fields = [field for name, field in FIELDS.items() if name != "obs" and name in code]
+    return f"its {fields[0]}" if len(fields) == 1 else "what it returned"
 
 
 def _reason(error: Exception) -> str:

@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
 from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.raw_bounds import Bounds, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import RawEnvAdapter, raw_actions
+from diffsurrogate.wrappers.raw_processes import end_processes, would_hang
 from diffsurrogate.wrappers.raw_spaces import action_box, action_mask, agent_names, observation_box
 from diffsurrogate.wrappers.sb3 import SB3VecEnv
 
@@ -24,7 +26,8 @@ class AdaptedVecEnv(RawEnvAdapter):
     Values are the `VecEnv`'s own, as float32, and what its wrappers (`VecNormalize`,
     `VecFrameStack`) make of them. Observations are flattened. Continuous actions keep their box;
     `Discrete(K)` actions become one-hot rows (`discrete_actions`), of which the `VecEnv` gets the
-    largest entry. What is not finite or of another shape than declared is refused.
+    largest entry. What is not finite, of another shape than declared or outside of the declared
+    bounds of observations is refused.
 
     An episode's end is a truncation where `infos[i]["TimeLimit.truncated"]` is set, and else a
     termination; Stable-Baselines3 calls what is both at once a termination. A `VecEnv` resets its
@@ -44,7 +47,12 @@ class AdaptedVecEnv(RawEnvAdapter):
     library = "Stable-Baselines3"
 
     def __init__(
-        self, raw: VecEnv, *, seed: int | None = None, device: torch.device | str = "cpu"
+        self,
+        raw: VecEnv,
+        *,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        check_bounds: bool = True,
     ) -> None:
         """Take over `raw`, which must not be used directly from now on.
 
@@ -53,6 +61,9 @@ class AdaptedVecEnv(RawEnvAdapter):
                 actions (see `GymnasiumEnv`).
             seed: of the first reset without one; None leaves it to `raw`.
             device: where the tensors live; `raw` computes on the CPU.
+            check_bounds: refuse observations outside of the space's finite bounds, by more than a
+                thousandth of their range. Never checked are LunarLander's, who leaves them, and
+                what `VecNormalize` normalised, whose space stays as it was.
 
         Raises:
             UsageError: the observations or actions are not supported, or `raw` is one of our envs
@@ -91,6 +102,8 @@ class AdaptedVecEnv(RawEnvAdapter):
         self._obs = torch.zeros(self.num_envs, 1, self.obs_dim)
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
+        check_bounds = check_bounds and _keeps_its_space(raw)
+        self._bounds = Bounds.of(observations) if check_bounds else None
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
@@ -114,7 +127,9 @@ class AdaptedVecEnv(RawEnvAdapter):
         return tuple(frames[index] for index in indices)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the raw env."""
+        """Close the raw env; its processes are ended where one of them died."""
+        if would_hang(self.raw.unwrapped):
+            end_processes(self.raw.unwrapped)
         self.raw.close()
 
     # --- the env protocol -----------------------------------------------------------------------
@@ -148,7 +163,9 @@ class AdaptedVecEnv(RawEnvAdapter):
                 cut[index] = bool(infos[index].get("TimeLimit.truncated", False))
             if last is None:
                 raise self._checks.missing('info["terminal_observation"]', index)
-            row = self._checks.one("terminal_observation", last, self._obs_shape, index)
+            row = self._checks.one(
+                "terminal_observation", last, self._obs_shape, index, self._bounds
+            )
             final[index, 0] = torch.from_numpy(row.reshape(-1))
         self._cut = torch.from_numpy(cut).to(self.device)
         rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
@@ -165,7 +182,7 @@ class AdaptedVecEnv(RawEnvAdapter):
 
     def _flatten(self, obs: Any) -> Tensor:
         """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
-        rows = self._checks.batch("observation", obs, self._obs_shape)
+        rows = self._checks.batch("observation", obs, self._obs_shape, self._bounds)
         return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
 
 
@@ -177,6 +194,7 @@ def adapt(
     max_steps: int | None = None,
     seed: int | None = None,
     device: torch.device | str = "cpu",
+    check_bounds: bool = True,
 ) -> AdaptedVecEnv:
     """Adapt a `VecEnv`; `as_multi_agent` calls this.
 
@@ -187,6 +205,7 @@ def adapt(
         max_steps: must be None: a `VecEnv` cannot be told to reset one of its copies.
         seed: of the first reset without one; None leaves it to `raw_env`.
         device: where the tensors live.
+        check_bounds: refuse observations outside of the space's bounds.
 
     Raises:
         UsageError: as `AdaptedVecEnv`; or `num_envs` does not fit, or `max_steps` is given.
@@ -202,4 +221,13 @@ def adapt(
             "put the time limit into the single envs: make_vec_env(lambda: "
             f"gymnasium.make(id, max_episode_steps={max_steps}), n_envs={raw_env.num_envs})"
         )
-    return AdaptedVecEnv(raw_env, seed=seed, device=device)
+    return AdaptedVecEnv(raw_env, seed=seed, device=device, check_bounds=check_bounds)
+
+
+def _keeps_its_space(raw: VecEnv) -> bool:
+    """Return whether nothing is known that takes observations out of the declared space."""
+    normalised = unwrap_vec_normalize(raw)
+    if normalised is not None and normalised.norm_obs:
+        return False
+    specs = raw.get_attr("spec") if raw.has_attr("spec") else []
+    return not any(map(is_too_narrow, specs))

@@ -41,21 +41,26 @@ def diagnose(env: MultiAgentVectorEnv, name: str, *, transitions: int, seed: int
         name: for the report.
         transitions: to learn the models from, counted over the copies.
         seed: of resets, actions and models.
+
+    Raises:
+        UsageError: the env refuses a step of its own, or no transition is finite.
     """
     shape = _shape(env)
     repeats, continues = _repeats(env, seed), _continues(env, seed)
     env.reset(seed=seed)
+    env.stagger(torch.Generator().manual_seed(seed))  # so that some ends are seen early
     kinds: tuple[NoiseKind, ...] = ("white",) if env.discrete_actions else ("white", "ou")
     count = max(2, -(-transitions // (env.num_envs * HORIZON * len(kinds))))
     windows = {kind: [_window(env, kind, seed + k) for k in range(count)] for kind in kinds}
     everything = [window for part in windows.values() for window in part]
     own = _own_gradients(env, seed)
+    env.reset(seed=derive_seed(seed, "doctor held out") % 2**31)
     held = [_window(env, kind, seed + count) for kind in kinds]
     fit = _fit(env, everything, held, own, seed)
     return Diagnosis(
         env=name,
         shape=shape,
-        conduct=_conduct(env, everything, repeats, continues),
+        conduct=_conduct(env, [*everything, *held], repeats, continues),
         experience=_experience(env, windows),
         own=own,
         fit=fit,
@@ -103,10 +108,12 @@ def _window(env: MultiAgentVectorEnv, kind: NoiseKind, seed: int) -> Window:
 
 
 def _same(one: Window, other: Window) -> bool:
-    return all(
-        torch.equal(getattr(one, name), getattr(other, name))
+    """Return whether all numbers are the same; NaN is the same as NaN."""
+    pairs = (
+        (getattr(one, name), getattr(other, name))
         for name in ("obs", "reward", "next_obs", "terminated", "truncated")
     )
+    return all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
 
 
 def _repeats(env: MultiAgentVectorEnv, seed: int) -> bool:
@@ -133,22 +140,45 @@ def _conduct(
     space = env.single_observation_space
     assert isinstance(space, Box)
     low, high = (torch.as_tensor(bound, device=env.device) for bound in (space.low, space.high))
-    outside, not_finite, not_reset = [], 0, 0
+    outside, not_finite = [], 0
     for window in windows:
         inside = (window.next_obs >= low) & (window.next_obs <= high)
         outside.append(float((~inside[..., env.observation_mask]).float().mean()))
         for values in (window.next_obs, window.reward):
             not_finite += int((~values.isfinite()).sum())
-        ended = window.ended[:-1]
-        stays = (window.obs[1:] == window.next_obs[:-1]).flatten(2).all(-1)
-        not_reset += int((ended & stays).sum())
+    last = torch.cat([window.next_obs[:-1][window.ended[:-1]] for window in windows])
+    fresh = torch.cat([window.obs[1:][window.ended[:-1]] for window in windows])
     return Conduct(
         repeats=repeats,
         continues=continues,
         outside=sum(outside) / len(outside),
         not_finite=not_finite,
-        not_reset=not_reset,
+        ends=len(last),
+        not_reset=_not_reset(windows, last, fresh),
     )
+
+
+def _not_reset(windows: Sequence[Window], last: Tensor, fresh: Tensor) -> int:
+    """Count ends after which the observation stayed; 0 if chance explains as many.
+
+    Where observations take few values, a fresh one may be any last one. How often it is tells the
+    mean of a Poisson variable, of which four deviations are allowed.
+
+    Args:
+        windows: what was observed.
+        last: (end, agent, obs_dim), where episodes ended.
+        fresh: (end, agent, obs_dim), what was observed next.
+    """
+    ends = len(last)
+    if ends == 0 or not any(bool((window.obs != window.obs[:1, :1]).any()) for window in windows):
+        return 0
+    numbers = torch.cat([last, fresh]).flatten(1).unique(dim=0, return_inverse=True)[1]
+    ended, began = numbers[:ends], numbers[ends:]
+    stays = int((ended == began).sum())
+    values = int(numbers.max()) + 1
+    pairs = torch.bincount(ended, minlength=values) * torch.bincount(began, minlength=values)
+    by_chance = (int(pairs.sum()) - stays) / max(1, ends - 1)
+    return stays if stays > by_chance + 4 * by_chance**0.5 else 0
 
 
 # --- experience ------------------------------------------------------------------------------
@@ -158,35 +188,39 @@ def _experience(env: MultiAgentVectorEnv, windows: Mapping[NoiseKind, list[Windo
     everything = [window for part in windows.values() for window in part]
     reward = torch.cat([window.reward.flatten(0, 1) for window in everything])
     obs = torch.cat([window.next_obs.flatten(0, 1) for window in everything])
-    values, counts = reward.unique(return_counts=True)
+    finite = reward[reward.isfinite()]
+    values, counts = finite.unique(return_counts=True)
     usual = values[counts.argmax()]
     rewarded = {
         kind: float(
-            torch.cat([(window.reward != usual).any(-1).flatten() for window in part])
-            .float()
-            .mean()
+            torch.cat([_unusual(window.reward, usual).flatten() for window in part]).float().mean()
         )
         for kind, part in windows.items()
     }
     deviation = obs.std(0)
     still = (deviation == 0) & env.observation_mask
     whole = (obs == obs.round()).all(0) & env.observation_mask & ~still
-    moving = deviation[env.observation_mask & ~still]
+    moving = deviation[env.observation_mask & ~still & deviation.isfinite()]
     return Experience(
         transitions=len(reward),
         rewarded=rewarded,
         usual_reward=float(usual),
-        reward_mean=float(reward.mean()),
-        reward_deviation=float(reward.std()),
-        smallest_reward=float(reward.min()),
-        largest_reward=float(reward.max()),
+        reward_mean=float(finite.mean()),
+        reward_deviation=float(finite.std(correction=0)),
+        smallest_reward=float(finite.min()),
+        largest_reward=float(finite.max()),
         team_reward=bool((reward == reward[:, :1]).all()) and env.num_agents > 1,
         terminated=sum(int(window.terminated.sum()) for window in everything),
-        truncated=sum(int(window.truncated.sum()) for window in everything),
+        truncated=sum(int((w.truncated & ~w.terminated).sum()) for w in everything),
         whole_entries=int(whole.sum()),
         still_entries=int(still.sum()),
         scales=(float(moving.min()), float(moving.max())) if len(moving) else (0.0, 0.0),
     )
+
+
+def _unusual(reward: Tensor, usual: Tensor) -> Tensor:
+    """Return where any agent got another finite reward than the usual one: (time, env) bool."""
+    return ((reward != usual) & reward.isfinite()).any(-1)
 
 
 # --- gradients -------------------------------------------------------------------------------
@@ -222,49 +256,67 @@ def _fit(
     own: OwnGradients,
     seed: int,
 ) -> Fit:
-    """Learn models from some windows and try them on others."""
+    """Learn models from some windows and try them on others, of new episodes."""
     wrapped = LearnedDiffWrapper(env, config=SurrogateConfig(minibatches=1), seed=seed)
     models = wrapped.surrogates
     for window in windows:
-        models.fit(window)
+        models.remember(window)
     seen = sum(window.terminated.numel() for window in windows)
     models.train_models(max(1, seen // _PER_MINIBATCH))
-    errors = [models.held_out_errors(window) for window in held]
-    whole = Window(
-        **{
-            name: torch.cat([getattr(window, name) for window in held], dim=1)
-            for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated")
-        }
-    )
+    unseen = _joined(held)
     with torch.no_grad():
-        predicted, after, _ = wrapped.predict_step(whole.obs, whole.action)
-    sample = torch.randperm(whole.reward.numel(), generator=torch.Generator().manual_seed(seed))
-    pair = torch.stack([whole.reward.flatten(), predicted.flatten()])[:, sample[:2000]]
+        predicted, after, _ = wrapped.predict_step(unseen.obs, unseen.action)
+    sample = torch.randperm(unseen.reward.numel(), generator=torch.Generator().manual_seed(seed))
+    pair = torch.stack([unseen.reward.flatten(), predicted.flatten()])[:, sample[:2000]]
     return Fit(
-        reward_error=sum(e["reward_error"] for e in errors) / len(errors),
-        entry_errors=unexplained_entries(after, whole, models.continuous.mask).cpu(),
+        reward_error=models.held_out_errors(unseen)["reward_error"],
+        seen_error=models.held_out_errors(_joined(windows))["reward_error"],
+        episodes=env.num_envs + int(unseen.ended[:-1].sum()),
+        entry_errors=unexplained_entries(after, unseen, models.continuous.mask).cpu(),
         rewards=pair.cpu(),
         growth=None if env.discrete_actions else _growth(wrapped, seed),
         cosine=_cosine(wrapped, seed) if "dynamics" in own.kinds else None,
     )
 
 
+def _joined(windows: Sequence[Window]) -> Window:
+    """Return windows one after another as one."""
+    return Window(
+        **{
+            name: torch.cat([getattr(window, name) for window in windows])
+            for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+        }
+    )
+
+
 def _growth(wrapped: LearnedDiffWrapper, seed: int) -> Tensor:
-    """Return how a first action's influence on observations grows, by the models."""
+    """Return how a first action's influence on observations grows, by the models.
+
+    From starts of episodes, as far as at least half of them go: what follows a reset depends on
+    nothing before it.
+    """
+    wrapped.reset(seed=seed)
     policy = _policy(wrapped, "white", seed)
     policy.noise = policy.noise.requires_grad_()
     window = wrapped.rollout(policy, HORIZON)
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(window.next_obs.shape[2:], generator=generator).to(wrapped.device)
-    norms = []
-    for obs in window.next_obs:
+    goes_on = torch.ones_like(window.ended[0])
+    start: Tensor | None = None
+    found: list[Tensor] = []
+    for obs, ended in zip(window.next_obs, window.ended, strict=True):
+        if 2 * int(goes_on.sum()) < len(goes_on):
+            break
         (slope,) = torch.autograd.grad(
             (obs * direction).sum(), policy.noise, retain_graph=True, allow_unused=True
         )
-        norms.append(torch.zeros(()) if slope is None else slope[0].norm().cpu())
-    found = torch.stack(norms)
+        first = torch.zeros_like(policy.noise[0]) if slope is None else slope[0]
+        norms = first.flatten(1).norm(dim=1)
+        start = norms if start is None else start
+        found.append((norms[goes_on].norm() / start[goes_on].norm().clamp(min=1e-12)).cpu())
+        goes_on = goes_on & ~ended
     wrapped.detach()
-    return found / found[0].clamp(min=1e-12)
+    return torch.stack(found)
 
 
 def _cosine(wrapped: LearnedDiffWrapper, seed: int) -> float | None:

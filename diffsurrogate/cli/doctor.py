@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 import tyro
 
-from diffsurrogate.cli.diagnosis import diagnose
+from diffsurrogate.cli.diagnosis import HORIZON, diagnose
 from diffsurrogate.cli.doctor_page import write_page
 from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with
-from diffsurrogate.cli.findings import Diagnosis, Shape
+from diffsurrogate.cli.findings import Diagnosis, Fit, Shape
 from diffsurrogate.configuration import require_range
+from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import make
 from diffsurrogate.run import write_text
 
@@ -23,6 +24,8 @@ DENSE = 0.9
 """Share of transitions with another than the most frequent reward, above which none is usual."""
 POOR_FIT = 0.5
 """Held-out error from which on a model explains too little."""
+GOOD_FIT = 0.2
+"""Held-out error up to which a reward model is one to rely on."""
 STEEP = 30.0
 """Growth of a slope along a window from which on whole windows are too long."""
 
@@ -91,11 +94,17 @@ def doctor(options: DoctorOptions) -> int:
         device=options.device,
         **made_with(options.agents, options.env_options),
     )
-    found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
+    except UsageError as error:  # such as a step with a number that is not finite
+        text = f"{options.env}\n\nFAULT: {error}\nSHAC++ here: poor\n  - it cannot be run\n"
+        print(text)
+        write_text(options.folder / "doctor.txt", text)
+        return 1
     verdict = judge(found)
     text = describe(found, verdict)
     print(text)
-    options.folder.mkdir(parents=True, exist_ok=True)
     write_text(options.folder / "doctor.txt", text)
     page = options.folder / "doctor.html"
     write_page(page, found, text)
@@ -108,20 +117,42 @@ def judge(found: Diagnosis) -> Verdict:
     findings: list[str] = []
     advice: list[str] = []
     chance: Chance = "good"
-    met = found.experience
 
-    def worse(new: Chance, finding: str, *remedies: str) -> None:
+    def say(new: Chance, finding: str, *remedies: str) -> None:
         nonlocal chance
         order: list[Chance] = ["good", "fair", "poor"]
         chance = max(chance, new, key=order.index)
         findings.append(finding)
         advice.extend(remedies)
 
+    faults = _faults(found)
+    if found.conduct.not_finite or found.conduct.not_reset:
+        say("poor", "what it does wrong spoils whatever is learned on it", "mend the FAULT first")
+    elif faults:
+        say("fair", "runs on it cannot be repeated or resumed", "mend the FAULT first")
+    _judge_rewards(found, say)
+    if not found.conduct.not_finite:
+        _judge_fit(found, say)
+    if found.experience.still_entries:
+        say("good", f"observation entries that never change: {found.experience.still_entries}")
+    low, high = found.experience.scales
+    if low > 0 and high / low > 1000:
+        say("good", f"observation entries differ {high / low:,.0f} times in scale; normalised")
+    return Verdict(
+        chance=chance,
+        faults=tuple(faults),
+        findings=tuple(findings or ["nothing speaks against it"]),
+        advice=tuple(dict.fromkeys(advice)),
+    )
+
+
+def _judge_rewards(found: Diagnosis, say: Callable[..., None]) -> None:
+    met = found.experience
     if found.shape.discrete:
-        findings.append("actions are choices: SHAC++ learns slopes between them, SHAC+ cannot")
+        say("good", "actions are choices: SHAC++ learns slopes between them, SHAC+ cannot")
     best = max(met.rewarded, key=lambda kind: met.rewarded[kind])
     if met.rewarded[best] == 0:
-        worse(
+        say(
             "poor",
             f"not one of {met.transitions:,} random transitions had another reward than "
             f"{met.usual_reward:g}",
@@ -129,7 +160,7 @@ def judge(found: Diagnosis) -> Verdict:
             "first (examples/cold_start.py)",
         )
     elif met.rewarded[best] < RARE:
-        worse(
+        say(
             "fair",
             f"rewards are rare: {met.rewarded[best]:.2%} of transitions under {best} noise",
             "mix in the score function, with an optimistic critic: SHACConfig(score=…, "
@@ -140,21 +171,7 @@ def judge(found: Diagnosis) -> Verdict:
             times = "; white noise never does"
             if white:
                 times = f" {met.rewarded[best] / white:.0f} times as often as white noise"
-            findings.append(f"correlated (OU) noise meets them{times}")
-    _judge_fit(found, worse)
-    if met.still_entries:
-        findings.append(f"observation entries that never change: {met.still_entries}")
-    low, high = met.scales
-    if low > 0 and high / low > 1000:
-        findings.append(
-            f"observation entries differ {high / low:,.0f} times in scale; they are normalised"
-        )
-    return Verdict(
-        chance=chance,
-        faults=tuple(_faults(found)),
-        findings=tuple(findings or ["nothing speaks against it"]),
-        advice=tuple(dict.fromkeys(advice)),
-    )
+            say("good", f"correlated (OU) noise meets them{times}")
 
 
 def _faults(found: Diagnosis) -> list[str]:
@@ -180,39 +197,56 @@ def _faults(found: Diagnosis) -> list[str]:
     return faults
 
 
-def _judge_fit(found: Diagnosis, worse: Callable[..., None]) -> None:
+def _judge_fit(found: Diagnosis, say: Callable[..., None]) -> None:
+    """Weigh errors; a NaN counts as the worst of them."""
     fit = found.fit
     frequent = max(found.experience.rewarded.values()) >= RARE  # else the errors say little
-    if frequent and fit.reward_error > POOR_FIT:
-        worse(
-            "fair",
-            f"the reward model explains little: held-out error {fit.reward_error:.2f} of 1",
-            "let the reward model see the next observation: "
-            'SurrogateConfig(reward=RewardConfig(inputs="s,a,s\'")), unless a flag in it tells '
-            "the reward; or give it more updates",
-        )
+    if frequent and not fit.reward_error <= GOOD_FIT:
+        _judge_reward_model(fit, say)
     errors = fit.entry_errors[fit.entry_errors.isfinite()]
-    if len(errors) and float(errors.median()) > POOR_FIT:
-        worse(
+    if len(errors) and not float(errors.median()) <= POOR_FIT:
+        say(
             "poor",
             f"the next observation is hard to tell: median held-out error {errors.median():.2f} "
             "of 1 over entries",
             "observe what decides the future (velocities, what others do), or lean on the score "
             "function",
         )
-    if fit.growth is not None and float(fit.growth.max()) > STEEP:
-        worse(
+    if fit.growth is not None and not float(fit.growth.max()) <= STEEP:
+        say(
             "fair",
             f"slopes grow {float(fit.growth.max()):.0f} times along a window of "
             f"{len(fit.growth)} steps",
             "shorten what is differentiated: SHACConfig(actor_horizon=8)",
         )
-    if frequent and fit.cosine is not None and fit.cosine < 0.5:
-        worse(
+    if frequent and fit.cosine is not None and not fit.cosine >= 0.5:
+        say(
             "fair",
             f"the learned gradient has a cosine of {fit.cosine:.2f} with the true one",
             "train the models longer before you trust them: SurrogateConfig(minibatches=32)",
         )
+
+
+def _judge_reward_model(fit: Fit, say: Callable[..., None]) -> None:
+    unseen, seen = (max(0.0, 1 - error) for error in (fit.reward_error, fit.seen_error))
+    finding = f"reward model at {unseen:.0%} of the variance on unseen episodes"
+    if fit.seen_error < fit.reward_error / 2:
+        finding += f", {seen:.0%} on those it learned from"
+        remedy = (
+            "let the reward model learn from more episodes: here by --transitions, in training by "
+            "more steps, or from a record (examples/cold_start.py)"
+        )
+    else:
+        remedy = (
+            "let the reward model see the next observation: "
+            'SurrogateConfig(reward=RewardConfig(inputs="s,a,s\'")), unless a flag in it tells '
+            "the reward; or give it more updates"
+        )
+    chance = "fair" if fit.reward_error < 1 else "poor"
+    say(chance, f"{finding}: more data or another model first", remedy)
+
+
+# --- text ------------------------------------------------------------------------------------
 
 
 def _global_state(shape: Shape) -> str:
@@ -223,7 +257,46 @@ def _global_state(shape: Shape) -> str:
     return "none"
 
 
-# --- text ------------------------------------------------------------------------------------
+def _ends(found: Diagnosis) -> str:
+    """Return how episodes ended, and what came after."""
+    shape, conduct, met = found.shape, found.conduct, found.experience
+    if met.terminated + met.truncated == 0:
+        enough = found.shape.num_envs * (shape.max_steps or met.transitions // shape.num_envs * 10)
+        return (
+            f"none seen in {met.transitions // shape.num_envs:,} steps of each copy, so that "
+            f"autoreset was not tried; --transitions {enough} "
+            + ("shows some" if shape.max_steps else "may show some: there is no time limit")
+        )
+    ends = f"{met.terminated} by state, {met.truncated} by a time limit; autoreset: "
+    if conduct.ends == 0:
+        return ends + "not seen, all ended with a window; give other --transitions"
+    if conduct.not_reset:
+        return ends + f"NOT after {conduct.not_reset} of {conduct.ends}"
+    if met.still_entries == shape.agents * shape.obs_dim - shape.padded_obs:
+        return ends + "cannot be told, since observations never change"
+    return ends + "the next episode starts in the same step"
+
+
+def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
+    errors = fit.entry_errors[fit.entry_errors.isfinite()]
+    good = f"held-out error of the change: {int((errors < 0.1).sum())} of {len(errors)} entries"
+    nothing = "nothing to tell: no entry changes other than in whole numbers"
+    rows = [
+        (
+            "reward model",
+            f"held-out error {fit.reward_error:.3g} on {fit.episodes} unseen episodes (0 perfect, "
+            f"1 the mean); {fit.seen_error:.3g} on those it learned from",
+        ),
+        ("dynamics model", f"{good} below .1" if len(errors) else nothing),
+    ]
+    if fit.growth is not None and len(fit.growth) > 1:
+        last, steps = float(fit.growth[-1]), len(fit.growth)
+        does = f"grow {last:.3g} times" if not last < 1 else f"shrink to {last:.3g} of the first"
+        most = ", as long as most episodes last" if steps < HORIZON else ""
+        rows.append(("slopes", f"{does} in {steps} steps{most}"))
+    if fit.cosine is not None:
+        rows.append(("learned gradient", f"cosine {fit.cosine:.3f} with the true one"))
+    return rows
 
 
 def describe(found: Diagnosis, verdict: Verdict) -> str:
@@ -235,9 +308,6 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
     if not shape.discrete:
         actions += f" in [{shape.lowest_action:g}, {shape.highest_action:g}]"
     padding = f", {shape.padded_obs} entries are padding" if shape.padded_obs else ""
-    ends = f"{met.terminated} episodes ended by state, {met.truncated} by a time limit"
-    if met.terminated + met.truncated == 0:
-        ends = "no episode ended in this time"
     gradients = " and ".join(own.kinds) or f"none: {own.reason}"
     if own.kinds and own.report is None:
         gradients += f", not checked: {own.reason}"
@@ -256,7 +326,8 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
         ("repeatable", "yes" if conduct.repeats else "NO"),
         ("saves its state", {True: "yes", False: "WRONGLY", None: "no"}[conduct.continues]),
         ("out of its space", f"{conduct.outside:.2%} of observed entries"),
-        ("random policy", f"{met.transitions:,} transitions; {ends}"),
+        ("random policy", f"{met.transitions:,} transitions"),
+        ("ends of episodes", _ends(found)),
         (
             "reward",
             f"mean {met.reward_mean:.3g}, deviation {met.reward_deviation:.3g}, from "
@@ -267,19 +338,7 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
         ("whole numbers", f"{met.whole_entries} entries; no gradient passes them"),
         ("own gradients", gradients),
     ]
-    fit = found.fit
-    errors = fit.entry_errors[fit.entry_errors.isfinite()]
-    good = f"{int((errors < 0.1).sum())} of {len(errors)} entries below .1"
-    rows += [
-        ("reward model", f"held-out error {fit.reward_error:.3g} (0 perfect, 1 the mean)"),
-        ("dynamics model", f"held-out error of the change: {good}"),
-    ]
-    if fit.growth is not None:
-        rows.append(
-            ("slopes", f"grow {float(fit.growth[-1]):.3g} times in {len(fit.growth)} steps")
-        )
-    if fit.cosine is not None:
-        rows.append(("learned gradient", f"cosine {fit.cosine:.3f} with the true one"))
+    rows += _fit_rows(found.fit)
     width = max(len(name) for name, _ in rows)
     lines = [found.env, *(f"  {name:<{width}}  {value}" for name, value in rows)]
     if own.report is not None:

@@ -39,11 +39,15 @@ def write_page(file: Path, found: Diagnosis, text: str) -> None:
     """Write the page, whole or not at all."""
     drawings: list[tuple[str, Callable[[Axes], None]]] = [
         ("Rewards of a random policy, how many of each size.", lambda axis: _rewards(axis, found)),
-        ("Steps that random episodes lasted.", lambda axis: _lengths(axis, found)),
+        (
+            "Steps that random episodes lasted. The first of a copy counts only if it ended by "
+            "state: time limits are spread over the copies at first.",
+            lambda axis: _lengths(axis, found),
+        ),
     ]
     drawings += [
         (
-            "Rewards of transitions that the model never saw. Off the line it errs.",
+            "Rewards in episodes that the model never saw. Off the line it errs.",
             lambda axis: _predicted(axis, found),
         ),
         (
@@ -53,11 +57,12 @@ def write_page(file: Path, found: Diagnosis, text: str) -> None:
         ),
     ]
     growth = found.fit.growth
-    if growth is not None:
+    if growth is not None and len(growth) > 1:
         drawings.append(
             (
                 "How much more a later observation depends on an action than the next one does, "
-                "by the models. Steep growth asks for shorter windows.",
+                "by the models, as far as most episodes last. Steep growth asks for shorter "
+                "windows.",
                 lambda axis: _growth(axis, growth),
             )
         )
@@ -83,7 +88,7 @@ def _png(draw: Callable[[Axes], None]) -> str:
 def _rewards(axis: Axes, found: Diagnosis) -> None:
     rewards = torch.cat([window.reward.flatten() for window in found.windows])
     axis.hist(rewards[rewards.isfinite()].cpu().numpy(), bins=50, color="#0a3d91")
-    axis.set_yscale("log")
+    axis.set_yscale("symlog", linthresh=1)  # bars stand on 0, and 1 can be seen
     axis.set_xlabel("reward of an agent")
     axis.set_ylabel("steps")
 
@@ -97,11 +102,12 @@ def _lengths(axis: Axes, found: Diagnosis) -> None:
         before = -1
         for step in (terminated | truncated)[:, env].nonzero().flatten().tolist():
             name = "ended by state" if terminated[step, env] else "cut by a time limit"
-            lengths[name].append(step - before)
+            if before >= 0 or terminated[step, env]:
+                lengths[name].append(step - before)
             before = step
     shown = {name: values for name, values in lengths.items() if values}
     if not shown:
-        axis.text(0.5, 0.5, f"no episode ended\nin {len(terminated)} steps", ha="center")
+        axis.text(0.5, 0.5, f"no whole episode\nin {len(terminated)} steps", ha="center")
         axis.set_axis_off()
         return
     axis.hist(list(shown.values()), bins=30, label=list(shown), stacked=True)
@@ -111,8 +117,9 @@ def _lengths(axis: Axes, found: Diagnosis) -> None:
 
 
 def _predicted(axis: Axes, found: Diagnosis) -> None:
-    true, predicted = found.fit.rewards.numpy()
-    ends = [float(true.min()), float(true.max())]
+    pairs = found.fit.rewards
+    true, predicted = pairs[:, pairs.isfinite().all(0)].numpy()
+    ends = [float(true.min()), float(true.max())] if len(true) else []
     axis.plot(ends, ends, color="grey", lw=1)
     axis.plot(true, predicted, ".", ms=3, alpha=0.4, color="#0a3d91")
     axis.set_xlabel("true reward")

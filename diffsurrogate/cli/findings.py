@@ -45,8 +45,10 @@ class Conduct:
     """Share of observed entries outside of the declared space."""
     not_finite: int
     """Observations and rewards that are NaN or infinite."""
+    ends: int
+    """Ends of episodes after which the next observation was seen."""
     not_reset: int
-    """Episodes that ended and whose next observation is the last one: no reset is seen."""
+    """Those of them after which it was still the last one; 0 if no more than chance explains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Experience:
     terminated: int
     """Episodes that ended by state."""
     truncated: int
-    """Episodes that were cut by a time limit."""
+    """Episodes that were cut by a time limit, and not ended by state in the same step."""
     whole_entries: int
     """Entries of (agent, obs_dim) that only take whole numbers, padding left out."""
     still_entries: int
@@ -90,10 +92,15 @@ class OwnGradients:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How well models fit that saw all but the last windows."""
+    """How well models fit episodes that they never saw."""
 
     reward_error: float
-    """Mean squared error over variance, held out: 0 is perfect, 1 no better than the mean."""
+    """Mean squared error over variance, on episodes that no model saw: 0 is perfect, 1 no better
+    than the mean."""
+    seen_error: float
+    """Likewise on what the model learned from."""
+    episodes: int
+    """Of those that no model saw."""
     entry_errors: Tensor
     """(agent, obs_dim): likewise of the change of each observation entry; NaN where nothing changes
     or no gradient passes."""
@@ -101,7 +108,8 @@ class Fit:
     """(2, sample): true and predicted."""
     growth: Tensor | None
     """(time,): the norm of the slope of an observation k + 1 steps after an action with respect to
-    that action, over that of the next observation. None where actions are choices."""
+    that action, over that of the next observation, as far as at least half of the episodes last.
+    None where actions are choices."""
     cosine: float | None
     """Of the learned with the true gradient of a window's reward; None without a true one."""
 

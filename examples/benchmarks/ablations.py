@@ -91,6 +91,13 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """Yield all rows, group by group; the first of a group and task is the default."""
+    yield from pathwise_rows()
+    yield from default_rows()
+    yield from policy_rows()
+
+
+def pathwise_rows() -> Iterator[Row]:
+    """Yield what is made differently where the pathwise gradient is alone."""
     alone = "estimator, pathwise gradient alone"
     for model in ("step", "awm"):
         for anchor in ("real", "predicted"):
@@ -130,6 +137,10 @@ def rows() -> Iterator[Row]:
         yield Row(
             "box and noise, pathwise gradient alone", "dispersion 1", name, f"{PATHWISE} {chosen}"
         )
+
+
+def default_rows() -> Iterator[Row]:
+    """Yield what is left out of the default recipe."""
     for task in ("dispersion 3", "transport 1", "discovery 1"):
         for name, chosen in {
             "default": "",
@@ -148,6 +159,10 @@ def rows() -> Iterator[Row]:
         }.items():
             yield Row("default recipe", task, name, chosen)
         yield Row("default recipe", task, "models warmed up by PPO", warm_steps=200_000)
+
+
+def policy_rows() -> Iterator[Row]:
+    """Yield the default recipe with other networks of the policy."""
     for method, task in {
         "shac++": "dispersion 3",
         "shac+": "dispersion 3",

@@ -1,0 +1,199 @@
+"""What a simulator hands over at every step, checked; errors name the copy, step and field.
+
+A wrong shape or a number that is not finite would spread through every model that learns from it
+and into what is saved of them, so both are refused before anything else sees them.
+"""
+
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.errors import UsageError
+
+_Given = TypeVar("_Given")
+
+
+class Fault(Exception):
+    """What a function of the simulation did wrong; `StepChecks` says when."""
+
+
+class StepChecks:
+    """Checks what the copies of a simulation return, without a graph and without changing it.
+
+    Shapes cost nothing. Whether all numbers are finite is read off their sum, which is finite only
+    if they are, by one transfer from the device for all tensors; each number is looked at only
+    where the sum is not, as it may merely be too large.
+    """
+
+    def __init__(self, name: str, num_envs: int, agents: Sequence[str], obs_dim: int) -> None:
+        """Know what is needed.
+
+        Args:
+            name: of the env, for the messages.
+            num_envs: its copies.
+            agents: their names.
+            obs_dim: features of one agent's observation.
+        """
+        self.name = name
+        self._agents = list(agents)
+        self._needed = {
+            "reward": ("(env, agent)", (num_envs, len(self._agents))),
+            "observation": ("(env, agent, obs_dim)", (num_envs, len(self._agents), obs_dim)),
+            "terminated": ("(env,)", (num_envs,)),
+            "truncated": ("(env,)", (num_envs,)),
+        }
+
+    def step(
+        self,
+        advance: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+        action: Tensor,
+        steps: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a step returns, of the right shapes; `finite` looks at the numbers.
+
+        Args:
+            advance: the simulation's step.
+            action: (env, agent, act_dim), which it is given.
+            steps: (env,) of the copies' episodes, this one included.
+
+        Raises:
+            UsageError: something is raised, has another shape or dtype, or is no tensor.
+        """
+        try:
+            obs, reward, terminated = advance(action)
+        except Exception as error:
+            self._refuse(error, "_advance", steps)
+        self._check_shape("observation", obs, steps)
+        self._check_shape("reward", reward, steps)
+        self._check_shape("terminated", terminated, steps)
+        return obs, reward, terminated
+
+    def reset(
+        self, reset: Callable[[_Given], Tensor], given: _Given, steps: Tensor | None = None
+    ) -> Tensor:
+        """Return what a reset returns, of the right shape, and finite where all are reset.
+
+        Args:
+            reset: of the simulation.
+            given: what it is given, a seed or a mask.
+            steps: (env,) of the copies' episodes after which some are reset; None where all are.
+
+        Raises:
+            UsageError: something is raised, has another shape or dtype, or is no tensor.
+        """
+        try:
+            obs = reset(given)
+        except Exception as error:
+            self._refuse(error, "_reset_all" if steps is None else "_reset_where", steps)
+        self._check_shape("observation", obs, steps, reset=True)
+        if steps is None and not _finite_sum(obs):
+            self._check_finite("observation", obs, None)
+        return obs
+
+    def cut(self, cut_short: Callable[[], Tensor], steps: Tensor) -> Tensor:
+        """Return which copies the simulation cut short in the last of `steps` (env,).
+
+        Raises:
+            UsageError: something is raised, has another shape or dtype, or is no tensor.
+        """
+        try:
+            truncated = cut_short()
+        except Exception as error:
+            self._refuse(error, "_cut_short", steps)
+        self._check_shape("truncated", truncated, steps)
+        return truncated
+
+    def finite(self, steps: Tensor, obs: Tensor, reward: Tensor, fresh: Tensor) -> None:
+        """Refuse a step with a number that is not finite.
+
+        Args:
+            steps: (env,) steps of the copies' episodes, this one included.
+            obs: (env, agent, obs_dim), before any reset.
+            reward: (env, agent).
+            fresh: (env, agent, obs_dim), after the reset of those that ended; `obs` if none did.
+
+        Raises:
+            UsageError: one is not.
+        """
+        if _finite_sum(obs, reward, *(() if fresh is obs else (fresh,))):
+            return
+        self._check_finite("observation", obs, steps)
+        self._check_finite("reward", reward, steps)
+        self._check_finite("observation", fresh, steps, reset=True)
+
+    def _refuse(self, error: Exception, method: str, steps: Tensor | None) -> NoReturn:
+        """Raise an error that says in which step another was raised, chained to it."""
+        if isinstance(error, UsageError):
+            raise error
+        if isinstance(error, Fault):
+            raise UsageError(f"{error} (all envs, {_when_all(steps)})") from error.__cause__
+        raise UsageError(
+            f"{self.name}.{method} of all envs failed {_when_all(steps)}: {reason(error)}"
+        ) from error
+
+    # --- one field ------------------------------------------------------------------------------
+
+    def _check_shape(
+        self, field: str, got: object, steps: Tensor | None, reset: bool = False
+    ) -> None:
+        axes, shape = self._needed[field]
+        flags = len(shape) == 1
+        if isinstance(got, Tensor) and got.shape == shape:
+            if got.dtype == torch.bool if flags else got.is_floating_point():
+                return
+        if not isinstance(got, Tensor):
+            given, needed = f"is a {type(got).__name__}", f"a torch.Tensor {axes} = {shape}"
+        elif got.shape != shape:
+            given, needed = f"has shape {tuple(got.shape)}", f"{axes} = {shape}"
+        else:
+            given, needed = f"has dtype {got.dtype}", "torch.bool" if flags else "torch.float32"
+        raise UsageError(
+            f"{self.name}: the {field} of all envs {_when_all(steps, reset)} {given}; {needed} is "
+            "needed"
+        )
+
+    def _check_finite(
+        self, field: str, got: Tensor, steps: Tensor | None, reset: bool = False
+    ) -> None:
+        bad = ~torch.isfinite(got.detach())
+        if not bool(bad.any()):
+            return
+        index, agent, *feature = bad.nonzero()[0].tolist()
+        when = "at the reset"
+        if steps is not None:
+            count = int(steps[index])
+            when = f"at the reset after step {count}" if reset else f"at step {count}"
+            when += " of its episode"
+        entry = f" at {feature}" if feature else ""
+        raise UsageError(
+            f"{self.name}: the {field} of env {index} {when} is not finite: "
+            f"{got[index, agent, *feature].item()} for agent {self._agents[agent]!r}{entry}; mend "
+            "the env"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Return an exception as one line: its type, its message, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+
+
+def _finite_sum(*fields: Tensor) -> bool:
+    """Return whether sums are finite, as they are only if all that is summed is."""
+    sums = [field.detach().sum() for field in fields]
+    return math.isfinite(sum(sums[1:], start=sums[0]).item())
+
+
+def _when_all(steps: Tensor | None, reset: bool = False) -> str:
+    """Return when it was, for copies that need not be at the same step of their episodes."""
+    if steps is None:
+        return "at the reset"
+    first, last = int(steps.min()), int(steps.max())
+    step = f"step {first}" if first == last else f"steps {first} to {last}"
+    after = "the reset after " if reset else ""
+    return f"at {after}{step} of {'its episode' if len(steps) == 1 else 'their episodes'}"
