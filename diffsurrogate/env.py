@@ -237,19 +237,19 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             UsageError: the action, or what the simulator returns, has a wrong shape or dtype or is
                 not finite; or the env was never reset.
         """
-        _ = self.current_obs
+        seen = self.current_obs
         self.check_action(actions)
         box = self.action_low, self.action_high
         action = self._chosen(actions) if self.discrete_actions else clamp_to_box(actions, *box)
         steps = self._steps + 1
-        next_obs, reward, terminated = self._step_checks.step(self._advance, action, steps)
+        next_obs, reward, terminated = self._step_checks.step(self._advance, action, steps, seen)
         self._steps = steps
         truncated = self._step_checks.cut(self._cut_short, steps)
         if self.max_steps is not None:
             truncated = truncated | (steps >= self.max_steps)
         ended, obs = terminated | truncated, next_obs
         if bool(ended.any()):
-            obs = self._step_checks.reset(self._reset_where, ended, steps)
+            obs = self._step_checks.reset(self._reset_where, ended, steps, next_obs)
             self._steps = torch.where(ended, 0, steps)
         self._step_checks.finite(steps, next_obs, reward, obs)
         self._current, self._began = obs, ended

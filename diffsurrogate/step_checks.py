@@ -53,6 +53,7 @@ class StepChecks:
         advance: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
         action: Tensor,
         steps: Tensor,
+        seen: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what a step returns, of the right shapes; `finite` looks at the numbers.
 
@@ -60,21 +61,29 @@ class StepChecks:
             advance: the simulation's step.
             action: (env, agent, act_dim), which it is given.
             steps: (env,) of the copies' episodes, this one included.
+            seen: (env, agent, obs_dim), which others have and the step must leave as it is.
 
         Raises:
-            UsageError: something is raised, has another shape or dtype, or is no tensor.
+            UsageError: something is raised, has another shape or dtype, is no tensor, or was
+                written into `seen`.
         """
+        version = seen._version
         try:
             obs, reward, terminated = advance(action)
         except Exception as error:
             self._refuse(error, "_advance", steps)
+        self._check_untouched(seen, version, steps)
         self._check_shape("observation", obs, steps)
         self._check_shape("reward", reward, steps)
         self._check_shape("terminated", terminated, steps)
         return obs, reward, terminated
 
     def reset(
-        self, reset: Callable[[_Given], Tensor], given: _Given, steps: Tensor | None = None
+        self,
+        reset: Callable[[_Given], Tensor],
+        given: _Given,
+        steps: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
         """Return what a reset returns, of the right shape, and finite where all are reset.
 
@@ -82,14 +91,19 @@ class StepChecks:
             reset: of the simulation.
             given: what it is given, a seed or a mask.
             steps: (env,) of the copies' episodes after which some are reset; None where all are.
+            seen: (env, agent, obs_dim) before it, which the reset must leave as it is.
 
         Raises:
-            UsageError: something is raised, has another shape or dtype, or is no tensor.
+            UsageError: something is raised, has another shape or dtype, is no tensor, or was
+                written into `seen`.
         """
+        version = None if seen is None else seen._version
         try:
             obs = reset(given)
         except Exception as error:
             self._refuse(error, "_reset_all" if steps is None else "_reset_where", steps)
+        if seen is not None:
+            self._check_untouched(seen, version, steps, reset=True)
         self._check_shape("observation", obs, steps, reset=True)
         if steps is None and not _finite_sum(obs):
             self._check_finite("observation", obs, None)
@@ -137,6 +151,20 @@ class StepChecks:
         ) from error
 
     # --- one field ------------------------------------------------------------------------------
+
+    def _check_untouched(
+        self, seen: Tensor, version: int | None, steps: Tensor | None, reset: bool = False
+    ) -> None:
+        """Refuse a simulation that writes into an observation it has handed out.
+
+        Only what torch writes is noticed.
+        """
+        if seen._version != version:
+            raise UsageError(
+                f"{self.name}: the observation of all envs {_when_all(steps, reset)} was written "
+                "into the tensor of the one before, which policies and models still hold; make new "
+                "tensors instead of changing old ones in place, or return a clone"
+            )
 
     def _check_shape(
         self, field: str, got: object, steps: Tensor | None, reset: bool = False

@@ -253,3 +253,46 @@ def test_a_run_that_meets_a_lie_keeps_its_last_checkpoint(tmp_path):
     again = SHAC.load(tmp_path / "last.pt", Home())
     parts = (again.actor, again.critic)
     assert all(value.isfinite().all() for part in parts for value in part.state_dict().values())
+
+
+class InPlace(Home):
+    """Moves its points where they are, and shows the very tensor they are in."""
+
+    def observe(self, state: TorchState) -> Tensor:
+        return state["x"]
+
+    def advance(self, state: TorchState, action: Tensor) -> TorchState:
+        state["x"].add_(0.5 * action.repeat(1, 1, 3)[..., :OBS])
+        return state
+
+    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
+        return {"x": torch.rand(count, AGENTS, OBS, generator=generator)}
+
+
+class Buffer(Engine):
+    """Writes what it observes after a reset over what it observed before."""
+
+    def _reset_where(self, mask: Tensor) -> Tensor:
+        return self.last.zero_()
+
+    def tell(self, field: str, truth: Any) -> Any:
+        if field == "observation":
+            self.last = truth
+        return truth
+
+
+def test_old_observations_are_not_written_over():
+    env = InPlace(differentiable=False)
+    env.reset(seed=0)
+    with pytest.raises(UsageError, match=r"at step 1 .*into the tensor of the one before.*a clone"):
+        env.step(STILL)
+
+
+def test_a_reset_leaves_the_last_observation_alone():
+    env = Buffer(max_steps=2)
+    env.reset(seed=0)
+    env.step(STILL)
+    with pytest.raises(
+        UsageError, match=r"at the reset after step 2 .*the tensor of the one before"
+    ):
+        env.step(STILL)

@@ -204,8 +204,10 @@ def draw(row: Iterable[Any], found: dict[str, list[Curve]], name: str, budget: f
 HEAD = """# SHAC++ on envs without gradients
 
 Mean return of the deterministic policy in 64 episodes, medians over seeds. Every method had the
-same CPU-seconds of training, one thread; the first column of returns is at equal env steps, the
-second at equal CPU-seconds. ppo is ours, sb3-ppo and sac are Stable-Baselines3's.
+same CPU-seconds of training, one thread, two runs at a time on two cores; the first column of
+returns is at equal env steps, where the shortest run ends, the second at equal CPU-seconds, in new
+episodes. sb3-ppo (with our preset) and sac (with its own, a gradient step per env step) are
+Stable-Baselines3's; ppo, where it is run, is ours. Returns of several agents are summed.
 Made by `python examples/benchmarks/any_env.py`; curves in the PNG.
 
 | task | method | seeds | at equal env steps | at equal CPU-seconds | each seed |
