@@ -51,7 +51,7 @@ def _forget(monkeypatch):
     [
         ("vmass/dispersion", "did you mean 'vmas'"),
         ("papr/dispersion", "did you mean 'paper'"),
-        ("nothing-like-it/x", "namespaces diffsurrogate, .*paper, .*vmas"),
+        ("nothing-like-it/x", r"namespaces .*diffsurrogate, .*paper, .*vmas"),
         ("vmas", "namespace/name"),
         ("vmas/", "namespace/name"),
         ("", "namespace/name"),
