@@ -57,9 +57,7 @@ class Window:
 
     def acting(self, action: Tensor, step: int | slice = slice(None)) -> Tensor:
         """Return actions `(*any, agent, act_dim)` of a step or all, without gradient of absent."""
-        if self.present is None:
-            return action
-        return torch.where(self.present[step].unsqueeze(-1), action, action.detach())
+        return acting(action, None if self.present is None else self.present[step])
 
     def detach(self) -> "Window":
         """Return the same numbers without any graph."""
@@ -73,6 +71,18 @@ class Window:
         """Return the window with every tensor it has changed, such as to some of its envs."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
+
+
+def acting(action: Tensor, present: Tensor | None) -> Tensor:
+    """Return actions `(*any, agent, act_dim)` without the gradient of who is absent.
+
+    Args:
+        action: of all agents.
+        present: (*any, agent) bool; None where all are there.
+    """
+    if present is None:
+        return action
+    return torch.where(present.unsqueeze(-1), action, action.detach())
 
 
 def present_in(steps: list[Tensor | None], like: Tensor) -> Tensor | None:

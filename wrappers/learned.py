@@ -18,7 +18,7 @@ from diffsurrogate.gradient_comparison import agreement, policy_gradient
 from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
-from diffsurrogate.window import Window, WindowPolicy, present_in
+from diffsurrogate.window import Window, WindowPolicy, acting, present_in
 from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
@@ -366,9 +366,7 @@ class LearnedDiffWrapper(EnvWrapper):
         for _ in range(horizon):
             obs, before = self.current_obs, self._chain.state
             present.append(self.present)
-            action = self.open_action(policy(obs))
-            if present[-1] is not None:
-                action = torch.where(present[-1].unsqueeze(-1), action, action.detach())
+            action = acting(self.open_action(policy(obs)), present[-1])
             _, reward, terminated, truncated, info = self._simulate(action)
             row = (obs, action, reward, info["final_obs"], terminated, truncated)
             rows.append((*row, info["value_obs"], before))

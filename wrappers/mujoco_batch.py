@@ -15,7 +15,7 @@ from torch import Tensor
 from diffsurrogate.device import usable_device
 from diffsurrogate.env import State
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.gymnasium import make as make_one_by_one
+from diffsurrogate.wrappers.gymnasium_ids import make as make_one_by_one
 from diffsurrogate.wrappers.mujoco_copies import Copies
 from diffsurrogate.wrappers.mujoco_robots import ROBOTS
 from diffsurrogate.wrappers.raw_checks import RawChecks

@@ -139,7 +139,10 @@ class Copy:
             own = rows[layout.rows[layout.index[agent]]]
             try:
                 seen = layout.read(agent, obs[agent])
-                self._check_bounds(agent, seen)
+                bounds = self._bounds[agent]
+                complaint = None if bounds is None else bounds.complaint(seen)
+                if complaint is not None:
+                    raise ValueError(complaint)
                 own[:, : len(seen)] = seen
                 if layout.open_choices is not None:
                     what = "action_mask"
@@ -152,13 +155,6 @@ class Copy:
             rows[:, layout.state_columns] = self._state(layout.state_columns)
         self._check_finite("observation", rows)
         return rows
-
-    def _check_bounds(self, agent: Any, seen: Rows) -> None:
-        bounds = self._bounds[agent]
-        found = None if bounds is None else bounds.first_outside(seen[None])
-        if bounds is not None and found is not None:
-            entry = found[1]
-            raise ValueError(bounds.advice(float(seen[entry]), entry, f" at [{entry}]"))
 
     def _state(self, columns: slice) -> Rows:
         """Return the global state, a vector."""

@@ -64,13 +64,22 @@ class Bounds:
         row, entry = np.argwhere(outside)[0].tolist()
         return row, entry
 
-    def advice(self, value: float, entry: int, place: str) -> str:
-        """Return what to say of a number outside; the message goes on after "is" or the like."""
+    def complaint(self, row: NDArray[np.float32]) -> str | None:
+        """Return what is wrong with one observation; it goes on after "is". None if it is inside.
+
+        Args:
+            row: of as many numbers as the box has, in any shape.
+        """
+        found = self.first_outside(row[None])
+        if found is None:
+            return None
+        entry = found[1]
+        place = [int(axis) for axis in np.unravel_index(entry, row.shape)]
         low, high = float(self.low[entry]), float(self.high[entry])
         return (
-            f"outside of its space: {value:.6g}{place}, where the space has [{low:.6g}, "
-            f"{high:.6g}]; widen the observation space, or pass check_bounds=False to "
-            "as_multi_agent or make"
+            f"outside of its space: {float(row.flat[entry]):.6g}{f' at {place}' if place else ''}, "
+            f"where the space has [{low:.6g}, {high:.6g}]; widen the observation space, or pass "
+            "check_bounds=False to as_multi_agent or make"
         )
 
 

@@ -156,12 +156,9 @@ class RawChecks:
                 f"{where} is not finite: {row[tuple(place)]}{f' at {place}' if place else ''}; "
                 "mend the env, or give finite numbers in a wrapper of it"
             )
-        found = None if bounds is None else bounds.first_outside(row[None])
-        if bounds is not None and found is not None:
-            entry = found[1]
-            place = [int(axis) for axis in np.unravel_index(entry, shape)]
-            at = f" at {place}" if place else ""
-            raise UsageError(f"{where} is {bounds.advice(float(row.flat[entry]), entry, at)}")
+        complaint = None if bounds is None else bounds.complaint(row)
+        if complaint is not None:
+            raise UsageError(f"{where} is {complaint}")
         return row
 
     def flags(self, field: str, got: Any) -> NDArray[np.bool_]:

@@ -13,12 +13,16 @@ def processes_of(raw: Any) -> list[BaseProcess]:
     return [process for process in found if isinstance(process, BaseProcess)]
 
 
-def would_hang(raw: Any) -> bool:
-    """Return whether closing would wait forever: a process is dead, or owes an answer."""
+def end_if_stuck(raw: Any) -> None:
+    """End the processes of an unwrapped vector env where closing it would wait forever.
+
+    It would where one of them is dead, or owes an answer.
+    """
     state = getattr(raw, "_state", None)  # Gymnasium's; `waiting` is Stable-Baselines3's
     owes = getattr(raw, "waiting", False) or getattr(state, "name", "DEFAULT") != "DEFAULT"
     processes = processes_of(raw)
-    return bool(processes) and (owes or not all(process.is_alive() for process in processes))
+    if owes or not all(process.is_alive() for process in processes):
+        end_processes(raw)
 
 
 def end_processes(raw: Any) -> None:

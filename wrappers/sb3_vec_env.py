@@ -15,7 +15,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.raw_bounds import Bounds, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import RawEnvAdapter, raw_actions
-from diffsurrogate.wrappers.raw_processes import end_processes, would_hang
+from diffsurrogate.wrappers.raw_processes import end_if_stuck
 from diffsurrogate.wrappers.raw_spaces import action_box, action_mask, agent_names, observation_box
 from diffsurrogate.wrappers.sb3 import SB3VecEnv
 
@@ -128,8 +128,7 @@ class AdaptedVecEnv(RawEnvAdapter):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the raw env; its processes are ended where one of them died."""
-        if would_hang(self.raw.unwrapped):
-            end_processes(self.raw.unwrapped)
+        end_if_stuck(self.raw.unwrapped)
         self.raw.close()
 
     # --- the env protocol -----------------------------------------------------------------------
