@@ -5,10 +5,10 @@ from typing import Literal
 
 from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import ActorConfig
+from diffsurrogate.window import check_horizon
 
 _JOINT = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 _SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="tanh", layer_norm=False)

@@ -7,11 +7,11 @@ from typing import Literal
 from diffsurrogate.algorithms.ppo_config import ClipConfig, refuse_memory, refuse_squash
 from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
+from diffsurrogate.window import check_horizon
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from diffsurrogate.actions import clamp_to_box
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.configuration import check_same_config, config_from_dict
-from diffsurrogate.env import MultiAgentVectorEnv, Policy, State, clamp_to_box
+from diffsurrogate.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.policies import Actor
 from diffsurrogate.seeding import derive_seed

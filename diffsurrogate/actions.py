@@ -1,9 +1,14 @@
-"""What every env refuses as an action."""
+"""What every env does with an action outside of its box, and what it refuses as one."""
 
 import torch
 from torch import Tensor
 
 from diffsurrogate.errors import UsageError
+
+
+def clamp_to_box(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the action inside the box; the gradient is zero where it was outside."""
+    return torch.minimum(torch.maximum(action, low), high)
 
 
 def expect_action(action: object, shape: tuple[int, ...]) -> None:

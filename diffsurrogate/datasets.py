@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, Policy, check_horizon
+from diffsurrogate.env import MultiAgentVectorEnv, Policy
 from diffsurrogate.errors import UsageError
-from diffsurrogate.window import Window
+from diffsurrogate.window import Window, check_horizon
 
 
 def record(

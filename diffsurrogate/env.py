@@ -7,29 +7,25 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from diffsurrogate.actions import expect_action
+from diffsurrogate.actions import clamp_to_box, expect_action
+from diffsurrogate.bounds import Bounds
 from diffsurrogate.choices import straight_choice
 from diffsurrogate.columns import check_columns, open_now
+from diffsurrogate.env_checks import check_world, reset_mask
 from diffsurrogate.errors import UsageError
 from diffsurrogate.step_checks import StepChecks
-from diffsurrogate.window import Window, WindowPolicy, present_in
+from diffsurrogate.window import Window, WindowPolicy, check_horizon
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
 
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors and plain numbers: loadable with `weights_only`."""
-
-
-def clamp_to_box(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return the action inside the box; the gradient is zero where it was outside."""
-    return torch.minimum(torch.maximum(action, low), high)
 
 
 class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
@@ -56,6 +52,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     without. Critics and models read them, policies do not (`Actor`)."""
     offers_state: bool = False
     """Whether there is a global state, which `make(..., state=True)` puts into `state_columns`."""
+    resets_itself: bool = False
+    """Whether the simulator starts copies anew when their episodes end, and at no other time."""
 
     def __init__(
         self,
@@ -67,6 +65,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         device: torch.device | str = "cpu",
         gradients: Iterable[str] = (),
         max_steps: int | None = None,
+        check_bounds: bool = True,
     ) -> None:
         """Describe the env.
 
@@ -78,17 +77,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             device: where every tensor lives.
             gradients: what the env itself can differentiate: a subset of dynamics, reward.
             max_steps: steps after which an episode is truncated; None for never.
+            check_bounds: refuse observations outside of finite bounds, by more than a thousandth of
+                their range.
         """
-        if num_envs < 1:
-            raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
-        if not agents:
-            raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
-        if max_steps is not None and max_steps < 1:
-            raise UsageError(
-                f"max_steps is {max_steps}; give at least 1, or None for no time limit"
-            )
-        if not np.isfinite([action_space.low, action_space.high]).all():
-            raise UsageError("the action box must be finite; rescale the actions in your env")
+        check_world(num_envs, agents, action_space, max_steps)
         self.num_envs = num_envs
         self.agents = list(agents)
         self.num_agents = len(self.agents)
@@ -113,7 +105,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.max_horizon: int | None = None
         """Longest window whose gradient the env can give; None for any."""
         self._current: Tensor | None = None
-        self._step_checks = StepChecks(type(self).__name__, num_envs, self.agents, self.obs_dim)
+        bounds = Bounds.of(observation_space, self.device) if check_bounds else None
+        shape = (num_envs, self.num_agents, self.obs_dim)
+        self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
         self._began = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
@@ -202,14 +196,22 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Start every env anew.
+        """Start every env anew, or some.
+
+        Args:
+            seed: of the env's randomness from now on; None goes on with what there is.
+            options: {"reset_mask": (env,) bool} starts anew those only; others go on.
 
         Returns:
             obs `(env, agent, obs_dim)` float32 and an empty info.
 
         Raises:
-            UsageError: `open_choices` or `state_columns` are no such columns.
+            UsageError: `open_choices` or `state_columns` are no such columns, the mask does not fit
+                or comes with a seed, or the simulator starts copies anew only by itself.
         """
+        mask = reset_mask(options, self.num_envs, seed)
+        if mask is not None:
+            return self._start_some(mask.to(self.device)), {}
         check_columns(
             self.open_choices,
             self.state_columns,
@@ -221,6 +223,21 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._steps = torch.zeros_like(self._steps)
         self._began = torch.ones_like(self._began)
         return self._current, {}
+
+    def _start_some(self, mask: Tensor) -> Tensor:
+        """Start anew the envs where `mask` (env,) is set, wherever they are in their episodes."""
+        if self.resets_itself:
+            raise UsageError(
+                f"{type(self).__name__} starts an env anew only when its episode ends; leave out "
+                'options={"reset_mask": ...}'
+            )
+        before = self.current_obs
+        obs = self._step_checks.reset(self._reset_where, mask, self._steps, before)
+        obs = torch.where(mask[:, None, None], obs, before)
+        self._step_checks.fresh(self._steps, obs)
+        self._steps = torch.where(mask, 0, self._steps)
+        self._current, self._began = obs, self._began | mask
+        return obs
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advance every env one step and reset those that ended.
@@ -294,26 +311,16 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             UsageError: `horizon` is less than 1.
         """
         check_horizon(horizon)
-        rows: list[tuple[Tensor, ...]] = []
+        steps: list[dict[str, Tensor]] = []
         present: list[Tensor | None] = []
         for _ in range(horizon):
             obs = self.current_obs
-            present.append(self.present)
+            present.append(self._step_checks.present(self.present))
             action = self.open_action(policy(obs))
             _, reward, terminated, truncated, info = self.step(action)
-            rows.append((obs, action, reward, info["final_obs"], terminated, truncated))
-        obs, action, reward, next_obs, terminated, truncated = map(
-            torch.stack, zip(*rows, strict=True)
-        )
-        return Window(
-            obs=obs,
-            action=action,
-            reward=reward,
-            next_obs=next_obs,
-            terminated=terminated,
-            truncated=truncated,
-            present=present_in(present, reward),
-        )
+            step = {"obs": obs, "action": action, "reward": reward, "next_obs": info["final_obs"]}
+            steps.append(step | {"terminated": terminated, "truncated": truncated})
+        return Window.of(steps, present)
 
     @property
     def can_replay(self) -> bool:
@@ -390,9 +397,3 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def check_action(self, action: Tensor) -> None:
         """Refuse an action of the wrong shape or dtype, or one that is not finite."""
         expect_action(action, (self.num_envs, self.num_agents, self.act_dim))
-
-
-def check_horizon(horizon: int) -> None:
-    """Refuse a horizon below one step."""
-    if horizon < 1:
-        raise UsageError(f"horizon is {horizon}; a window needs at least 1 step")

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, check_horizon
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradient_report import GradientPart, GradientReport, compare
-from diffsurrogate.window import Window
+from diffsurrogate.window import Window, check_horizon
 
 STEP_SIZES = (0.04, 0.01, 0.0025)
 """Finite-difference steps, in half-widths of the action box; each a quarter of the one before."""

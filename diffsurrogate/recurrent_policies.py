@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.env import MultiAgentVectorEnv, clamp_to_box
+from diffsurrogate.actions import clamp_to_box
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import build_recurrent_net
 from diffsurrogate.policies import Actor

@@ -13,6 +13,7 @@ from typing import NoReturn, TypeVar
 import torch
 from torch import Tensor
 
+from diffsurrogate.bounds import Bounds
 from diffsurrogate.errors import UsageError
 
 _Given = TypeVar("_Given")
@@ -30,22 +31,25 @@ class StepChecks:
     where the sum is not, as it may merely be too large.
     """
 
-    def __init__(self, name: str, num_envs: int, agents: Sequence[str], obs_dim: int) -> None:
+    def __init__(
+        self, name: str, agents: Sequence[str], shape: tuple[int, int, int], bounds: Bounds | None
+    ) -> None:
         """Know what is needed.
 
         Args:
             name: of the env, for the messages.
-            num_envs: its copies.
             agents: their names.
-            obs_dim: features of one agent's observation.
+            shape: (env, agent, obs_dim) of observations.
+            bounds: that one copy's observations keep; None for any.
         """
         self.name = name
         self._agents = list(agents)
-        self._needed = {
-            "reward": ("(env, agent)", (num_envs, len(self._agents))),
-            "observation": ("(env, agent, obs_dim)", (num_envs, len(self._agents), obs_dim)),
-            "terminated": ("(env,)", (num_envs,)),
-            "truncated": ("(env,)", (num_envs,)),
+        self._bounds = bounds
+        self._needed: dict[str, tuple[str, tuple[int, ...]]] = {
+            "reward": ("(env, agent)", shape[:2]),
+            "observation": ("(env, agent, obs_dim)", shape),
+            "terminated": ("(env,)", shape[:1]),
+            "truncated": ("(env,)", shape[:1]),
         }
 
     def step(
@@ -105,9 +109,23 @@ class StepChecks:
         if seen is not None:
             self._check_untouched(seen, version, steps, reset=True)
         self._check_shape("observation", obs, steps, reset=True)
-        if steps is None and not _finite_sum(obs):
-            self._check_finite("observation", obs, None)
+        if steps is None:
+            self.fresh(None, obs)
         return obs
+
+    def fresh(self, steps: Tensor | None, obs: Tensor) -> None:
+        """Refuse observations after a reset with a number that is not finite, or out of bounds.
+
+        Args:
+            steps: (env,) of the copies' episodes before it; None where all are reset.
+            obs: (env, agent, obs_dim).
+
+        Raises:
+            UsageError: one is.
+        """
+        if not _finite_sum(obs):
+            self._check_finite("observation", obs, steps, reset=True)
+        self._check_bounds(obs, steps, reset=True)
 
     def cut(self, cut_short: Callable[[], Tensor], steps: Tensor) -> Tensor:
         """Return which copies the simulation cut short in the last of `steps` (env,).
@@ -122,8 +140,22 @@ class StepChecks:
         self._check_shape("truncated", truncated, steps)
         return truncated
 
+    def present(self, there: Tensor | None) -> Tensor | None:
+        """Return who the simulation says is there, (env, agent) bool; None where all are.
+
+        Raises:
+            UsageError: it has another shape or dtype.
+        """
+        shape = self._needed["reward"][1]
+        if there is not None and (there.shape != shape or there.dtype != torch.bool):
+            raise UsageError(
+                f"{self.name}.present has shape {tuple(there.shape)} and dtype {there.dtype}; "
+                f"(env, agent) = {tuple(shape)} and torch.bool are needed"
+            )
+        return there
+
     def finite(self, steps: Tensor, obs: Tensor, reward: Tensor, fresh: Tensor) -> None:
-        """Refuse a step with a number that is not finite.
+        """Refuse a step with a number that is not finite, or an observation out of bounds.
 
         Args:
             steps: (env,) steps of the copies' episodes, this one included.
@@ -134,11 +166,13 @@ class StepChecks:
         Raises:
             UsageError: one is not.
         """
-        if _finite_sum(obs, reward, *(() if fresh is obs else (fresh,))):
-            return
-        self._check_finite("observation", obs, steps)
-        self._check_finite("reward", reward, steps)
-        self._check_finite("observation", fresh, steps, reset=True)
+        if not _finite_sum(obs, reward, *(() if fresh is obs else (fresh,))):
+            self._check_finite("observation", obs, steps)
+            self._check_finite("reward", reward, steps)
+            self._check_finite("observation", fresh, steps, reset=True)
+        self._check_bounds(obs, steps)
+        if fresh is not obs:
+            self._check_bounds(fresh, steps, reset=True)
 
     def _refuse(self, error: Exception, method: str, steps: Tensor | None) -> NoReturn:
         """Raise an error that says in which step another was raised, chained to it."""
@@ -192,17 +226,23 @@ class StepChecks:
         if not bool(bad.any()):
             return
         index, agent, *feature = bad.nonzero()[0].tolist()
-        when = "at the reset"
-        if steps is not None:
-            count = int(steps[index])
-            when = f"at the reset after step {count}" if reset else f"at step {count}"
-            when += " of its episode"
         entry = f" at {feature}" if feature else ""
         raise UsageError(
-            f"{self.name}: the {field} of env {index} {when} is not finite: "
+            f"{self.name}: the {field} of env {index} {_when(steps, index, reset)} is not finite: "
             f"{got[index, agent, *feature].item()} for agent {self._agents[agent]!r}{entry}; mend "
             "the env"
         )
+
+    def _check_bounds(self, obs: Tensor, steps: Tensor | None, reset: bool = False) -> None:
+        if self._bounds is None or self._bounds.holds(obs.detach()):
+            return
+        for index, row in enumerate(obs.detach().cpu().numpy()):
+            complaint = self._bounds.complaint(row)
+            if complaint is not None:
+                when = _when(steps, index, reset)
+                raise UsageError(
+                    f"{self.name}: the observation of env {index} {when} is {complaint}"
+                )
 
 
 def reason(error: Exception) -> str:
@@ -215,6 +255,14 @@ def _finite_sum(*fields: Tensor) -> bool:
     """Return whether sums are finite, as they are only if all that is summed is."""
     sums = [field.detach().sum() for field in fields]
     return math.isfinite(sum(sums[1:], start=sums[0]).item())
+
+
+def _when(steps: Tensor | None, index: int, reset: bool) -> str:
+    """Return when it was for one copy."""
+    if steps is None:
+        return "at the reset"
+    count = int(steps[index])
+    return f"at {'the reset after ' if reset else ''}step {count} of its episode"
 
 
 def _when_all(steps: Tensor | None, reset: bool = False) -> str:

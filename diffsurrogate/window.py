@@ -1,11 +1,13 @@
 """Windows: some steps of many envs, the unit that trainers and surrogates learn from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from diffsurrogate.errors import UsageError
 
 
 @runtime_checkable
@@ -44,6 +46,19 @@ class Window:
     """(time, env, agent, obs_dim) where the actor's value is taken, if not at `next_obs`."""
     continuation: Tensor | None = None
     """(time, env) `1 - terminated` with the gradient of a termination model, if there is one."""
+
+    @classmethod
+    def of(
+        cls, steps: Sequence[Mapping[str, Tensor]], present: Sequence[Tensor | None]
+    ) -> "Window":
+        """Return steps, one after another, as a window.
+
+        Args:
+            steps: of each step what the fields of a window say, but `present`, without time axis.
+            present: of each step (env, agent) bool, who was there; None where all were.
+        """
+        columns = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+        return cls(**columns, present=_present_in(present, columns["reward"]))
 
     @property
     def horizon(self) -> int:
@@ -85,9 +100,15 @@ def acting(action: Tensor, present: Tensor | None) -> Tensor:
     return torch.where(present.unsqueeze(-1), action, action.detach())
 
 
-def present_in(steps: list[Tensor | None], like: Tensor) -> Tensor | None:
+def _present_in(steps: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
     """Return who was there in each step, (time, env, agent) as `like`; None where all always."""
     if all(step is None for step in steps):
         return None
     everyone = torch.ones_like(like[0], dtype=torch.bool)
     return torch.stack([everyone if step is None else step for step in steps])
+
+
+def check_horizon(horizon: int) -> None:
+    """Refuse a horizon below one step."""
+    if horizon < 1:
+        raise UsageError(f"horizon is {horizon}; a window needs at least 1 step")

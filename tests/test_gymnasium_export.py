@@ -271,7 +271,10 @@ def test_its_list_of_infos_has_what_each_env_ended_with():
 
 @pytest.mark.parametrize("make_env", [lambda: as_gymnasium(cartpole()), lambda: theirs(0)])
 def test_its_observation_wrappers_refuse_same_step_resets_of_anyone(make_env):
-    """A later Gymnasium that takes them makes this fail: then say so in the docstring."""
+    """A later Gymnasium that takes them makes this fail: then say so in the docstring.
+
+    With `autoreset="next_step"` they work: `test_reset_mask.py`.
+    """
     with pytest.raises(ValueError, match="NEXT_STEP"):
         vector.NormalizeObservation(make_env())
 
@@ -347,7 +350,11 @@ def test_its_videos_show_our_pictures(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "advice"),
-    [({"reward": "max"}, "'sum' or 'mean'"), ({"final_obs": "list"}, "'objects' or 'array'")],
+    [
+        ({"reward": "max"}, "'sum' or 'mean'"),
+        ({"final_obs": "list"}, "'objects' or 'array'"),
+        ({"autoreset": "never"}, "'same_step' or 'next_step'"),
+    ],
 )
 def test_an_unknown_option_is_refused(options, advice):
     with pytest.raises(UsageError, match=advice):
@@ -375,8 +382,6 @@ def test_other_misuse_is_refused():
     envs = as_gymnasium(dispersion())
     with pytest.raises(UsageError, match="not reset"):
         envs.step(moves(0).reshape(ENVS, -1))
-    with pytest.raises(UsageError, match="reset of some envs only"):
-        envs.reset(options={"reset_mask": np.ones(ENVS, bool)})
     envs.reset(seed=0)
     with pytest.raises(UsageError, match="not finite"):
         envs.step(np.full((ENVS, AGENTS * 2), np.nan))

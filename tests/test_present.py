@@ -18,6 +18,7 @@ from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.trainer import Trainer
 from diffsurrogate.autoregressive import AutoregressiveActor
+from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
@@ -196,3 +197,14 @@ def test_the_dead_of_smax_are_away():
     assert saved is not None
     env.set_state(saved)
     assert torch.equal(env.present, after)
+
+
+@pytest.mark.parametrize("shape", [(AGENTS,), (AGENTS, ENVS)])
+def test_who_is_there_must_be_said_of_each_agent_in_each_env(shape, monkeypatch):
+    for dtype in (torch.bool, torch.float32):
+        said = torch.ones((ENVS, AGENTS) if dtype == torch.float32 else shape, dtype=dtype)
+        monkeypatch.setattr(HalfEmpty, "present", property(lambda self, said=said: said))
+        for env in (half_empty(), learned(half_empty())):
+            env.reset(seed=0)
+            with pytest.raises(UsageError, match=r"\(env, agent\) = \(7, 3\) and torch.bool are"):
+                env.rollout(lambda obs: torch.zeros(ENVS, AGENTS, 2), HORIZON)

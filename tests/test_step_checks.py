@@ -214,7 +214,7 @@ def test_the_step_is_that_of_the_copys_own_episode():
 
 
 def test_large_numbers_are_no_lie_though_their_sum_is_infinite():
-    checks = StepChecks("MyEnv", 2, ["a", "b", "c"], 2)
+    checks = StepChecks("MyEnv", ["a", "b", "c"], (2, 3, 2), bounds=None)
     most = torch.finfo(torch.float32).max
     steps = torch.ones(2, dtype=torch.long)
     obs, reward = torch.full((2, 3, 2), most), torch.full((2, 3), -most)

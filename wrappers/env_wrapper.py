@@ -20,6 +20,7 @@ class EnvWrapper(MultiAgentVectorEnv):
         self.observation_mask, self.action_mask = env.observation_mask, env.action_mask
         self.discrete_actions, self.open_choices = env.discrete_actions, env.open_choices
         self.state_columns, self.offers_state = env.state_columns, env.offers_state
+        self.resets_itself = env.resets_itself
 
     @property
     def began(self) -> Tensor:

@@ -12,10 +12,11 @@ from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.bounds import Bounds
 from diffsurrogate.device import usable_device
 from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.raw_bounds import Bounds, is_too_narrow
+from diffsurrogate.wrappers.raw_bounds import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import (
     RawEnvAdapter,
@@ -93,6 +94,7 @@ class GymnasiumEnv(RawEnvAdapter):
             action_space=action_box(actions),
             device=usable_device(device),
             max_steps=min(limits, default=None),
+            check_bounds=False,  # `raw`'s own are checked, before agents share them
         )
         self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
         self.action_mask = action_mask(actions).to(self.device)
@@ -234,7 +236,7 @@ def _bounds(raw: RawVectorEnv) -> Bounds | None:
     if isinstance(single, spaces.Box) and isinstance(together, spaces.Box):
         if together.shape == (raw.num_envs, *single.shape):
             single = spaces.Box(together.low.min(0), together.high.max(0), dtype=single.dtype)
-    return Bounds.of(single)
+    return bounds_of(single)
 
 
 def adapt(

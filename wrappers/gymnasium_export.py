@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffsurrogate.columns import box_without, without
 from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.env_checks import reset_mask
 from diffsurrogate.errors import UsageError
 from diffsurrogate.registry import as_multi_agent
 
@@ -31,12 +32,15 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     Actions are a `Box`, or, where the env has `discrete_actions`, `Discrete` for one agent and
     `MultiDiscrete` for several.
 
-    Ended envs are reset in the same step, and info has `final_obs`, `final_info` (empty) and their
-    masks exactly as of Gymnasium's `SyncVectorEnv` with `AutoresetMode.SAME_STEP`. All of
-    Gymnasium's vector wrappers that take that mode work. Its observation wrappers, such as
-    `NormalizeObservation`, refuse it for any env, since they would leave `final_obs` as it is;
-    `NumpyToTorch` and `ArrayConversion` fail on its `final_obs` of objects: for these, give
-    `final_obs="array"`.
+    **Ends.** By default ended envs are reset in the same step, and info has `final_obs`,
+    `final_info` (empty) and their masks exactly as of Gymnasium's `SyncVectorEnv` with
+    `AutoresetMode.SAME_STEP`. `NumpyToTorch` and `ArrayConversion` fail on its `final_obs` of
+    objects: for these, give `final_obs="array"`. Gymnasium's observation wrappers, such as
+    `NormalizeObservation`, refuse that mode for any env: for these, give `autoreset="next_step"`.
+    An ended env then shows where it ended, and its next step is a reset: it ignores the action,
+    earns nothing and returns the first observation of the new episode (`AutoresetMode.NEXT_STEP`).
+
+    `reset(options={"reset_mask": mask})` starts some envs anew, wherever they are.
 
     Example:
         >>> from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -57,17 +61,26 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         reward: str = "sum",
         flatten: bool = True,
         final_obs: str = "objects",
+        autoreset: str = "same_step",
     ) -> None:
         """Take over `env`, which must not be stepped by others from now on; see `as_gymnasium`."""
         for name, given, known in [
             ("reward", reward, ("sum", "mean")),
             ("final_obs", final_obs, ("objects", "array")),
+            ("autoreset", autoreset, ("same_step", "next_step")),
         ]:
             if given not in known:
                 raise UsageError(f"{name} is {given!r}; give {known[0]!r} or {known[1]!r}")
         self.env = env
         self.num_envs = env.num_envs
-        self.metadata = env.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self._waits = autoreset == "next_step"
+        if self._waits and env.resets_itself:
+            raise UsageError(
+                'autoreset="next_step" needs an env that can be reset at any time, and this one '
+                'resets itself when an episode ends; leave autoreset at "same_step"'
+            )
+        mode = AutoresetMode.NEXT_STEP if self._waits else AutoresetMode.SAME_STEP
+        self.metadata = env.metadata | {"autoreset_mode": mode}
         self.render_mode, self.spec = env.render_mode, env.spec
         seen: Any = env.single_observation_space
         self.single_observation_space = _box(box_without(seen, env.state_columns), flatten)
@@ -75,31 +88,35 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self._reward, self._final_obs = reward, final_obs
+        self._over = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start every env anew.
+        """Start every env anew, or some.
 
         Args:
             seed: one for all envs together.
-            options: passed on to the env.
+            options: {"reset_mask": (env,) bool} starts anew those only.
 
         Returns:
             obs `(env, features)` float32, or `(env, agent, obs_dim)` if not flattened, and an empty
             info.
 
         Raises:
-            UsageError: `options` ask for a reset of some envs only.
+            UsageError: the mask does not fit, comes with a seed, or leaves out an env that waits
+                for its reset; or the env cannot be reset but by itself.
         """
-        if options and "reset_mask" in options:
-            raise UsageError(
-                'options={"reset_mask": ...} asks for a reset of some envs only; ended envs are '
-                "reset in the same step already, so leave it out to reset all of them"
-            )
         super().reset(seed=seed)
+        mask = reset_mask(options, self.num_envs, seed)
+        if mask is not None and bool((self._over & ~mask.to(self._over.device)).any()):
+            raise UsageError(
+                f"the envs {self._over.nonzero().flatten().tolist()} ended in the last step and "
+                "wait for their reset; set reset_mask for them too, or step first"
+            )
         with torch.no_grad():
             obs, _ = self.env.reset(seed=seed, options=options)
+        self._over = torch.zeros_like(self._over)
         return self._observation(obs), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -111,7 +128,7 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         Returns:
             obs `(env, features)` float32, or `(env, agent, obs_dim)` if not flattened, reward
             `(env,)` float64, terminated and truncated `(env,)` bool, and info, empty unless an
-            episode ended.
+            episode ended; always empty with `autoreset="next_step"`.
 
         Raises:
             UsageError: the actions have another shape, are not finite or not among the choices.
@@ -119,13 +136,18 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         action = self._action(actions)
         with torch.no_grad():
             obs, reward, terminated, truncated, info = self.env.step(action)
+            final = info["final_obs"]
+            if self._waits:
+                obs, reward, terminated, truncated = self._postponed(
+                    obs, reward, terminated, truncated, final
+                )
         team = reward.sum(-1) if self._reward == "sum" else reward.mean(-1)
         return (
             self._observation(obs),
             team.cpu().numpy().astype(np.float64),
             terminated.cpu().numpy().copy(),
             truncated.cpu().numpy().copy(),
-            self._info(info["final_obs"], (terminated | truncated).cpu().numpy().copy()),
+            {} if self._waits else self._info(final, terminated | truncated),
         )
 
     def render(self) -> tuple[NDArray[np.uint8], ...]:
@@ -142,8 +164,25 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         shape = self.observation_space.shape
         return without(obs, self.env.state_columns).detach().cpu().numpy().reshape(shape).copy()
 
-    def _info(self, final: Tensor, ended: NDArray[np.bool_]) -> dict[str, Any]:
+    def _postponed(
+        self, obs: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor, final: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return a step as it is where resets take a step of their own.
+
+        The env has reset those that ended already; it resets them once more when their turn comes.
+        """
+        over = self._over
+        if bool(over.any()):
+            obs, _ = self.env.reset(options={"reset_mask": over})
+        reward = reward.masked_fill(over.unsqueeze(1), 0)
+        terminated, truncated = terminated & ~over, truncated & ~over
+        self._over = terminated | truncated
+        obs = torch.where(self._over[:, None, None], final, obs)
+        return obs, reward, terminated, truncated
+
+    def _info(self, final: Tensor, over: Tensor) -> dict[str, Any]:
         """Return how episodes ended, as Gymnasium's vector envs do."""
+        ended = over.cpu().numpy().copy()
         if not ended.any():
             return {}
         rows: Array = self._observation(final)
@@ -184,6 +223,7 @@ def as_gymnasium(
     reward: str = "sum",
     flatten: bool = True,
     final_obs: str = "objects",
+    autoreset: str = "same_step",
 ) -> GymnasiumVectorEnv:
     """Turn one of our envs into a standard NumPy `gymnasium.vector.VectorEnv`.
 
@@ -195,12 +235,19 @@ def as_gymnasium(
         final_obs: what `info["final_obs"]` is: an array of "objects", as Gymnasium has it, None
             where no episode ended; or one float32 "array", where those rows are the current
             observations.
+        autoreset: an ended env is reset in the "same_step", or in the "next_step", as Gymnasium's
+            observation wrappers need it.
 
     Raises:
-        UsageError: `env` is none of these, or an option is not known.
+        UsageError: `env` is none of these, an option is not known, or the env cannot be reset but
+            by itself, and not in the next step.
     """
     return GymnasiumVectorEnv(
-        as_multi_agent(env), reward=reward, flatten=flatten, final_obs=final_obs
+        as_multi_agent(env),
+        reward=reward,
+        flatten=flatten,
+        final_obs=final_obs,
+        autoreset=autoreset,
     )
 
 

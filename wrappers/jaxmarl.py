@@ -66,6 +66,7 @@ class JaxMARLEnv(RawEnvAdapter):
         seed: int | None = None,
         device: torch.device | str = "cpu",
         state: bool = False,
+        check_bounds: bool = True,
     ) -> None:
         """Copy `raw`, which holds no state and may be used elsewhere.
 
@@ -76,6 +77,8 @@ class JaxMARLEnv(RawEnvAdapter):
             seed: of the first reset without one; None draws one.
             device: where the tensors live and JAX computes.
             state: append the raw env's global state to observations.
+            check_bounds: refuse observations outside of their space's finite bounds, by more than a
+                thousandth of their range.
 
         Raises:
             UsageError: the env does not give dicts by agent, its actions are neither boxes nor
@@ -93,6 +96,7 @@ class JaxMARLEnv(RawEnvAdapter):
             action_space=layout.action_box,
             device=device,
             max_steps=min(limits, default=None),
+            check_bounds=check_bounds,
         )
         layout.describe(self)
         self.offers_state = batch.offers_state
@@ -165,6 +169,7 @@ def adapt(
     seed: int | None = None,
     device: torch.device | str = "cpu",
     state: bool = False,
+    check_bounds: bool = True,
 ) -> JaxMARLEnv:
     """Adapt a raw env; `as_multi_agent` calls this.
 
@@ -176,10 +181,17 @@ def adapt(
         seed: of the first reset without one; None draws one.
         device: where the tensors live and JAX computes.
         state: append the raw env's global state to observations (`state_columns`).
+        check_bounds: refuse observations outside of their space's bounds.
 
     Raises:
         UsageError: as `JaxMARLEnv`.
     """
     return JaxMARLEnv(
-        raw_env, num_envs=num_envs, max_steps=max_steps, seed=seed, device=device, state=state
+        raw_env,
+        num_envs=num_envs,
+        max_steps=max_steps,
+        seed=seed,
+        device=device,
+        state=state,
+        check_bounds=check_bounds,
     )

@@ -296,9 +296,17 @@ class _Spaces:
             )
 
     def observation_space(self, agent: Any) -> gymnasium.Space[Any]:
-        """Return an unbounded box of the size of an agent's observation."""
-        size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self._obs[agent]))
-        return spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        """Return the box of an agent's observation, unbounded if the declared one does not fit."""
+        leaves = jax.tree.leaves(self._obs[agent])
+        size = sum(int(np.prod(leaf.shape)) for leaf in leaves)
+        declared = self._raw.observation_spaces.get(agent)
+        low, high = np.full(size, -np.inf, np.float32), np.full(size, np.inf, np.float32)
+        if len(leaves) == 1 and hasattr(declared, "low") and declared.shape == leaves[0].shape:
+            low, high = (
+                np.broadcast_to(np.asarray(end, np.float32), declared.shape).flatten()
+                for end in (declared.low, declared.high)
+            )
+        return spaces.Box(low, high, dtype=np.float32)
 
     def action_space(self, agent: Any) -> gymnasium.Space[Any]:
         """Return an agent's action space.

@@ -58,6 +58,7 @@ def make(
     max_steps: int | None = None,
     render_mode: str | None = None,
     state: bool = False,
+    check_bounds: bool = True,
     **options: Any,
 ) -> JaxMARLEnv:
     """Make copies of one of JaxMARL's envs.
@@ -73,6 +74,7 @@ def make(
         max_steps: steps until truncation, which the raw env is told; None for its own limit.
         render_mode: must be None: these envs cannot be drawn here yet.
         state: append the env's global state to observations (`state_columns`).
+        check_bounds: refuse observations outside of their space's bounds.
         options: of the env, such as `action_type="Continuous"` of the multi-particle envs, which
             have discrete actions else. `scenario` (or `map_name`) and `layout` may be a map's name;
             `n_agents` is `num_agents`.
@@ -92,7 +94,13 @@ def make(
     with jax.default_device(jax_device(usable_device(device))):
         raw = _raw(env_id, registered, options, max_steps)
     return JaxMARLEnv(
-        raw, num_envs=num_envs, max_steps=max_steps, seed=seed, device=device, state=state
+        raw,
+        num_envs=num_envs,
+        max_steps=max_steps,
+        seed=seed,
+        device=device,
+        state=state,
+        check_bounds=check_bounds,
     )
 
 

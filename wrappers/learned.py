@@ -8,17 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.action_world_model import ActionWorldModel
+from diffsurrogate.actions import clamp_to_box
 from diffsurrogate.choices import straight_choice
 from diffsurrogate.configuration import check_same_config
 from diffsurrogate.datasets import check_window
-from diffsurrogate.env import Policy, State, check_horizon, clamp_to_box
+from diffsurrogate.env import Policy, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.estimator import Chain, straight_through
 from diffsurrogate.gradient_comparison import agreement, policy_gradient
 from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
-from diffsurrogate.window import Window, WindowPolicy, acting, present_in
+from diffsurrogate.window import Window, WindowPolicy, acting, check_horizon
 from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
@@ -361,25 +362,16 @@ class LearnedDiffWrapper(EnvWrapper):
 
     def _step_through(self, policy: Policy | WindowPolicy, horizon: int) -> tuple[Window, Tensor]:
         """Collect a window step by step; return it with the states the models were given."""
-        rows: list[tuple[Tensor, ...]] = []
+        steps: list[dict[str, Tensor]] = []
+        states: list[Tensor] = []
         present: list[Tensor | None] = []
         for _ in range(horizon):
             obs, before = self.current_obs, self._chain.state
-            present.append(self.present)
+            present.append(self._step_checks.present(self.present))
             action = acting(self.open_action(policy(obs)), present[-1])
             _, reward, terminated, truncated, info = self._simulate(action)
-            row = (obs, action, reward, info["final_obs"], terminated, truncated)
-            rows.append((*row, info["value_obs"], before))
-        *fields, value_obs, before = map(torch.stack, zip(*rows, strict=True))
-        obs, action, reward, next_obs, terminated, truncated = fields
-        window = Window(
-            obs=obs,
-            action=action,
-            reward=reward,
-            next_obs=next_obs,
-            terminated=terminated,
-            truncated=truncated,
-            present=present_in(present, reward),
-            value_obs=value_obs,
-        )
-        return window, before
+            step = {"obs": obs, "action": action, "reward": reward, "next_obs": info["final_obs"]}
+            ends = {"terminated": terminated, "truncated": truncated}
+            steps.append(step | ends | {"value_obs": info["value_obs"]})
+            states.append(before)
+        return Window.of(steps, present), torch.stack(states)

@@ -19,7 +19,7 @@ from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_copy import Copy
 from diffsurrogate.wrappers.pettingzoo_spaces import MASK, Layout, name_of
-from diffsurrogate.wrappers.raw_bounds import Bounds
+from diffsurrogate.wrappers.raw_bounds import bounds_of
 from diffsurrogate.wrappers.raw_env import (
     RawEnvAdapter,
     check_render_mode,
@@ -111,6 +111,7 @@ class PettingZooEnv(RawEnvAdapter):
             action_space=layout.action_box,
             device=usable_device(device),
             max_steps=min(limits, default=None),
+            check_bounds=False,  # each agent's own are checked, by its name
         )
         layout.describe(self)
         self.offers_state = offers_state(raws[0])
@@ -121,7 +122,7 @@ class PettingZooEnv(RawEnvAdapter):
         }
         self.render_mode = getattr(raws[0], "render_mode", None)
         bounds = {
-            agent: Bounds.of(space) if check_bounds else None
+            agent: bounds_of(space) if check_bounds else None
             for agent, space in zip(layout.agents, layout.seen_spaces, strict=True)
         }
         self._copies = [Copy(index, raw, layout, bounds) for index, raw in enumerate(raws)]

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffsurrogate.bounds import Bounds
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_spaces import Layout, name_of
-from diffsurrogate.wrappers.raw_bounds import Bounds
 
 Rows = NDArray[np.float32]
 FIELDS = ("observations", "rewards", "terminations", "truncations")

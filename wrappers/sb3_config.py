@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffsurrogate.configuration import require_choices, require_range
-from diffsurrogate.env import check_horizon
 from diffsurrogate.errors import UsageError
+from diffsurrogate.window import check_horizon
 
 
 @dataclass(frozen=True, kw_only=True)

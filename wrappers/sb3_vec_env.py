@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffsurrogate.device import usable_device
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.raw_bounds import Bounds, is_too_narrow
+from diffsurrogate.wrappers.raw_bounds import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import RawEnvAdapter, raw_actions
 from diffsurrogate.wrappers.raw_processes import end_if_stuck
@@ -44,6 +44,7 @@ class AdaptedVecEnv(RawEnvAdapter):
         torch.Size([4, 1, 3])
     """
 
+    resets_itself = True
     library = "Stable-Baselines3"
 
     def __init__(
@@ -88,6 +89,7 @@ class AdaptedVecEnv(RawEnvAdapter):
             observation_space=observation_box(observations, len(agents)),
             action_space=action_box(actions),
             device=usable_device(device),
+            check_bounds=False,  # the `VecEnv`'s own are checked, before agents share them
         )
         self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
         self.action_mask = action_mask(actions).to(self.device)
@@ -103,7 +105,7 @@ class AdaptedVecEnv(RawEnvAdapter):
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
         check_bounds = check_bounds and _keeps_its_space(raw)
-        self._bounds = Bounds.of(observations) if check_bounds else None
+        self._bounds = bounds_of(observations) if check_bounds else None
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.

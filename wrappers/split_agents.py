@@ -69,7 +69,7 @@ class SplitAgents(EnvWrapper):
             row = torch.tensor([*state], device=env.device).expand(len(names), -1)
             self._sees = torch.cat([self._sees, row], dim=1)
             seeing = torch.cat([seeing, torch.ones_like(row, dtype=torch.bool)], dim=1)
-        self.offers_state = env.offers_state
+        self.offers_state, self.resets_itself = env.offers_state, env.resets_itself
         self._from = torch.zeros(env.act_dim, dtype=torch.long, device=env.device)
         self._from[self._acts[acting]] = acting.flatten().nonzero().squeeze(1)
         obs, act = env.single_observation_space, env.single_action_space

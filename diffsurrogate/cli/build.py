@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffsurrogate.actions import clamp_to_box
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
@@ -13,7 +14,7 @@ from diffsurrogate.algorithms.trainer import Trainer
 from diffsurrogate.autoregressive import build_actor
 from diffsurrogate.cli.env_options import made_with
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.env import MultiAgentVectorEnv, clamp_to_box
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.recurrent_policies import RecurrentActor, RememberingPolicy
 from diffsurrogate.registry import make
