@@ -338,6 +338,19 @@ def test_a_process_that_dies_is_named():
     env.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_an_error_in_another_process_is_one_however_it_was_started(method):
+    copies = [Liar, functools.partial(Liar, "raise")]
+    env = as_multi_agent(SubprocVecEnv(copies, start_method=method))  # type: ignore[arg-type]
+    env.reset()
+    env.rollout(lambda obs: torch.zeros(2, 1, 1), 2)
+    with pytest.raises(UsageError, match=r"env 1 failed at step 3 .* process died, exit code 1"):
+        env.step(torch.zeros(2, 1, 1))
+    assert not any(process.is_alive() for process in env.raw.processes)
+    env.close()
+
+
 @pytest.mark.parametrize("pending", [False, True])
 def test_an_env_whose_process_died_can_be_closed(pending):
     env = as_multi_agent(VecMonitor(SubprocVecEnv([Liar] * 2)))

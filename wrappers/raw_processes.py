@@ -1,5 +1,6 @@
 """The processes of a vector env of another library, and how to end them when one has died."""
 
+import multiprocessing.connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -11,6 +12,20 @@ def processes_of(raw: Any) -> list[BaseProcess]:
     """Return the processes of an unwrapped vector env, one per copy; none if it has no such."""
     found = getattr(raw, "processes", None) or []
     return [process for process in found if isinstance(process, BaseProcess)]
+
+
+def await_answers(raw: Any) -> None:
+    """Wait until each process of an unwrapped `SubprocVecEnv` has answered.
+
+    Processes that were forked hold each other's pipes open, so that nobody would notice the end of
+    one that died.
+
+    Raises:
+        EOFError: one ended without an answer.
+    """
+    for remote, process in zip(getattr(raw, "remotes", ()), processes_of(raw), strict=False):
+        if remote not in multiprocessing.connection.wait([remote, process.sentinel]):
+            raise EOFError("no answer")
 
 
 def end_if_stuck(raw: Any) -> None:

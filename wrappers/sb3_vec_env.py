@@ -15,7 +15,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.raw_bounds import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks
 from diffsurrogate.wrappers.raw_env import RawEnvAdapter, raw_actions
-from diffsurrogate.wrappers.raw_processes import end_if_stuck
+from diffsurrogate.wrappers.raw_processes import await_answers, end_if_stuck
 from diffsurrogate.wrappers.raw_spaces import action_box, action_mask, agent_names, observation_box
 from diffsurrogate.wrappers.sb3 import SB3VecEnv
 
@@ -153,7 +153,9 @@ class AdaptedVecEnv(RawEnvAdapter):
         space: Any = self.raw.action_space
         raw_action = raw_actions(space, action, self.num_envs)
         with self._checks.calling("step()", self.raw):
-            obs, reward, done, infos = self.raw.step(raw_action)
+            self.raw.step_async(raw_action)
+            await_answers(self.raw.unwrapped)
+            obs, reward, done, infos = self.raw.step_wait()
         self._obs = self._flatten(obs)
         ended = self._checks.flags("done", done)
         cut = np.zeros_like(ended)
