@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -25,6 +26,14 @@ SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
 Gradient = list[tuple[nn.Parameter, Tensor]]
 """Of some parameters."""
 _Weights = tuple[Tensor, ...] | list[Tensor]
+SKIPS_TO_WARN_OF = 10
+"""Updates in a row with a gradient that was not finite."""
+_NOT_FINITE = (
+    f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was left out "
+    "(skipped_updates counts them), so that little or nothing is learned; check the env's own "
+    "gradients (check_gradients), or let LearnedDiffWrapper learn bounded ones over fewer steps "
+    "(horizon, actor_horizon)"
+)
 Callback = Callable[[Any, Metrics], bool | None]
 """Called with the trainer after every update; returning False stops the training."""
 
@@ -168,17 +177,25 @@ class Trainer(ABC):
         return agent
 
     def updates(self, total_updates: int) -> Iterator[Metrics]:
-        """Yield the metrics of one update after another; the caller logs, saves and stops."""
+        """Yield the metrics of one update after another; the caller logs, saves and stops.
+
+        Warns:
+            RuntimeWarning: gradients were not finite, and left out, in many updates in a row.
+        """
         self.total_updates = max(total_updates, 1)
         if not self.started:
             self.env.reset(seed=self.seed)
             if self.config.stagger:
                 self.env.stagger(self.sampler, self._age_step)
             self.started = True
+        in_a_row = 0
         while self.update < total_updates:
-            began = time.process_time()
+            began, skipped = time.process_time(), self.skipped
             report = self._improve()
             self.update += 1
+            in_a_row = in_a_row + 1 if self.skipped > skipped else 0
+            if in_a_row == SKIPS_TO_WARN_OF:
+                warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=2)
             if self.mean_actor is not None:
                 self.mean_actor.update_parameters(self.actor)
             report["env_steps"] = float(self.env_steps)

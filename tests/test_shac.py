@@ -217,6 +217,14 @@ def test_non_finite_gradients_are_skipped_and_counted():
     assert all(torch.isfinite(value).all() for value in weights(agent))
 
 
+def test_gradients_that_are_never_finite_are_told_of():
+    env = Home()
+    env.broken = True
+    SHAC(env, config()).learn(9 * 28)
+    with pytest.warns(RuntimeWarning, match=r"in each of the last 10 updates a gradient was not"):
+        SHAC(env, config()).learn(10 * 28)
+
+
 def test_one_infinite_reward_does_not_end_the_training():
     class Spike(Home):
         def step(self, actions: Tensor) -> Any:  # as a wrapper might: the env checks its own
