@@ -56,7 +56,7 @@ class SHAC(Trainer):
 
         Args:
             env: one with gradients of dynamics and reward, real or learned.
-            config: hyperparameters.
+            config: hyperparameters; None for `SHACConfig.suited_to(env)`.
             seed: of weights, noise and minibatches, and of the env's first reset.
 
         Raises:
@@ -74,7 +74,7 @@ class SHAC(Trainer):
                 "Wrap it: SHAC(LearnedDiffWrapper(env)); or, if its simulator is differentiable, "
                 "make it with differentiable=True"
             )
-        super().__init__(env, config or SHACConfig(), seed)
+        super().__init__(env, config or SHACConfig.suited_to(env), seed)
         self._check_choices()
         if env.max_horizon is not None and self.config.horizon > env.max_horizon:
             raise UsageError(

@@ -1,12 +1,13 @@
 """Hyperparameters of SHAC."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from diffsurrogate.algorithms.ppo_config import ClipConfig, refuse_memory, refuse_squash
 from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.critics import CriticConfig
+from diffsurrogate.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
@@ -16,7 +17,7 @@ from diffsurrogate.window import check_horizon
 
 @dataclass(frozen=True, kw_only=True)
 class SHACConfig:
-    """Hyperparameters of SHAC; the defaults are what measured best with learned gradients."""
+    """Hyperparameters of SHAC; the defaults are for smooth simulators, `mixed` for the others."""
 
     horizon: int = 32
     """Steps of a window."""
@@ -111,8 +112,21 @@ class SHACConfig:
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
     @classmethod
+    def suited_to(cls, env: MultiAgentVectorEnv) -> "SHACConfig":
+        """Return what `SHAC(env)` takes: `mixed()` where the simulator has no gradients at all.
+
+        As with most simulators of other libraries. Else the defaults, as for VMAS.
+        """
+        if env.own_gradients:
+            return cls()
+        mixed = cls.mixed()
+        if not env.can_replay:
+            mixed = replace(mixed, actor_horizon=None)
+        return replace(mixed, horizon=min(mixed.horizon, env.max_horizon or mixed.horizon))
+
+    @classmethod
     def mixed(cls) -> "SHACConfig":
-        """Return what learns on envs of other libraries, as the command line does there.
+        """Return what learns on envs of other libraries; it is what the command line takes there.
 
         Their rewards are of any size, states end their episodes, and contacts multiply a pathwise
         gradient, which over a few steps points where the score's does, and over a whole window

@@ -138,6 +138,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """(env, agent) bool: who is there to act on `current_obs`; None where all are."""
         return None
 
+    @property
+    def own_gradients(self) -> frozenset[str]:
+        """What the simulator could differentiate: a subset of {"dynamics", "reward"}."""
+        return self.gradients
+
     # --- what a simulator must provide -------------------------------------------------------
 
     def _reset_all(self, seed: int | None) -> Tensor:
@@ -212,16 +217,12 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         mask = reset_mask(options, self.num_envs, seed)
         if mask is not None:
             return self._start_some(mask.to(self.device)), {}
+        roles = self.open_choices, self.state_columns
         check_columns(
-            self.open_choices,
-            self.state_columns,
-            obs_dim=self.obs_dim,
-            act_dim=self.act_dim,
-            discrete=self.discrete_actions,
+            *roles, obs_dim=self.obs_dim, act_dim=self.act_dim, discrete=self.discrete_actions
         )
         self._current = self._step_checks.reset(self._reset_all, seed)
-        self._steps = torch.zeros_like(self._steps)
-        self._began = torch.ones_like(self._began)
+        self._steps, self._began = torch.zeros_like(self._steps), torch.ones_like(self._began)
         return self._current, {}
 
     def _start_some(self, mask: Tensor) -> Tensor:

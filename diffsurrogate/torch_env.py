@@ -177,6 +177,11 @@ class TorchEnv(MultiAgentVectorEnv):
         if self._current is not None:
             self._current = self._current.detach()
 
+    @property
+    def own_gradients(self) -> frozenset[str]:
+        """What autograd gets right in this env, `true_gradients`."""
+        return self.true_gradients
+
     def enable_gradients(self, *kinds: str) -> None:
         """Keep the graph through all `true_gradients`, from the next step on.
 

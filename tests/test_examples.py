@@ -53,7 +53,7 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
 
 def test_the_readmes_pole_is_trained_as_the_command_line_does():
     readme = (ROOT / "README.md").read_text()
-    (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if ".mixed()" in b]
+    (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "CartPole" in b]
     names: dict[str, Any] = {}
     exec(compile(code.replace("100_000", "2048"), "README.md", "exec"), names)
     preset = recommended(TrainOptions(method="shac++", env="gymnasium/CartPole-v1"))

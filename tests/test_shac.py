@@ -1,5 +1,6 @@
 """SHAC: a known optimum, what it refuses, and what each update does."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
+from diffsurrogate.registry import make
 from diffsurrogate.rewards import RewardConfig
 from diffsurrogate.step_model import StepModelConfig
 from diffsurrogate.surrogate_config import SurrogateConfig
@@ -313,3 +315,35 @@ def test_sampling_actions_leaves_the_training_alone():
 
     watched, alone = SHAC(Home(), config()).learn(84, look), SHAC(Home(), config()).learn(84)
     assert same(weights(watched), weights(alone))
+
+
+# --- where it begins ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "has"),
+    [
+        ("gymnasium/Pendulum-v1", False),
+        ("games/climbing", False),
+        ("vmas/navigation", True),
+        ("diffsurrogate/cartpole-swingup", True),
+    ],
+)
+def test_it_begins_as_suits_an_env_without_gradients_of_its_own(name, has):
+    bare = make(name, num_envs=2)
+    assert bare.own_gradients == ({"dynamics", "reward"} if has else set())
+    env = LearnedDiffWrapper(bare)
+    assert env.own_gradients == bare.own_gradients
+    assert SHAC(env).config == (SHACConfig() if has else SHACConfig.mixed())
+    assert env.config.termination != has
+    assert not LearnedDiffWrapper(bare, config=SurrogateConfig()).config.termination
+    assert SHAC(env, SHACConfig(horizon=5)).config.horizon == 5
+
+
+def test_its_windows_are_no_longer_than_a_world_model_reaches():
+    config = SurrogateConfig(model="awm", loop="open")
+    env = LearnedDiffWrapper(make("gymnasium/Pendulum-v1", num_envs=2), config=config)
+    agent = SHAC(env)
+    assert agent.config == replace(SHACConfig.mixed(), horizon=env.max_horizon)
+    agent.learn(total_steps=2 * agent.config.horizon)
+    assert agent.skipped == 0

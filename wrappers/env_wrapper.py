@@ -23,6 +23,11 @@ class EnvWrapper(MultiAgentVectorEnv):
         self.resets_itself = env.resets_itself
 
     @property
+    def own_gradients(self) -> frozenset[str]:
+        """What the wrapped env could differentiate itself."""
+        return self.env.own_gradients
+
+    @property
     def began(self) -> Tensor:
         """(env,) bool: the wrapped env's observation is the first of its episode."""
         return self.env.began

@@ -56,7 +56,8 @@ class LearnedDiffWrapper(EnvWrapper):
                 that maps (obs, action, next_obs) to rewards (*batch, agent).
             dynamics: True to learn a world model; False to use the env's own dynamics (SHAC+); or
                 a ready module that maps (obs, action) to the next obs, or an `ActionWorldModel`.
-            config: models, estimator and training budget.
+            config: models, estimator and training budget; None for the defaults, and a model of
+                terminations where the env has no gradients of its own at all.
             continuous: (agent, obs_dim) bool, the observation entries a gradient may pass; found
                 out from the data if None.
             mix: share of the env's true gradient blended into the learned one, where both exist.
@@ -80,7 +81,7 @@ class LearnedDiffWrapper(EnvWrapper):
         )
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self._keep_roles()
-        self.config = config or SurrogateConfig()
+        self.config = config or SurrogateConfig(termination=not env.own_gradients)
         if not 0 <= mix <= 1:
             raise UsageError(f"mix is {mix}; the share of the true gradient must be in [0, 1]")
         self.mix = mix

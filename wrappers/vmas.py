@@ -127,6 +127,11 @@ class VmasEnv(MultiAgentVectorEnv):
         """The VMAS scenario."""
         return self.raw.scenario
 
+    @property
+    def own_gradients(self) -> frozenset[str]:
+        """What VMAS could differentiate in this scenario, whatever its actions are."""
+        return differentiable_parts(self.scenario)
+
     def enable_gradients(self, *kinds: str) -> None:
         """Differentiate the simulator from the next step on.
 
