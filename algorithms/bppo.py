@@ -6,6 +6,7 @@ Windows, targets and the critic are PPO's.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,8 +14,11 @@ from torch import Tensor
 from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
 from diffsurrogate.algorithms.clipped_steps import mean_report, shuffled, step_report
 from diffsurrogate.algorithms.ppo import PPO
+from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.algorithms.trainer import Metrics
 from diffsurrogate.autoregressive import AutoregressiveActor
+from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
 from diffsurrogate.peer_losses import later_ratio, peer_clipped_loss
 from diffsurrogate.window import Window
 
@@ -52,7 +56,24 @@ class BPPO(PPO):
 
     config_type = BPPOConfig
     config: BPPOConfig
+    passes_back: ClassVar[bool] = True
+    """Whether the method may have `peer`."""
     actor: AutoregressiveActor
+
+    def __init__(
+        self, env: MultiAgentVectorEnv, config: PPOConfig | None = None, *, seed: int = 0
+    ) -> None:
+        """Build actors and critic for an env; arguments as of `PPO`.
+
+        Raises:
+            UsageError: as `PPO`; or the method passes nothing back, but `peer` is set.
+        """
+        super().__init__(env, config, seed=seed)
+        if self.config.peer and not self.passes_back:
+            name = type(self).__name__
+            raise UsageError(
+                f"{name} passes nothing back, but peer is True; give a {name}Config, or train BPPO"
+            )
 
     def _climb(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
         past = self._past(window, noise, advantage)
@@ -166,12 +187,16 @@ class ARMAPPO(BPPO):
     """MAPPO whose agents act one after another; nothing is passed back."""
 
     config_type = ARMAPPOConfig
+    other_config_type = BPPOConfig
+    passes_back = False
 
 
 class HAPPO(BPPO):
     """Independent agents that learn in turn, each knowing the ratios of those before it."""
 
     config_type = HAPPOConfig
+    other_config_type = BPPOConfig
+    passes_back = False
 
 
 def peer_feedback(actor: AutoregressiveActor, agent: int, past: Past) -> tuple[Tensor, Tensor]:

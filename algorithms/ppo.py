@@ -61,7 +61,7 @@ class PPO(Trainer):
                 f"{type(self).__name__} cannot train on a {type(env).__name__}; adapt it: "
                 "as_multi_agent(env)"
             )
-        super().__init__(env, config or self.config_type(), seed)
+        super().__init__(env, self.config_type() if config is None else config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             actor = build_actor(self.config.actor, env)
@@ -221,9 +221,11 @@ class IPPO(PPO):
     """Independent PPO: each agent's own observation, reward and, by default, weights."""
 
     config_type = IPPOConfig
+    other_config_type = PPOConfig
 
 
 class MAPPO(PPO):
     """PPO whose agents act on their own observations, with a critic that sees all of them."""
 
     config_type = MAPPOConfig
+    other_config_type = PPOConfig

@@ -46,6 +46,8 @@ class Trainer(ABC):
     """
 
     config_type: ClassVar[type]
+    other_config_type: ClassVar[type | None] = None
+    """Of the same fields, if there is one, as `config.json` is read back to."""
     actor: Actor
 
     def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
@@ -56,6 +58,11 @@ class Trainer(ABC):
             config: hyperparameters, a frozen dataclass.
             seed: of everything random, and of the env's first reset.
         """
+        if type(config) not in (self.config_type, self.other_config_type):
+            raise UsageError(
+                f"{type(self).__name__} takes a {self.config_type.__name__}, not a "
+                f"{type(config).__name__}, whose settings it would not all read"
+            )
         self.env = env
         self.config = config
         self.seed = seed

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.configuration import require_range
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig, build_net, build_recurrent_net
 from diffsurrogate.normalise import RunningStatistics
@@ -17,12 +18,15 @@ class CriticConfig:
     """A value function of all agents' observations."""
 
     net: NetConfig = field(default_factory=NetConfig)
+    head_gain: float = 0.0
+    """Orthogonal gain of the last layer; at 0 all values are 0 before training."""
     target_decay: float = 0.2
     """α of the target update φ' ← αφ' + (1-α)φ (arXiv:2204.07137, Algorithm 1)."""
     normalise_obs: bool = True
     """Normalise observations by a snapshot of their running statistics."""
 
     def __post_init__(self) -> None:
+        require_range(self, "head_gain", low=0.0)
         if not 0 <= self.target_decay < 1:
             raise UsageError(f"target_decay is {self.target_decay}; it must be in [0, 1)")
 
@@ -39,7 +43,7 @@ class Critic(nn.Module):
         self.config = config
         self.statistics = RunningStatistics((obs_dim,))
         build = build_recurrent_net if config.net.memory > 0 else build_net
-        self.net = build(config.net, agents, obs_dim, 1, head_gain=0.0)
+        self.net = build(config.net, agents, obs_dim, 1, head_gain=config.head_gain)
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
 
     def forward(self, obs: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, Past, peer_feedback
 from diffsurrogate.algorithms.bppo_config import BPPOConfig
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
+from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.autoregressive import AutoregressiveActor
@@ -361,3 +361,17 @@ def test_shac_refuses_to_weigh_all_choices_of_a_chain():
 def test_what_makes_no_sense_is_refused(change, advice):
     with pytest.raises(UsageError, match=advice):
         BPPOConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "advice"),
+    [
+        (MAPPO, BPPOConfig(), "MAPPO takes a MAPPOConfig, not a BPPOConfig"),
+        (IPPO, MAPPOConfig(), "IPPO takes a IPPOConfig, not a MAPPOConfig"),
+        (BPPO, IPPOConfig(), "BPPO takes a BPPOConfig, not a IPPOConfig"),
+        (HAPPO, BPPOConfig(), "HAPPO passes nothing back, but peer is True; give a HAPPOConfig"),
+    ],
+)
+def test_settings_of_another_method_are_refused(kind, config, advice):
+    with pytest.raises(UsageError, match=advice):
+        kind(Home(), config)

@@ -28,6 +28,22 @@ def test_a_run_keeps_what_its_env_was_made_with(tmp_path, capsys):
     assert options.folder.name == "mappo-mujoco-Ant-v5-mlp-threads=2-xml_file=a-b.xml-0"
 
 
+def test_a_run_is_resumed_with_what_its_env_was_made_with(tmp_path, capsys):
+    start = ["train", "mappo", "games/penalty", *SMALL[:2], "--film-steps", "0"]
+    start += ["--out", str(tmp_path / "run"), "--total-steps"]
+    made = ["--env-options", "k", "-50.0"]
+    assert main([*start, "25", *made]) == 0
+    assert main([*start, "50", *made, "--resume"]) == 0
+    assert main([*start, "75", "--resume"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["env_options"] == {"k": -50.0}
+    assert config["total_steps"] == 75
+    capsys.readouterr()
+    for other in (["k", "-50.0", "n", "3"], ["k", "-40.0"]):
+        assert main([*start, "100", "--env-options", *other, "--resume"]) == 2
+    assert "has env_options.k -50.0, not -40.0; leave the option out" in capsys.readouterr().err
+
+
 def test_the_doctor_examines_the_env_that_is_meant(tmp_path, capsys):
     command = ["doctor", "vmas/dispersion", *CHOICES, "--num-envs", "8", "--transitions", "64"]
     assert main([*command, "--out", str(tmp_path)]) in (0, 1)

@@ -14,6 +14,7 @@ from diffsurrogate.cli.table_bpta import BPTA
 from diffsurrogate.cli.table_figures import read_results
 from diffsurrogate.cli.table_hypermarl import HYPERMARL
 from diffsurrogate.errors import UsageError
+from diffsurrogate.registry import make
 
 
 def all_cells(table: PaperTable) -> list[Cell]:
@@ -58,6 +59,8 @@ def test_variants_are_what_they_say():
     assert not bppo("no-peer").peer
     assert bppo("raw").actor.conditioning == "raw"
     assert bppo("simultaneous").scheme == "simultaneous"
+    orders = [bppo(variant).actor.order for variant in ("", "reversed", "random")]
+    assert orders == ["listed", "reversed", "random"]
 
 
 def test_all_methods_take_the_same_steps_on_robots():
@@ -66,7 +69,11 @@ def test_all_methods_take_the_same_steps_on_robots():
         options = options_of(BPTA, cell)
         ppo = options.ppo if method == "mappo" else options.bppo
         steps = (options.num_envs, ppo.horizon, options.total_steps, ppo.critic_lr)
-        return ppo.clip, steps, ppo.actor.net.hidden, ppo.actor.net.activation
+        sees = options.env_options["agent_obsk"]
+        nets = ppo.actor.net.hidden, ppo.actor.net.activation, ppo.critic.net.activation
+        assert sees == 0
+        assert nets[1:] == ("relu", "relu")
+        return ppo.clip, steps, nets
 
     assert clip_and_size("mappo") == clip_and_size("bppo") == clip_and_size("happo")
 
@@ -97,8 +104,23 @@ def test_settings_are_those_of_the_papers_tables():
     assert (own.actor.net.identity_size, own.actor.net.hyper_hidden) == (4, (32,))
     for net in (own.actor.net, own.critic.net):
         assert (net.memory, net.hidden) == (128, (128,))
+    ten = [hypermarl("smax-smacv2-10", None, m, "hyper-mlp").ppo for m in ("ippo", "mappo")]
+    assert [(ppo.clip.lr, ppo.critic_lr) for ppo in ten] == [(0.005, 0.005), (0.0003, 0.0003)]
+    assert [ppo.actor.net.identity_size for ppo in ten] == [4, 64]
+    assert hypermarl("smax-smacv2-10", None, "ippo", "shared-id").ppo.clip.lr == 0.001
+    far = hypermarl("navigation-different", 8, "ippo", "dico").ppo
+    assert (far.clip.lr, far.critic_lr) == (2.5e-4, 2.5e-4)
+    for network in ("shared", "shared-id"):
+        assert hypermarl("navigation-some", 8, "ippo", network).ppo.clip.clip_range == 0.1
     assert hypermarl("navigation-some", 4, "ippo", "mlp").ppo.clip.clip_range == 0.1
     assert hypermarl("navigation-same", 2, "ippo", "mlp").ppo.clip.clip_range == 0.2
+
+
+@pytest.mark.parametrize(("task", "agents"), [("smax-2s3z", 5), ("smax-smacv2-10", 10)])
+def test_one_team_learns_against_a_scripted_one(task, agents):
+    pytest.importorskip("jaxmarl")
+    options = hypermarl(task, None, "ippo", "mlp")
+    assert make(options.env, num_envs=2).agents == [f"ally_{i}" for i in range(agents)]
 
 
 def test_a_run_is_not_tabled_as_another(tmp_path):

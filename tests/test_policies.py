@@ -210,6 +210,19 @@ def test_a_new_critic_answers_0_per_agent():
     assert not value.any()
 
 
+def test_or_as_its_last_layer_says():
+    """A row of an orthogonal matrix is of length 1."""
+    for architecture in ("shared", "hyper-linear", "hyper-mlp"):
+        net = NetConfig(architecture=architecture, hidden=(8,))
+        critic = Critic(CriticConfig(net=net, head_gain=1.5), AGENTS, OBS)
+        assert critic(draw(HORIZON, ENVS, AGENTS, OBS)).abs().min() > 0
+        if architecture == "shared":
+            head = [p for p in critic.net.parameters() if p.dim() == 2][-1]
+            assert float(head.detach().norm()) == pytest.approx(1.5)
+    with pytest.raises(UsageError, match="head_gain"):
+        CriticConfig(head_gain=-1.0)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.2, 0.9])
 def test_the_target_keeps_a_share_of_decay(decay):
     critic = moved_critic(decay)

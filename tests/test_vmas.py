@@ -197,6 +197,10 @@ def test_gradients_are_what_was_asked_for():
         ({"scenario": "disperson"}, "did you mean dispersion"),
         ({"scenario": "transport", "n_agent": 3}, "did you mean n_agents"),
         ({"scenario": "simple", "n_agents": 3}, "no argument 'n_agents'; It takes: none"),
+        (
+            {"scenario": "navigation", "n_agents": 4, "agents_with_same_goal": 9},
+            "it needs '1 <= self.agents_with_same_goal <= self.n_agents', line",
+        ),
         ({"scenario": "transport", "n_agents": 0}, "n_agents is 0"),
         ({"scenario": "transport", "num_envs": 0}, "num_envs is 0"),
         ({"scenario": "transport", "max_steps": 0}, "max_steps is 0"),

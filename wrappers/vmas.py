@@ -21,6 +21,7 @@ from diffsurrogate.wrappers.vmas_catalogue import (
     check_arguments,
     differentiable_parts,
     load_scenario,
+    made_of,
     scenario_names,
     why_not,
 )
@@ -339,7 +340,7 @@ def make(
         )
     stream = Stream(seed, device)
     with stream.used_by_vmas(Environment.vmas_random_state), torch.inference_mode(False):
-        with torch.no_grad():
+        with torch.no_grad(), made_of(scenario_kwargs):
             raw = _Environment(
                 loaded,
                 num_envs=num_envs,

@@ -6,10 +6,13 @@ gradients of `buzz_wire`, `ball_trajectory`, `joint_passage` and `asym_joint` ca
 more), as joints are stiff; lidar that sees boxes writes in place to what backward needs.
 """
 
+import contextlib
 import difflib
 import importlib
 import inspect
 import re
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +131,21 @@ def _vmas_folder() -> Path:
     file = importlib.import_module("vmas").__file__
     assert file is not None
     return Path(file).parent / "scenarios"
+
+
+@contextlib.contextmanager
+def made_of(options: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what a scenario asserts of its options while it is made into advice.
+
+    Raises:
+        UsageError: an assertion does not hold.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        needed = str(place.line).removeprefix("assert ")
+        raise UsageError(
+            f"the scenario refuses its options {dict(options)}: it needs {needed!r}, line "
+            f"{place.lineno} of {Path(place.filename).name}{f' ({error})' if str(error) else ''}"
+        ) from error

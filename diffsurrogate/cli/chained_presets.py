@@ -21,7 +21,9 @@ def chained(options: TrainOptions) -> TrainOptions:
     config = as_plain(BPPOConfig, kind())
     if not options.env.startswith("mamujoco/"):
         return replace(options, bppo=config)
-    config = replace(config, horizon=100, actor=replace(config.actor, std=0.5))
+    net = replace(config.critic.net, activation=config.actor.net.activation)
+    critic, actor = replace(config.critic, net=net), replace(config.actor, std=0.5)
+    config = replace(config, horizon=100, actor=actor, critic=critic)
     return replace(options, bppo=config, num_envs=40, total_steps=10_000_000, eval_every=25)
 
 

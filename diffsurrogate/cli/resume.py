@@ -29,7 +29,8 @@ def resumed(arguments: list[str]) -> TrainOptions:
     folder = RunFolder.open(given.folder)
     saved = TrainOptions.from_json(folder.config)
     saved = replace(saved, out=folder.path, resume=True)
-    options = parse_train(arguments, saved)
+    options = parse_train(arguments, replace(saved, env_options={}))  # or they were options each
+    options = replace(options, env_options=options.env_options or saved.env_options)
     for name, was, now in differences(asdict(saved), asdict(options)):
         if name not in FREE_TO_CHANGE:
             raise UsageError(

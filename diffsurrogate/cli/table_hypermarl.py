@@ -15,18 +15,18 @@ _DISPERSION = (
 _NAVIGATION = (
     *("--max-steps", "100", "--eval-steps", "100", "--num-envs", "600"),
     *("--total-steps", "1000000", "--eval-every", "1", "--ppo.horizon", "100"),
-    *("--ppo.gamma", "0.9", "--ppo.lam", "0.9", "--ppo.critic-lr", "5e-5"),
+    *("--ppo.gamma", "0.9", "--ppo.lam", "0.9"),
     *("--ppo.clip.epochs", "45", "--ppo.clip.max-norm", "5"),
     *("--ppo.actor.net.hidden", "256", "256", "--ppo.critic.net.hidden", "256", "256"),
 )
 """Tables 8 and 12."""
+_SHARED = ("shared", "shared-id")
 _CLIPPED_AT_A_TENTH = {
     ("mlp", "same", 4),
     ("mlp", "same", 8),
     ("mlp", "some", 4),
     ("mlp", "some", 8),
-    ("shared", "different", 8),
-    ("shared", "some", 8),
+    *((network, goals, 8) for network in _SHARED for goals in ("some", "different")),
     *(("hyper-linear", goals, n) for goals in ("some", "different") for n in (4, 8)),
     *(("hyper-mlp", goals, n) for goals in ("some", "different") for n in (4, 8)),
     ("hyper-mlp", "same", 4),
@@ -44,6 +44,30 @@ _SMAX = (
     *("--ppo.critic.net.memory", "128", "--ppo.critic.net.hidden", "128"),
 )
 """Table 13: a layer, a GRU and another layer."""
+_MAPS = {
+    "smax-2s3z": "2s3z",
+    "smax-3s5z": "3s5z",
+    "smax-smacv2-10": "smacv2_10_units",
+    "smax-smacv2-20": "smacv2_20_units",
+}
+_SMAX_RATES = {
+    **{("ippo", "2s3z"): "0.004", ("ippo", "3s5z"): "0.004"},
+    **{("ippo", "smacv2_10_units"): "0.001", ("ippo", "smacv2_20_units"): "0.005"},
+    **{("mappo", "2s3z"): "0.002", ("mappo", "3s5z"): "0.002"},
+    **{("mappo", "smacv2_10_units"): "0.0003", ("mappo", "smacv2_20_units"): "0.0003"},
+}
+_SMAX_GENERATED = {
+    ("ippo", "2s3z"): ("0.004", 4, 32),
+    ("ippo", "3s5z"): ("0.004", 64, 16),
+    ("ippo", "smacv2_10_units"): ("0.005", 4, 64),
+    ("ippo", "smacv2_20_units"): ("0.005", 64, 64),
+    ("mappo", "2s3z"): ("0.002", 64, 16),
+    ("mappo", "3s5z"): ("0.0003", 64, 16),
+    ("mappo", "smacv2_10_units"): ("0.0003", 64, 64),
+    ("mappo", "smacv2_20_units"): ("0.0003", 4, 64),
+}
+"""Learning rates by method and map, and of MLP hypernetworks also the sizes of identities and of
+what lies between them and weights (table 14)."""
 
 
 def _embedding(cell: Cell, size: int, hidden: int = 64) -> tuple[str, ...]:
@@ -74,6 +98,7 @@ def _navigation(cell: Cell) -> tuple[str, ...]:
         apart = ("--ppo.actor.net.diversity", diversity)
     return (
         *(*_NAVIGATION, "--ppo.clip.clip-range", clip, "--ppo.clip.lr", rate, *apart),
+        *("--ppo.critic-lr", rate),
         *_embedding(cell, 8 if cell.method == "mappo" else 4),
         *("--env-options", *made, "collisions", "False", "shared_rew", "False"),
     )
@@ -81,15 +106,15 @@ def _navigation(cell: Cell) -> tuple[str, ...]:
 
 def _smax(cell: Cell) -> tuple[str, ...]:
     """Return tables 13 and 14 for a cell."""
-    central = cell.method == "mappo"
-    rate, clip, entropy = ("0.002", "0.2", "0") if central else ("0.004", "0.05", "0.01")
-    small = cell.task == "smax-2s3z" and not central
-    if cell.network == "hyper-mlp" and cell.task == "smax-3s5z" and central:
-        rate = "0.0003"
+    row = cell.method, _MAPS[cell.task]
+    clip, entropy = ("0.2", "0") if cell.method == "mappo" else ("0.05", "0.01")
+    rate, (own_rate, size, hidden) = _SMAX_RATES[row], _SMAX_GENERATED[row]
+    if cell.network == "hyper-mlp":
+        rate = own_rate
     return (
         *(*_SMAX, "--ppo.clip.lr", rate, "--ppo.critic-lr", rate, "--ppo.clip.clip-range", clip),
         *("--ppo.clip.entropy-weight", entropy),
-        *_embedding(cell, *((4, 32) if small else (64, 16))),
+        *_embedding(cell, size, hidden),
     )
 
 
@@ -119,8 +144,10 @@ HYPERMARL = PaperTable(
         "navigation-same": Task(env="vmas/navigation", agents=(2, 4, 8), options=_navigation),
         "navigation-some": Task(env="vmas/navigation", agents=(4, 8), options=_navigation),
         "navigation-different": Task(env="vmas/navigation", agents=(2, 4, 8), options=_navigation),
-        "smax-2s3z": Task(env="jaxmarl/SMAX-2s3z", options=_smax),
-        "smax-3s5z": Task(env="jaxmarl/SMAX-3s5z", options=_smax),
+        **{
+            name: Task(env=f"jaxmarl/HeuristicEnemySMAX-{units}", options=_smax)
+            for name, units in _MAPS.items()
+        },
     },
     methods=("ippo", "mappo"),
     networks=("mlp", "shared", "shared-id", "hyper-linear", "hyper-mlp", "dico"),
