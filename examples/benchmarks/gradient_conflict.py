@@ -1,0 +1,145 @@
+"""How noisy policy gradients are, and whether agents pull weights they share different ways.
+
+    python examples/benchmarks/gradient_conflict.py
+
+HyperMARL (arXiv:2412.04233) explains its results by both. IPPO trains on VMAS Dispersion with four
+agents and discrete actions, each of several networks from the same seeds. Every so often it plays a
+window more, cut into parts of a few envs, and each agent's part of the gradient that a first step
+of PPO would take is measured on all of it:
+
+- conflict: share of pairs of agents whose gradients point apart (cosine below 0), and their cosine;
+- noise over signal: tr Σ / |g|² of the gradient of a part (arXiv:1812.06162);
+- variance over weights: of the entries of the whole gradient, HyperMARL's measure.
+
+Networks of one's own share nothing: their agents' gradients are orthogonal.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from diffsurrogate import IPPO, IPPOConfig, NetConfig, make
+from diffsurrogate.critics import CriticConfig
+from diffsurrogate.gradient_conflict import (
+    conflict,
+    noise_scale,
+    policy_gradients,
+    variance_over_weights,
+)
+from diffsurrogate.policies import ActorConfig, NoisyPolicy
+from diffsurrogate.returns import td_lambda
+
+RESULTS = Path(__file__).parent.parent / "results" / "gradient_conflict"
+ENVS, HORIZON, PARTS = 128, 16, 8
+PLAIN = NetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
+SHARED = replace(PLAIN, architecture="shared", context=False)
+NETS = {
+    "one network (FuPS)": SHARED,
+    "one network, told who acts (FuPS+ID)": replace(SHARED, agent_id=True),
+    "linear hypernetwork": replace(PLAIN, architecture="hyper-linear"),
+    "MLP hypernetwork": replace(PLAIN, architecture="hyper-mlp"),
+    "networks of one's own (NoPS)": replace(PLAIN, architecture="separate"),
+}
+
+
+def trainer(net: NetConfig, seed: int) -> IPPO:
+    """Return IPPO with a network for policy and critic."""
+    env = make(
+        "vmas/dispersion",
+        num_envs=ENVS,
+        n_agents=4,
+        seed=seed,
+        max_steps=100,
+        continuous_actions=False,
+        food_radius=0.08,
+        penalise_by_time=True,
+    )
+    config = IPPOConfig(horizon=HORIZON, actor=ActorConfig(net=net), critic=CriticConfig(net=net))
+    clip = replace(config.clip, batch_size=1024, lr=5e-4, entropy_weight=0.01)
+    return IPPO(env, replace(config, clip=clip, critic_lr=5e-4), seed=seed)
+
+
+def measured(agent: IPPO) -> dict[str, float]:
+    """Return what the gradient is like now; the env goes on by a window."""
+    noise = agent.noise.draw(HORIZON)
+    window = agent.env.collect(NoisyPolicy(agent.actor, noise), HORIZON)
+    with torch.no_grad():
+        value, next_value = agent.critic(window.obs), agent.critic(window.next_obs)
+        ends = window.terminated, window.truncated
+        gamma, lam = agent.config.gamma, agent.config.lam
+        gain = td_lambda(window.reward, next_value, *ends, gamma=gamma, lam=lam) - value
+    gain = (gain - gain.mean()) / gain.std()
+    whole = policy_gradients(agent.actor, window.obs, window.action, gain)
+    parts = [
+        policy_gradients(agent.actor, window.obs[:, some], window.action[:, some], gain[:, some])
+        for some in torch.arange(ENVS).chunk(PARTS)
+    ]
+    return conflict(whole) | {
+        "noise_scale": float(noise_scale(torch.stack([part.sum(0) for part in parts]))),
+        "variance_over_weights": float(variance_over_weights(whole.sum(0))),
+    }
+
+
+def run(net: NetConfig, seed: int, updates: int, every: int) -> dict[str, Any]:
+    """Train; return each measure's mean over the training, and the reward per step at its end."""
+    agent = trainer(net, seed)
+    found, rewards = [], []
+    for metrics in agent.updates(updates):
+        rewards.append(metrics["reward"])
+        if agent.update % every == 0:
+            found.append(measured(agent))
+    means = {name: mean(one[name] for one in found) for name in found[0]}
+    return {"seed": seed, "reward": mean(rewards[-every:])} | means
+
+
+def page(found: dict[str, list[dict[str, Any]]], updates: int, command: str) -> str:
+    """Return the table, medians over seeds."""
+    lines = [
+        "# Gradients of agents that share weights\n",
+        f"IPPO on VMAS Dispersion, 4 agents with choices, {updates * ENVS * HORIZON:,} env steps, "
+        f"{len(next(iter(found.values())))} seeds: means over a training, medians over seeds.",
+        "Conflict is the share of pairs of agents whose gradients point apart. Noise over signal "
+        f"is of the gradient of {ENVS // PARTS} envs in a window of {HORIZON} steps.",
+        "Variance over weights is HyperMARL's measure; it depends on how many weights there are.\n",
+        "| policy and critic | conflict | cosine | noise over signal | variance over weights "
+        "| reward of a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, runs in found.items():
+        middle = {key: median(one[key] for one in runs) for key in runs[0] if key != "seed"}
+        lines.append(
+            f"| {name} | {middle['agent_conflict_share']:.2f} "
+            f"| {middle['agent_gradient_cosine']:.2f} | {middle['noise_scale']:.1f} "
+            f"| {middle['variance_over_weights']:.1e} | {middle['reward']:.4f} |"
+        )
+    return "\n".join([*lines, f"\nMade by `{command}`."]) + "\n"
+
+
+def main() -> None:
+    """Run what is asked for and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[30, 1, 42])
+    parser.add_argument("--updates", type=int, default=100, help="of 2,048 env steps each")
+    parser.add_argument("--every", type=int, default=5, help="updates from measure to measure")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="without suffix")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {
+        name: [run(net, seed, asked.updates, asked.every) for seed in asked.seeds]
+        for name, net in NETS.items()
+    }
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    command = "python examples/benchmarks/gradient_conflict.py"
+    text = page(found, asked.updates, command)
+    asked.out.with_suffix(".md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
