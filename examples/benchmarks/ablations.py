@@ -259,6 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--groups", nargs="*", help="only groups whose name holds one of these")
     parser.add_argument("--tasks", nargs="*", help="only these, such as 'dispersion 1'")
+    parser.add_argument("--names", nargs="*", help="only rows whose name holds one of these")
     parser.add_argument("--seeds", nargs="*", type=int, default=[42, 43, 44])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--out", type=Path, default=RESULTS / "ablations", help="without suffix")
@@ -272,6 +273,7 @@ def main() -> None:
         for row in rows()
         if (not asked.groups or any(word in row.group for word in asked.groups))
         and (not asked.tasks or row.task in asked.tasks)
+        and (not asked.names or any(word in row.name for word in asked.names))
         and all(run["seed"] != seed for run in found.get(row.key, []))
     ]
     for row, seed in chosen:
