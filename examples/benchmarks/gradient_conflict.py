@@ -124,7 +124,7 @@ def main() -> None:
     """Run what is asked for and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", nargs="*", type=int, default=[30, 1, 42])
-    parser.add_argument("--updates", type=int, default=100, help="of 2,048 env steps each")
+    parser.add_argument("--updates", type=int, default=60, help="of 2,048 env steps each")
     parser.add_argument("--every", type=int, default=5, help="updates from measure to measure")
     parser.add_argument("--out", type=Path, default=RESULTS, help="without suffix")
     asked = parser.parse_args()
