@@ -60,8 +60,8 @@ class Trainer(ABC):
         """
         if type(config) not in (self.config_type, self.other_config_type):
             raise UsageError(
-                f"{type(self).__name__} takes a {self.config_type.__name__}, not a "
-                f"{type(config).__name__}, whose settings it would not all read"
+                f"{type(self).__name__} is set by {self.config_type.__name__}, not by "
+                f"{type(config).__name__}, of which it would not read all"
             )
         self.env = env
         self.config = config

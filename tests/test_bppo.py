@@ -366,9 +366,9 @@ def test_what_makes_no_sense_is_refused(change, advice):
 @pytest.mark.parametrize(
     ("kind", "config", "advice"),
     [
-        (MAPPO, BPPOConfig(), "MAPPO takes a MAPPOConfig, not a BPPOConfig"),
-        (IPPO, MAPPOConfig(), "IPPO takes a IPPOConfig, not a MAPPOConfig"),
-        (BPPO, IPPOConfig(), "BPPO takes a BPPOConfig, not a IPPOConfig"),
+        (MAPPO, BPPOConfig(), "MAPPO is set by MAPPOConfig, not by BPPOConfig"),
+        (IPPO, MAPPOConfig(), "IPPO is set by IPPOConfig, not by MAPPOConfig"),
+        (BPPO, IPPOConfig(), "BPPO is set by BPPOConfig, not by IPPOConfig"),
         (HAPPO, BPPOConfig(), "HAPPO passes nothing back, but peer is True; give a HAPPOConfig"),
     ],
 )
