@@ -6,7 +6,6 @@ Windows, targets and the critic are PPO's.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -56,8 +55,6 @@ class BPPO(PPO):
 
     config_type = BPPOConfig
     config: BPPOConfig
-    passes_back: ClassVar[bool] = True
-    """Whether the method may have `peer`."""
     actor: AutoregressiveActor
 
     def __init__(
@@ -69,7 +66,7 @@ class BPPO(PPO):
             UsageError: as `PPO`; or the method passes nothing back, but `peer` is set.
         """
         super().__init__(env, config, seed=seed)
-        if self.config.peer and not self.passes_back:
+        if self.config.peer and not self.config_type().peer:
             name = type(self).__name__
             raise UsageError(
                 f"{name} passes nothing back, but peer is True; give a {name}Config, or train BPPO"
@@ -188,7 +185,6 @@ class ARMAPPO(BPPO):
 
     config_type = ARMAPPOConfig
     other_config_type = BPPOConfig
-    passes_back = False
 
 
 class HAPPO(BPPO):
@@ -196,7 +192,6 @@ class HAPPO(BPPO):
 
     config_type = HAPPOConfig
     other_config_type = BPPOConfig
-    passes_back = False
 
 
 def peer_feedback(actor: AutoregressiveActor, agent: int, past: Past) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ class PPO(Trainer):
                 f"{type(self).__name__} cannot train on a {type(env).__name__}; adapt it: "
                 "as_multi_agent(env)"
             )
-        super().__init__(env, self.config_type() if config is None else config, seed)
+        super().__init__(env, config or self.config_type(), seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             actor = build_actor(self.config.actor, env)

@@ -74,7 +74,7 @@ class SHAC(Trainer):
                 "Wrap it: SHAC(LearnedDiffWrapper(env)); or, if its simulator is differentiable, "
                 "make it with differentiable=True"
             )
-        super().__init__(env, SHACConfig.suited_to(env) if config is None else config, seed)
+        super().__init__(env, config or SHACConfig.suited_to(env), seed)
         self._check_choices()
         if env.max_horizon is not None and self.config.horizon > env.max_horizon:
             raise UsageError(

@@ -19,7 +19,7 @@ from diffsurrogate.columns import check_columns, open_now
 from diffsurrogate.env_checks import check_world, reset_mask
 from diffsurrogate.errors import UsageError
 from diffsurrogate.step_checks import StepChecks
-from diffsurrogate.window import Window, WindowPolicy, check_horizon
+from diffsurrogate.window import Window, WindowPolicy, check_horizon, step_of
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
@@ -318,9 +318,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             obs = self.current_obs
             present.append(self._step_checks.present(self.present))
             action = self.open_action(policy(obs))
-            _, reward, terminated, truncated, info = self.step(action)
-            step = {"obs": obs, "action": action, "reward": reward, "next_obs": info["final_obs"]}
-            steps.append(step | {"terminated": terminated, "truncated": truncated})
+            steps.append(step_of(obs, action, self.step(action)))
         return Window.of(steps, present)
 
     @property

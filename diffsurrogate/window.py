@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,6 +86,29 @@ class Window:
         """Return the window with every tensor it has changed, such as to some of its envs."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
+
+
+def step_of(
+    obs: Tensor,
+    action: Tensor,
+    result: tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]],
+) -> dict[str, Tensor]:
+    """Return a step as `Window.of` takes it.
+
+    Args:
+        obs: (env, agent, obs_dim) that was acted on.
+        action: (env, agent, act_dim).
+        result: what the env's `step` returned.
+    """
+    _, reward, terminated, truncated, info = result
+    return {
+        "obs": obs,
+        "action": action,
+        "reward": reward,
+        "next_obs": info["final_obs"],
+        "terminated": terminated,
+        "truncated": truncated,
+    }
 
 
 def acting(action: Tensor, present: Tensor | None) -> Tensor:

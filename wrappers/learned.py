@@ -19,7 +19,7 @@ from diffsurrogate.gradient_comparison import agreement, policy_gradient
 from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.surrogates import Surrogates
-from diffsurrogate.window import Window, WindowPolicy, acting, check_horizon
+from diffsurrogate.window import Window, WindowPolicy, acting, check_horizon, step_of
 from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
@@ -370,9 +370,7 @@ class LearnedDiffWrapper(EnvWrapper):
             obs, before = self.current_obs, self._chain.state
             present.append(self._step_checks.present(self.present))
             action = acting(self.open_action(policy(obs)), present[-1])
-            _, reward, terminated, truncated, info = self._simulate(action)
-            step = {"obs": obs, "action": action, "reward": reward, "next_obs": info["final_obs"]}
-            ends = {"terminated": terminated, "truncated": truncated}
-            steps.append(step | ends | {"value_obs": info["value_obs"]})
+            result = self._simulate(action)
+            steps.append(step_of(obs, action, result) | {"value_obs": result[-1]["value_obs"]})
             states.append(before)
         return Window.of(steps, present), torch.stack(states)

@@ -51,10 +51,14 @@ _MAPS = {
     "smax-smacv2-20": "smacv2_20_units",
 }
 _SMAX_RATES = {
-    **{("ippo", "2s3z"): "0.004", ("ippo", "3s5z"): "0.004"},
-    **{("ippo", "smacv2_10_units"): "0.001", ("ippo", "smacv2_20_units"): "0.005"},
-    **{("mappo", "2s3z"): "0.002", ("mappo", "3s5z"): "0.002"},
-    **{("mappo", "smacv2_10_units"): "0.0003", ("mappo", "smacv2_20_units"): "0.0003"},
+    ("ippo", "2s3z"): "0.004",
+    ("ippo", "3s5z"): "0.004",
+    ("ippo", "smacv2_10_units"): "0.001",
+    ("ippo", "smacv2_20_units"): "0.005",
+    ("mappo", "2s3z"): "0.002",
+    ("mappo", "3s5z"): "0.002",
+    ("mappo", "smacv2_10_units"): "0.0003",
+    ("mappo", "smacv2_20_units"): "0.0003",
 }
 _SMAX_GENERATED = {
     ("ippo", "2s3z"): ("0.004", 4, 32),

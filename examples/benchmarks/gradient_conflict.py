@@ -97,7 +97,7 @@ def run(net: NetConfig, seed: int, updates: int, every: int) -> dict[str, Any]:
     return {"seed": seed, "reward": mean(rewards[-every:])} | means
 
 
-def page(found: dict[str, list[dict[str, Any]]], updates: int, command: str) -> str:
+def page(found: dict[str, list[dict[str, Any]]], updates: int) -> str:
     """Return the table, medians over seeds."""
     lines = [
         "# Gradients of agents that share weights\n",
@@ -117,7 +117,9 @@ def page(found: dict[str, list[dict[str, Any]]], updates: int, command: str) -> 
             f"| {middle['agent_gradient_cosine']:.2f} | {middle['noise_scale']:.1f} "
             f"| {middle['variance_over_weights']:.1e} | {middle['reward']:.4f} |"
         )
-    return "\n".join([*lines, f"\nMade by `{command}`."]) + "\n"
+    return (
+        "\n".join([*lines, "\nMade by `python examples/benchmarks/gradient_conflict.py`."]) + "\n"
+    )
 
 
 def main() -> None:
@@ -135,8 +137,7 @@ def main() -> None:
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    command = "python examples/benchmarks/gradient_conflict.py"
-    text = page(found, asked.updates, command)
+    text = page(found, asked.updates)
     asked.out.with_suffix(".md").write_text(text)
     print(text)
 
