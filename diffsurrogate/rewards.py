@@ -11,7 +11,7 @@ from diffsurrogate.configuration import require_choices, require_range
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.normalise import RunningStatistics
 
-RewardInputs = Literal["s,a", "s,a,s'", "s'"]
+RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
 RewardRange = Literal["bounded", "unbounded"]
 
 
@@ -24,19 +24,24 @@ class RewardConfig:
             architecture="shared", hidden=(128, 128), activation="silu"
         )
     )
-    inputs: RewardInputs = "s,a"
-    """A reward that can be read off a flag in the next observation ("eaten") fits perfectly and
-    teaches nothing, so the next observation is left out by default."""
+    inputs: RewardInputs = "s,a,change"
+    """change: what becomes of the observation in the step, in deviations of such changes, without
+    the entries that only take whole numbers. Many rewards are a plain function of it (a distance
+    covered), which from s' itself is the small difference of large numbers, and from s and a all of
+    the dynamics. A reward that can be read off a flag in s' ("eaten") fits perfectly and teaches
+    nothing."""
     range: RewardRange = "unbounded"
     """unbounded: a regression. bounded: a logistic function between the least and the largest of 0
     and the rewards seen, fitted by cross-entropy: flat wherever the reward is at either end, so
     that the errors of a sparse reward's model do not drown the gradient of the value."""
     obs_floor: float = 0.02
     """Smallest standard deviation an observation entry is normalised by."""
+    change_floor: float = 0.003
+    """Smallest standard deviation a change of an entry is normalised by."""
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_range(self, "obs_floor", low=1e-12)
+        require_range(self, "obs_floor", "change_floor", low=1e-12)
 
 
 class RewardModel(nn.Module):
@@ -49,15 +54,22 @@ class RewardModel(nn.Module):
         """Build; a new model answers the same everywhere."""
         super().__init__()
         self.config = config
-        in_dim = {"s,a": obs_dim + act_dim, "s,a,s'": 2 * obs_dim + act_dim, "s'": obs_dim}
-        self.net = build_net(config.net, agents, in_dim[config.inputs], 1, head_gain=0.0)
+        more = 0 if config.inputs == "s,a" else obs_dim
+        in_dim = obs_dim if config.inputs == "s'" else obs_dim + act_dim + more
+        self.net = build_net(config.net, agents, in_dim, 1, head_gain=0.0)
         self.obs_statistics = RunningStatistics((obs_dim,), floor=config.obs_floor)
+        self.change_statistics = RunningStatistics((obs_dim,), floor=config.change_floor)
         self.reward_statistics = RunningStatistics((), floor=1e-3)
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("high", torch.tensor(0.0))
 
-    def observe(self, reward: Tensor) -> None:
-        """Widen the range to hold these rewards, of any shape."""
+    def learn_scales(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> None:
+        """Take in steps `(*any, agent, …)`: the scale of what goes in, the range of rewards."""
+        self.obs_statistics.update(obs)
+        self.obs_statistics.snapshot()
+        if self.config.inputs == "s,a,change":
+            self.change_statistics.update(next_obs - obs)
+            self.change_statistics.snapshot()
         if reward.numel() > 0:
             self.low = torch.minimum(self.low, reward.min())
             self.high = torch.maximum(self.high, reward.max())
@@ -93,7 +105,10 @@ class RewardModel(nn.Module):
     def _net(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         inputs = self.config.inputs
         parts = [] if inputs == "s'" else [self.obs_statistics(obs), action]
-        if inputs != "s,a":
+        if inputs == "s,a,change":
+            change = (next_obs - obs) / self.change_statistics.std
+            parts.append(torch.where(self.obs_statistics.fractional, change, 0.0))
+        elif inputs != "s,a":
             parts.append(self.obs_statistics(next_obs))
         out: Tensor = self.net(torch.cat(parts, dim=-1)).squeeze(-1)
         return out

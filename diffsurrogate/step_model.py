@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from diffsurrogate.configuration import require_range
 from diffsurrogate.nets import NetConfig, build_net
 from diffsurrogate.normalise import RunningStatistics
+from diffsurrogate.predictability import Predictability
+from diffsurrogate.waves import with_waves, with_waves_dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +25,18 @@ class StepModelConfig:
     """Smallest standard deviation an observation entry is normalised by."""
     change_floor: float = 0.003
     """Smallest standard deviation a change of an entry is predicted in."""
+    octaves: int = 0
+    """Sines and cosines of each observation entry that the network is shown besides, each of twice
+    the last one's frequency, the first of one radian per deviation. Contact is a matter of a
+    hundredth of a deviation, which a small network does not resolve by itself
+    (arXiv:2006.10739)."""
+    damping: bool = True
+    """Let the gradient of each entry's change pass only as far as the change can be foretold: times
+    the square of its explained share in windows not seen before. Slopes of what a model cannot know
+    (a ray that jumps to the next obstacle) are noise, which grows with every step along a chain."""
 
     def __post_init__(self) -> None:
+        require_range(self, "octaves", low=0.0)
         require_range(self, "obs_floor", "change_floor", low=1e-12)
 
 
@@ -35,9 +47,11 @@ class StepModel(nn.Module):
         """Build; the last layer is zero."""
         super().__init__()
         self.config = config
-        self.net = build_net(config.net, agents, obs_dim + act_dim, obs_dim, head_gain=0.0)
+        in_dim = with_waves_dim(obs_dim, config.octaves) + act_dim
+        self.net = build_net(config.net, agents, in_dim, obs_dim, head_gain=0.0)
         self.obs_statistics = RunningStatistics((obs_dim,), floor=config.obs_floor)
         self.change_statistics = RunningStatistics((obs_dim,), floor=config.change_floor)
+        self.predictability = Predictability(agents, obs_dim)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the predicted next observation `(*batch, agent, obs_dim)`.
@@ -46,7 +60,16 @@ class StepModel(nn.Module):
             obs: (*batch, agent, obs_dim).
             action: (*batch, agent, act_dim), in half boxes.
         """
-        return obs + self.change_statistics.std * self._net(obs, action)
+        change = self.change_statistics.std * self._net(obs, action)
+        if self.config.damping and torch.is_grad_enabled():
+            change = self.predictability.damp(change)
+        return obs + change
+
+    @torch.no_grad()
+    def judge(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> None:
+        """Learn from steps not trained on how far each entry's change can be foretold."""
+        error = self(obs, action) - next_obs
+        self.predictability.update(error.flatten(0, -3), (next_obs - obs).flatten(0, -3))
 
     def loss(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
         """Return the mean squared error in units of the changes' standard deviation.
@@ -59,7 +82,8 @@ class StepModel(nn.Module):
         return error.sum() / (mask.sum().clamp(min=1) * error[..., 0, 0].numel())
 
     def _net(self, obs: Tensor, action: Tensor) -> Tensor:
-        out: Tensor = self.net(torch.cat([self.obs_statistics(obs), action], dim=-1))
+        seen = with_waves(self.obs_statistics(obs), self.config.octaves)
+        out: Tensor = self.net(torch.cat([seen, action], dim=-1))
         return out
 
 

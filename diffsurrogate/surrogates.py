@@ -129,7 +129,7 @@ class Surrogates(nn.Module):
             cache sizes, and the training losses.
         """
         window = window.detach()
-        report = self.held_out_errors(some_envs(window)) if self.fits else {}
+        report = self._unseen(some_envs(window)) if self.fits else {}
         self.remember(window)
         if not self._has_data():
             return report
@@ -256,6 +256,13 @@ class Surrogates(nn.Module):
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _unseen(self, window: Window) -> dict[str, float]:
+        """Return the errors on a window not seen before, and judge by it what can be foretold."""
+        if self.own_dynamics and isinstance(self.dynamics, StepModel):
+            action = self.scale_action(self._box(window.action))
+            self.dynamics.judge(window.obs, action, window.next_obs)
+        return self.held_out_errors(window)
+
     def _trained(self) -> dict[str, nn.Module]:
         """Return the models of ours that learn, by name."""
         models: dict[str, nn.Module] = {}
@@ -294,9 +301,7 @@ class Surrogates(nn.Module):
 
     def _update_statistics(self, flat: dict[str, Tensor]) -> None:
         if isinstance(self.reward, RewardModel) and self.own_reward:
-            self.reward.obs_statistics.update(flat["obs"])
-            self.reward.obs_statistics.snapshot()
-            self.reward.observe(flat["reward"])
+            self.reward.learn_scales(flat["obs"], flat["next_obs"], flat["reward"])
             self.reward.reward_statistics.update(self._rewards()["reward"])
             self.reward.reward_statistics.snapshot()
         if isinstance(self.dynamics, StepModel) and self.own_dynamics:

@@ -91,23 +91,49 @@ def test_a_new_reward_model_answers_the_mean_reward():
 
 @pytest.mark.parametrize(
     ("inputs", "reads"),
-    [("s,a", [True, True, False]), ("s,a,s'", [True] * 3), ("s'", [False, False, True])],
+    [
+        ("s,a", [True, True, False]),
+        ("s,a,s'", [True] * 3),
+        ("s'", [False, False, True]),
+        ("s,a,change", [True] * 3),
+    ],
 )
 def test_the_reward_model_reads_what_it_is_told_to(inputs, reads):
     model = RewardModel(RewardConfig(net=NET, inputs=inputs), AGENTS, OBS, ACT)
     nn.init.ones_(model.net.head.weight)
     data = window(0)
+    model.learn_scales(data.obs, data.next_obs, data.reward)
     given = [x.clone().requires_grad_() for x in (data.obs, data.action, data.next_obs)]
     grads = torch.autograd.grad(model(*given).sum(), given, allow_unused=True)
     assert [grad is not None and bool(grad.any()) for grad in grads] == reads
 
 
+def test_a_reward_model_of_changes_does_not_read_flags_and_sees_changes_in_deviations():
+    """Entry 3 is a flag; other changes are a hundredth of a deviation, so slopes are steeper."""
+    data = window(0)
+    obs = data.obs.clone()
+    obs[..., 3] = 0.0
+    next_obs = obs + 0.006 * torch.randn(obs.shape, generator=torch.Generator().manual_seed(1))
+    next_obs[..., 3] = 1.0
+    steepness = {}
+    for inputs in ("s,a,change", "s,a,s'"):
+        torch.manual_seed(0)
+        model = RewardModel(RewardConfig(net=NET, inputs=inputs), AGENTS, OBS, ACT)
+        nn.init.normal_(model.net.head.weight)
+        model.learn_scales(obs, next_obs, data.reward)
+        given = next_obs.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(model(obs, data.action, given).sum(), given)
+        assert bool(grad[..., 3].any()) == (inputs == "s,a,s'")
+        steepness[inputs] = grad[..., :3].abs().mean()
+    assert steepness["s,a,change"] > 10 * steepness["s,a,s'"]
+
+
 def test_a_bounded_reward_model_starts_in_the_middle_of_its_range():
     """Rewards are in [-2, 6], so it says 2; a reward of 4 is at 3/4, its cross-entropy log 2."""
     model = RewardModel(RewardConfig(net=NET, range="bounded"), AGENTS, OBS, ACT)
-    model.observe(torch.tensor([[6.0, 1.0], [-2.0, 0.5]]))
-    model.observe(torch.tensor([5.0]))
     data = window(0)
+    for rewards in ([[6.0, 1.0], [-2.0, 0.5]], [5.0]):
+        model.learn_scales(data.obs, data.next_obs, torch.tensor(rewards))
     reward = torch.full_like(data.reward, 4.0)
     predicted = model(data.obs, data.action, data.next_obs)
     torch.testing.assert_close(predicted, torch.full_like(reward, 2.0))
@@ -206,6 +232,74 @@ def test_the_loss_is_averaged_over_the_entries_that_count():
     for mask in (torch.ones(AGENTS, OBS), torch.eye(AGENTS, OBS)):
         loss = model.loss(obs, torch.zeros(7, AGENTS, ACT), obs + 2, mask)
         assert loss.item() == pytest.approx(4.0, rel=1e-5)
+
+
+def test_waves_make_fine_differences_learnable():
+    """A step of a hundredth of a deviation: the plain network smooths it over."""
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.rand(4096, 1, 1, generator=generator) * 3.4 - 1.7
+    action = torch.zeros(4096, 1, 1)
+    next_obs = obs + torch.where((8 * obs).sin() > 0, 0.1, -0.1)
+    errors = []
+    for octaves in (0, 5):
+        torch.manual_seed(0)
+        net = NetConfig(hidden=(32, 32), activation="silu")
+        model = StepModel(StepModelConfig(net=net, octaves=octaves), 1, 1, 1)
+        for statistics, data in (
+            (model.obs_statistics, obs),
+            (model.change_statistics, next_obs - obs),
+        ):
+            statistics.update(data)
+            statistics.snapshot()
+        optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(300):
+            loss = model.loss(obs, action, next_obs, torch.ones(1, 1))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        errors.append(loss.item())
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_the_gradient_passes_as_far_as_changes_are_foretold():
+    """An entry whose error is half its mean squared change is explained by half: a quarter of the
+    learned slope stays; that of what stays the same remains whole. Values do not change."""
+    config = StepModelConfig(net=NET)
+    model, data = StepModel(config, AGENTS, OBS, ACT), window(0)
+    nn.init.ones_(model.net.head.weight)
+    obs, action = data.obs.clone().requires_grad_(), data.action.clone().requires_grad_()
+
+    def slopes():
+        return torch.autograd.grad(model(obs, action)[..., 0, 2].sum(), (obs, action))
+
+    free, value = slopes(), model(obs, action)
+    change = torch.ones(5, AGENTS, OBS)
+    error = change.clone()
+    error[:, 0, 2] = 0.5**0.5
+    model.predictability.update(error, change)
+    assert model.predictability.explained[0, 2] == pytest.approx(0.5)
+    damped = slopes()
+    torch.testing.assert_close(damped[1], free[1] / 4)
+    stays = torch.zeros_like(obs)
+    stays[..., 0, 2] = 1.0
+    torch.testing.assert_close(damped[0] - stays, (free[0] - stays) / 4)
+    assert torch.equal(model(obs, action), value)
+    model.config = replace(config, damping=False)
+    torch.testing.assert_close(slopes()[0], free[0])
+
+
+def test_what_can_be_foretold_is_judged_by_windows_not_seen_before():
+    """The last entry is noise, the others are learned."""
+    models = surrogates(small(minibatches=30))
+    for seed in range(12):
+        data = window(seed)
+        noise = torch.randn(data.next_obs.shape[:-1], generator=torch.Generator().manual_seed(seed))
+        next_obs = data.next_obs.clone()
+        next_obs[..., 4] = noise
+        models.fit(replace(data, next_obs=next_obs))
+    explained = models.dynamics.predictability.explained
+    assert explained[:, :3].min() > 0.6
+    assert explained[:, 4].max() < 0.55  # noise - s: only what comes of s can be known
 
 
 def test_discrete_entries_are_found_per_agent_and_stay_continuous_for_ever():

@@ -32,6 +32,8 @@ _NETS: dict[Network, NetConfig] = {
     "dico": NetConfig(architecture="dico", activation="silu"),
 }
 """Of SHAC's policy, but for mlp."""
+_ALIKE = NetConfig(architecture="shared", hidden=(128, 128), activation="silu")
+"""Of the step model of the paper's tasks, whose agents are all alike and touch things."""
 
 _FOREIGN = ("gymnasium/", "pettingzoo/", "mpe2/", "mujoco/", "mamujoco/", "jaxmarl/")
 """Envs of other libraries: steps that may be slow, rewards of any size, ends by state."""
@@ -67,6 +69,9 @@ def recommended(options: TrainOptions) -> TrainOptions:
         width = max(64, 32 * (options.agents or 1))
         actor = replace(options.shac.actor, net=NetConfig(hidden=(width, width)))
         options = replace(options, shac=_mixed(options, actor, lr=2e-3))
+    if options.env.startswith("paper/"):
+        step = replace(options.surrogates.step, net=_ALIKE, octaves=6)
+        options = replace(options, surrogates=replace(options.surrogates, step=step))
     return _sized(options)
 
 
@@ -165,13 +170,11 @@ def _foreign(options: TrainOptions) -> TrainOptions:
 def _mixed(options: TrainOptions, actor: ActorConfig, *, lr: float) -> SHACConfig:
     """Return pathwise and score-function gradients mixed, as tasks gated by contact need them.
 
-    Where all is learned the pathwise gradient is of short pieces of half the envs, at less than
-    half the price of whole windows. It leads astray less far on Transport, and takes some more
-    steps on Dispersion.
+    Where all is learned the pathwise gradient is of half the envs, at half the price.
     """
     shac = options.shac
     if options.method == "shac++":
-        shac = replace(shac, actor_horizon=8, actor_minibatches=2)
+        shac = replace(shac, actor_minibatches=2)
     return replace(
         shac,
         actor=actor,
