@@ -238,7 +238,7 @@ def _judge_reward_model(fit: Fit, say: Callable[..., None]) -> None:
         )
     else:
         remedy = (
-            "let the reward model see the next observation: "
+            "let the reward model see all of the next observation: "
             'SurrogateConfig(reward=RewardConfig(inputs="s,a,s\'")), unless a flag in it tells '
             "the reward; or give it more updates"
         )

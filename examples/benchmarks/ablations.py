@@ -35,13 +35,21 @@ TASKS = {
     "dispersion 1": (("paper/dispersion", "--agents", "1"), 30),
     "dispersion 3": (("paper/dispersion", "--agents", "3"), 60),
     "transport 1": (("paper/transport", "--agents", "1"), 90),
+    "transport 3": (("paper/transport", "--agents", "3"), 150),
     "discovery 1": (("paper/discovery", "--agents", "1"), 45),
     "sampling 3": (("paper/sampling", "--agents", "3"), 60),
 }
 """Env, agents, and the CPU-seconds a run may take."""
 
+PLAIN_STEP = "--surrogates.step.net.architecture joint --surrogates.step.octaves 0"
+UNDAMPED = "--surrogates.step.no-damping"
+OF_STATE = "--surrogates.reward.inputs s,a"
+EARLIER = f"{PLAIN_STEP} {UNDAMPED} {OF_STATE}"
+"""The models that the preset had when most rows were trained."""
+
 PATHWISE = " ".join(
     [
+        EARLIER,
         "--shac.score.epochs 0 --shac.noise.kind ou --shac.box-weight 1 --shac.optimism 0.5",
         "--shac.settled-optimism None",
         "--shac.actor-horizon None --shac.actor-minibatches 1 --shac.actor-lam None",
@@ -98,8 +106,9 @@ class Row:
 
 def rows() -> Iterator[Row]:
     """Yield all rows, group by group; the first of a group and task is the default."""
-    yield from pathwise_rows()
     yield from default_rows()
+    yield from pathwise_rows()
+    yield from earlier_rows()
     yield from policy_rows()
 
 
@@ -130,6 +139,7 @@ def pathwise_rows() -> Iterator[Row]:
         "uniform cache": "--surrogates.reward-balance 0",
         "wholly balanced cache": "--surrogates.reward-balance 1",
         "from (s, a, s')": "--surrogates.reward.inputs s,a,s'",
+        "from (s, a, change)": "--surrogates.reward.inputs s,a,change",
         "bounded by the rewards seen": "--surrogates.reward.range bounded",
     }.items():
         options = f"{PATHWISE} {shlex.join(chosen.split())}"
@@ -148,35 +158,54 @@ def pathwise_rows() -> Iterator[Row]:
 
 def default_rows() -> Iterator[Row]:
     """Yield what is left out of the default recipe."""
+    for name, chosen in {
+        "default": "",
+        "no pathwise gradient": "--shac.pathwise-weight 0",
+        "reward from (s, a)": OF_STATE,
+        "one network for all agents, no waves, as the step model": PLAIN_STEP,
+        "gradient not damped": UNDAMPED,
+        "pieces of 8 steps": "--shac.actor-horizon 8",
+        "all of these four": f"{EARLIER} --shac.actor-horizon 8",
+    }.items():
+        yield Row("default recipe", "transport 3", name, chosen)
+
+
+def earlier_rows() -> Iterator[Row]:
+    """Yield what is left out of the default recipe as it was before, with plainer models."""
+    group = "earlier recipe (the last row above)"
     for task in ("dispersion 3", "transport 1", "discovery 1"):
         for name, chosen in {
-            "default": "",
+            "all of it": "",
             "no pathwise gradient": "--shac.pathwise-weight 0",
             "pathwise weight 1": "--shac.pathwise-weight 1",
             "pathwise gradient alone": PATHWISE,
             "no optimism": "--shac.optimism 0.5 --shac.settled-optimism None",
             "optimism .8 throughout": "--shac.settled-optimism None",
-            "pathwise gradient of whole windows": "--shac.actor-horizon None "
-            "--shac.actor-minibatches 1",
+            "pathwise gradient of whole windows": "--shac.actor-minibatches 1",
             "critic of the current window": "--shac.value-capacity 0",
             "learned deviation": "--shac.actor.learn-std",
             "deviation falls to .3": "--shac.final-std 0.3",
             "no observation normalisation": "--shac.actor.no-normalise-obs "
             "--shac.critic.no-normalise-obs",
+            "models warmed up by PPO": "",
         }.items():
-            yield Row("default recipe", task, name, chosen)
-        yield Row("default recipe", task, "models warmed up by PPO", warm_steps=200_000)
+            pieces = "" if "whole" in name or "alone" in name else "--shac.actor-horizon 8"
+            models = "" if chosen == PATHWISE else EARLIER
+            warm = 200_000 if "warmed" in name else 0
+            yield Row(group, task, name, f"{models} {pieces} {chosen}", warm_steps=warm)
 
 
 def policy_rows() -> Iterator[Row]:
-    """Yield the default recipe with other networks of the policy."""
+    """Yield the earlier recipe with other networks of the policy."""
+    models = {"shac++": f"{EARLIER} --shac.actor-horizon 8", "shac+": OF_STATE, "shac": ""}
     for method, (task, what) in {
         "shac++": ("dispersion 3", "all learned"),
         "shac+": ("dispersion 3", "learned reward"),
         "shac": ("sampling 3", "true gradients"),  # Dispersion counts: its reward has none
     }.items():
         for name, chosen in POLICIES.items():
-            yield Row(f"policy, {what} ({method})", task, name, chosen, method=method, longer=90)
+            options = f"{models[method]} {chosen}"
+            yield Row(f"policy, {what} ({method})", task, name, options, method=method, longer=90)
 
 
 def train(row: Row, seed: int) -> dict[str, Any]:
@@ -243,10 +272,11 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 HEAD = """# What SHAC++ is made of, piece by piece
 
 Return over the true maximum, deterministic policy, 512 new episodes. A run ends at .95 or after
-the CPU-seconds named (one thread). Runs had others beside them, those of the default recipe up to
+the CPU-seconds named (one thread). Runs had others beside them, those of the earlier recipe up to
 four per core: compare the rows of a seed, and M steps. The first row of each table is what the
-package does by default, or for the pathwise gradient alone would; the others change what they name.
-(Of policies, the default is one network for all agents together.)
+others change in what they name. (Of policies, that is one network for all agents together.) All
+tables but the first are of plainer models: rewards from (s, a), one network for all agents and no
+waves as the step model, no damping, and, but for the pathwise gradient alone, pieces of 8 steps.
 "CPU-s" and "M steps" to .9 are medians over the runs that got there.
 
 Made by `python examples/benchmarks/ablations.py`."""
