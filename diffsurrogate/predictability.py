@@ -9,41 +9,64 @@ DECAY = 0.9
 
 
 class Predictability(nn.Module):
-    """Running share of each entry's change that a model explains in windows not seen before.
+    """Running shares of each entry's change, and of its next value, that a model explains.
 
-    Until the first window every entry counts as explained. What does not move is not.
+    In windows not seen before. Until the first one everything counts as explained; what does not
+    change is not.
     """
 
     error: Tensor
     change: Tensor
+    mean: Tensor
+    square: Tensor
     windows: Tensor
 
     def __init__(self, agents: int, obs_dim: int) -> None:
         """Start with nothing known about `obs_dim` entries of each agent."""
         super().__init__()
-        self.register_buffer("error", torch.zeros(agents, obs_dim))
-        self.register_buffer("change", torch.zeros(agents, obs_dim))
+        for name in ("error", "change", "mean", "square"):
+            self.register_buffer(name, torch.zeros(agents, obs_dim))
         self.register_buffer("windows", torch.tensor(0))
 
     @torch.no_grad()
     def update(
         self,
-        error: Float[Tensor, "step agent obs_dim"],
-        change: Float[Tensor, "step agent obs_dim"],
+        predicted: Float[Tensor, "step agent obs_dim"],
+        obs: Float[Tensor, "step agent obs_dim"],
+        next_obs: Float[Tensor, "step agent obs_dim"],
     ) -> None:
-        """Take in what was predicted wrongly, and what changed, in steps of a new window."""
-        for mean, new in ((self.error, error), (self.change, change)):
-            mean.mul_(DECAY).add_(new.square().mean(0), alpha=1 - DECAY)
+        """Take in steps of a new window, and what was predicted of them."""
         self.windows += 1
+        share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # running means without a bias
+        for mean, new in (
+            (self.error, (predicted - next_obs).square()),
+            (self.change, (next_obs - obs).square()),
+            (self.mean, next_obs),
+            (self.square, next_obs.square()),
+        ):
+            mean.lerp_(new.mean(0), share)
 
     @property
-    def explained(self) -> Float[Tensor, "agent obs_dim"]:
+    def of_change(self) -> Float[Tensor, "agent obs_dim"]:
         """Share of each entry's mean squared change that is explained, in [0, 1]."""
-        share = (1 - self.error / self.change).clamp(min=0)
-        known = torch.where(self.change > 1e-12, share, 0.0)
-        return torch.where(self.windows > 0, known, 1.0)
+        return self._share(self.change)
 
-    def damp(self, change: Float[Tensor, "*b agent obs_dim"]) -> Float[Tensor, "*b agent obs_dim"]:
-        """Return `change`, and of its gradient the square of what is explained."""
-        held = change.detach()
-        return held + self.explained.square() * (change - held)
+    @property
+    def of_value(self) -> Float[Tensor, "agent obs_dim"]:
+        """Share of the variance of each entry's next value that is explained, in [0, 1]."""
+        return self._share(self.square - self.mean.square())
+
+    def damped(
+        self,
+        obs: Float[Tensor, "*b agent obs_dim"],
+        change: Float[Tensor, "*b agent obs_dim"],
+    ) -> Float[Tensor, "*b agent obs_dim"]:
+        """Return `obs + change`, each with the square of what is explained of its gradient."""
+        parts = ((obs, self.of_value), (change, self.of_change))
+        stays, moves = (x.detach() + s.square() * (x - x.detach()) for x, s in parts)
+        return stays + moves
+
+    def _share(self, of: Tensor) -> Tensor:
+        share = (1 - self.error / of).clamp(min=0)
+        known = torch.where(of > 1e-12, share, 0.0)
+        return torch.where(self.windows > 0, known, 1.0)

@@ -31,9 +31,10 @@ class StepModelConfig:
     hundredth of a deviation, which a small network does not resolve by itself
     (arXiv:2006.10739)."""
     damping: bool = True
-    """Let the gradient of each entry's change pass only as far as the change can be foretold: times
-    the square of its explained share in windows not seen before. Slopes of what a model cannot know
-    (a ray that jumps to the next obstacle) are noise, which grows with every step along a chain."""
+    """Let a gradient pass only as far as the future can be foretold: that of each entry's change
+    times the square of the change's explained share in windows not seen before, that of its own
+    past likewise by the next value's. Slopes of what a model cannot know (a ray that jumps to the
+    next obstacle) are noise, which grows with every step along a chain."""
 
     def __post_init__(self) -> None:
         require_range(self, "octaves", low=0.0)
@@ -62,14 +63,14 @@ class StepModel(nn.Module):
         """
         change = self.change_statistics.std * self._net(obs, action)
         if self.config.damping and torch.is_grad_enabled():
-            change = self.predictability.damp(change)
+            return self.predictability.damped(obs, change)
         return obs + change
 
     @torch.no_grad()
     def judge(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> None:
         """Learn from steps not trained on how far each entry's change can be foretold."""
-        error = self(obs, action) - next_obs
-        self.predictability.update(error.flatten(0, -3), (next_obs - obs).flatten(0, -3))
+        steps = (self(obs, action), obs, next_obs)
+        self.predictability.update(*(x.flatten(0, -3) for x in steps))
 
     def loss(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
         """Return the mean squared error in units of the changes' standard deviation.
