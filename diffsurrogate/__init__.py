@@ -25,6 +25,7 @@ from diffsurrogate.noise import NoiseConfig
 from diffsurrogate.policies import ActorConfig
 from diffsurrogate.registry import as_multi_agent, make, register_adapter, register_env
 from diffsurrogate.rewards import RewardConfig
+from diffsurrogate.step_model import StepModelConfig
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.torch_env import TorchEnv
 from diffsurrogate.window import Window
@@ -56,6 +57,7 @@ __all__ = [
     "PPOConfig",
     "RewardConfig",
     "SHACConfig",
+    "StepModelConfig",
     "SurrogateConfig",
     "TorchEnv",
     "UsageError",

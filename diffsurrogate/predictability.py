@@ -17,14 +17,13 @@ class Predictability(nn.Module):
 
     error: Tensor
     change: Tensor
-    mean: Tensor
-    square: Tensor
+    spread: Tensor
     windows: Tensor
 
     def __init__(self, agents: int, obs_dim: int) -> None:
         """Start with nothing known about `obs_dim` entries of each agent."""
         super().__init__()
-        for name in ("error", "change", "mean", "square"):
+        for name in ("error", "change", "spread"):
             self.register_buffer(name, torch.zeros(agents, obs_dim))
         self.register_buffer("windows", torch.tensor(0))
 
@@ -38,13 +37,12 @@ class Predictability(nn.Module):
         """Take in steps of a new window, and what was predicted of them."""
         self.windows += 1
         share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # running means without a bias
-        for mean, new in (
-            (self.error, (predicted - next_obs).square()),
-            (self.change, (next_obs - obs).square()),
-            (self.mean, next_obs),
-            (self.square, next_obs.square()),
+        for mean, difference in (
+            (self.error, predicted - next_obs),
+            (self.change, next_obs - obs),
+            (self.spread, next_obs - next_obs.mean(0)),
         ):
-            mean.lerp_(new.mean(0), share)
+            mean.lerp_(difference.square().mean(0), share)
 
     @property
     def of_change(self) -> Float[Tensor, "agent obs_dim"]:
@@ -54,7 +52,7 @@ class Predictability(nn.Module):
     @property
     def of_value(self) -> Float[Tensor, "agent obs_dim"]:
         """Share of the variance of each entry's next value that is explained, in [0, 1]."""
-        return self._share(self.square - self.mean.square())
+        return self._share(self.spread)
 
     def damped(
         self,
