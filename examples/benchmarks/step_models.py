@@ -19,6 +19,7 @@ from diffsurrogate import LearnedDiffWrapper, SurrogateConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.build import trainer, training_env
 from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.presets import named_by
 from diffsurrogate.model_errors import unexplained
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.policies import NoisyPolicy
@@ -48,7 +49,7 @@ class Options:
 
 
 def variants(preset: SurrogateConfig) -> dict[str, SurrogateConfig]:
-    """Return the preset, and each of its parts left out."""
+    """Return the preset of a task, and each of its parts left out."""
     step = preset.step
     plain = replace(step, net=JOINT, octaves=0)
     of_state = replace(preset.reward, inputs="s,a")
@@ -71,10 +72,8 @@ def agent_of(run: Path, config: SurrogateConfig | None = None) -> SHAC:
     options = TrainOptions.from_json(folder.config)
     shac = replace(options.shac, actor_horizon=None, actor_minibatches=1)
     surrogates = options.surrogates if config is None else config
-    agent = trainer(
-        replace(options, shac=shac, surrogates=surrogates),
-        training_env(replace(options, shac=shac, surrogates=surrogates)),
-    )
+    options = replace(options, shac=shac, surrogates=surrogates)
+    agent = trainer(options, training_env(options))
     assert isinstance(agent, SHAC)
     state = folder.load("cpu")["agent"]
     agent.actor.load_state_dict(state["actor"])
@@ -142,7 +141,7 @@ def table(run: Path, options: Options) -> str:
         + " |",
         "|---" * (3 + len(options.lengths)) + "|",
     ]
-    preset = TrainOptions.from_json(RunFolder.open(run).config).surrogates
+    preset = named_by(TrainOptions.from_json(RunFolder.open(run).config)).surrogates
     for name, config in variants(preset).items():
         row = measure(run, config, windows, options)
         lines.append(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in row) + " |")
