@@ -152,7 +152,11 @@ def table(run: Path, options: Options) -> str:
 def main(options: Options) -> None:
     """Compare, print a table, write it."""
     torch.set_num_threads(1)
-    page = "\n".join([HEAD, *(table(run, options) for run in options.runs)]) + "\n"
+    made_by = (
+        "Made by `python examples/benchmarks/step_models.py RUN … "
+        f"--windows {options.windows} --rounds {options.rounds}`."
+    )
+    page = "\n".join([HEAD, made_by, *(table(run, options) for run in options.runs)]) + "\n"
     print(page)
     if options.out is not None:
         write_text(options.out, page)
@@ -165,8 +169,7 @@ for the policy that a run of SHAC++ ended with. All models learn the same window
 Errors are mean squared errors over the variance of what is predicted (dynamics: over the mean
 squared change, mean over entries), on windows not learned from. Discovery's reward has no gradient:
 there the learned one serves both.
-
-Made by `python examples/benchmarks/step_models.py`."""
+"""
 
 if __name__ == "__main__":
     main(tyro.cli(Options, description=__doc__))
