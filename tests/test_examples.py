@@ -33,7 +33,9 @@ def test_the_readmes_mix_of_gradients_is_the_presets():
     (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "SHACConfig(" in b]
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
-    preset = recommended(TrainOptions(method="shac++", env="paper/transport")).shac
+    options = recommended(TrainOptions(method="shac++", env="paper/transport"))
+    assert names["surrogates"] == options.surrogates
+    preset = options.shac
     names_of_the_mix = ("pathwise_weight", "optimism", "noise", "box_weight", "average")
     names_of_the_mix += ("settled_optimism", "actor_lam", "actor_horizon", "actor_minibatches")
     for name in names_of_the_mix:
