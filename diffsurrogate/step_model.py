@@ -34,7 +34,8 @@ class StepModelConfig:
     """Let a gradient pass only as far as the future can be foretold: that of each entry's change
     times the square of the change's explained share in windows not seen before, that of its own
     past likewise by the next value's. Slopes of what a model cannot know (a ray that jumps to the
-    next obstacle) are noise, which grows with every step along a chain."""
+    next obstacle) are noise, which grows with every step along a chain. What chance moves cannot be
+    foretold either, though its slopes may be right: there, try without."""
 
     def __post_init__(self) -> None:
         require_range(self, "octaves", low=0.0)
