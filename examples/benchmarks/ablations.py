@@ -172,7 +172,7 @@ def default_rows() -> Iterator[Row]:
 
 def earlier_rows() -> Iterator[Row]:
     """Yield what is left out of the default recipe as it was before, with plainer models."""
-    group = "earlier recipe (the last row above)"
+    group = "earlier recipe"
     for task in ("dispersion 3", "transport 1", "discovery 1"):
         for name, chosen in {
             "all of it": "",
@@ -275,7 +275,7 @@ Return over the true maximum, deterministic policy, 512 new episodes. A run ends
 the CPU-seconds named (one thread). Runs had others beside them, those of the earlier recipe up to
 four per core: compare the rows of a seed, and M steps. The first row of each table is what the
 others change in what they name. (Of policies, that is one network for all agents together.) All
-tables but the first are of plainer models: rewards from (s, a), one network for all agents and no
+tables but those of the default recipe are of plainer models: rewards from (s, a), one network for all agents and no
 waves as the step model, no damping, and, but for the pathwise gradient alone, pieces of 8 steps.
 "CPU-s" and "M steps" to .9 are medians over the runs that got there.
 
