@@ -275,8 +275,9 @@ Return over the true maximum, deterministic policy, 512 new episodes. A run ends
 the CPU-seconds named (one thread). Runs had others beside them, those of the earlier recipe up to
 four per core: compare the rows of a seed, and M steps. The first row of each table is what the
 others change in what they name. (Of policies, that is one network for all agents together.) All
-tables but those of the default recipe are of plainer models: rewards from (s, a), one network for all agents and no
-waves as the step model, no damping, and, but for the pathwise gradient alone, pieces of 8 steps.
+tables but those of the default recipe are of plainer models: rewards from (s, a), one network for
+all agents and no waves as the step model, no damping, and, but for the pathwise gradient alone,
+pieces of 8 steps.
 "CPU-s" and "M steps" to .9 are medians over the runs that got there.
 
 Made by `python examples/benchmarks/ablations.py`."""
