@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.action_world_model import ActionWorldModel
+from diffsurrogate.adjoints import limit_adjoint
 from diffsurrogate.segments import Segments
 from diffsurrogate.surrogates import Surrogates
 from diffsurrogate.window import Window, WindowPolicy
@@ -56,9 +57,8 @@ class Chain:
 
     def anchored(self, real_next: Tensor, gradient: Tensor, predicted: Tensor) -> Tensor:
         """Return the state to carry on, with the value of the simulator or of the prediction."""
-        if self.config.anchor == "predicted":
-            return straight_through(predicted, gradient)
-        return straight_through(real_next, gradient)
+        value = predicted if self.config.anchor == "predicted" else real_next
+        return limit_adjoint(straight_through(value, gradient), self.config.adjoint_limit)
 
     def go_on(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
         """Carry the state on; a reset cuts it."""
@@ -114,7 +114,7 @@ class Chain:
         predicted = segments.scatter(model(segments.first(values.obs), given))
         predicted = self._mask(predicted, values.next_obs)
         final = straight_through(values.next_obs, predicted)
-        carried = self.anchored(values.next_obs, predicted, predicted)
+        carried = final if self.config.anchor == "real" else predicted
         opens = torch.ones_like(values.ended)
         opens[1:] = values.ended[:-1]
         shifted = torch.cat([values.obs[:1], carried[:-1]])

@@ -25,6 +25,10 @@ class SurrogateConfig:
     loop: Literal["closed", "open"] = "closed"
     """closed: the policy's dependence on later observations is differentiated, as on a real
     simulator. open: actions only (the paper)."""
+    adjoint_limit: float | None = None
+    """Largest gradient that may arrive at one env's state along a window, in medians over the envs;
+    None for no limit. A closed loop of policy and model can be chaotic: then few envs drown the
+    others' gradient."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     step: StepModelConfig = field(default_factory=StepModelConfig)
     awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)
@@ -65,6 +69,8 @@ class SurrogateConfig:
         require_range(self, "reward_balance", low=0.0, high=1.0)
         require_range(self, "learning_rate", "mixtures", low=0.0)
         require_range(self, "clip", low=1e-12)
+        if self.adjoint_limit is not None:
+            require_range(self, "adjoint_limit", low=1e-12)
 
     @classmethod
     def paper(cls, agents: int) -> "SurrogateConfig":
