@@ -67,7 +67,9 @@ class NetConfig:
     context: bool = True
     """Let the shared MLP of an agent see the mean over all; False for its own features only."""
     agent_id: bool = False
-    """Let the shared MLP of an agent see its number, one-hot: then order and number matter."""
+    """Let the shared MLP of an agent, or the Transformer, see its number, one-hot: then order and
+    number matter. Without, agents that see the same, as where they stand in one place, do the same
+    and never part."""
     central: bool = False
     """Let the separate, shared or generated MLP of an agent see the features of all agents,
     concatenated: for a critic that knows more than the policy does."""
@@ -97,10 +99,10 @@ class NetConfig:
             raise UsageError(f"heads is {self.heads}; it must be at least 1")
         if self.architecture == "transformer" and self.hidden[0] % self.heads:
             raise UsageError(f"width {self.hidden[0]} cannot be split over {self.heads} heads")
-        if self.agent_id and self.architecture != "shared":
+        if self.agent_id and self.architecture not in ("shared", "transformer"):
             raise UsageError(
-                f"agent_id numbers the agents of a shared network, not of a {self.architecture} "
-                "one; leave it False"
+                "agent_id numbers the agents of a shared network or a Transformer, not of a "
+                f"{self.architecture} one; leave it False"
             )
         if self.central and self.architecture not in _SEE_THEMSELVES:
             raise UsageError(
@@ -269,13 +271,17 @@ class SharedNet(nn.Module):
 
 
 class TransformerNet(nn.Module):
-    """Self-attention over agents, without positions: permutation-equivariant (SHAC++, B.2)."""
+    """Self-attention over agents, without positions: permutation-equivariant (SHAC++, B.2).
+
+    Unless it is told who is who.
+    """
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
-        """Build; the number of agents is free."""
+        """Build; the number of agents is free, if they are not numbered."""
         super().__init__()
+        self.agents = agents if config.agent_id else 0
         width = config.hidden[0]
-        self.embed = mlp((in_dim, *config.embed, width), config)
+        self.embed = mlp((in_dim + self.agents, *config.embed, width), config)
         self.embed.append(nn.LayerNorm(width))
         self.blocks = nn.ModuleList(
             AgentBlock(width, config.heads, _ACTIVATIONS[config.activation]) for _ in config.hidden
@@ -284,7 +290,7 @@ class TransformerNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, attending to all."""
-        hidden = self.embed(x)
+        hidden = self.embed(numbered(x) if self.agents > 0 else x)
         for block in self.blocks:
             hidden = block(hidden)
         out: Tensor = self.head(hidden)

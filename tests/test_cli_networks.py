@@ -10,7 +10,7 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended, what_differs
 from diffsurrogate.nets import NetConfig
 
-NEW = ["shared-id", "hyper-linear", "hyper-mlp", "dico"]
+NEW = ["shared-id", "transformer-id", "hyper-linear", "hyper-mlp", "dico"]
 ENVS, AGENTS, HORIZON = 5, 3, 4
 
 
@@ -37,10 +37,12 @@ def kind(net: NetConfig) -> str:
         ("mappo", "hyper-linear", "hyper-linear", "hyper-linear central"),
         ("mappo", "hyper-mlp", "hyper-mlp", "hyper-mlp central"),
         ("mappo", "dico", "dico", "joint"),
+        ("mappo", "transformer-id", "transformer agent_id", "transformer agent_id"),
         ("ppo", "shared-id", "shared agent_id context", "shared agent_id context"),
         ("ppo", "hyper-linear", "hyper-linear", "joint"),
         ("ppo", "hyper-mlp", "hyper-mlp", "joint"),
         ("ppo", "dico", "dico", "joint"),
+        ("ppo", "transformer-id", "transformer agent_id", "transformer agent_id"),
     ],
 )
 def test_actor_and_critic_of_ppo_are_what_the_name_says(method, network, actor, critic):
@@ -54,6 +56,7 @@ def test_actor_and_critic_of_ppo_are_what_the_name_says(method, network, actor, 
     ("network", "actor"),
     [
         ("shared-id", "shared agent_id context"),
+        ("transformer-id", "transformer agent_id"),
         ("hyper-linear", "hyper-linear"),
         ("hyper-mlp", "hyper-mlp"),
         ("dico", "dico"),
@@ -66,7 +69,7 @@ def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
 
 
 @pytest.mark.parametrize("network", NEW)
-@pytest.mark.parametrize("method", ["shac++", "ippo", "mappo"])
+@pytest.mark.parametrize("method", ["shac++", "ppo", "mappo"])
 def test_options_survive_json(method, network):
     options = preset(method, network)
     content = json.loads(json.dumps(options.to_json()))
@@ -92,6 +95,7 @@ def test_every_method_trains_with_every_network(tmp_path):
         ("shac", "vmas/navigation", "hyper-linear"),
         ("shac+", "paper/dispersion", "hyper-mlp"),
         ("shac++", "paper/dispersion", "dico"),
+        ("shac++", "paper/dispersion", "transformer-id"),
         ("shac++", "games/synchronisation", "hyper-mlp"),
     ):
         out = tmp_path / f"{method}-{network}-{env.replace('/', '-')}"
@@ -119,6 +123,10 @@ def test_a_run_goes_on_with_the_measured_diversity(tmp_path):
 
 BAD = {
     "ids of sb3": (["sb3-ppo", "paper/dispersion", "--network", "shared-id"], "mlp or shared"),
+    "numbered Transformer of ippo": (
+        ["ippo", "paper/dispersion", "--network", "transformer-id"],
+        "see only themselves",
+    ),
     "hypernets of sb3": (["sb3-ppo", "paper/dispersion", "--network", "hyper-mlp"], "mlp or share"),
     "one agent": (["ippo", "paper/dispersion", "--network", "dico", "--agents", "1"], "there is 1"),
     "one agent unsaid": (["ippo", "gymnasium/Pendulum-v1", "--network", "dico"], "there is 1"),

@@ -179,6 +179,17 @@ def test_a_shared_net_that_is_told_numbers_is_one_net_with_numbers_appended(cont
     assert (net(same)[..., 0, :] - net(same)[..., 1, :]).abs().max() > 0.1
 
 
+def test_a_transformer_that_is_told_numbers_is_one_with_numbers_appended():
+    net = trained(small("transformer", agent_id=True))
+    plain = build_net(small("transformer"), AGENTS, OBS + AGENTS, OUT)
+    plain.load_state_dict(net.state_dict())
+    x = torch.randn(11, ENVS, AGENTS, OBS)
+    numbers = torch.eye(AGENTS).expand(11, ENVS, -1, -1)
+    torch.testing.assert_close(net(x), plain(torch.cat([x, numbers], dim=-1)))
+    same = net(x[..., :1, :].expand_as(x))
+    assert (same[..., 0, :] - same[..., 1, :]).abs().max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "hears"),
     [

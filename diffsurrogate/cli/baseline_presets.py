@@ -20,6 +20,7 @@ _NETS: dict[Network, NetConfig] = {
     "shared": _SHARED,
     "shared-id": replace(_SHARED, agent_id=True),
     "transformer": _TRANSFORMER,
+    "transformer-id": replace(_TRANSFORMER, agent_id=True),
     "hyper-linear": replace(_OWN, architecture="hyper-linear"),
     "hyper-mlp": replace(_OWN, architecture="hyper-mlp"),
     "dico": replace(_OWN, architecture="dico"),

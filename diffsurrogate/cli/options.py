@@ -20,7 +20,16 @@ Method = Literal[
 ]
 CHAINED = ("bppo", "armappo", "happo")
 """Methods whose agents learn apart, each with a policy of its own."""
-Network = Literal["mlp", "shared", "shared-id", "transformer", "hyper-linear", "hyper-mlp", "dico"]
+Network = Literal[
+    "mlp",
+    "shared",
+    "shared-id",
+    "transformer",
+    "transformer-id",
+    "hyper-linear",
+    "hyper-mlp",
+    "dico",
+]
 Preset = Literal["default", "paper"]
 _SECTIONS = {
     "shac": SHACConfig,
@@ -100,9 +109,10 @@ class TrainOptions:
     for each agent. shared: one for every agent with the same weights, which sees the mean of all;
     for ippo, mappo and sb3-ppo its own features only. shared-id: shared, and told the number of the
     agent. transformer: attention over agents, which knows no number or order of them; not for ippo.
-    hyper-linear, hyper-mlp: one for each agent, whose weights a hypernetwork generates from the
-    agent's identity (HyperMARL); of ippo and mappo the critic too. dico: shared plus one for each
-    agent, in a given diversity; not for choices. sb3-ppo has mlp and shared only."""
+    transformer-id: the same, and told their numbers. hyper-linear, hyper-mlp: one for each agent,
+    whose weights a hypernetwork generates from the agent's identity (HyperMARL); of ippo and mappo
+    the critic too. dico: shared plus one for each agent, in a given diversity; not for choices.
+    sb3-ppo has mlp and shared only."""
     preset: Preset = "default"
     """Of all the defaults. default: what measured best. paper: the numbers of SHAC++ (ECAI 2025),
     for ppo, shac, shac+ and shac++."""
@@ -129,7 +139,7 @@ class TrainOptions:
                 f"{self.method} gives every agent an MLP of its own; leave out --network "
                 f"{self.network}, or use another method"
             )
-        if self.network == "transformer" and self.method == "ippo":
+        if self.network.startswith("transformer") and self.method == "ippo":
             raise UsageError(
                 "ippo cannot use a Transformer over agents, as its agents see only themselves; use "
                 "another --network, or another method"

@@ -27,6 +27,7 @@ _NETS: dict[Network, NetConfig] = {
     "shared": _SHARED,
     "shared-id": replace(_SHARED, agent_id=True),
     "transformer": _TRANSFORMER,
+    "transformer-id": replace(_TRANSFORMER, agent_id=True),
     "hyper-linear": NetConfig(architecture="hyper-linear", activation="silu"),
     "hyper-mlp": NetConfig(architecture="hyper-mlp", activation="silu"),
     "dico": NetConfig(architecture="dico", activation="silu"),

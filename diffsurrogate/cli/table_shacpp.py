@@ -38,7 +38,7 @@ def why_left_out(cell: Cell, preset: Preset) -> str | None:
     """Return why a cell makes no sense; None if it does."""
     if cell.method == "shac" and cell.task in ("dispersion", "discovery"):
         return "its reward counts, and a count has no gradient (the paper leaves it out as well)"
-    if cell.network == "transformer" and cell.agents == 1:
+    if cell.network.startswith("transformer") and cell.agents == 1:
         return "there is nobody to attend to (the paper leaves it out as well)"
     if preset == "paper" and cell.method not in _METHODS:
         return "the paper has no such method"
