@@ -72,7 +72,8 @@ def recommended(options: TrainOptions) -> TrainOptions:
         options = replace(options, shac=_mixed(options, actor, lr=2e-3))
     if options.env.startswith("paper/"):
         step = replace(options.surrogates.step, net=_ALIKE, octaves=6)
-        options = replace(options, surrogates=replace(options.surrogates, step=step))
+        surrogates = replace(options.surrogates, step=step, adjoint_limit=3.0)
+        options = replace(options, surrogates=surrogates)
     return _sized(options)
 
 

@@ -44,7 +44,8 @@ TASKS = {
 PLAIN_STEP = "--surrogates.step.net.architecture joint --surrogates.step.octaves 0"
 UNDAMPED = "--surrogates.step.no-damping"
 OF_STATE = "--surrogates.reward.inputs s,a"
-EARLIER = f"{PLAIN_STEP} {UNDAMPED} {OF_STATE}"
+UNLIMITED = "--surrogates.adjoint-limit None"
+EARLIER = f"{PLAIN_STEP} {UNDAMPED} {OF_STATE} {UNLIMITED}"
 """The models that the preset had when most rows were trained."""
 
 PATHWISE = " ".join(
@@ -166,8 +167,9 @@ def default_rows() -> Iterator[Row]:
             "reward from (s, a)": OF_STATE,
             "one network for all agents, no waves, as the step model": PLAIN_STEP,
             "gradient not damped": UNDAMPED,
+            "gradient not limited": UNLIMITED,
             "pieces of 8 steps": "--shac.actor-horizon 8",
-            "all of these four": f"{EARLIER} --shac.actor-horizon 8",
+            "all of these five": f"{EARLIER} --shac.actor-horizon 8",
         }.items():
             yield Row("default recipe", task, name, chosen, longer=longer)
 
@@ -278,8 +280,8 @@ the CPU-seconds named (one thread). Runs had others beside them, those of the ea
 four per core: compare the rows of a seed, and M steps. The first row of each table is what the
 others change in what they name. (Of policies, that is one network for all agents together.) All
 tables but those of the default recipe are of plainer models: rewards from (s, a), one network for
-all agents and no waves as the step model, no damping, and, but for the pathwise gradient alone,
-pieces of 8 steps.
+all agents and no waves as the step model, gradients neither damped nor limited, and, but for the
+pathwise gradient alone, pieces of 8 steps.
 "CPU-s" and "M steps" to .9 are medians over the runs that got there.
 
 Made by `python examples/benchmarks/ablations.py`."""

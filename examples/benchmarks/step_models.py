@@ -142,6 +142,7 @@ def table(run: Path, options: Options) -> str:
         "|---" * (3 + len(options.lengths)) + "|",
     ]
     preset = named_by(TrainOptions.from_json(RunFolder.open(run).config)).surrogates
+    preset = replace(preset, adjoint_limit=None)  # slopes as they are
     for name, config in variants(preset).items():
         row = measure(run, config, windows, options)
         lines.append(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in row) + " |")
@@ -167,7 +168,8 @@ HEAD = """# What makes the learned gradient good
 Cosine of the learned policy gradient with the simulator's own, median over pieces of so many steps,
 for the policy that a run of SHAC++ ended with. All models learn the same windows of that policy.
 Errors are mean squared errors over the variance of what is predicted (dynamics: over the mean
-squared change, mean over entries), on windows not learned from. Discovery's reward has no gradient:
+squared change, mean over entries), on windows not learned from. No gradient is limited
+(`SurrogateConfig.adjoint_limit`). Discovery's reward has no gradient:
 there the learned one serves both.
 """
 
