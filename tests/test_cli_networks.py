@@ -1,5 +1,6 @@
 """`--network`: what each name stands for, that every method trains with it, and what is refused."""
 
+import itertools
 import json
 from typing import Any
 
@@ -68,8 +69,13 @@ def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
     assert (kind(shac.actor.net), kind(shac.critic.net)) == (actor, "shared context")
 
 
-@pytest.mark.parametrize("network", NEW)
-@pytest.mark.parametrize("method", ["shac++", "ppo", "mappo"])
+@pytest.mark.parametrize(
+    ("method", "network"),
+    [
+        *itertools.product(["shac++", "ppo", "mappo"], NEW),
+        *itertools.product(["ippo"], [name for name in NEW if name != "transformer-id"]),
+    ],
+)
 def test_options_survive_json(method, network):
     options = preset(method, network)
     content = json.loads(json.dumps(options.to_json()))
