@@ -5,6 +5,7 @@ Jacobians. Where it explodes in some envs, these alone decide where the mean ove
 (Metz et al., 2021, arXiv:2111.05803).
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,9 +16,7 @@ def limited(
     """Return gradients cut to `times` the median norm of all envs that have one."""
     norm = gradient.flatten(1).norm(dim=1)
     some = norm > 0
-    if not bool(some.any()):
-        return gradient
-    limit = times * norm[some].median()
+    limit = times * norm.where(some, torch.nan).nanmedian()
     return gradient * (limit / norm).clamp(max=1.0).where(some, 1.0)[:, None, None]
 
 
