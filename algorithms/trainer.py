@@ -19,7 +19,7 @@ from diffsurrogate.configuration import check_same_config, config_from_dict
 from diffsurrogate.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.policies import Actor
-from diffsurrogate.seeding import derive_seed
+from diffsurrogate.seeding import derive_env_seed, derive_seed
 
 Metrics = dict[str, float]
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
@@ -257,7 +257,7 @@ class Trainer(ABC):
             if state["env"] is not None:
                 self.env.set_state(state["env"])
             elif self.started:
-                self.env.reset(seed=derive_seed(self.seed, f"restart {self.update}"))
+                self.env.reset(seed=derive_env_seed(self.seed, f"restart {self.update}"))
             self.env.load_state_dict(state["learned"])
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(

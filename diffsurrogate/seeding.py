@@ -11,3 +11,8 @@ def derive_seed(seed: int, purpose: str) -> int:
     """
     entropy = [seed, *purpose.encode()]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def derive_env_seed(seed: int, purpose: str) -> int:
+    """Return such a seed for an env: below 2³¹, as many simulators take no larger ones."""
+    return derive_seed(seed, purpose) % 2**31

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from home import AGENTS, ENVS, NET, Home, bare_home, config, learned, learned_home, same, weights
+from torch import Tensor
 
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets import NetConfig
 from diffsurrogate.noise import NoiseConfig
@@ -53,6 +55,27 @@ def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, k
     assert same(weights(loaded), weights(unbroken))
     assert torch.equal(loaded.env.current_obs, unbroken.env.current_obs)
     assert not same(weights(loaded), weights(broken))
+
+
+class Forgetful(Home):
+    """Cannot save its state, and takes only seeds that NumPy's generators take."""
+
+    def _save(self) -> State:
+        raise NotImplementedError
+
+    def _reset_all(self, seed: int | None) -> Tensor:
+        np.random.RandomState(seed)
+        return super()._reset_all(seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_env_that_saves_no_state_starts_anew(tmp_path, seed):
+    agent = SHAC(Forgetful(), config(), seed=seed).learn(2 * 28)
+    agent.save(tmp_path / "agent.pt")
+    loaded = SHAC.load(tmp_path / "agent.pt", Forgetful(), config())
+    assert torch.equal(loaded.env._steps, torch.zeros(ENVS, dtype=torch.long))
+    assert same(weights(loaded), weights(agent))
+    assert loaded.learn(3 * 28).update == 3
 
 
 def test_saving_before_the_first_update_saves_the_start(tmp_path):

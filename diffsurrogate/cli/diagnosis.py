@@ -21,7 +21,7 @@ from diffsurrogate.gradcheck import check_gradients
 from diffsurrogate.model_errors import unexplained_entries
 from diffsurrogate.noise import NoiseConfig, NoiseKind, NoiseProcess
 from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
-from diffsurrogate.seeding import derive_seed
+from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.surrogate_config import SurrogateConfig
 from diffsurrogate.window import Window
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
@@ -54,7 +54,7 @@ def diagnose(env: MultiAgentVectorEnv, name: str, *, transitions: int, seed: int
     windows = {kind: [_window(env, kind, seed + k) for k in range(count)] for kind in kinds}
     everything = [window for part in windows.values() for window in part]
     own = _own_gradients(env, seed)
-    env.reset(seed=derive_seed(seed, "doctor held out") % 2**31)
+    env.reset(seed=derive_env_seed(seed, "doctor held out"))
     held = [_window(env, kind, seed + count) for kind in kinds]
     fit = _fit(env, everything, held, own, seed)
     return Diagnosis(
