@@ -258,6 +258,8 @@ class Trainer(ABC):
                 self.env.set_state(state["env"])
             elif self.started:
                 self.env.reset(seed=derive_env_seed(self.seed, f"restart {self.update}"))
+                if self.config.stagger:
+                    self.env.stagger(self.sampler, self._age_step)
             self.env.load_state_dict(state["learned"])
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(

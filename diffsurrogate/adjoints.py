@@ -11,17 +11,17 @@ from torch import Tensor
 
 
 def limited(
-    gradient: Float[Tensor, "env agent obs_dim"], times: float
-) -> Float[Tensor, "env agent obs_dim"]:
-    """Return gradients cut to `times` the median norm of all envs that have one."""
-    norm = gradient.flatten(1).norm(dim=1)
+    gradient: Float[Tensor, "*time env agent obs_dim"], times: float
+) -> Float[Tensor, "*time env agent obs_dim"]:
+    """Return gradients cut, step by step, to `times` the median norm of all envs that have one."""
+    norm = gradient.flatten(-2).norm(dim=-1)
     some = norm > 0
-    limit = times * norm.where(some, torch.nan).nanmedian()
-    return gradient * (limit / norm).clamp(max=1.0).where(some, 1.0)[:, None, None]
+    limit = times * norm.where(some, torch.nan).nanmedian(dim=-1, keepdim=True).values
+    return gradient * (limit / norm).clamp(max=1.0).where(some, 1.0)[..., None, None]
 
 
 def limit_adjoint(state: Tensor, times: float | None) -> Tensor:
-    """Return a state (env, agent, obs_dim) whose gradient will be `limited`; None leaves it."""
+    """Return states (*time, env, agent, obs_dim) with their gradient `limited`, None without."""
     if times is not None and state.requires_grad:
         state.register_hook(lambda gradient: limited(gradient, times))
     return state

@@ -21,7 +21,8 @@ class CriticConfig:
     head_gain: float = 0.0
     """Orthogonal gain of the last layer; at 0 all values are 0 before training."""
     target_decay: float = 0.2
-    """α of the target update φ' ← αφ' + (1-α)φ (arXiv:2204.07137, Algorithm 1)."""
+    """α of the target update φ' ← αφ' + (1-α)φ (arXiv:2204.07137, Algorithm 1). SHAC's alone: PPO
+    and its like learn from the critic itself."""
     normalise_obs: bool = True
     """Normalise observations by a snapshot of their running statistics."""
 

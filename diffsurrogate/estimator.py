@@ -114,7 +114,7 @@ class Chain:
         predicted = segments.scatter(model(segments.first(values.obs), given))
         predicted = self._mask(predicted, values.next_obs)
         final = straight_through(values.next_obs, predicted)
-        carried = final if self.config.anchor == "real" else predicted
+        carried = self.anchored(values.next_obs, predicted, predicted)
         opens = torch.ones_like(values.ended)
         opens[1:] = values.ended[:-1]
         shifted = torch.cat([values.obs[:1], carried[:-1]])

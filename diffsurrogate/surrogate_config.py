@@ -28,7 +28,7 @@ class SurrogateConfig:
     adjoint_limit: float | None = None
     """Largest gradient that may arrive at one env's state along a window, in medians over the envs;
     None for no limit. A closed loop of policy and model can be chaotic: then few envs drown the
-    others' gradient."""
+    others' gradient. Of learned dynamics: a simulator's own gradient is taken as it is."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     step: StepModelConfig = field(default_factory=StepModelConfig)
     awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)

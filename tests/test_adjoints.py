@@ -37,6 +37,15 @@ def test_only_what_exceeds_the_limit_is_cut_and_keeps_its_direction() -> None:
     assert torch.allclose(cut[1], 0.06 * gradient[1])
 
 
+def test_each_step_has_its_own_limit() -> None:
+    torch.manual_seed(0)
+    scale = torch.tensor([1.0, 1e-3, 10.0])[:, None, None, None]
+    gradient = scale * torch.randn(3, 7, 2, 5) * torch.randn(7, 1, 1).exp()
+    each = torch.stack([limited(step, 0.5) for step in gradient])
+    assert torch.equal(limited(gradient, 0.5), each)
+    assert not torch.allclose(each, gradient)
+
+
 def test_no_gradient_stays_none() -> None:
     assert torch.equal(limited(torch.zeros(5, 3, 2), 3.0), torch.zeros(5, 3, 2))
 

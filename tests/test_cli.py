@@ -7,17 +7,19 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from kills import wait_for_updates
 from PIL import Image
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.errors import UsageError
+from diffsurrogate.run import RunFolder
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-every", "4", "--checkpoint-every", "1"),
@@ -138,12 +140,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(command, kill, tmp_path):
         env=environment,
         stdout=subprocess.DEVNULL,
     ) as process:
-        deadline = time.monotonic() + 60
-        while not (killed / "checkpoints" / "last.pt").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(0.05)
+        wait_for_updates(killed, 2, process)
         process.send_signal(kill)
         process.wait(60)
     assert process.returncode == (130 if kill == signal.SIGINT else -signal.SIGKILL)
@@ -157,6 +154,32 @@ def test_a_killed_run_resumes_to_the_same_parameters(command, kill, tmp_path):
     with (killed / "metrics.csv").open() as stream:
         rows = [int(float(row["update"])) for row in csv.DictReader(stream)]
     assert rows == list(range(41))
+
+
+def test_a_run_killed_while_it_keeps_its_best_policy_keeps_it_once_resumed(tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [*CARTPOLE, *steps(12), "--checkpoint-every", "100", "--eval-every", "2"]
+    assert main([*command, "--out", str(whole)]) == 0
+    save_best, bests = RunFolder.save_best, []
+
+    def kill(folder: RunFolder, state: dict[str, Any]) -> None:
+        bests.append(state["agent"]["update"])
+        if len(bests) == 2:
+            raise RuntimeError("killed")
+        save_best(folder, state)
+
+    monkeypatch.setattr(RunFolder, "save_best", kill)
+    with pytest.raises(RuntimeError, match="killed"):
+        main([*command, "--out", str(killed)])
+    monkeypatch.undo()
+    assert main(["train", "--resume", "--out", str(killed), "--no-progress"]) == 0
+    kept = [
+        json.loads((out / "summary.json").read_text())["best_policy"] for out in (whole, killed)
+    ]
+    assert kept[0]["mean_return"] == kept[1]["mean_return"]
+    for out in (whole, killed):
+        state = load_checkpoint(out / "checkpoints" / "best.pt")
+        assert state["agent"]["update"] == kept[0]["update"] == kept[1]["update"] >= bests[1]
 
 
 @pytest.mark.parametrize("command", [CARTPOLE, DISPERSION], ids=["shac", "shac++"])

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from kills import wait_for_updates
 from PIL import Image
 from torch import Tensor
 
@@ -121,11 +121,7 @@ def test_a_killed_run_resumes_to_the_same_state(method, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
     ) as process:
-        deadline = time.monotonic() + 100
-        while not (killed / "checkpoints" / "last.pt").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_updates(killed, 2, process)
         process.send_signal(signal.SIGKILL)
         process.wait(60)
     assert not (killed / "summary.json").exists()

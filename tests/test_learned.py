@@ -1,6 +1,7 @@
 """LearnedDiffWrapper: the simulator's numbers, the surrogates' gradients."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,12 +142,14 @@ def test_values_equal_the_unwrapped_env_bit_for_bit(dynamics):
             env.detach()
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
 @pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
-def test_windows_equal_stepping_in_values_and_gradients(model, anchor, loop):
+def test_windows_equal_stepping_in_values_and_gradients(model, anchor, loop, limit):
     """Both with resets inside the window: time limits at 3 of 5 steps, and terminations."""
     results = []
     for fast in (True, False):
-        env = LearnedDiffWrapper(Spring(max_steps=3), config=small(model, anchor, loop))
+        config = replace(small(model, anchor, loop), adjoint_limit=limit)
+        env = LearnedDiffWrapper(Spring(max_steps=3), config=config)
         env.reset(seed=2)
         for _ in range(3):  # train the models, or their zero last layer hides everything
             env.detach()

@@ -91,6 +91,15 @@ def test_agents_share_the_goals_of_the_row():
     assert sharing("navigation-different") == 1
 
 
+def test_half_of_three_agents_is_no_group():
+    def why(agents):
+        cell = Cell(task="navigation-some", agents=agents, method="ippo", network="mlp")
+        return HYPERMARL.why_left_out(cell, "default")
+
+    assert all("shares nothing" in why(agents) for agents in (2, 3))
+    assert why(4) is None
+
+
 def test_settings_are_those_of_the_papers_tables():
     def diversity(task, agents):
         return hypermarl(f"navigation-{task}", agents, "ippo", "dico").ppo.actor.net.diversity

@@ -55,6 +55,15 @@ def test_dispersion_ends_when_all_is_eaten():
     assert info["final_obs"][..., [6, 9, 12]].all() and not obs[..., [6, 9, 12]].any()
 
 
+def test_shared_food_pays_every_agent():
+    env = make("dispersion", share_reward=True)
+    for agent, food in zip(env.raw.world.agents, env.raw.world.landmarks, strict=True):
+        food.state.pos = agent.state.pos.clone()
+    maximum = env.max_return()
+    reward = env.step(STILL)[1]
+    assert reward.sum(1).tolist() == maximum.tolist() == [9] * ENVS
+
+
 def test_transport_pays_for_coming_nearer_and_ends_on_the_goal():
     env = make("transport")
     package, goal = env.scenario.packages[0], env.scenario.packages[0].goal

@@ -85,6 +85,7 @@ class Children:
             finally:
                 self._stop()  # nothing is left to stop, but after an exception
                 for process in self._running:
+                    process.wait()  # a leash that is cut would be a second SIGINT, which ends all
                     process.communicate()
 
     def _start(self, job: Job) -> None:

@@ -75,8 +75,10 @@ def count(states: dict[Run, str]) -> str:
     return ", ".join(f"{values.count(state)} {state}" for state in sorted(set(values)))
 
 
-def train_all(runs: Sequence[Run], states: dict[Run, str], children: Children) -> dict[Run, int]:
-    """Run what is not finished; return the exit statuses of runs that failed."""
+def train_all(
+    runs: Sequence[Run], states: dict[Run, str], children: Children
+) -> tuple[int, dict[Run, int]]:
+    """Run what is not finished; return how many are, and the exit statuses of those that failed."""
     failed: dict[Run, int] = {}
     jobs, of, done = [], {}, [run for run in runs if states[run] == "finished"]
     for run in runs:
@@ -105,7 +107,7 @@ def train_all(runs: Sequence[Run], states: dict[Run, str], children: Children) -
                 bar.write(f"failed: {run.title}")
 
         children.run(jobs, started, ended)
-    return failed
+    return len(done), failed
 
 
 def tail(log: Path, lines: int = 8) -> str:

@@ -134,8 +134,7 @@ def reproduce(options: ReproduceOptions) -> int:
         states = states_of(runs)
         children = Children(options.jobs or cores(), lock)
         print(f"{len(runs)} runs in {options.folder / options.preset}, {count(states)}")
-        failed = train_all(runs, states, children)
-    finished = sum(run.finished for run in runs)
+        finished, failed = train_all(runs, states, children)
     if children.signal:
         print(f"stopped with {finished} of {len(runs)} runs finished; go on with:")
         print(f"  {_again(options)}")

@@ -93,7 +93,7 @@ class Figures:
     """Normalised return of the best scripted policy, if it was given."""
     goal: float | None
     """.9 of what is known to be attainable, at most 1: by the best cell of the row, or by a script
-    that sees what the agents see. None where the maximum is not known."""
+    that sees what the agents see. None where the maximum is not known, or nothing above 0."""
     reached: int
     """Seeds that reached the goal in an evaluation on the way."""
     steps_to_reach: float | None
@@ -233,7 +233,9 @@ def figures_of(
         mean, low, high = means.get(cell, (None, None, None))
         goal, reached = None, []
         if table.over_maximum:
-            goal = 0.9 * min(1.0, max(best, ceilings.from_observations.get(cell.row, 0.0)))
+            attainable = min(1.0, max(best, ceilings.from_observations.get(cell.row, 0.0)))
+            goal = 0.9 * attainable if attainable > 0 else None
+        if goal is not None:
             reached = [first for run in those.values() if (first := run.first_at(goal))]
         reasons = [run.stopped for run in those.values()]
         figures.append(

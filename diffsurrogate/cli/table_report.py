@@ -179,7 +179,7 @@ def _details(table: PaperTable, figures: Sequence[Figures]) -> str:
         if diverse:
             cells.append("–" if f.diversity is None else f"{f.diversity:.3f}")
         paper = "–" if f.paper is None else f"{f.paper:.2f}"
-        cells += _goal(f, paper) if f.goal is not None else [paper]
+        cells += _goal(f, paper) if table.over_maximum else [paper]
         cells.append(f"{f.cpu_seconds / len(f.finished):.1f}" if f.finished else "–")
         cells.append(", ".join(f"{count} {why}" for why, count in f.ended.items()) or "–")
         lines.append(_line(cells))
@@ -192,8 +192,8 @@ def _goal(f: Figures, paper: str) -> list[str]:
     return [
         "–" if f.by_row is None else f"{f.by_row:.2f}{unsure}",
         paper,
-        f"{f.goal:.2f}{unsure}",
-        f"{f.reached}/{len(f.finished)}" if f.finished else "–",
+        "–" if f.goal is None else f"{f.goal:.2f}{unsure}",
+        f"{f.reached}/{len(f.finished)}" if f.finished and f.goal is not None else "–",
         "–" if f.cpu_seconds_to_reach is None else f"{f.cpu_seconds_to_reach:.1f}",
         "–" if f.steps_to_reach is None else f"{f.steps_to_reach:,.0f}",
     ]

@@ -128,6 +128,7 @@ class _Session:
             if not self.history:
                 start = {"env_steps": 0.0, "cpu_seconds": 0.0, **self._evaluate(bar)}
                 self.folder.log(0, start)
+                self._keep_best()
             while not self.done():
                 metrics = next(updates)
                 self.cpu_seconds += metrics["update_cpu_seconds"]
@@ -137,7 +138,7 @@ class _Session:
                 self.folder.log(agent.update, metrics)
                 bar.update(min(agent.env_steps, options.total_steps) - bar.n)
                 self.wall_seconds = time.monotonic() - before
-                if agent.update % options.checkpoint_every == 0:
+                if not self._keep_best() and agent.update % options.checkpoint_every == 0:
                     self.save()
         self.save()
         if self.stopped != _INTERRUPTED:
@@ -157,6 +158,8 @@ class _Session:
         self.cpu_seconds = progress["cpu_seconds"]
         self.evaluation_cpu_seconds = progress["evaluation_cpu_seconds"]
         self.wall_seconds = progress["wall_seconds"]
+        if self.history and self._best["update"] == self.agent.update:
+            self.folder.save_best(state)  # a kill may have come just before
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -168,6 +171,18 @@ class _Session:
                 "wall_seconds": self.wall_seconds,
             },
         }
+
+    def _keep_best(self) -> bool:
+        """Write `best.pt` if this update was evaluated as best; return whether it was.
+
+        And `last.pt` before, so that a resumed run finds no best that it has not seen.
+        """
+        if self._best["update"] != self.agent.update:
+            return False
+        state = self._state()
+        self.folder.save(state)
+        self.folder.save_best(state)
+        return True
 
     def done(self) -> bool:
         """Return whether there is nothing left to train; `stopped` says why."""
@@ -187,7 +202,7 @@ class _Session:
         return bool(self.stopped)
 
     def _evaluate(self, bar: "tqdm[Any]") -> dict[str, float]:
-        """Evaluate, remember it, keep the policy if it is the best so far; return metrics."""
+        """Evaluate, remember it and return metrics."""
         result = self._timed_evaluation(self.agent.policy(self.env), EVALUATION_SEED)
         row: dict[str, Any] = {
             "update": self.agent.update,
@@ -195,11 +210,7 @@ class _Session:
             "cpu_seconds": self.cpu_seconds,
             **result,
         }
-        if all(row["mean_return"] > earlier["mean_return"] for earlier in self.history):
-            self.history.append(row)
-            self.folder.save_best(self._state())
-        else:
-            self.history.append(row)
+        self.history.append(row)
         text = _text(row)
         bar.set_postfix_str(text)
         if bar.disable and self.options.progress:

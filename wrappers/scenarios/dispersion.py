@@ -33,6 +33,6 @@ class Dispersion(dispersion.Scenario):  # type: ignore[misc]
             agent.set_pos(torch.tensor(start, device=self.world.device), batch_index=env_index)
 
     def max_return(self) -> Tensor:
-        """Return (env,) the number of food items: each pays 1, summed over agents."""
-        food = len(self.world.landmarks)
-        return torch.full((self.world.batch_dim,), float(food), device=self.world.device)
+        """Return (env,): 1 per food item, or per item and agent with VMAS's `share_reward`."""
+        most = len(self.world.landmarks) * (len(self.world.agents) if self.share_reward else 1)
+        return torch.full((self.world.batch_dim,), float(most), device=self.world.device)
