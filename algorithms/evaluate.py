@@ -65,7 +65,9 @@ def evaluate(
         UsageError: neither `steps` nor a time limit of the env says where to stop.
     """
     steps = env.max_steps if steps is None else steps
-    if steps is None or steps < 1:
+    if steps is None:
+        raise UsageError("the env has no time limit; give steps=..., how long an episode may take")
+    if steps < 1:
         raise UsageError(f"evaluation takes {steps} steps; give steps=..., at least 1")
     env.reset(seed=seed)
     max_returns = env.max_return()

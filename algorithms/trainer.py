@@ -99,8 +99,14 @@ class Trainer(ABC):
             total_steps: counted over all envs, rounded up to whole windows.
             callback: called with the trainer and the metrics of each update.
             progress_bar: show one.
+
+        Raises:
+            UsageError: `total_steps` is less than 1.
         """
         from tqdm import tqdm
+
+        if total_steps < 1:
+            raise UsageError(f"total_steps is {total_steps}; give at least 1")
 
         updates = -(-total_steps // self.steps_per_update)
         with tqdm(

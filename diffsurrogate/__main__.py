@@ -1,5 +1,7 @@
 """The command line."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,7 +52,17 @@ _Command = _Train | _Evaluate | _Render | _Report | _Reproduce | _Check | _Docto
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status, 2 for input that cannot work."""
-    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what we print is gone, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"diffsurrogate {version('diffsurrogate')}")
         return 0

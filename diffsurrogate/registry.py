@@ -144,7 +144,8 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     if adapter is not None:
         return adapter(env, **options)
     if isinstance(env, str):
-        raise UsageError(f"cannot wrap the name {env!r}; make the env first: make({env!r})")
+        name = env if "/" in env else f"gymnasium/{env}"
+        raise UsageError(f"cannot wrap the name {env!r}; make the env first: make({name!r})")
     raise UsageError(
         f"cannot wrap a {_name(type(env))}; known are MultiAgentVectorEnv, "
         f"{', '.join(sorted(_ADAPTERS))}, and functions that make one of these. For your own type, "

@@ -80,6 +80,10 @@ def test_evaluate_render_and_report_read_a_run(tmp_path, capsys):
     assert main([*CARTPOLE, *steps(2), *other]) == 0
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "config.json").write_text("{}")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{}")
+    (foreign / "summary.json").write_text((run / "summary.json").read_text())
     capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
@@ -89,6 +93,7 @@ def test_evaluate_render_and_report_read_a_run(tmp_path, capsys):
     assert "shac.gamma=0.9" in changed[4]
     assert "shac.gamma" not in usual[4]
     assert "Not finished: unfinished" in text
+    assert "No configuration of ours: foreign" in text
     assert (tmp_path / "report.png").stat().st_size > 1000
 
 
@@ -154,6 +159,25 @@ def test_a_killed_run_resumes_to_the_same_parameters(command, kill, tmp_path):
     with (killed / "metrics.csv").open() as stream:
         rows = [int(float(row["update"])) for row in csv.DictReader(stream)]
     assert rows == list(range(41))
+
+
+@pytest.mark.parametrize("limit", ["--cpu-limit", "--time-limit"])
+def test_a_limit_does_not_forgo_the_last_evaluation(limit, tmp_path):
+    out = tmp_path / "run"
+    assert main([*CARTPOLE, *steps(9), limit, "1e-6", "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    with (out / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(float(row["update"])) for row in rows] == [0, 1]
+    returns = [float(row["evaluation_mean_return"]) for row in rows]
+    assert summary["best_policy"]["update"] == returns.index(max(returns))
+
+
+def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "diffsurrogate", "train", "shac++", "paper/dispersion", "-h"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_a_run_killed_while_it_keeps_its_best_policy_keeps_it_once_resumed(tmp_path, monkeypatch):

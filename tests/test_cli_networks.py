@@ -8,7 +8,7 @@ import pytest
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended, what_differs
+from diffsurrogate.cli.presets import read_train, recommended, what_differs
 from diffsurrogate.nets import NetConfig
 
 NEW = ["shared-id", "transformer-id", "hyper-linear", "hyper-mlp", "dico"]
@@ -90,6 +90,14 @@ def train(method: str, env: str, network: str, *more: str, updates: int = 2) -> 
     run = ["--checkpoint-every", "1", "--film-steps", "0", "--no-progress"]
     agents = ["--agents", str(AGENTS)]
     return ["train", method, env, *agents, "--network", network, *sizes, *steps, *run, *more]
+
+
+def test_learned_gradients_are_limited_where_one_network_acts_for_all_agents():
+    def limit(network, env="paper/discovery"):
+        return read_train(["shac++", env, "--network", network]).surrogates.adjoint_limit
+
+    assert limit("mlp") == 3.0
+    assert limit("transformer") is limit("shared") is limit("mlp", "vmas/discovery") is None
 
 
 def test_every_method_trains_with_every_network(tmp_path):

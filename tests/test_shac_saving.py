@@ -87,6 +87,12 @@ def test_saving_before_the_first_update_saves_the_start(tmp_path):
     assert same(weights(loaded.learn(56)), weights(agent.learn(56)))
 
 
+@pytest.mark.parametrize("steps", [0, -3])
+def test_learning_for_no_time_is_refused(steps):
+    with pytest.raises(UsageError, match=f"total_steps is {steps}"):
+        SHAC(Home(), config()).learn(steps)
+
+
 OTHERS: dict[str, Callable[[], tuple[MultiAgentVectorEnv, SHACConfig]]] = {
     "agents": lambda: (Home(agents=2), config()),
     "envs": lambda: (Home(num_envs=11), config()),

@@ -93,6 +93,16 @@ def test_unfinished_cells_are_marked_and_never_averaged_in_silence(tmp_path):
     assert "dispersion-1-ppo-mlp-9 cannot be read" in text
 
 
+@pytest.mark.parametrize(("there", "advice"), [(False, "there is no grid"), (True, "is a file")])
+def test_a_report_of_nothing_gets_advice(tmp_path, capsys, there, advice):
+    out = tmp_path / "nowhere"
+    if there:
+        out.write_text("")
+    assert main([*GRID, *([] if there else ["--report-only"]), "--out", str(out)]) == 2
+    assert advice in capsys.readouterr().err
+    assert not out.is_dir()
+
+
 def test_bad_ceilings_get_advice(tmp_path, capsys):
     file = tmp_path / "ceilings.json"
     file.write_text('{"rows": [{"task": "dispersion"}]}')

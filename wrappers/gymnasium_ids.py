@@ -89,6 +89,10 @@ def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> R
             ) from error
         raise UsageError(f"gymnasium/{name} needs a package: {error}") from error
     except TypeError as error:
+        if "n_agents" in env_kwargs:
+            raise UsageError(
+                f"gymnasium/{name} has one agent; leave out n_agents (--agents)"
+            ) from error
         raise UsageError(
             f"gymnasium/{name} could not be made with {env_kwargs or 'its defaults'}: {error}"
         ) from error

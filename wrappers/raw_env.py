@@ -65,7 +65,7 @@ def check_options(
     if differentiable:
         raise UsageError(
             f"{env_id} has no gradients of its own; leave differentiable=False and learn them with "
-            "LearnedDiffWrapper"
+            "LearnedDiffWrapper, as train shac++ does"
         )
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")

@@ -10,7 +10,7 @@ import tyro
 
 from diffsurrogate.cli.diagnosis import HORIZON, diagnose
 from diffsurrogate.cli.doctor_page import write_page
-from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with
+from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with, usual_agents
 from diffsurrogate.cli.findings import Diagnosis, Fit, Shape
 from diffsurrogate.configuration import require_range
 from diffsurrogate.errors import UsageError
@@ -92,7 +92,7 @@ def doctor(options: DoctorOptions) -> int:
         num_envs=options.num_envs,
         seed=options.seed,
         device=options.device,
-        **made_with(options.agents, options.env_options),
+        **made_with(usual_agents(options.env, options.agents), options.env_options),
     )
     options.folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -30,6 +30,11 @@ def check_env_options(options: EnvOptions, *, max_steps: bool = False) -> None:
             raise UsageError(f"{name} cannot be given by --env-options; {own[name]}")
 
 
+def usual_agents(env: str, agents: int | None) -> int | None:
+    """Return the number of agents, 1 on the paper's tasks and the env's own where none is given."""
+    return 1 if agents is None and env.startswith("paper/") else agents
+
+
 def made_with(agents: int | None, options: EnvOptions) -> EnvOptions:
     """Return what `make` is told: the number of agents, if it was given, and the rest."""
     return options | ({} if agents is None else {"n_agents": agents})

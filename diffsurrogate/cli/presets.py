@@ -10,6 +10,7 @@ import tyro
 
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.baseline_presets import baseline
+from diffsurrogate.cli.env_options import usual_agents
 from diffsurrogate.cli.options import NOT_LEARNED_BY, Method, Network, Preset, TrainOptions
 from diffsurrogate.cli.paper_preset import paper_preset
 from diffsurrogate.configuration import differences
@@ -69,11 +70,11 @@ def recommended(options: TrainOptions) -> TrainOptions:
     elif options.env.startswith("paper/"):
         width = max(64, 32 * (options.agents or 1))
         actor = replace(options.shac.actor, net=NetConfig(hidden=(width, width)))
-        options = replace(options, shac=_mixed(options, actor, lr=2e-3))
+        surrogates = replace(options.surrogates, adjoint_limit=3.0)
+        options = replace(options, shac=_mixed(options, actor, lr=2e-3), surrogates=surrogates)
     if options.env.startswith("paper/"):
         step = replace(options.surrogates.step, net=_ALIKE, octaves=6)
-        surrogates = replace(options.surrogates, step=step, adjoint_limit=3.0)
-        options = replace(options, surrogates=surrogates)
+        options = replace(options, surrogates=replace(options.surrogates, step=step))
     return _sized(options)
 
 
@@ -143,7 +144,7 @@ def _sized(options: TrainOptions) -> TrainOptions:
         return options
     return replace(
         options,
-        agents=options.agents or 1,
+        agents=usual_agents(options.env, options.agents),
         num_envs=256,
         eval_every=25,
         max_steps=512,

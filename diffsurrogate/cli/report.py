@@ -36,19 +36,26 @@ def report(options: ReportOptions) -> int:
         raise UsageError(f"there are no runs in {options.folder}; check the path")
     groups: dict[Group, list[dict[str, Any]]] = defaultdict(list)
     curves: dict[Group, list[list[dict[str, float]]]] = defaultdict(list)
-    unfinished = []
+    unfinished, unreadable = [], []
     for run in runs:
+        name = run.path.relative_to(options.folder)
         summary = _summary(run)
         if summary is None:
-            unfinished.append(run.path.relative_to(options.folder))
+            unfinished.append(name)
             continue
-        names = ("method", "env", "agents", "network")
-        group = (*(summary[name] for name in names), what_differs(run.config))
+        try:
+            settings = what_differs(run.config)
+        except (UsageError, KeyError, ValueError, TypeError):
+            unreadable.append(name)
+            continue
+        group = (*(summary[of] for of in ("method", "env", "agents", "network")), settings)
         groups[group].append(summary)
         curves[group].append([row for row in run.metrics() if "evaluation_mean_return" in row])
     text = _table(groups)
     if unfinished:
         text += "\nNot finished: " + ", ".join(map(str, unfinished)) + "\n"
+    if unreadable:
+        text += "\nNo configuration of ours: " + ", ".join(map(str, unreadable)) + "\n"
     out = options.out or options.folder
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text(text)

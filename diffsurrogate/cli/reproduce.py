@@ -81,6 +81,10 @@ class ReproduceOptions:
             )
         if self.jobs is not None:
             require_range(self, "jobs", low=1.0)
+        if self.report_only and not self.folder.is_dir():
+            raise UsageError(f"there is no grid in {self.folder}; give the --out it was trained in")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is a file; give another --out")
         for option in self.extra:
             name = option.split("=")[0].replace("_", "-")
             if name in _RESERVED:

@@ -8,7 +8,7 @@ import tyro
 
 from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
-from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with
+from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with, usual_agents
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
 from diffsurrogate.errors import UsageError
@@ -26,9 +26,10 @@ class EvaluateOptions:
     num_envs: int = 512
     """Episodes."""
     steps: int | None = None
-    """Longest episode; None for the env's own time limit."""
+    """Longest episode; None for the run's own --eval-steps or the env's time limit."""
     seed: int = FINAL_SEED
-    """Of the reset; the default repeats the evaluation at the end of the run."""
+    """Of the reset; with as many --num-envs as the run's --eval-envs, the default repeats the
+    evaluation at its end."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the last."""
 
@@ -117,7 +118,7 @@ def check_env(options: CheckOptions) -> int:
         seed=options.seed,
         device=options.device,
         differentiable=True,
-        **made_with(options.agents, options.env_options),
+        **made_with(usual_agents(options.env, options.agents), options.env_options),
     )
     report = check_gradients(
         env, horizon=options.horizon, tolerance=options.tolerance, seed=options.seed

@@ -133,7 +133,9 @@ class _Session:
                 metrics = next(updates)
                 self.cpu_seconds += metrics["update_cpu_seconds"]
                 metrics["cpu_seconds"] = self.cpu_seconds
-                if agent.update % options.eval_every == 0 or agent.update == self.last:
+                self.wall_seconds = time.monotonic() - before
+                ends = self.done() and self.stopped != _INTERRUPTED
+                if agent.update % options.eval_every == 0 or ends:
                     metrics |= self._evaluate(bar)
                 self.folder.log(agent.update, metrics)
                 bar.update(min(agent.env_steps, options.total_steps) - bar.n)
