@@ -107,7 +107,6 @@ class Trainer(ABC):
 
         if total_steps < 1:
             raise UsageError(f"total_steps is {total_steps}; give at least 1")
-
         updates = -(-total_steps // self.steps_per_update)
         with tqdm(
             total=total_steps,
@@ -197,9 +196,7 @@ class Trainer(ABC):
         """
         self.total_updates = max(total_updates, 1)
         if not self.started:
-            self.env.reset(seed=self.seed)
-            if self.config.stagger:
-                self.env.stagger(self.sampler, self._age_step)
+            self._begin(self.seed)
             self.started = True
         in_a_row = 0
         while self.update < total_updates:
@@ -263,15 +260,19 @@ class Trainer(ABC):
             if state["env"] is not None:
                 self.env.set_state(state["env"])
             elif self.started:
-                self.env.reset(seed=derive_env_seed(self.seed, f"restart {self.update}"))
-                if self.config.stagger:
-                    self.env.stagger(self.sampler, self._age_step)
+                self._begin(derive_env_seed(self.seed, f"restart {self.update}"))
             self.env.load_state_dict(state["learned"])
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
                 f"the checkpoint does not fit this env and configuration ({error}); make both as "
                 "they were when it was saved"
             ) from error
+
+    def _begin(self, seed: int) -> None:
+        """Start all episodes, at the ages that they are to have."""
+        self.env.reset(seed=seed)
+        if self.config.stagger:
+            self.env.stagger(self.sampler, self._age_step)
 
     def _use_actor(self, actor: Actor, average: float) -> None:
         """Take `actor` as the policy, and predict with a running mean of it if `average` > 0."""
