@@ -54,8 +54,8 @@ lint: venv ## ruff: rules and format
 # gets a tree of links that looks as installed.
 types: venv ## mypy, strict
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/diffsurrogate
-	@ln -s "$(CURDIR)"/diffsurrogate/*.py "$(CURDIR)/diffsurrogate/py.typed" \
-	"$(CURDIR)/diffsurrogate/cli" "$(CURDIR)/wrappers" "$(CURDIR)/algorithms" $(TYPED)/diffsurrogate/
+	@ln -s "$(CURDIR)"/diffsurrogate/* "$(CURDIR)/wrappers" "$(CURDIR)/algorithms" \
+	$(TYPED)/diffsurrogate/
 	cd $(TYPED) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" \
 	--cache-dir "$(CURDIR)/.mypy_cache" -p diffsurrogate
 

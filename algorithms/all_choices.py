@@ -5,10 +5,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffsurrogate.choices import alternatives
-from diffsurrogate.critics import Critic
-from diffsurrogate.policies import Actor
-from diffsurrogate.window import Window
+from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.envs.window import Window
+from diffsurrogate.functional.discrete_actions import alternatives
 
 
 @runtime_checkable

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
 from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
 from diffsurrogate.algorithms.clipped_steps import mean_report, shuffled, step_report
 from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.ppo_config import PPOConfig
-from diffsurrogate.algorithms.trainer import Metrics
-from diffsurrogate.autoregressive import AutoregressiveActor
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.peer_losses import later_ratio, peer_clipped_loss
-from diffsurrogate.window import Window
+from diffsurrogate.functional.losses import later_ratio, peer_clipped_loss
+from diffsurrogate.training.trainer import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)

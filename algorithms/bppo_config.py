@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.algorithms.ppo_config import ClipConfig, MAPPOConfig, refuse_memory
-from diffsurrogate.configuration import require_choices
+from diffsurrogate.config import require_choices
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import ActorConfig
+from diffsurrogate.nets.config import NetConfig
 
 _SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="relu", layer_norm=False)
 

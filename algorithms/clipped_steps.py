@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.actor_critic.exploration import NoiseMemory
+from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.algorithms.ppo_config import ClipConfig
-from diffsurrogate.losses import clipped_ratio_loss
-from diffsurrogate.noise import NoiseMemory
-from diffsurrogate.policies import Actor
-from diffsurrogate.recurrent import Recurrence
-from diffsurrogate.recurrent_policies import RecurrentActor
-from diffsurrogate.window import Window
+from diffsurrogate.envs.window import Window
+from diffsurrogate.functional.losses import clipped_ratio_loss
+from diffsurrogate.nets.recurrent import Recurrence
 
 Descend = Callable[[Tensor], float]
 """Takes one optimiser step down a loss and returns the gradient's norm."""

@@ -10,21 +10,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
+from diffsurrogate.actor_critic.recurrent import RecurrentActor, RememberingPolicy
+from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience, shuffled
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
-from diffsurrogate.algorithms.trainer import Metrics, Trainer, adam
-from diffsurrogate.autoregressive import build_actor
-from diffsurrogate.critics import Critic
-from diffsurrogate.env import MultiAgentVectorEnv, Policy, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.noise import NoiseConfig, NoiseProcess
-from diffsurrogate.policies import NoisyPolicy
-from diffsurrogate.recurrent import Recurrence
-from diffsurrogate.recurrent_policies import RecurrentActor, RememberingPolicy
-from diffsurrogate.return_scale import ReturnScale
-from diffsurrogate.returns import td_lambda
+from diffsurrogate.functional.returns import td_lambda
+from diffsurrogate.nets.recurrent import Recurrence
 from diffsurrogate.seeding import derive_seed
-from diffsurrogate.window import Window
+from diffsurrogate.training.trainer import Metrics, Trainer, adam
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-5

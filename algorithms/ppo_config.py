@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffsurrogate.configuration import require_choices, require_range
-from diffsurrogate.critics import CriticConfig
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.window import check_horizon
+from diffsurrogate.nets.config import NetConfig
 
 _JOINT = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 _SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="tanh", layer_norm=False)

@@ -11,29 +11,29 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.actor_critic.exploration import NoiseMemory, NoiseProcess, settled
+from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.all_choices import PredictsSteps, all_choices_loss
 from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.algorithms.trainer import Gradient, Metrics, Trainer, adam
-from diffsurrogate.autoregressive import build_actor
-from diffsurrogate.cache import BinnedCache
 from diffsurrogate.cancellation import Cancellation
-from diffsurrogate.critics import Critic
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.data.replay import BinnedCache
+from diffsurrogate.data.segments import minibatches
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.losses import (
+from diffsurrogate.functional.losses import (
     box_penalty,
     expectile_loss,
     lambda_actor_loss,
     shac_actor_loss,
 )
-from diffsurrogate.minibatches import minibatches
-from diffsurrogate.noise import NoiseMemory, NoiseProcess, settled
-from diffsurrogate.policies import NoisyPolicy
-from diffsurrogate.return_scale import ReturnScale
-from diffsurrogate.returns import td_lambda
+from diffsurrogate.functional.returns import td_lambda
 from diffsurrogate.seeding import derive_seed
-from diffsurrogate.window import Window
+from diffsurrogate.training.trainer import Gradient, Metrics, Trainer, adam
 
 
 class SHAC(Trainer):

@@ -4,15 +4,15 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo_config import ClipConfig, refuse_memory, refuse_squash
-from diffsurrogate.configuration import require_choices, require_range
-from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.window import check_horizon
+from diffsurrogate.nets.config import NetConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,27 +8,27 @@ SHAC(env).learn(total_steps=500_000, progress_bar=True)  # SHAC++
 
 from importlib.metadata import version
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.diversity import policy_diversity, visited
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
-from diffsurrogate.algorithms.evaluate import Evaluation, evaluate
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.critics import CriticConfig
-from diffsurrogate.diversity import policy_diversity, visited
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent, make, register_adapter, register_env
+from diffsurrogate.envs.torch_env import TorchEnv
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.gradcheck import check_gradients
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.registry import as_multi_agent, make, register_adapter, register_env
-from diffsurrogate.rewards import RewardConfig
-from diffsurrogate.step_model import StepModelConfig
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.torch_env import TorchEnv
-from diffsurrogate.window import Window
+from diffsurrogate.gradients.finite_differences import check_gradients
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.heads import RewardConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
+from diffsurrogate.training.evaluate import Evaluation, evaluate
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 __version__ = version("diffsurrogate")

@@ -1,8 +1,8 @@
 """Warm the models up on recorded data before the policy takes its first step.
 
-Records windows of a random policy (any policy, or a Minari dataset by
-`diffsurrogate.datasets.windows_from_minari`, will do), fits the models on them, and shows the
-models' errors and the agreement of their gradient with the simulator's before any training.
+Records windows of a random policy (any policy will do, or a Minari dataset by
+`diffsurrogate.data.recordings.windows_from_minari`), fits the models on them, and shows the models'
+errors and the agreement of their gradient with the simulator's before any training.
 
     python examples/cold_start.py
 """
@@ -10,8 +10,8 @@ models' errors and the agreement of their gradient with the simulator's before a
 import torch
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, make
-from diffsurrogate.datasets import record
-from diffsurrogate.policies import NoisyPolicy
+from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.data.recordings import record
 
 
 def main(windows: int = 40, total_steps: int = 50_000) -> tuple[float, float]:

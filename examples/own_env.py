@@ -9,7 +9,7 @@ import tyro
 from torch import Tensor
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, evaluate
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 
 
 class Hover(TorchEnv):

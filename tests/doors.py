@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from diffsurrogate.choices import one_hot_of
-from diffsurrogate.columns import open_now
-from diffsurrogate.env import MultiAgentVectorEnv
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.observation_slices import open_now
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
+from diffsurrogate.functional.discrete_actions import one_hot_of
 
 ENVS, AGENTS, CHOICES = 7, 3, 4
 SEEN = 2

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 
 CUES = 2
 

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import MultiAgentVectorEnv
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.rewards import RewardConfig
-from diffsurrogate.step_model import StepModelConfig
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.heads import RewardConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 4

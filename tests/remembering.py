@@ -7,9 +7,9 @@ from home import AGENTS, ENVS, Home
 
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import PPOConfig
-from diffsurrogate.env import MultiAgentVectorEnv
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.registry import make
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.nets.config import NetConfig
 
 HORIZON = 6
 KINDS = {"ppo": PPO, "ippo": IPPO, "mappo": MAPPO}

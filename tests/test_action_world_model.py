@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from diffsurrogate.action_world_model import (
+from diffsurrogate.errors import UsageError
+from diffsurrogate.surrogates.action_world_model import (
     ActionWorldModel,
     ActionWorldModelConfig,
     trajectory_loss,
 )
-from diffsurrogate.errors import UsageError
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 ALL = torch.ones(OBS, dtype=torch.bool)

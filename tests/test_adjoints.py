@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.adjoints import limited
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.losses import shac_actor_loss
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.window import Window
+from diffsurrogate.functional.gradient_flow import limited
+from diffsurrogate.functional.losses import shac_actor_loss
+from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from tests.test_learned import (
     AGENTS,

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from diffsurrogate.attention import structured_attention, structured_attention_step
+from diffsurrogate.surrogates.structured_attention import (
+    structured_attention,
+    structured_attention_step,
+)
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

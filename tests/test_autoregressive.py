@@ -8,12 +8,12 @@ import torch
 from home import Home
 from torch import Tensor
 
-from diffsurrogate.autoregressive import AutoregressiveActor, build_actor
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor, build_actor
+from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig, NoiseProcess
-from diffsurrogate.policies import Actor, ActorConfig
-from diffsurrogate.registry import make
+from diffsurrogate.nets.config import NetConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 LOW = torch.tensor([-1.0, 2.0]).expand(AGENTS, ACT)

@@ -7,10 +7,10 @@ from gymnasium import spaces
 from test_env import ACT, AGENTS, ENVS, OBS, ZERO, Savable
 from torch import Tensor
 
-from diffsurrogate.bounds import Bounds
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.raw_bounds import bounds_of
 

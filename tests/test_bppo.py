@@ -8,18 +8,18 @@ import torch
 from home import AGENTS, ENVS, HORIZON, NET, Home, same, weights
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, Past, peer_feedback
 from diffsurrogate.algorithms.bppo_config import BPPOConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.autoregressive import AutoregressiveActor
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.registry import make
+from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 KINDS = {"bppo": BPPO, "armappo": ARMAPPO, "happo": HAPPO}

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.cli.build import trainer
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
-from diffsurrogate.registry import make
+from diffsurrogate.envs.registry import make
+from diffsurrogate.training.evaluate import evaluate
 
 
 def payoff(method: str, updates: int) -> float:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsurrogate.cache import BinnedCache
+from diffsurrogate.data.replay import BinnedCache
 from diffsurrogate.errors import UsageError
 
 KEYS = st.integers(-20, 20).map(float)

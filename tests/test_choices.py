@@ -7,17 +7,22 @@ import torch
 from home import config, learned_home
 from torch import Tensor, nn
 
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.choices import alternatives, mixture_error, one_hot_of, straight_choice
-from diffsurrogate.critics import CriticConfig
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.functional.discrete_actions import (
+    alternatives,
+    mixture_error,
+    one_hot_of,
+    straight_choice,
+)
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 CHOICES = 3

@@ -17,9 +17,9 @@ from PIL import Image
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.errors import UsageError
-from diffsurrogate.run import RunFolder
+from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.training.run_folder import RunFolder
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-every", "4", "--checkpoint-every", "1"),

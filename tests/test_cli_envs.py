@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from diffsurrogate import make, register_env, registry
+from diffsurrogate import make, register_env
 from diffsurrogate.__main__ import main
+from diffsurrogate.envs import registry
+from diffsurrogate.envs.registry import known_ids, namespaces
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import known_ids, namespaces
 
 WITHOUT_EXTRAS = """
 import sys

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
-from diffsurrogate.checkpoint import load_checkpoint
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended, what_differs
-from diffsurrogate.configuration import differences
+from diffsurrogate.config import differences
+from diffsurrogate.training.checkpoint import load_checkpoint
 
 METHODS = ["ppo", "ippo", "mappo", "sb3-ppo"]
 ENVS, HORIZON, AGENTS = 5, 3, 2

@@ -9,7 +9,7 @@ import pytest
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import read_train, recommended, what_differs
-from diffsurrogate.nets import NetConfig
+from diffsurrogate.nets.config import NetConfig
 
 NEW = ["shared-id", "transformer-id", "hyper-linear", "hyper-mlp", "dico"]
 ENVS, AGENTS, HORIZON = 5, 3, 4

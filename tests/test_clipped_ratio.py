@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.algorithms.clipped_steps import Experience, clipped_steps
 from diffsurrogate.algorithms.ppo_config import ClipConfig
-from diffsurrogate.losses import clipped_ratio_loss
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import Actor, ActorConfig
+from diffsurrogate.functional.losses import clipped_ratio_loss
+from diffsurrogate.nets.config import NetConfig
 
 AGENTS, OBS, ACT = 2, 5, 3
 BOX = torch.ones(AGENTS, ACT)

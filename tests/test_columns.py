@@ -9,19 +9,19 @@ from doors import AGENTS, CHOICES, ENVS, SEEN, Doors, Swap, closed_choices
 from home import NET, config, learned
 from torch import Tensor, nn
 
-from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.critic import Critic, CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo import MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.autoregressive import build_actor
-from diffsurrogate.columns import check_columns, open_now, without
-from diffsurrogate.critics import Critic, CriticConfig
+from diffsurrogate.envs.observation_slices import check_columns, open_now, without
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import Actor, ActorConfig
-from diffsurrogate.registry import make
-from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 SEPARATE = NetConfig(architecture="separate", hidden=(8,))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffsurrogate.datasets import record, windows_from_minari
+from diffsurrogate.data.recordings import record, windows_from_minari
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import make
-from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 OBS, ACT, AGENTS = 5, 2, 3

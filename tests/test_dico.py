@@ -4,19 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gradient_interference import policy_gradients
 from home import HORIZON, Home, bare_home, config
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.algorithms.ppo import IPPO
 from diffsurrogate.algorithms.ppo_config import IPPOConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.trainer import Trainer
-from diffsurrogate.diversity import policy_diversity, visited
 from diffsurrogate.errors import UsageError
-from diffsurrogate.gradient_conflict import policy_gradients
-from diffsurrogate.nets import NetConfig, build_net
-from diffsurrogate.policies import Actor, ActorConfig
-from diffsurrogate.policy_distance import gaussian_diversity
+from diffsurrogate.functional.distances import gaussian_diversity
+from diffsurrogate.nets.build import build_net
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.training.trainer import Trainer
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
 DICO = NetConfig(architecture="dico", hidden=(12,), diversity=0.4)

@@ -5,20 +5,20 @@ import math
 import pytest
 import torch
 
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor, build_actor
+from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.algorithms.ppo import IPPO
 from diffsurrogate.algorithms.ppo_config import IPPOConfig
-from diffsurrogate.autoregressive import AutoregressiveActor, build_actor
-from diffsurrogate.diversity import policy_diversity, visited
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import Actor, ActorConfig
-from diffsurrogate.policy_distance import (
+from diffsurrogate.functional.distances import (
     choices_diversity,
     gaussian_diversity,
     jensen_shannon_distance,
     wasserstein_distance,
 )
-from diffsurrogate.registry import make
+from diffsurrogate.nets.config import NetConfig
 
 ENVS, AGENTS, OBS = 7, 3, 5
 
@@ -95,7 +95,9 @@ def test_every_agent_is_asked_about_what_any_of_them_saw():
 def test_many_observations_are_taken_in_parts(monkeypatch):
     policy, obs = actor(architecture="hyper-mlp"), torch.randn(ENVS, AGENTS, OBS)
     whole = policy_diversity(policy, obs)
-    monkeypatch.setattr("diffsurrogate.diversity._ENTRIES", 4 * AGENTS * AGENTS * 2)  # 4 of 21
+    monkeypatch.setattr(
+        "diffsurrogate.actor_critic.diversity._ENTRIES", 4 * AGENTS * AGENTS * 2
+    )  # 4 of 21
     assert policy_diversity(policy, obs) == pytest.approx(whole, rel=1e-5)
 
 

@@ -14,8 +14,8 @@ from diffsurrogate.__main__ import main
 from diffsurrogate.cli import doctor_page
 from diffsurrogate.cli.diagnosis import Diagnosis, diagnose
 from diffsurrogate.cli.doctor import Verdict, describe, judge
-from diffsurrogate.env import MultiAgentVectorEnv
-from diffsurrogate.registry import make, register_env
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make, register_env
 
 TRANSITIONS = 2 * 2 * 32 * 7  # two windows of each kind of noise
 

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from home import Home
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 
 ENVS, AGENTS, OBS, ACT = 7, 3, 5, 2

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diffsurrogate import registry
 from diffsurrogate.__main__ import _COMMANDS, _parse
-from diffsurrogate.registry import known_ids, namespaces
+from diffsurrogate.envs import registry
+from diffsurrogate.envs.registry import known_ids, namespaces
 
 FOLDER = Path(__file__).parent.parent / "examples" / "envs"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.name != "README.md")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.training.evaluate import evaluate
 
 ENVS, AGENTS = 7, 3
 

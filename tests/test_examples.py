@@ -13,7 +13,7 @@ import torch
 from diffsurrogate import SHAC, UsageError, check_gradients
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
-from diffsurrogate.registry import make
+from diffsurrogate.envs.registry import make
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ROOT = Path(__file__).parent.parent

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.envs.registry import known_ids, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import known_ids, make
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.games import MatrixGame
 
 ALL_TWO = tuple(itertools.product(range(3), repeat=2))

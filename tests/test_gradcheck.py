@@ -3,10 +3,9 @@
 import pytest
 import torch
 
+from diffsurrogate.envs.torch_env import TorchEnv
 from diffsurrogate.errors import UsageError
-from diffsurrogate.gradcheck import check_gradients, extrapolate
-from diffsurrogate.gradient_report import compare
-from diffsurrogate.torch_env import TorchEnv
+from diffsurrogate.gradients.finite_differences import check_gradients, compare, extrapolate
 from diffsurrogate.wrappers.cartpole import CartPoleSwingUp, make
 
 

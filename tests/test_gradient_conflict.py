@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from diffsurrogate.gradient_conflict import (
+from gradient_interference import (
     conflict,
     gradients_of,
     noise_scale,
@@ -12,8 +11,9 @@ from diffsurrogate.gradient_conflict import (
     variance_over_samples,
     variance_over_weights,
 )
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import Actor, ActorConfig
+
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.nets.config import NetConfig
 
 ENVS, AGENTS, OBS, CHOICES = 7, 3, 5, 4
 

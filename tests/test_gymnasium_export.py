@@ -16,10 +16,10 @@ from gymnasium.wrappers import vector
 from home import Home
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent, make
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent, make
-from diffsurrogate.torch_env import TorchEnv, TorchState
 from diffsurrogate.wrappers.gymnasium_export import as_gymnasium
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.raw_env import env_seeds

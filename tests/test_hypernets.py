@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffsurrogate.agent_linear import AgentLinear
-from diffsurrogate.hypernets import GeneratedLinear, orthogonal_identity
-from diffsurrogate.nets import HyperNet, NetConfig, SeparateNet, build_net
+from diffsurrogate.nets.build import build_net
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.hypernet import GeneratedLinear, HyperNet, orthogonal_identity
+from diffsurrogate.nets.mlp import AgentLinear, SeparateNet
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
 HYPER = ["hyper-linear", "hyper-mlp"]

@@ -19,9 +19,9 @@ from torch.nn.functional import one_hot
 from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent, known_ids, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent, known_ids, make
 from diffsurrogate.wrappers.raw_env import env_seeds
 
 pytestmark = pytest.mark.skipif(

@@ -99,7 +99,7 @@ def within(module: str, package: str) -> bool:
 
 
 def test_the_walk_finds_the_package():
-    assert {"diffsurrogate/env.py", "wrappers/__init__.py", "algorithms/__init__.py"} <= {
+    assert {"diffsurrogate/envs/env.py", "wrappers/__init__.py", "algorithms/__init__.py"} <= {
         name(path) for path in PACKAGE
     }
 

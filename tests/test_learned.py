@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.action_world_model import ActionWorldModelConfig
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.data.segments import minibatches
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.losses import shac_actor_loss
-from diffsurrogate.minibatches import minibatches
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
-from diffsurrogate.rewards import RewardConfig
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.torch_env import TorchEnv, TorchState
-from diffsurrogate.window import Window
+from diffsurrogate.functional.losses import shac_actor_loss
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.paper import make as make_paper
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.build import evaluation_env, trainer, training_env
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
-from diffsurrogate.registry import make
+from diffsurrogate.envs.registry import make
+from diffsurrogate.training.evaluate import evaluate
 
 
 def preset(method: str, env: str, **changes: object) -> TrainOptions:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsurrogate.losses import box_penalty, lambda_actor_loss, shac_actor_loss
-from diffsurrogate.returns import td_lambda
+from diffsurrogate.functional.losses import box_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.functional.returns import td_lambda
 
 ENVS, AGENTS = 7, 3
 

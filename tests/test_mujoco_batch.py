@@ -12,7 +12,7 @@ from home import config, learned
 from torch import Tensor
 
 from diffsurrogate import PPO, SHAC, MultiAgentVectorEnv, UsageError, make
-from diffsurrogate.registry import known_ids
+from diffsurrogate.envs.registry import known_ids
 from diffsurrogate.wrappers.raw_env import env_seeds
 
 pytest.importorskip("mujoco.batch")

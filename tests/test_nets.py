@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from diffsurrogate.agent_linear import AgentLinear
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import AgentNet, NetConfig, build_net
+from diffsurrogate.nets.build import AgentNet, build_net
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.mlp import AgentLinear
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
 ALL = ["joint", "separate", "shared", "transformer", "hyper-linear", "hyper-mlp"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, settled
 from diffsurrogate.errors import UsageError
-from diffsurrogate.noise import NoiseConfig, NoiseProcess, settled
 
 SHAPE = (1009, 3, 2)  # 6054 streams: a variance is known to 2 %, a correlation to 1.3 %
 KINDS = ["white", "held", "ou", "pink"]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffsurrogate.normalise import RunningStatistics
+from diffsurrogate.nets.normaliser import RunningStatistics
 
 ENVS, AGENTS, OBS = 7, 3, 5
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended, what_differs
-from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
 
 
 def paper(method: str, network: str = "mlp", agents: int = 3) -> TrainOptions:

@@ -13,8 +13,8 @@ from diffsurrogate.cli.reproduce import TABLES
 from diffsurrogate.cli.table_bpta import BPTA
 from diffsurrogate.cli.table_figures import read_results
 from diffsurrogate.cli.table_hypermarl import HYPERMARL
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import make
 
 
 def all_cells(table: PaperTable) -> list[Cell]:

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from diffsurrogate.losses import clipped_ratio_loss
-from diffsurrogate.peer_losses import later_ratio, peer_clipped_loss
+from diffsurrogate.functional.losses import clipped_ratio_loss, later_ratio, peer_clipped_loss
 
 SLOPE = torch.tensor([[1.0, 2.0]])
 """c; with the action (3, -1) its product c·g is 1."""

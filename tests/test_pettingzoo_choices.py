@@ -15,14 +15,14 @@ from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
 from torch.nn.functional import one_hot
 
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.columns import open_now
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.observation_slices import open_now
+from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.registry import as_multi_agent, make
 from diffsurrogate.wrappers.gymnasium_export import as_gymnasium
 from diffsurrogate.wrappers.pettingzoo_export import as_pettingzoo
 from diffsurrogate.wrappers.sb3 import SB3VecEnv

@@ -11,9 +11,9 @@ from gymnasium import spaces
 from lives import TERMINATE, TRUNCATE, lives
 from mpe2 import simple_tag_v3
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent, make
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.pettingzoo_export import ExportedEnv, as_pettingzoo
 from diffsurrogate.wrappers.raw_env import env_seeds

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from lives import BOTH, Liar, lives
 from mpe2 import simple_spread_v3, simple_tag_v3
 
+from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent, make
 from diffsurrogate.wrappers import pettingzoo as adapter
 
 

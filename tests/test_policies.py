@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate.critics import Critic, CriticConfig
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.critic import Critic, CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseMemory
 from diffsurrogate.errors import UsageError
-from diffsurrogate.losses import box_penalty
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseMemory
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.functional.losses import box_penalty
+from diffsurrogate.nets.config import NetConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 LOW = torch.tensor([-1.0, 2.0]).expand(AGENTS, ACT)

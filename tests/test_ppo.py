@@ -10,17 +10,17 @@ import torch
 from home import AGENTS, ENVS, HORIZON, NET, OBS, Home, learned_home, same, weights
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.noise import NoiseConfig, NoiseProcess
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
-from diffsurrogate.registry import make
-from diffsurrogate.window import Window
 
 DEVICES = [
     "cpu",

@@ -7,11 +7,11 @@ from types import ModuleType
 
 import pytest
 
-from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
-from diffsurrogate.registry import make
+from diffsurrogate.envs.registry import make
+from diffsurrogate.training.evaluate import evaluate
 
 
 def test_ppo_solves_cartpole():

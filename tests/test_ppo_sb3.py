@@ -12,14 +12,14 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
+from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.algorithms.clipped_steps import Experience, clipped_steps, experience
 from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig, PPOConfig
-from diffsurrogate.critics import CriticConfig
-from diffsurrogate.env import MultiAgentVectorEnv
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import ActorConfig, NoisyPolicy
-from diffsurrogate.registry import make
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.wrappers.sb3 import SB3VecEnv
 
 ENVS, AGENTS, HORIZON = 5, 3, 11

@@ -11,18 +11,18 @@ from home import config as shac_config
 from lives import TERMINATE, lives
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.clipped_steps import Experience, clipped_steps
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.trainer import Trainer
-from diffsurrogate.autoregressive import AutoregressiveActor
+from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.registry import as_multi_agent, make
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 SEPARATE = NetConfig(architecture="separate", hidden=(8,))

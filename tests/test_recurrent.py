@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.agent_linear import AgentLinear
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.critics import Critic, CriticConfig
 from diffsurrogate.errors import UsageError
-from diffsurrogate.hypernets import GeneratedLinear
-from diffsurrogate.nets import NetConfig, build_net, build_recurrent_net
-from diffsurrogate.policies import Actor, ActorConfig
-from diffsurrogate.recurrent import AgentGRU, Recurrence, RecurrentNet
-from diffsurrogate.rewards import RewardConfig
-from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.nets.build import build_net, build_recurrent_net
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.hypernet import GeneratedLinear
+from diffsurrogate.nets.mlp import AgentLinear
+from diffsurrogate.nets.recurrent import AgentGRU, Recurrence, RecurrentNet
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 TIME, ENVS, AGENTS, OBS, MEMORY, OUT = 11, 5, 3, 7, 13, 2

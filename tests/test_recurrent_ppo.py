@@ -10,18 +10,18 @@ from home import AGENTS, ENVS, Home, learned_home, same
 from remembering import HORIZON, KINDS, PLAIN, cartpole, dispersion, plain_home, settings
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.diversity import policy_diversity, visited
+from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.algorithms.clipped_steps import experience
-from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig
-from diffsurrogate.autoregressive import build_actor
-from diffsurrogate.diversity import policy_diversity, visited
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.recurrent import Recurrence
-from diffsurrogate.recurrent_policies import RecurrentActor
-from diffsurrogate.registry import make
+from diffsurrogate.nets.recurrent import Recurrence
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.split_agents import SplitAgents
 
 # --- the ratio -----------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from test_smax_columns import smax
 from torch import Tensor
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import ClipConfig
-from diffsurrogate.policies import ActorConfig
+from diffsurrogate.training.evaluate import evaluate
 
 # --- training ------------------------------------------------------------------------------------
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate import registry
+from diffsurrogate.envs import registry
+from diffsurrogate.envs.registry import as_multi_agent, make, register_adapter, register_env
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent, make, register_adapter, register_env
-from diffsurrogate.torch_env import TorchEnv, TorchState
 
 ENVS, AGENTS = 7, 3
 

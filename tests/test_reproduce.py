@@ -17,9 +17,9 @@ from kills import wait_for_updates
 from table_runs import GRID, TABLE, fake
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.checkpoint import load_checkpoint
 from diffsurrogate.cli.children import Children, Job, locked
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import load_checkpoint
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--eval-every", "4"),

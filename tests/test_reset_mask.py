@@ -13,9 +13,9 @@ from home import Home, learned
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent, make
 from diffsurrogate.wrappers.gymnasium_export import as_gymnasium
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.split_agents import SplitAgents

@@ -7,10 +7,10 @@ import torch
 from home import HORIZON, Home, config, weights
 from torch import Tensor
 
+from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.return_scale import ReturnScale
 
 ENVS, AGENTS = 7, 3
 

@@ -3,7 +3,7 @@
 import pytest
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.run import RunFolder, read_json
+from diffsurrogate.training.run_folder import RunFolder, read_json
 
 
 @pytest.fixture

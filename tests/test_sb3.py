@@ -12,11 +12,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 from torch import Tensor
 
-from diffsurrogate.algorithms.evaluate import evaluate
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import make
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.sb3 import SB3VecEnv, as_policy, to_actions
 
 ENVS, AGENTS = 5, 3

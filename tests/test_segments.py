@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsurrogate.segments import Segments
-from diffsurrogate.window import Window
+from diffsurrogate.data.segments import Segments
+from diffsurrogate.envs.window import Window
 
 AGENTS, OBS = 3, 5
 

@@ -9,11 +9,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.registry import as_multi_agent
+from diffsurrogate.envs.registry import as_multi_agent
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 ENVS = 5

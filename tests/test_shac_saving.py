@@ -9,13 +9,13 @@ import torch
 from home import AGENTS, ENVS, NET, Home, bare_home, config, learned, learned_home, same, weights
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig
+from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.wrappers.paper import make as make_paper
 
 DEVICES = [

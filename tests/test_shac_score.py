@@ -8,16 +8,16 @@ import torch
 from home import AGENTS, ENVS, HORIZON, Home, config, learned_home, mean_return, same, weights
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.critics import CriticConfig
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.losses import expectile_loss
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig, NoisyPolicy
-from diffsurrogate.window import Window
+from diffsurrogate.functional.losses import expectile_loss
+from diffsurrogate.nets.config import NetConfig
 
 SHARED = NetConfig(architecture="shared", hidden=(32,))
 

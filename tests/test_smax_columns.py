@@ -10,13 +10,13 @@ from doors import closed_choices
 from home import NET, config, learned
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo import MAPPO, PPO
 from diffsurrogate.algorithms.ppo_config import MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.registry import make
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jaxmarl") is None, reason="needs the extra jaxmarl"

@@ -10,9 +10,9 @@ from test_env import Savable
 from torch import Tensor
 
 from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.envs.checks import StepChecks
+from diffsurrogate.envs.torch_env import TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.step_checks import StepChecks
-from diffsurrogate.torch_env import TorchState
 
 NAN, INF = float("nan"), float("inf")
 STILL = torch.zeros(ENVS, AGENTS, 2)

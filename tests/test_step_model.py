@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.step_model import StepModel, StepModelConfig
-from diffsurrogate.waves import with_waves
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig, with_waves
 
 AGENTS, OBS, ACT = 3, 5, 2
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.action_world_model import ActionWorldModelConfig
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.rewards import RewardConfig, RewardModel
-from diffsurrogate.step_model import StepModel, StepModelConfig, TerminationModel
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.surrogates import Surrogates
-from diffsurrogate.window import Window
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.fitting import Surrogates
+from diffsurrogate.surrogates.heads import RewardConfig, RewardModel, TerminationModel
+from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")

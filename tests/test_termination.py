@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate.action_world_model import ActionWorldModelConfig
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
-from diffsurrogate.rewards import RewardConfig
-from diffsurrogate.step_model import StepModelConfig
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.heads import RewardConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.paper import make as make_paper
 

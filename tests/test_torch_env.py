@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from diffsurrogate.envs.torch_env import TorchEnv
 from diffsurrogate.errors import UsageError
-from diffsurrogate.torch_env import TorchEnv
 
 ENVS, AGENTS, SPACE = 7, 3, 2
 ZERO = torch.zeros(ENVS, AGENTS, SPACE)

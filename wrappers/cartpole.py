@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from diffsurrogate.torch_env import TorchEnv, TorchState
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 
 STEP_SECONDS = 1 / 60
 SUBSTEPS = 4

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 
 
 class EnvWrapper(MultiAgentVectorEnv):

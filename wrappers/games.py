@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.torch_env import TorchEnv, TorchState
 from diffsurrogate.wrappers.by_name import make_by_name
 
 Payoff = Tensor | Sequence[Any]

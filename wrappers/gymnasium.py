@@ -12,9 +12,9 @@ from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.bounds import Bounds
-from diffsurrogate.device import usable_device
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.raw_bounds import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks

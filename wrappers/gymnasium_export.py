@@ -10,11 +10,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.columns import box_without, without
-from diffsurrogate.env import MultiAgentVectorEnv
-from diffsurrogate.env_checks import reset_mask
+from diffsurrogate.envs.checks import reset_mask
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.observation_slices import box_without, without
+from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent
 
 Array = NDArray[Any]
 

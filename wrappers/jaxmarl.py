@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsurrogate.device import usable_device
-from diffsurrogate.env import State
+from diffsurrogate.envs.env import State
+from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.wrappers.jaxmarl_batch import Batch, to_jax, to_torch
 from diffsurrogate.wrappers.jaxmarl_time import time_limit
 from diffsurrogate.wrappers.raw_checks import RawChecks

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffsurrogate.device import usable_device
+from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.jaxmarl import JaxMARLEnv
 from diffsurrogate.wrappers.jaxmarl_batch import jax_device

@@ -7,19 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.action_world_model import ActionWorldModel
-from diffsurrogate.actions import clamp_to_box
-from diffsurrogate.choices import straight_choice
-from diffsurrogate.configuration import check_same_config
-from diffsurrogate.datasets import check_window
-from diffsurrogate.env import Policy, State
+from diffsurrogate.config import check_same_config
+from diffsurrogate.data.recordings import check_window
+from diffsurrogate.envs.action_space import clamp_to_box
+from diffsurrogate.envs.env import Policy, State
+from diffsurrogate.envs.registry import as_multi_agent
+from diffsurrogate.envs.window import Window, WindowPolicy, acting, check_horizon, step_of
 from diffsurrogate.errors import UsageError
-from diffsurrogate.estimator import Chain, straight_through
-from diffsurrogate.gradient_comparison import agreement, policy_gradient
-from diffsurrogate.registry import as_multi_agent
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.surrogates import Surrogates
-from diffsurrogate.window import Window, WindowPolicy, acting, check_horizon, step_of
+from diffsurrogate.functional.discrete_actions import straight_choice
+from diffsurrogate.functional.gradient_flow import straight_through
+from diffsurrogate.gradients.agreement import agreement, policy_gradient
+from diffsurrogate.gradients.estimator import Chain
+from diffsurrogate.surrogates.action_world_model import ActionWorldModel
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
@@ -195,7 +196,7 @@ class LearnedDiffWrapper(EnvWrapper):
 
         Args:
             data: a `Window`; or an iterable of windows, such as
-                `diffsurrogate.datasets.windows_from_minari` makes of a Minari dataset.
+                `diffsurrogate.data.recordings.windows_from_minari` makes of a Minari dataset.
 
         Returns:
             the errors on the last window before learning from it, and the training losses.

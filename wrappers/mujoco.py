@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from gymnasium.error import DependencyNotInstalled
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.mujoco_warnings import quiet_mujoco
 from diffsurrogate.wrappers.raw_env import check_options

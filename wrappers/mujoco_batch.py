@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.device import usable_device
-from diffsurrogate.env import State
+from diffsurrogate.envs.env import State
+from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.gymnasium_ids import make as make_one_by_one
 from diffsurrogate.wrappers.mujoco_copies import Copies

@@ -10,7 +10,7 @@ from gymnasium.utils import seeding
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 
-from diffsurrogate.env import State
+from diffsurrogate.envs.env import State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.mujoco_robots import ROBOTS, Array, Fields
 from diffsurrogate.wrappers.raw_env import env_seeds

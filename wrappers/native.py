@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.wrappers.by_name import make_by_name
 from diffsurrogate.wrappers.cartpole import CartPoleSwingUp
 

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.device import usable_device
+from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_copy import Copy
 from diffsurrogate.wrappers.pettingzoo_spaces import MASK, Layout, name_of

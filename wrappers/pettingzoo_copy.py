@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffsurrogate.bounds import Bounds
+from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo_spaces import Layout, name_of
 

@@ -11,10 +11,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.columns import open_now
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.observation_slices import open_now
+from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent
 
 try:
     from pettingzoo.utils.env import ParallelEnv

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from diffsurrogate.bounds import Bounds
+from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.wrappers.raw_env import flat_box
 
 TOO_NARROW = {"gymnasium.envs.box2d.lunar_lander:LunarLander"}

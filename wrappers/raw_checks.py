@@ -17,7 +17,7 @@ from gymnasium import Space
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
-from diffsurrogate.bounds import Bounds
+from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.raw_processes import end_processes, processes_of
 

@@ -15,10 +15,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.columns import box_without, without
-from diffsurrogate.env import MultiAgentVectorEnv, Policy
+from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy
+from diffsurrogate.envs.observation_slices import box_without, without
+from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent
 
 try:
     with contextlib.redirect_stderr(io.StringIO()):  # legacy gym, where installed, prints an advert

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from diffsurrogate.configuration import require_choices, require_range
+from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
-from diffsurrogate.window import check_horizon
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.columns import without
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.sb3 import SB3VecEnv, to_actions  # says how to install what follows
 from diffsurrogate.wrappers.sb3_config import SB3Config

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
-from diffsurrogate.device import usable_device
+from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.raw_bounds import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.raw_checks import RawChecks

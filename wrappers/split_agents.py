@@ -8,9 +8,9 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import as_multi_agent
 from diffsurrogate.wrappers.env_wrapper import EnvWrapper
 
 

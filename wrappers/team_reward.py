@@ -5,7 +5,7 @@ from typing import Any
 from gymnasium.vector import VectorWrapper
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 
 
 class TeamReward(VectorWrapper):

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.tensor_tree import Snapshot, copy_tree, detach_tree, load_tree, save_tree
 from diffsurrogate.wrappers.vmas_catalogue import (

@@ -7,8 +7,8 @@ import gymnasium
 from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.cli.chained_presets import chained, in_games
 from diffsurrogate.cli.options import CHAINED, Network, TrainOptions
-from diffsurrogate.configuration import as_plain
-from diffsurrogate.nets import NetConfig
+from diffsurrogate.config import as_plain
+from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.wrappers.sb3_config import SB3Config
 
 _TRANSFORMER = NetConfig(

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsurrogate.actions import clamp_to_box
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.recurrent import RecurrentActor, RememberingPolicy
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.trainer import Trainer
-from diffsurrogate.autoregressive import build_actor
 from diffsurrogate.cli.env_options import made_with
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.action_space import clamp_to_box
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.recurrent_policies import RecurrentActor, RememberingPolicy
-from diffsurrogate.registry import make
+from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 _PPO: dict[str, type[PPO]] = {"ppo": PPO, "ippo": IPPO, "mappo": MAPPO}

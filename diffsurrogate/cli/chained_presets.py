@@ -6,8 +6,8 @@ from typing import TypeVar
 from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
 from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.cli.options import CHAINED, TrainOptions
-from diffsurrogate.configuration import as_plain
-from diffsurrogate.nets import NetConfig
+from diffsurrogate.config import as_plain
+from diffsurrogate.nets.config import NetConfig
 
 SomeConfig = TypeVar("SomeConfig", bound=PPOConfig)
 

@@ -7,6 +7,8 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseKind, NoiseProcess
 from diffsurrogate.cli.findings import (
     Conduct,
     Diagnosis,
@@ -15,15 +17,13 @@ from diffsurrogate.cli.findings import (
     OwnGradients,
     Shape,
 )
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.gradcheck import check_gradients
-from diffsurrogate.model_errors import unexplained_entries
-from diffsurrogate.noise import NoiseConfig, NoiseKind, NoiseProcess
-from diffsurrogate.policies import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.seeding import derive_env_seed, derive_seed
-from diffsurrogate.surrogate_config import SurrogateConfig
-from diffsurrogate.window import Window
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.errors import unexplained_entries
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 HORIZON = 32

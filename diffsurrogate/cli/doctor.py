@@ -12,10 +12,10 @@ from diffsurrogate.cli.diagnosis import HORIZON, diagnose
 from diffsurrogate.cli.doctor_page import write_page
 from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with, usual_agents
 from diffsurrogate.cli.findings import Diagnosis, Fit, Shape
-from diffsurrogate.configuration import require_range
+from diffsurrogate.config import require_range
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import make
-from diffsurrogate.run import write_text
+from diffsurrogate.training.run_folder import write_text
 
 Chance = Literal["good", "fair", "poor"]
 RARE = 0.01

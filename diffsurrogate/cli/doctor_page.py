@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from diffsurrogate.cli.findings import Diagnosis
-from diffsurrogate.run import write_text
+from diffsurrogate.training.run_folder import write_text
 
 matplotlib.use("Agg")
 

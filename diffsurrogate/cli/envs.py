@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import tyro
 
+from diffsurrogate.envs.registry import known_ids, namespaces
 from diffsurrogate.errors import UsageError
-from diffsurrogate.registry import known_ids, namespaces
 
 _REMARKS = {
     "jaxmarl": "state=True shows SMAX's world state to critics; SMAX and hanabi close choices",

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffsurrogate.noise import NoiseKind
-from diffsurrogate.window import Window
+from diffsurrogate.actor_critic.exploration import NoiseKind
+from diffsurrogate.envs.window import Window
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from diffsurrogate.cli.children import Children, Job
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
 from diffsurrogate.cli.paper_table import Cell
 from diffsurrogate.cli.presets import read_train
-from diffsurrogate.configuration import differences
+from diffsurrogate.config import differences
 from diffsurrogate.errors import UsageError
-from diffsurrogate.run import RunFolder
+from diffsurrogate.training.run_folder import RunFolder
 
 _BUDGET = ("total_steps", "time_limit", "cpu_limit", "stop_at")
 

@@ -10,9 +10,9 @@ from diffsurrogate.algorithms.bppo_config import BPPOConfig
 from diffsurrogate.algorithms.ppo_config import PPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.env_options import EnvOptions, check_env_options
-from diffsurrogate.configuration import config_from_dict, require_range
+from diffsurrogate.config import config_from_dict, require_range
 from diffsurrogate.errors import UsageError
-from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.sb3_config import SB3Config
 
 Method = Literal[

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo_config import ClipConfig, PPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.critics import CriticConfig
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.noise import NoiseConfig
-from diffsurrogate.policies import ActorConfig
-from diffsurrogate.surrogate_config import SurrogateConfig
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
 
 _ENVS, _HORIZON, _EPISODES = 512, 32, 20_000
 

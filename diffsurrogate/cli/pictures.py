@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from PIL import Image
 from torch import Tensor
 
-from diffsurrogate.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 
 matplotlib.use("Agg")

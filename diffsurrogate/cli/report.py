@@ -13,7 +13,7 @@ from scipy import stats
 
 from diffsurrogate.cli.presets import what_differs
 from diffsurrogate.errors import UsageError
-from diffsurrogate.run import RunFolder
+from diffsurrogate.training.run_folder import RunFolder
 
 Group = tuple[str, str, int, str, str]
 """Method, env, agents, network, and what else is not as recommended."""

@@ -16,7 +16,7 @@ from diffsurrogate.cli.table_bpta import BPTA
 from diffsurrogate.cli.table_hypermarl import HYPERMARL
 from diffsurrogate.cli.table_report import write_table
 from diffsurrogate.cli.table_shacpp import TABLE1
-from diffsurrogate.configuration import require_range
+from diffsurrogate.config import require_range
 from diffsurrogate.errors import UsageError
 
 TABLES: dict[str, PaperTable] = {table.name: table for table in (TABLE1, BPTA, HYPERMARL)}

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 import tyro
 
-from diffsurrogate.algorithms.evaluate import evaluate
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
 from diffsurrogate.cli.env_options import EnvOptions, check_env_options, made_with, usual_agents
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_gif
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.gradcheck import check_gradients
-from diffsurrogate.registry import make
-from diffsurrogate.run import RunFolder, write_json
+from diffsurrogate.gradients.finite_differences import check_gradients
+from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.training.run_folder import RunFolder, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

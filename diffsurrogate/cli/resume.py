@@ -4,9 +4,9 @@ from dataclasses import asdict, replace
 
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import named_by, names_in, parse_train
-from diffsurrogate.configuration import differences
+from diffsurrogate.config import differences
 from diffsurrogate.errors import UsageError
-from diffsurrogate.run import RunFolder
+from diffsurrogate.training.run_folder import RunFolder
 
 FREE_TO_CHANGE = {
     *("total_steps", "time_limit", "cpu_limit", "stop_at"),

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from diffsurrogate.algorithms.trainer import Metrics, Trainer
-from diffsurrogate.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.seeding import derive_seed
+from diffsurrogate.training.trainer import Metrics, Trainer
 from diffsurrogate.wrappers.sb3_config import SB3Config
 from diffsurrogate.wrappers.sb3_ppo import SB3PPO
 

@@ -11,9 +11,9 @@ from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
 from diffsurrogate.cli.paper_table import Cell, PaperTable
 from diffsurrogate.cli.report import interquartile_mean
 from diffsurrogate.cli.table_pictures import Curve
-from diffsurrogate.configuration import differences
+from diffsurrogate.config import differences
 from diffsurrogate.errors import UsageError
-from diffsurrogate.run import RunFolder, read_json
+from diffsurrogate.training.run_folder import RunFolder, read_json
 
 _MAY_DIFFER = NOT_LEARNED_BY | {"seed", "checkpoint_every"}
 

@@ -16,7 +16,7 @@ from diffsurrogate.cli.table_figures import (
     read_results,
 )
 from diffsurrogate.cli.table_pictures import Curve, draw_curves, draw_table
-from diffsurrogate.run import write_json, write_text
+from diffsurrogate.training.run_folder import write_json, write_text
 
 _RETURNS = """\
 Return: of the deterministic policy at the end, in new episodes; the interquartile mean over seeds

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffsurrogate.algorithms.evaluate import evaluate
-from diffsurrogate.algorithms.trainer import Trainer
+from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
 from diffsurrogate.cli.build import (
     evaluation_env,
     filmed_env,
@@ -23,9 +22,10 @@ from diffsurrogate.cli.build import (
 )
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.cli.pictures import draw_curve, draw_gif
-from diffsurrogate.diversity import policy_diversity, why_not_comparable
 from diffsurrogate.errors import UsageError
-from diffsurrogate.run import RunFolder
+from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.training.run_folder import RunFolder
+from diffsurrogate.training.trainer import Trainer
 
 _INTERRUPTED = "interrupted"
 _WATCHED = 8

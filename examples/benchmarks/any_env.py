@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt
 from diffsurrogate import evaluate, make
 from diffsurrogate.__main__ import main as diffsurrogate
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED
-from diffsurrogate.run import RunFolder, write_json, write_text
+from diffsurrogate.training.run_folder import RunFolder, write_json, write_text
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parent.parent / "results"

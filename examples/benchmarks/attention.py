@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.action_world_model import ActionWorldModel, ActionWorldModelConfig
+from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 
 
 class DenseActionWorldModel(nn.Module):

@@ -27,7 +27,7 @@ from scripted import (
     sweepers,
 )
 
-from diffsurrogate.algorithms.evaluate import evaluate
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers import paper
 from diffsurrogate.wrappers.vmas import VmasEnv
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate import MultiAgentVectorEnv, TorchEnv, UsageError, make
-from diffsurrogate.registry import known_ids, namespaces
+from diffsurrogate.envs.registry import known_ids, namespaces
 
 README = Path(__file__).parent.parent / "envs" / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

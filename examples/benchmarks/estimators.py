@@ -18,8 +18,8 @@ import torch
 import tyro
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, SHACConfig, SurrogateConfig, make
-from diffsurrogate.noise import NoiseProcess
-from diffsurrogate.policies import NoisyPolicy
+from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.actor_critic.exploration import NoiseProcess
 
 
 @dataclass

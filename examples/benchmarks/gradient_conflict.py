@@ -22,17 +22,17 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-
-from diffsurrogate import IPPO, IPPOConfig, NetConfig, make
-from diffsurrogate.critics import CriticConfig
-from diffsurrogate.gradient_conflict import (
+from gradient_interference import (
     conflict,
     noise_scale,
     policy_gradients,
     variance_over_weights,
 )
-from diffsurrogate.policies import ActorConfig, NoisyPolicy
-from diffsurrogate.returns import td_lambda
+
+from diffsurrogate import IPPO, IPPOConfig, NetConfig, make
+from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.functional.returns import td_lambda
 
 RESULTS = Path(__file__).parent.parent / "results" / "gradient_conflict"
 ENVS, HORIZON, PARTS = 128, 16, 8

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate import NetConfig
-from diffsurrogate.nets import build_net
+from diffsurrogate.nets.build import build_net
 
 PLAIN = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 NETS = {

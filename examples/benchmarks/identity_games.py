@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from diffsurrogate import NetConfig, make
-from diffsurrogate.nets import build_net
+from diffsurrogate.nets.build import build_net
 from diffsurrogate.wrappers.games import Game
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from diffsurrogate import evaluate, make
-from diffsurrogate.algorithms.trainer import Metrics, Trainer
 from diffsurrogate.cli.build import trainer
 from diffsurrogate.cli.options import Method, TrainOptions
 from diffsurrogate.cli.presets import recommended
+from diffsurrogate.training.trainer import Metrics, Trainer
 
 RESULTS = Path(__file__).parent.parent / "results"
 GAMES = ("climbing", "penalty")

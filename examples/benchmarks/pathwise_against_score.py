@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from diffsurrogate import SHAC
+from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.cli.build import trainer, training_env
 from diffsurrogate.cli.presets import read_train
-from diffsurrogate.minibatches import minibatches
-from diffsurrogate.policies import NoisyPolicy
-from diffsurrogate.window import Window
+from diffsurrogate.data.segments import minibatches
+from diffsurrogate.envs.window import Window
 
 
 @dataclass

@@ -16,15 +16,15 @@ import torch
 import tyro
 
 from diffsurrogate import LearnedDiffWrapper, SurrogateConfig
+from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.build import trainer, training_env
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import named_by
-from diffsurrogate.model_errors import unexplained
-from diffsurrogate.nets import NetConfig
-from diffsurrogate.policies import NoisyPolicy
-from diffsurrogate.run import RunFolder, write_text
-from diffsurrogate.window import Window
+from diffsurrogate.envs.window import Window
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.errors import unexplained
+from diffsurrogate.training.run_folder import RunFolder, write_text
 
 JOINT = NetConfig(architecture="joint", hidden=(128, 128), activation="silu")
 

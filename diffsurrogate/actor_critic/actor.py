@@ -1,0 +1,340 @@
+"""Policies over the action box, or over choices, and their windows of noise."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffsurrogate.actor_critic.exploration import NoiseMemory
+from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.observation_slices import check_columns, open_now, without
+from diffsurrogate.errors import UsageError
+from diffsurrogate.functional.discrete_actions import one_hot_of, straight_choice
+from diffsurrogate.nets.build import build_net
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.dico import DiCoNet
+from diffsurrogate.nets.normaliser import RunningStatistics
+
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorConfig:
+    r"""A Gaussian policy $a = \mu(o) + \sigma \epsilon$, in units of half the action box.
+
+    Where actions are choices (`MultiAgentVectorEnv.discrete_actions`), the policy is a softmax over
+    them and `std`, `learn_std` and `squash` do not apply.
+    """
+
+    net: NetConfig = field(default_factory=NetConfig)
+    std: float = 1.0
+    """Initial standard deviation, in half boxes."""
+    learn_std: bool = False
+    """Learn one log standard deviation per action feature, independent of the observation."""
+    squash: bool = False
+    """tanh of the sample (SHAC) instead of clamping it to the box with a penalty (SHAC++)."""
+    normalise_obs: bool = True
+    """Normalise observations by a snapshot of their running statistics."""
+    head_gain: float = 0.01
+    """Orthogonal gain of the last layer: a new policy is close to the middle of the box."""
+    order: Literal["together", "listed", "reversed", "random", "given"] = "together"
+    """together: agents act at once. The others: one after another, each with a network of its own
+    that may see what those before did (`AutoregressiveActor`): as the env lists them, the other way
+    round, in an order drawn for every window, or as `given_order` says. With random, predictions
+    and evaluations act in the order drawn last in training."""
+    given_order: tuple[int, ...] = ()
+    """Numbers of all agents in the order they act, for `order="given"`."""
+    conditioning: Literal["projection", "raw", "none"] = "projection"
+    """How an agent's network sees the actions before its own. projection: brought to the width of
+    the hidden layer by an MLP and added to it. raw: appended to the hidden layer. none: not at
+    all."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_range(self, "std", "head_gain", low=0.0)
+        if (self.order == "given") != bool(self.given_order):
+            raise UsageError(
+                f"order is {self.order!r} and given_order {self.given_order}; name all agents' "
+                'numbers in given_order together with order="given", and only then'
+            )
+        if self.order != "together" and self.net.architecture != "separate":
+            raise UsageError(
+                f"order={self.order!r} gives every agent a network of its own, but "
+                f"net.architecture is {self.net.architecture!r}; make it separate"
+            )
+        if self.order != "together" and self.net.central:
+            raise UsageError(
+                f"net.central is for agents that act together, but order is {self.order!r}; leave "
+                "it False"
+            )
+        if self.order != "together" and self.net.memory > 0:
+            raise UsageError(
+                f"net.memory is {self.net.memory}, but agents that act one after another "
+                f"(order={self.order!r}) have none; leave it at 0"
+            )
+        if self.order == "together" and self.conditioning != "projection":
+            raise UsageError(
+                f"conditioning={self.conditioning!r} is of agents that act one after another, but "
+                'order is "together"; leave it at "projection", or choose another order'
+            )
+
+
+class Actor(nn.Module):
+    """Maps obs `(*batch, agent, obs_dim)` to actions `(*batch, agent, act_dim)`.
+
+    Choices that are closed in an observation have probability zero and pass no gradient. The
+    network sees which are open, as the agent does, but not the global state.
+    """
+
+    log_std: Tensor
+    box_center: Tensor
+    box_half: Tensor
+    missing: Tensor | None
+    """(agent, act_dim) bool: choices an agent has not."""
+    flags: Tensor | None
+    """(obs_dim,) bool: the columns of open choices, which pass no gradient."""
+    _in_turn: ClassVar[bool] = False
+    """Whether agents act one after another."""
+    _remembers: ClassVar[bool] = False
+    """Whether agents have memory."""
+
+    def __init__(
+        self,
+        config: ActorConfig,
+        agents: int,
+        obs_dim: int,
+        low: Tensor,
+        high: Tensor,
+        *,
+        discrete: bool = False,
+        available: Tensor | None = None,
+        open_choices: slice | None = None,
+        state_columns: slice | None = None,
+    ) -> None:
+        """Build for the box `low`, `high` (agent, act_dim).
+
+        Args:
+            config: shape of the network and of the noise.
+            agents: number of them.
+            obs_dim: features of one agent's observation.
+            low: lower ends of the box.
+            high: upper ends.
+            discrete: actions are one-hot choices among act_dim.
+            available: (agent, act_dim) bool, which choices each agent has; None for all.
+            open_choices: columns of obs that say which choices are open now; None if all are.
+            state_columns: columns of obs that are not for policies; None for none.
+
+        Raises:
+            UsageError: the columns are not there, or actions are no choices; actions are choices,
+                and the network dico; agents act together, or not, or remember, or not, and this
+                class is for the other.
+        """
+        super().__init__()
+        for option, fits in (
+            (f"order={config.order!r}", (config.order != "together") == self._in_turn),
+            (f"net.memory={config.net.memory}", (config.net.memory > 0) == self._remembers),
+        ):
+            if not fits:
+                raise UsageError(
+                    f"{option} is not for {type(self).__name__}; build the policy by "
+                    "build_actor(config, env)"
+                )
+        if discrete and config.net.architecture == "dico":
+            raise UsageError(
+                "net.architecture is 'dico', which needs distances of actions in a box, but "
+                "actions here are choices; use hyper-mlp, hyper-linear, separate, or shared with "
+                "agent_id"
+            )
+        self.config = config
+        self.discrete = discrete
+        sizes = {"obs_dim": obs_dim, "act_dim": low.shape[-1]}
+        check_columns(open_choices, state_columns, **sizes, discrete=discrete)
+        self.open_choices, self.state_columns = open_choices, state_columns
+        flags = None
+        if open_choices is not None:
+            flags = torch.zeros(obs_dim, dtype=torch.bool, device=low.device)
+            flags[open_choices] = True
+        self.register_buffer("flags", flags, persistent=False)
+        seen = len(without(torch.zeros(obs_dim), state_columns))
+        self.net = self._network(agents, seen, low.shape[-1])
+        self.statistics = RunningStatistics((obs_dim,))
+        self.register_buffer("box_center", (low + high) / 2)
+        self.register_buffer("box_half", (high - low) / 2)
+        missing = None if available is None or bool(available.all()) else ~available
+        self.register_buffer("missing", missing, persistent=False)
+        log_std = torch.full((low.shape[-1],), config.std).log()
+        if config.learn_std:
+            self.log_std = nn.Parameter(log_std)
+        else:
+            self.register_buffer("log_std", log_std)
+
+    @classmethod
+    def of(cls, config: ActorConfig, env: MultiAgentVectorEnv) -> "Actor":
+        """Build for an env; `to` its device is left to the caller."""
+        return cls(
+            config,
+            env.num_agents,
+            env.obs_dim,
+            env.action_low,
+            env.action_high,
+            discrete=env.discrete_actions,
+            available=env.action_mask,
+            open_choices=env.open_choices,
+            state_columns=env.state_columns,
+        )
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return the mean action before squashing, in half boxes; or the logits of choices."""
+        inputs = self._inputs(obs)
+        return self._possible(self.net(inputs), inputs)
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the action for unit noise of the action's shape; None acts deterministically.
+
+        A choice passes the gradient of its probabilities (`straight_choice`).
+        """
+        return self._drawn(self(obs), noise)
+
+    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseMemory | None = None) -> Tensor:
+        """Return the log-density of an action that `act` gave, in half boxes.
+
+        Args:
+            obs: (*batch, agent, obs_dim).
+            action: (*batch, agent, act_dim), not clamped to the box and not squashed.
+            memory: of correlated noise, what was known of it before it was drawn; None for white.
+
+        Returns:
+            (*batch, agent).
+        """
+        return self._log_density(self(obs), action, memory)
+
+    def entropy(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+        """Return the entropy (*batch, agent), of a Gaussian in half boxes.
+
+        Args:
+            obs: (*batch, agent, obs_dim).
+            action: (*batch, agent, act_dim), of which agents that act one after another see a
+                part; others do not.
+        """
+        return self._entropy_of(self(obs) if self.discrete else obs)  # a Gaussian's has no mean
+
+    def in_half_boxes(self, action: Tensor, agents: slice = _ALL) -> Tensor:
+        """Return actions in half boxes from the middle: the box is [-1, 1] whatever its size."""
+        return (action - self.box_center[agents]) / self.box_half[agents].clamp(min=1e-8)
+
+    def log_std_of(self, agents: slice = _ALL) -> Tensor:
+        """Return log standard deviations that broadcast over (*batch, agent, act_dim)."""
+        return self.log_std
+
+    def begin_window(self, generator: torch.Generator) -> None:
+        """Hold still for a window: freeze the statistics of observations.
+
+        Args:
+            generator: on the CPU, of what is drawn anew for a window, where anything is.
+        """
+        self.statistics.snapshot()
+
+    def learn_scales(self, obs: Tensor) -> None:
+        """Take in what was seen in a window that the policy has learned from.
+
+        The statistics of observations are in force from the next window on. With dico agents' own
+        parts are measured on the same observations as that window's statistics normalise them.
+
+        Args:
+            obs: (*batch, agent, obs_dim).
+        """
+        self.statistics.update(obs)
+        if isinstance(self.net, DiCoNet):
+            self.statistics.snapshot()
+            self.net.measure(self._inputs(obs))
+
+    # --- parts, for some of the agents: `out` and all else has these on its agent axis ------------
+
+    def _network(self, agents: int, in_dim: int, out_dim: int) -> nn.Module:
+        """Return the network from inputs (*batch, agent, in_dim) to (*batch, agent, out_dim)."""
+        return build_net(self.config.net, agents, in_dim, out_dim, head_gain=self.config.head_gain)
+
+    def _inputs(self, obs: Tensor) -> Tensor:
+        """Return what the network is given: normalised but for flags, without the global state."""
+        seen = self.statistics(obs) if self.config.normalise_obs else obs
+        if self.flags is not None:
+            seen = torch.where(self.flags, obs.detach(), seen)
+        return without(seen, self.state_columns)
+
+    def _possible(self, out: Tensor, inputs: Tensor, agents: slice = _ALL) -> Tensor:
+        """Rule out the choices that agents have not, or not now; `inputs` are of all agents."""
+        if self.discrete and self.missing is not None:
+            out = out.masked_fill(self.missing[agents], -1e9)
+        if self.open_choices is not None:
+            columns = self.open_choices
+            if self.state_columns is not None and self.state_columns.start < columns.start:
+                gone = self.state_columns.stop - self.state_columns.start
+                columns = slice(columns.start - gone, columns.stop - gone)
+            out = out.masked_fill(~open_now(inputs[..., agents, :], columns), -1e9)
+        return out
+
+    def _drawn(self, out: Tensor, noise: Tensor | None) -> Tensor:
+        if not self.discrete:
+            return self._in_box(out, noise)
+        if noise is None:
+            return one_hot_of(out)
+        return straight_choice(out + gumbel(noise), out.softmax(-1))
+
+    def _in_box(self, out: Tensor, noise: Tensor | None, agents: slice = _ALL) -> Tensor:
+        if noise is not None:
+            out = out + self.log_std_of(agents).exp() * noise
+        if self.config.squash:
+            out = torch.tanh(out)
+        return self.box_center[agents] + self.box_half[agents] * out
+
+    def _log_density(
+        self, out: Tensor, action: Tensor, memory: NoiseMemory | None, agents: slice = _ALL
+    ) -> Tensor:
+        if self.discrete:
+            return (action * out.log_softmax(-1)).sum(-1)
+        log_std = self.log_std_of(agents)
+        if memory is not None:
+            out = out + log_std.exp() * memory.carried[..., agents, :]
+            log_std = log_std + memory.fresh.log()
+        unit = (self.in_half_boxes(action, agents) - out) / log_std.exp()
+        density = -(0.5 * unit.square() + log_std + 0.5 * math.log(2 * math.pi))
+        return self._of_free_features(density, agents)
+
+    def _entropy_of(self, out: Tensor, agents: slice = _ALL) -> Tensor:
+        if self.discrete:
+            log = out.log_softmax(-1)
+            return -(log.exp() * log).sum(-1)
+        each = self.log_std_of(agents) + 0.5 * (1 + math.log(2 * math.pi))
+        return self._of_free_features(each, agents).expand(out.shape[:-1])
+
+    def _of_free_features(self, values: Tensor, agents: slice = _ALL) -> Tensor:
+        """Sum over action features, without those whose box is a point: noise never moved them."""
+        return torch.where(self.box_half[agents] > 0, values, 0.0).sum(-1)
+
+
+class NoisyPolicy:
+    """An actor with the noise of one window: a `WindowPolicy`."""
+
+    def __init__(self, actor: Actor, noise: Tensor) -> None:
+        """Start at step 0 of `noise` (time, env, agent, act_dim)."""
+        self.actor = actor
+        self.noise = noise
+        self.step = 0
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Act at the next step of the window."""
+        action = self.at(obs, self.step)
+        self.step += 1
+        return action
+
+    def at(self, obs: Tensor, step: int | slice) -> Tensor:
+        """Act again at `step`; with a slice, `obs` has a leading time axis."""
+        return self.actor.act(obs, self.noise[step])
+
+
+def gumbel(noise: Tensor) -> Tensor:
+    """Turn unit normal noise into standard Gumbel noise: the largest sum is a softmax sample."""
+    return -torch.log(-torch.special.log_ndtr(noise))  # Φ(noise) is uniform; exact in both tails

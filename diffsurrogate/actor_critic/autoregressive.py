@@ -1,0 +1,265 @@
+r"""Policies of agents that act one after another: $\pi(a|o) = \prod_i \pi_i(a_i | o_i, a_{<i})$.
+
+Every agent has a network of its own, which sees its own observation and, masked to zero where they
+are still to come, the actions of all. Equation 3 of BPPO (Li et al., AAAI 2024), after Fu et al.
+(ICML 2022).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, gumbel
+from diffsurrogate.actor_critic.exploration import NoiseMemory
+from diffsurrogate.actor_critic.recurrent import RecurrentActor
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
+from diffsurrogate.functional.discrete_actions import one_hot_of, straight_choice
+from diffsurrogate.nets.mlp import mlp
+
+
+def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
+    """Return the configured actor for an env; `to` its device is left to the caller.
+
+    Raises:
+        UsageError: `given_order` does not name every agent of the env once.
+    """
+    if config.net.memory > 0:
+        return RecurrentActor.of(config, env)
+    kind = Actor if config.order == "together" else AutoregressiveActor
+    return kind.of(config, env)
+
+
+class ConditionedNet(nn.Module):
+    """One agent's network: its own features, and the actions of those before it.
+
+    With projection the head reads LayerNorm(hidden(o) + MLP([actions, who has acted])); an order
+    that does not change makes the last a bias. Raw, it reads [hidden(o), actions]. Weights start
+    orthogonal, with gain √2 before the head: how strongly earlier actions are felt at first decides
+    whether coordination is found in time.
+    """
+
+    def __init__(self, config: ActorConfig, in_dim: int, agents: int, out_dim: int) -> None:
+        """Build for `agents` agents, each with an action of `out_dim` features."""
+        super().__init__()
+        net, width = config.net, config.net.hidden[-1]
+        self.conditioning = config.conditioning
+        self.hidden = mlp((in_dim, *net.hidden, 1), net)[:-1]
+        if self.conditioning == "projection":
+            self.project = mlp((agents * (out_dim + 1), width, width), net)
+            self.norm = nn.LayerNorm(width)
+        raw = agents * out_dim if self.conditioning == "raw" else 0
+        self.head = nn.Linear(width + raw, out_dim)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                gain = config.head_gain if layer is self.head else 2**0.5
+                nn.init.orthogonal_(layer.weight, gain)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, actions: Tensor, acted: Tensor) -> Tensor:
+        """Return (*batch, out_dim).
+
+        Args:
+            x: (*batch, in_dim), the agent's features.
+            actions: (*batch, agent, out_dim), as networks see them.
+            acted: (agent,) 1 for those who acted before, else 0.
+        """
+        hidden = self.hidden(x)
+        if self.conditioning != "none":
+            seen = (actions * acted.unsqueeze(-1)).flatten(-2)
+            if self.conditioning == "raw":
+                hidden = torch.cat([hidden, seen], -1)
+            else:
+                who = acted.expand(*seen.shape[:-1], -1)
+                hidden = self.norm(hidden + self.project(torch.cat([seen, who], -1)))
+        out: Tensor = self.head(hidden)
+        return out
+
+
+class AutoregressiveActor(Actor):
+    """An `Actor` whose agents act one after another, in an order that may change by window.
+
+    `act` runs agent by agent. What is asked of known actions (`log_prob`, `entropy`) is one batch
+    over all leading axes for each agent.
+
+    Example:
+        >>> import torch
+        >>> from diffsurrogate import ActorConfig, NetConfig, make
+        >>> net = NetConfig(architecture="separate")
+        >>> actor = build_actor(ActorConfig(net=net, order="listed"), make("games/climbing"))
+        >>> actor.act(torch.ones(5, 2, 1), None).shape
+        torch.Size([5, 2, 3])
+    """
+
+    acting: Tensor
+    """(agent,) int64: numbers of the agents in the order they act."""
+    net: nn.ModuleList
+    _in_turn = True
+
+    def __init__(
+        self,
+        config: ActorConfig,
+        agents: int,
+        obs_dim: int,
+        low: Tensor,
+        high: Tensor,
+        **roles: Any,
+    ) -> None:
+        """Build for the box `low`, `high` (agent, act_dim); arguments as of `Actor`.
+
+        Raises:
+            UsageError: `given_order` does not name every agent once, agents act together, or as
+                `Actor`.
+        """
+        super().__init__(config, agents, obs_dim, low, high, **roles)
+        order = list(config.given_order) or list(range(agents))
+        if sorted(order) != list(range(agents)):
+            raise UsageError(
+                f"given_order is {config.given_order}; it must name each of the {agents} agents, "
+                f"0 to {agents - 1}, once"
+            )
+        if config.order == "reversed":
+            order.reverse()
+        self.register_buffer("acting", torch.tensor(order))
+        # one for each, so that learning one agent's leaves the others' alone
+        self.own_log_std: nn.ParameterList | None = None
+        if config.learn_std:
+            self.log_std.requires_grad_(False)
+            self.own_log_std = nn.ParameterList(
+                torch.zeros(1, low.shape[-1]) for _ in range(agents)
+            )
+
+    def begin_window(self, generator: torch.Generator) -> None:
+        """Freeze the statistics of observations; draw the order if it is random."""
+        super().begin_window(generator)
+        if self.config.order == "random":
+            order = torch.randperm(len(self.acting), generator=generator)
+            self.acting = order.to(self.acting.device)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return means before squashing, in half boxes, or logits: each after the others' best."""
+        return self._chain(obs, None)[1]
+
+    def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the action for unit noise of the action's shape; None acts deterministically.
+
+        A choice passes the gradient of its Gumbel-softmax at temperature 1 (arXiv:1611.01144).
+        """
+        return self._chain(obs, noise)[0]
+
+    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseMemory | None = None) -> Tensor:
+        """Return log-densities (*batch, agent) of each action, given those before it."""
+        each = self._each_given(obs, action)
+        return self._log_density(torch.cat(each, -2), action, memory)
+
+    def entropy(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+        """Return entropies (*batch, agent), each given the actions before it.
+
+        Without `action`, given the most probable ones.
+        """
+        if action is None:
+            return self._entropy_of(self(obs))
+        return self._entropy_of(torch.cat(self._each_given(obs, action), -2))
+
+    def log_std_of(self, agents: slice = slice(None)) -> Tensor:
+        """Return log standard deviations, (agent, act_dim) where each agent learns its own."""
+        if self.own_log_std is None:
+            return self.log_std
+        return self.log_std + torch.cat(list(self.own_log_std)[agents])
+
+    # --- one agent at a time: (*batch, act_dim) ---------------------------------------------------
+
+    def seen(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
+        """Return actions as networks see them: one-hot choices, or half boxes."""
+        return action if self.discrete else self.in_half_boxes(action, agents)
+
+    def output(self, agent: int, obs: Tensor, seen: Tensor) -> Tensor:
+        """Return one agent's means or logits (*batch, 1, act_dim), given the actions before it.
+
+        Args:
+            agent: its number.
+            obs: (*batch, agent, obs_dim) of all.
+            seen: (*batch, agent, act_dim), what `seen` returns; that of later agents is masked.
+        """
+        return self._output(agent, self._inputs(obs), seen, self._acted_before(agent))
+
+    def log_prob_of(self, agent: int, out: Tensor, action: Tensor) -> Tensor:
+        """Return the log-density (*batch,) of one agent's action in the joint one, from its output.
+
+        Args:
+            agent: its number.
+            out: its `output`.
+            action: (*batch, agent, act_dim) of all, as drawn.
+        """
+        own = slice(agent, agent + 1)
+        return self._log_density(out, action[..., own, :], None, own).squeeze(-1)
+
+    def entropy_of(self, agent: int, out: Tensor) -> Tensor:
+        """Return the entropy (*batch,) of one agent's action, from its output."""
+        return self._entropy_of(out, slice(agent, agent + 1)).squeeze(-1)
+
+    def reparameterised(self, agent: int, out: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        r"""Return the action taken as a function of the weights, $g(\theta, \epsilon)$ of BPPO.
+
+        (*batch, act_dim) as seen: $a - sg(\mu) + \mu$, or the choice with the gradient of its
+        Gumbel-softmax under the noise it was drawn with.
+
+        Args:
+            agent: its number.
+            out: its `output`.
+            action: (*batch, agent, act_dim) of all, as drawn.
+            noise: (*batch, agent, act_dim) of all, unit normal, that they were drawn with.
+        """
+        own = slice(agent, agent + 1)
+        seen, way = self.seen(action[..., own, :], own), out
+        if self.discrete:
+            way = (out + gumbel(noise[..., own, :])).softmax(-1)
+        return (seen.detach() + (way - way.detach())).squeeze(-2)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _network(self, agents: int, in_dim: int, out_dim: int) -> nn.Module:
+        return nn.ModuleList(
+            ConditionedNet(self.config, in_dim, agents, out_dim) for _ in range(agents)
+        )
+
+    def _acted_before(self, agent: int) -> Tensor:
+        """Return (agent,) 1 for those who act before `agent`."""
+        place = torch.empty_like(self.acting)
+        place[self.acting] = torch.arange(len(place), device=place.device)
+        return (place < place[agent]).to(self.box_half.dtype)
+
+    def _output(self, agent: int, inputs: Tensor, seen: Tensor, acted: Tensor) -> Tensor:
+        own = slice(agent, agent + 1)
+        out = self.net[agent](inputs[..., agent, :], seen, acted).unsqueeze(-2)
+        return self._possible(out, inputs, own)
+
+    def _each_given(self, obs: Tensor, action: Tensor) -> list[Tensor]:
+        inputs, seen = self._inputs(obs), self.seen(action)
+        return [
+            self._output(agent, inputs, seen, self._acted_before(agent))
+            for agent in range(len(self.net))
+        ]
+
+    def _chain(self, obs: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Let one agent act after another; return what they do and their outputs."""
+        inputs, agents = self._inputs(obs), len(self.net)
+        nothing = inputs.new_zeros(*inputs.shape[:-2], 1, self.box_half.shape[-1])
+        seen, actions, outs = [nothing] * agents, [nothing] * agents, [nothing] * agents
+        acted = torch.zeros(agents, dtype=nothing.dtype, device=nothing.device)
+        for agent in self.acting.tolist():
+            own = slice(agent, agent + 1)
+            outs[agent] = out = self._output(agent, inputs, torch.cat(seen, -2), acted)
+            drawn = None if noise is None else noise[..., own, :]
+            if not self.discrete:
+                actions[agent] = self._in_box(out, drawn, own)
+            elif drawn is None:
+                actions[agent] = one_hot_of(out)
+            else:
+                noisy = out + gumbel(drawn)
+                actions[agent] = straight_choice(noisy, noisy.softmax(-1))
+            seen[agent] = self.seen(actions[agent], own)
+            acted = acted.clone()
+            acted[agent] = 1.0
+        return torch.cat(actions, -2), torch.cat(outs, -2)

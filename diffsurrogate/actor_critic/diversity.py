@@ -1,0 +1,103 @@
+"""How differently agents of a trained policy act: System Neural Diversity (arXiv:2305.02128)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
+from diffsurrogate.functional.distances import choices_diversity, gaussian_diversity
+
+_ENTRIES = 2**22
+"""Numbers that are compared at a time."""
+
+
+@torch.no_grad()
+def policy_diversity(actor: Actor, obs: Tensor) -> float:
+    """Return the mean distance between what two agents would do on the same observation.
+
+    Choices: the Jensen-Shannon distance, from 0 (all agents alike) to 1. Action boxes: the
+    Wasserstein distance of the Gaussians before squashing, in half boxes, so that means at two
+    opposite faces of the box are 2 apart.
+
+    Args:
+        actor: whose agents see their own features only, such as `IPPO(env).predictor`.
+        obs: (*batch, agent, obs_dim), such as `visited` gives; every agent is asked about what
+            any of them saw.
+
+    Raises:
+        UsageError: there is one agent, agents hear of each other or have memory, or there are no
+            observations.
+
+    Example:
+        >>> from diffsurrogate import IPPO, make
+        >>> env = make("games/specialisation", num_envs=4, n_agents=3)
+        >>> agent = IPPO(env)
+        >>> policy_diversity(agent.predictor, visited(agent.predict, env, steps=1)) < 0.1
+        True
+    """
+    agents, features = obs.shape[-2:]
+    if agents < 2 or obs.numel() == 0:
+        raise UsageError(
+            f"obs has the shape {tuple(obs.shape)}; diversity needs at least 2 agents and 1 "
+            "observation"
+        )
+    reason = why_not_comparable(actor)
+    if reason is not None:
+        raise UsageError(f"diversity compares agents on the same observation, but {reason}")
+    total, seen = 0.0, obs.reshape(-1, 1, features)
+    act_dim = actor.box_half.shape[-1]
+    for part in seen.split(max(1, _ENTRIES // (agents * agents * act_dim))):
+        out = actor(part.expand(-1, agents, -1))
+        if actor.discrete:
+            value = choices_diversity(out.softmax(-1))
+        else:
+            value = gaussian_diversity(out, actor.log_std_of().exp().expand_as(out))
+        total += float(value) * len(part)
+    return total / len(seen)
+
+
+def why_not_comparable(actor: Actor) -> str | None:
+    """Return why agents cannot be asked what they do on one observation; None where they can."""
+    config = actor.config
+    if config.net.hears_others:
+        return (
+            f"agents of this {config.net.architecture} network also hear of the others; use "
+            "separate, hyper-linear, hyper-mlp, dico, or shared without context"
+        )
+    if config.net.memory > 0:
+        return "what agents with memory do depends on all they saw before; use net.memory=0"
+    if config.order != "together" and config.conditioning != "none":
+        return (
+            "agents that act one after another also see what those before did; leave order at "
+            '"together"'
+        )
+    return None
+
+
+@torch.no_grad()
+def visited(
+    predict: Callable[[Tensor], Tensor], env: MultiAgentVectorEnv, *, steps: int, seed: int = 0
+) -> Tensor:
+    """Return what agents see while a policy acts: (time, env, agent, obs_dim).
+
+    Args:
+        predict: maps obs (env, agent, obs_dim) to actions, such as `IPPO.predict`, or what
+            `IPPO.policy(env)` returns, which policies with memory need.
+        env: it is reset; episodes that end begin anew.
+        steps: of every env.
+        seed: of the reset.
+
+    Raises:
+        UsageError: there are no steps.
+    """
+    if steps < 1:
+        raise UsageError(f"steps is {steps}; it must be at least 1")
+    env.reset(seed=seed)
+    seen = []
+    for _ in range(steps):
+        seen.append(env.current_obs)
+        env.step(predict(env.current_obs))
+    return torch.stack(seen)

@@ -1,0 +1,1 @@
+"""Windows cut, kept and drawn again."""

@@ -1,0 +1,105 @@
+"""Windows cut up: trajectories between resets, equal segments, minibatches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.envs.window import Window
+from diffsurrogate.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The uninterrupted pieces of a window, each padded to the window's horizon."""
+
+    start: Tensor
+    """(segment,) first step in the window."""
+    env: Tensor
+    """(segment,) which env it is of."""
+    valid: Tensor
+    """(segment, time) bool: False is padding."""
+    number: Tensor
+    """(time, env) the segment a step belongs to."""
+
+    def __len__(self) -> int:
+        """Return the number of segments, at least one per env."""
+        return len(self.start)
+
+    @staticmethod
+    def of(window: Window) -> "Segments":
+        """Cut a window after every step that ended an episode."""
+        ended = window.ended
+        horizon, num_envs = ended.shape
+        opens = torch.ones_like(ended)
+        opens[1:] = ended[:-1]
+        env, start = opens.transpose(0, 1).nonzero(as_tuple=True)
+        number = opens.transpose(0, 1).flatten().cumsum(0).reshape(num_envs, horizon) - 1
+        number = number.transpose(0, 1)
+        length = torch.bincount(number.flatten(), minlength=len(start))
+        valid = torch.arange(horizon, device=ended.device) < length.unsqueeze(-1)
+        return Segments(start=start, env=env, valid=valid, number=number)
+
+    def first(self, values: Tensor) -> Tensor:
+        """Return each segment's first row of `values` (time, env, ...): (segment, ...)."""
+        return values[self.start, self.env]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return `values` (time, env, ...) as (segment, time, ...); padding repeats a later row."""
+        horizon = len(values)
+        step = torch.arange(horizon, device=values.device) + self.start.unsqueeze(-1)
+        return values[step.clamp(max=horizon - 1), self.env.unsqueeze(-1)]
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return `values` (segment, time, ...) as (time, env, ...); the inverse of `gather`."""
+        horizon = self.number.shape[0]
+        step = torch.arange(horizon, device=values.device).unsqueeze(-1)
+        return values[self.number, step - self.start[self.number]]
+
+
+def padded(values: Tensor, length: int) -> Tensor:
+    """Lengthen (segment, time, ...) with zeros.
+
+    Raises:
+        UsageError: the values are too long for the model.
+    """
+    if values.shape[1] > length:
+        raise UsageError(
+            f"a window has {values.shape[1]} steps, but the world model reaches only {length}; "
+            "shorten the windows, or raise awm.max_horizon"
+        )
+    rest = values.new_zeros(values.shape[0], length - values.shape[1], *values.shape[2:])
+    return torch.cat([values, rest], dim=1)
+
+
+def cut(values: Tensor, length: int) -> Tensor:
+    """Cut (time, env, ...) into pieces of `length` steps, side by side: (length, piece, ...)."""
+    return values.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
+
+
+def minibatches(
+    window: Window,
+    noise: Tensor,
+    *,
+    length: int,
+    count: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[Window, Tensor]]:
+    """Yield `count` random parts of a window, each with the noise in its actions.
+
+    Args:
+        window: without a graph.
+        noise: (time, env, agent, act_dim).
+        length: steps of the pieces that the window is cut into first; divides its horizon.
+        count: parts, of about equally many pieces.
+        generator: on the CPU, of the order of pieces.
+    """
+    pieces, noise = window.each(lambda values: cut(values, length)), cut(noise, length)
+    order = torch.randperm(noise.shape[1], generator=generator).to(noise.device)
+    for chosen in order.chunk(count):
+        yield _columns(pieces, chosen), noise[:, chosen]
+
+
+def _columns(window: Window, chosen: Tensor) -> Window:
+    return window.each(lambda values: values[:, chosen])

@@ -1,0 +1,1 @@
+"""The env protocol, and what every env does."""

@@ -1,0 +1,325 @@
+"""What a simulator may get wrong, named by env, step and field."""
+
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.errors import UsageError
+
+_Given = TypeVar("_Given")
+
+
+class Fault(Exception):
+    """What a function of the simulation did wrong; `StepChecks` says when."""
+
+
+class StepChecks:
+    """Checks what the copies of a simulation return, without a graph and without changing it.
+
+    Shapes cost nothing. Whether all numbers are finite is read off their sum, which is finite only
+    if they are, by one transfer from the device for all tensors; each number is looked at only
+    where the sum is not, as it may merely be too large.
+    """
+
+    def __init__(
+        self, name: str, agents: Sequence[str], shape: tuple[int, int, int], bounds: Bounds | None
+    ) -> None:
+        """Know what is needed.
+
+        Args:
+            name: of the env, for the messages.
+            agents: their names.
+            shape: (env, agent, obs_dim) of observations.
+            bounds: that one copy's observations keep; None for any.
+        """
+        self.name = name
+        self._agents = list(agents)
+        self._bounds = bounds
+        self._needed: dict[str, tuple[str, tuple[int, ...]]] = {
+            "reward": ("(env, agent)", shape[:2]),
+            "observation": ("(env, agent, obs_dim)", shape),
+            "terminated": ("(env,)", shape[:1]),
+            "truncated": ("(env,)", shape[:1]),
+        }
+
+    def step(
+        self,
+        advance: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+        action: Tensor,
+        steps: Tensor,
+        seen: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a step returns, of the right shapes; `finite` looks at the numbers.
+
+        Args:
+            advance: the simulation's step.
+            action: (env, agent, act_dim), which it is given.
+            steps: (env,) of the copies' episodes, this one included.
+            seen: (env, agent, obs_dim), which others have and the step must leave as it is.
+
+        Raises:
+            UsageError: something is raised, has another shape or dtype, is no tensor, or was
+                written into `seen`.
+        """
+        version = seen._version
+        try:
+            obs, reward, terminated = advance(action)
+        except Exception as error:
+            self._refuse(error, "_advance", steps)
+        self._check_untouched(seen, version, steps)
+        self._check_shape("observation", obs, steps)
+        self._check_shape("reward", reward, steps)
+        self._check_shape("terminated", terminated, steps)
+        return obs, reward, terminated
+
+    def reset(
+        self,
+        reset: Callable[[_Given], Tensor],
+        given: _Given,
+        steps: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Return what a reset returns, of the right shape, and finite where all are reset.
+
+        Args:
+            reset: of the simulation.
+            given: what it is given, a seed or a mask.
+            steps: (env,) of the copies' episodes after which some are reset; None where all are.
+            seen: (env, agent, obs_dim) before it, which the reset must leave as it is.
+
+        Raises:
+            UsageError: something is raised, has another shape or dtype, is no tensor, or was
+                written into `seen`.
+        """
+        version = None if seen is None else seen._version
+        try:
+            obs = reset(given)
+        except Exception as error:
+            self._refuse(error, "_reset_all" if steps is None else "_reset_where", steps)
+        if seen is not None:
+            self._check_untouched(seen, version, steps, reset=True)
+        self._check_shape("observation", obs, steps, reset=True)
+        if steps is None:
+            self.fresh(None, obs)
+        return obs
+
+    def fresh(self, steps: Tensor | None, obs: Tensor) -> None:
+        """Refuse observations after a reset with a number that is not finite, or out of bounds.
+
+        Args:
+            steps: (env,) of the copies' episodes before it; None where all are reset.
+            obs: (env, agent, obs_dim).
+
+        Raises:
+            UsageError: one is.
+        """
+        if not _finite_sum(obs):
+            self._check_finite("observation", obs, steps, reset=True)
+        self._check_bounds(obs, steps, reset=True)
+
+    def cut(self, cut_short: Callable[[], Tensor], steps: Tensor) -> Tensor:
+        """Return which copies the simulation cut short in the last of `steps` (env,).
+
+        Raises:
+            UsageError: something is raised, has another shape or dtype, or is no tensor.
+        """
+        try:
+            truncated = cut_short()
+        except Exception as error:
+            self._refuse(error, "_cut_short", steps)
+        self._check_shape("truncated", truncated, steps)
+        return truncated
+
+    def present(self, there: Tensor | None) -> Tensor | None:
+        """Return who the simulation says is there, (env, agent) bool; None where all are.
+
+        Raises:
+            UsageError: it has another shape or dtype.
+        """
+        shape = self._needed["reward"][1]
+        if there is not None and (there.shape != shape or there.dtype != torch.bool):
+            raise UsageError(
+                f"{self.name}.present has shape {tuple(there.shape)} and dtype {there.dtype}; "
+                f"(env, agent) = {tuple(shape)} and torch.bool are needed"
+            )
+        return there
+
+    def finite(self, steps: Tensor, obs: Tensor, reward: Tensor, fresh: Tensor) -> None:
+        """Refuse a step with a number that is not finite, or an observation out of bounds.
+
+        Args:
+            steps: (env,) steps of the copies' episodes, this one included.
+            obs: (env, agent, obs_dim), before any reset.
+            reward: (env, agent).
+            fresh: (env, agent, obs_dim), after the reset of those that ended; `obs` if none did.
+
+        Raises:
+            UsageError: one is not.
+        """
+        if not _finite_sum(obs, reward, *(() if fresh is obs else (fresh,))):
+            self._check_finite("observation", obs, steps)
+            self._check_finite("reward", reward, steps)
+            self._check_finite("observation", fresh, steps, reset=True)
+        self._check_bounds(obs, steps)
+        if fresh is not obs:
+            self._check_bounds(fresh, steps, reset=True)
+
+    def _refuse(self, error: Exception, method: str, steps: Tensor | None) -> NoReturn:
+        """Raise an error that says in which step another was raised, chained to it."""
+        if isinstance(error, UsageError):
+            raise error
+        if isinstance(error, Fault):
+            raise UsageError(f"{error} (all envs, {_when_all(steps)})") from error.__cause__
+        raise UsageError(
+            f"{self.name}.{method} of all envs failed {_when_all(steps)}: {reason(error)}"
+        ) from error
+
+    # --- one field ------------------------------------------------------------------------------
+
+    def _check_untouched(
+        self, seen: Tensor, version: int | None, steps: Tensor | None, reset: bool = False
+    ) -> None:
+        """Refuse a simulation that writes into an observation it has handed out.
+
+        Only what torch writes is noticed.
+        """
+        if seen._version != version:
+            raise UsageError(
+                f"{self.name}: the observation of all envs {_when_all(steps, reset)} was written "
+                "into the tensor of the one before, which policies and models still hold; make new "
+                "tensors instead of changing old ones in place, or return a clone"
+            )
+
+    def _check_shape(
+        self, field: str, got: object, steps: Tensor | None, reset: bool = False
+    ) -> None:
+        axes, shape = self._needed[field]
+        flags = len(shape) == 1
+        if isinstance(got, Tensor) and got.shape == shape:
+            if got.dtype == torch.bool if flags else got.is_floating_point():
+                return
+        if not isinstance(got, Tensor):
+            given, needed = f"is a {type(got).__name__}", f"a torch.Tensor {axes} = {shape}"
+        elif got.shape != shape:
+            given, needed = f"has shape {tuple(got.shape)}", f"{axes} = {shape}"
+        else:
+            given, needed = f"has dtype {got.dtype}", "torch.bool" if flags else "torch.float32"
+        raise UsageError(
+            f"{self.name}: the {field} of all envs {_when_all(steps, reset)} {given}; {needed} is "
+            "needed"
+        )
+
+    def _check_finite(
+        self, field: str, got: Tensor, steps: Tensor | None, reset: bool = False
+    ) -> None:
+        bad = ~torch.isfinite(got.detach())
+        if not bool(bad.any()):
+            return
+        index, agent, *feature = bad.nonzero()[0].tolist()
+        entry = f" at {feature}" if feature else ""
+        raise UsageError(
+            f"{self.name}: the {field} of env {index} {_when(steps, index, reset)} is not finite: "
+            f"{got[index, agent, *feature].item()} for agent {self._agents[agent]!r}{entry}; mend "
+            "the env"
+        )
+
+    def _check_bounds(self, obs: Tensor, steps: Tensor | None, reset: bool = False) -> None:
+        if self._bounds is None or self._bounds.holds(obs.detach()):
+            return
+        for index, row in enumerate(obs.detach().cpu().numpy()):
+            complaint = self._bounds.complaint(row)
+            if complaint is not None:
+                when = _when(steps, index, reset)
+                raise UsageError(
+                    f"{self.name}: the observation of env {index} {when} is {complaint}"
+                )
+
+
+def reason(error: Exception) -> str:
+    """Return an exception as one line: its type, its message, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+
+
+def _finite_sum(*fields: Tensor) -> bool:
+    """Return whether sums are finite, as they are only if all that is summed is."""
+    sums = [field.detach().sum() for field in fields]
+    return math.isfinite(sum(sums[1:], start=sums[0]).item())
+
+
+def _when(steps: Tensor | None, index: int, reset: bool) -> str:
+    """Return when it was for one copy."""
+    if steps is None:
+        return "at the reset"
+    count = int(steps[index])
+    return f"at {'the reset after ' if reset else ''}step {count} of its episode"
+
+
+def _when_all(steps: Tensor | None, reset: bool = False) -> str:
+    """Return when it was, for copies that need not be at the same step of their episodes."""
+    if steps is None:
+        return "at the reset"
+    first, last = int(steps.min()), int(steps.max())
+    step = f"step {first}" if first == last else f"steps {first} to {last}"
+    after = "the reset after " if reset else ""
+    return f"at {after}{step} of {'its episode' if len(steps) == 1 else 'their episodes'}"
+
+
+def check_world(
+    num_envs: int, agents: Sequence[str], action_space: spaces.Box, max_steps: int | None
+) -> None:
+    """Refuse an env without copies, agents or time, or with actions of any size.
+
+    Args:
+        num_envs: copies that step together.
+        agents: one name per agent.
+        action_space: box `(agent, act_dim)` of one copy.
+        max_steps: steps after which an episode is truncated; None for never.
+
+    Raises:
+        UsageError: see above.
+    """
+    if num_envs < 1:
+        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    if not agents:
+        raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
+    if max_steps is not None and max_steps < 1:
+        raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for no time limit")
+    if not np.isfinite([action_space.low, action_space.high]).all():
+        raise UsageError("the action box must be finite; rescale the actions in your env")
+
+
+def reset_mask(options: dict[str, Any] | None, num_envs: int, seed: int | None) -> Tensor | None:
+    """Return `options["reset_mask"]` as (env,) bool; None if all copies are meant.
+
+    Args:
+        options: of `reset`; the mask is a tensor, an array or a list.
+        num_envs: the copies.
+        seed: of `reset`, which a mask excludes: the copies that go on would lose theirs.
+
+    Raises:
+        UsageError: the mask has another shape, is not bool, or comes with a seed.
+    """
+    given = (options or {}).get("reset_mask")
+    if given is None:
+        return None
+    mask = torch.as_tensor(given)
+    if mask.shape != (num_envs,) or mask.dtype != torch.bool:
+        raise UsageError(
+            f"reset_mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; (env,) = "
+            f"({num_envs},) and bool are needed"
+        )
+    if seed is not None:
+        raise UsageError(
+            'reset(seed=..., options={"reset_mask": ...}) would seed the envs that go on too; give '
+            "one of the two"
+        )
+    return mask

@@ -1,0 +1,207 @@
+"""Names of envs, and types of envs, to the adapter that makes one of ours of them."""
+
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
+
+EnvFactory = Callable[..., MultiAgentVectorEnv]
+"""Takes what follows the slash of an id, then keywords."""
+
+
+_FACTORIES: dict[str, str | EnvFactory] = {
+    "vmas": "diffsurrogate.wrappers.vmas:make",
+    "paper": "diffsurrogate.wrappers.paper:make",
+    "diffsurrogate": "diffsurrogate.wrappers.native:make",
+    "games": "diffsurrogate.wrappers.games:make",
+    "gymnasium": "diffsurrogate.wrappers.gymnasium_ids:make",
+    "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:make",
+    "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:make_mpe2",
+    "mujoco": "diffsurrogate.wrappers.mujoco_batch:make",
+    "mamujoco": "diffsurrogate.wrappers.mujoco:make",
+    "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:make",
+}
+
+
+_IDS: dict[str, str | Callable[[], list[str]]] = {
+    "vmas": "diffsurrogate.wrappers.vmas:ids",
+    "paper": "diffsurrogate.wrappers.paper:ids",
+    "diffsurrogate": "diffsurrogate.wrappers.native:ids",
+    "games": "diffsurrogate.wrappers.games:ids",
+    "gymnasium": "diffsurrogate.wrappers.gymnasium_ids:ids",
+    "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:ids",
+    "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:ids_mpe2",
+    "mujoco": "diffsurrogate.wrappers.mujoco_batch:ids",
+    "mamujoco": "diffsurrogate.wrappers.mujoco:ids",
+    "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:ids",
+}
+"""Lists what may follow the slash; a namespace that is not here takes any id its library knows."""
+
+
+_ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
+    "vmas.simulator.environment.environment.Environment": "diffsurrogate.wrappers.vmas:adapt",
+    "gymnasium.core.Env": "diffsurrogate.wrappers.gymnasium:adapt",
+    "gymnasium.vector.vector_env.VectorEnv": "diffsurrogate.wrappers.gymnasium:adapt",
+    "stable_baselines3.common.vec_env.base_vec_env.VecEnv": (
+        "diffsurrogate.wrappers.sb3_vec_env:adapt"
+    ),
+    "pettingzoo.utils.env.ParallelEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
+    "pettingzoo.utils.env.AECEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
+    "jaxmarl.environments.multi_agent_env.MultiAgentEnv": "diffsurrogate.wrappers.jaxmarl:adapt",
+}
+
+
+def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
+    """Make an env by its id, `namespace/name`.
+
+    Args:
+        env_id: such as `vmas/dispersion`, `paper/dispersion`, `gymnasium/Pendulum-v1`,
+            `mpe2/simple_spread_v3`, `diffsurrogate/cartpole-swingup`.
+        options: of the namespace; all take num_envs, seed, device, differentiable and max_steps.
+
+    Raises:
+        UsageError: the id or an option is not known, or the device cannot be reached.
+    """
+    namespace, _, name = env_id.partition("/")
+    if namespace not in _FACTORIES or not name:
+        hint = _suggest(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
+        raise UsageError(
+            f"unknown env {env_id!r}; ids are namespace/name, with the namespaces "
+            f"{', '.join(namespaces())}{hint}"
+        )
+    if "device" in options:
+        options["device"] = usable_device(options["device"])
+    return _load(_FACTORIES[namespace])(name, **options)
+
+
+def namespaces() -> list[str]:
+    """Return what may stand before the slash of an id."""
+    return sorted(_FACTORIES)
+
+
+def known_ids(namespace: str) -> list[str] | None:
+    """Return the ids of a namespace, such as `paper/dispersion`; None if nobody lists them.
+
+    Raises:
+        UsageError: there is no such namespace, or a package that it needs is missing.
+    """
+    if namespace not in _FACTORIES:
+        raise UsageError(
+            f"unknown namespace {namespace!r}; there are {', '.join(namespaces())}"
+            f"{_suggest(namespace, _FACTORIES)}"
+        )
+    if namespace not in _IDS:
+        return None
+    return sorted(f"{namespace}/{name}" for name in _load(_IDS[namespace])())
+
+
+def register_env(
+    namespace: str, factory: EnvFactory, ids: Callable[[], list[str]] | None = None
+) -> None:
+    """Let `make("namespace/name", **options)` call `factory(name, **options)`.
+
+    Args:
+        namespace: what stands before the slash.
+        factory: makes an env by name.
+        ids: lists the names, for `diffsurrogate envs`; None if there is no such list.
+
+    Raises:
+        UsageError: the namespace has a slash.
+    """
+    if "/" in namespace or not namespace:
+        raise UsageError(f"namespace is {namespace!r}; give a name without a slash")
+    _FACTORIES[namespace] = factory
+    _IDS.pop(namespace, None)
+    if ids is not None:
+        _IDS[namespace] = ids
+
+
+def register_adapter(kind: type, adapter: Callable[..., MultiAgentVectorEnv]) -> None:
+    """Let `as_multi_agent` turn instances of `kind` into envs by `adapter(env, **options)`."""
+    _ADAPTERS[_name(kind)] = adapter
+
+
+def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
+    """Turn an env of another library into one of ours; one of ours is returned as it is.
+
+    Args:
+        env: of a type that is registered, or a function without arguments (or a class) that makes
+            one: with `num_envs=8` it is called 8 times, where the adapter can put single envs
+            together.
+        options: of the adapter.
+
+    Raises:
+        UsageError: nothing is registered for the type of `env`.
+    """
+    if inspect.isroutine(env) or isinstance(env, type | functools.partial):
+        if "num_envs" in options:
+            options["make_another"] = env
+        env = env()
+    if isinstance(env, MultiAgentVectorEnv):
+        return env
+    adapter = _adapter_of(type(env))
+    if adapter is not None:
+        return adapter(env, **options)
+    if isinstance(env, str):
+        name = env if "/" in env else f"gymnasium/{env}"
+        raise UsageError(f"cannot wrap the name {env!r}; make the env first: make({name!r})")
+    raise UsageError(
+        f"cannot wrap a {_name(type(env))}; known are MultiAgentVectorEnv, "
+        f"{', '.join(sorted(_ADAPTERS))}, and functions that make one of these. For your own type, "
+        "call diffsurrogate.register_adapter(YourEnv, function), or subclass diffsurrogate.TorchEnv"
+    )
+
+
+def _adapter_of(kind: type) -> Callable[..., MultiAgentVectorEnv] | None:
+    """Return the adapter of the nearest registered ancestor."""
+    for ancestor in kind.__mro__:
+        if _name(ancestor) in _ADAPTERS:
+            return _load(_ADAPTERS[_name(ancestor)])
+    return None
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _suggest(word: str, known: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Import an adapter only when it is needed: its library may not be installed."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return the device.
+
+    Raises:
+        UsageError: it is unknown or cannot be reached.
+    """
+    name = str(device)
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(
+            f"device {name!r} is not known; use cpu, cuda or cuda:<number> (--device cpu)"
+        )
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device {name!r} cannot be used ({reason}); use cpu (--device cpu)"
+        ) from error
+    return found

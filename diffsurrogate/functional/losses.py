@@ -1,0 +1,164 @@
+"""The objectives of SHAC, PPO and BPPO, as equations: tensors in, a loss out."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffsurrogate.functional.returns import td_lambda
+
+
+def shac_actor_loss(
+    reward: Float[Tensor, "time env agent"],
+    next_value: Float[Tensor, "time env agent"],
+    terminated: Bool[Tensor, "time env"],
+    truncated: Bool[Tensor, "time env"],
+    *,
+    gamma: float,
+    continuation: Float[Tensor, "time env"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Negative return of short windows, bootstrapped wherever one is cut.
+
+    Equation 5 of SHAC (arXiv:2204.07137), for several agents and episodes that end on the way.
+    A segment of length h is worth $\sum_{k<h} \gamma^k r_k + \gamma^h V(s_h)$; a new one opens
+    after every reset. `next_value[t]` is the value at `Window.next_obs[t]`, before any reset, and
+    is dropped only where `terminated`. The sum is divided by time, envs and agents.
+
+    `continuation` is $1 - $`terminated` in value and may carry the gradient of a termination model;
+    it weighs everything that comes after the step.
+    """
+    ended = terminated | truncated
+    if continuation is None:
+        next_value = torch.where(terminated.unsqueeze(-1), 0.0, next_value)
+    cut = ended.clone()
+    cut[-1] = True  # the window itself cuts whatever is still running
+    if continuation is None:
+        continuation = (~terminated).to(reward.dtype)
+    discount = torch.ones_like(continuation[0])
+    total = reward.new_zeros(())
+    for t in range(len(reward)):
+        after = gamma * discount * continuation[t]
+        total = total + (discount.unsqueeze(-1) * reward[t]).sum()
+        total = total + (after * cut[t] * next_value[t].transpose(0, 1)).sum()
+        discount = torch.where(ended[t], 1.0, after)
+    return -total / reward.numel()
+
+
+def lambda_actor_loss(
+    reward: Float[Tensor, "time env agent"],
+    next_value: Float[Tensor, "time env agent"],
+    terminated: Bool[Tensor, "time env"],
+    truncated: Bool[Tensor, "time env"],
+    *,
+    gamma: float,
+    lam: float,
+    continuation: Float[Tensor, "time env"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Negative mean TD(λ) return of all states of a window, as in Dreamer (arXiv:1912.01603).
+
+    `shac_actor_loss` takes the value at the end of the window only: what an action earned before
+    that reaches it through rewards alone, which near a sparse reward say little. Here every state
+    starts a return, so the value of states soon after an action weighs as well. An action belongs
+    to the returns of all states before it, with weights $(\gamma\lambda)^k$; the mean is divided
+    by the sum of these.
+    """
+    returns = td_lambda(
+        reward,
+        next_value,
+        terminated,
+        truncated,
+        gamma=gamma,
+        lam=lam,
+        continuation=continuation,
+    )
+    weight = sum((gamma * lam) ** k for k in range(len(reward)))
+    return -returns.mean() / weight
+
+
+def box_penalty(
+    action: Float[Tensor, "*batch agent act_dim"],
+    low: Float[Tensor, "agent act_dim"],
+    high: Float[Tensor, "agent act_dim"],
+) -> Float[Tensor, ""]:
+    r"""Squared distance of actions from their box, $d(a, (l, r))$ of SHAC++, eq. 3.
+
+    Averaged over all but the features, which are summed.
+    """
+    outside = (low - action).clamp(min=0) + (action - high).clamp(min=0)
+    return outside.square().sum(-1).mean()
+
+
+def clipped_ratio_loss(
+    log_prob: Float[Tensor, "*batch"],
+    old_log_prob: Float[Tensor, "*batch"],
+    advantage: Float[Tensor, "*batch"],
+    *,
+    clip_range: float,
+) -> Float[Tensor, ""]:
+    r"""Negative clipped objective of PPO (arXiv:1707.06347, eq. 7), averaged.
+
+    $\min(\rho A, \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon) A)$ with
+    $\rho = \pi(a|o) / \pi_{old}(a|o)$. At equal parameters the ratio is 1, provided both densities
+    are of the action as it was drawn, before it was clamped to the box.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantage, clipped * advantage).mean()
+
+
+def expectile_loss(
+    value: Float[Tensor, "*batch"], target: Float[Tensor, "*batch"], *, expectile: float
+) -> Float[Tensor, ""]:
+    r"""Mean of $2 |\tau - 1(u < 0)| u^2$ with $u$ = target - value (arXiv:2110.06169, eq. 5).
+
+    τ = .5 is the squared error, whose best answer is the mean; a larger τ weighs targets above the
+    value more than those below.
+    """
+    error = target - value
+    weight = torch.where(error < 0, 1 - expectile, expectile)
+    return (2 * weight * error.square()).mean()
+
+
+def peer_clipped_loss(
+    log_prob: Float[Tensor, "*batch"],
+    old_log_prob: Float[Tensor, "*batch"],
+    advantage: Float[Tensor, "*batch"],
+    peer_ratio: Float[Tensor, "*batch"],
+    peer_slope: Float[Tensor, "*batch act_dim"],
+    action: Float[Tensor, "*batch act_dim"],
+    *,
+    clip_range: float,
+) -> Float[Tensor, ""]:
+    r"""Negative clipped objective of one agent, given what its peers learned, averaged.
+
+    Equation 6 of BPPO,
+    $\min(\rho M A + sg(\rho)\, c \cdot g\, A,\; \bar\rho M A + sg(\bar\rho)\, c \cdot g\, A)$ with
+    $\rho = \pi_i / \pi_{i,old}$, $\bar\rho$ the same clipped to $1 \pm \epsilon$, the product M of
+    the peers' ratios, its slope $c = \nabla_{a_i} M$ and the reparameterised action
+    $g(\theta_i, \epsilon)$. Only `log_prob` and `action` may carry a gradient. c = 0 leaves HAPPO's
+    objective (arXiv:2109.11251, eq. 11), c = 0 and M = 1 leave PPO's.
+
+    The clipped branch still moves g: clipping bounds its weight, not its gradient.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    pull = (peer_slope * action).sum(-1)
+
+    def gain(ratio: Tensor) -> Tensor:
+        return (ratio * peer_ratio + ratio.detach() * pull) * advantage
+
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(gain(ratio), gain(clipped)).mean()
+
+
+def later_ratio(
+    log_ratio: Float[Tensor, "*batch agent"], acting: list[int]
+) -> Float[Tensor, "*batch agent"]:
+    r"""Return $M_i = \prod_{j \text{ acts after } i} \rho_j$ for agents that act as `acting` says.
+
+    Args:
+        log_ratio: $\log \rho_j$ of each agent.
+        acting: their numbers, in the order they act.
+    """
+    inverse = sorted(range(len(acting)), key=acting.__getitem__)
+    ordered = log_ratio[..., acting]
+    after = ordered.flip(-1).cumsum(-1).flip(-1) - ordered
+    return after.exp()[..., inverse]

@@ -1,0 +1,1 @@
+"""Which gradient a window carries, and how good it is."""

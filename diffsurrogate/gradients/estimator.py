@@ -1,0 +1,126 @@
+"""Which gradient a window carries: the chain of predictions beside the simulator's states.
+
+Three switches of `SurrogateConfig` decide: `model`, `anchor` and `loop`. Numbers are never touched.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.data.segments import Segments
+from diffsurrogate.envs.window import Window, WindowPolicy
+from diffsurrogate.functional.gradient_flow import limit_adjoint, straight_through
+from diffsurrogate.surrogates.action_world_model import ActionWorldModel
+from diffsurrogate.surrogates.fitting import Surrogates
+
+
+class Chain:
+    """The state that the models are given, carried from step to step with its graph.
+
+    Under `anchor="real"` it has the simulator's value and the models' gradient; under "predicted"
+    it is the models' own prediction.
+    """
+
+    def __init__(self, surrogates: Surrogates, to_box: Callable[[Tensor], Tensor]) -> None:
+        """Build a chain that must be started before use; `to_box` clamps actions."""
+        self.surrogates = surrogates
+        self.config = surrogates.config
+        self.to_box = to_box
+        self.state = torch.empty(0)
+        """(env, agent, obs_dim) what the models are given at the next step."""
+        self._memory: Any = None
+
+    def start(self, obs: Tensor) -> None:
+        """Begin at the simulator's observation, without a past."""
+        self.state = obs
+        model = self.surrogates.dynamics
+        self._memory = model.begin(obs) if isinstance(model, ActionWorldModel) else None
+
+    def predict(self, action: Tensor, real_next: Tensor) -> Tensor:
+        """Return the modelled next observation, real where no gradient may pass."""
+        model = self.surrogates.dynamics
+        assert model is not None
+        given = self._given(action)
+        if isinstance(model, ActionWorldModel):
+            predicted, self._memory = model.advance(self._memory, given)
+        else:
+            predicted = model(self.state, given)
+        return self._mask(predicted, real_next)
+
+    def anchored(self, real_next: Tensor, gradient: Tensor, predicted: Tensor) -> Tensor:
+        """Return the state to carry on, with the value of the simulator or of the prediction."""
+        value = predicted if self.config.anchor == "predicted" else real_next
+        return limit_adjoint(straight_through(value, gradient), self.config.adjoint_limit)
+
+    def go_on(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
+        """Carry the state on; a reset cuts it."""
+        if bool(ended.any()):
+            carried = torch.where(ended[:, None, None], real_obs.detach(), carried)
+            model = self.surrogates.dynamics
+            if isinstance(model, ActionWorldModel) and self._memory is not None:
+                self._memory = model.restart(self._memory, ended, real_obs.detach())
+        self.state = carried
+
+    def replay(self, values: Window, policy: WindowPolicy) -> tuple[Window, Tensor]:
+        """Attach the learned gradient to a window that was collected without one.
+
+        Returns:
+            the window with the graph (rewards still without), and the states (time, env, agent,
+            obs_dim) that the models were given.
+        """
+        if self.config.loop == "closed":
+            return self._replay_stepwise(values, lambda obs, t: policy.at(obs, t))
+        actions = straight_through(values.action, policy.at(values.obs, slice(None)))
+        actions = values.acting(actions)
+        if isinstance(self.surrogates.dynamics, ActionWorldModel):
+            return self._replay_at_once(values, actions)
+        return self._replay_stepwise(values, lambda _, t: actions[t])
+
+    def _replay_stepwise(
+        self, values: Window, act: Callable[[Tensor, int], Tensor]
+    ) -> tuple[Window, Tensor]:
+        self.start(values.obs[0])
+        rows: list[tuple[Tensor, ...]] = []
+        for t in range(values.horizon):
+            before = self.state
+            obs = values.obs[t]
+            if self.config.loop == "closed":
+                obs = straight_through(obs, before)
+            action = values.acting(straight_through(values.action[t], act(obs, t)), t)
+            predicted = self.predict(action, values.next_obs[t])
+            final = straight_through(values.next_obs[t], predicted)
+            carried = self.anchored(values.next_obs[t], predicted, predicted)
+            if t + 1 < values.horizon:
+                self.go_on(carried, values.obs[t + 1], values.ended[t])
+            rows.append((obs, action, final, carried, before))
+        obs, action, final, value_obs, before = map(torch.stack, zip(*rows, strict=True))
+        window = replace(values, obs=obs, action=action, next_obs=final, value_obs=value_obs)
+        return window, before
+
+    def _replay_at_once(self, values: Window, actions: Tensor) -> tuple[Window, Tensor]:
+        """Open loop with the action world model: policy and model once over (time, env)."""
+        model = self.surrogates.dynamics
+        assert isinstance(model, ActionWorldModel)
+        segments = Segments.of(values)
+        given = segments.gather(self._given(actions))
+        predicted = segments.scatter(model(segments.first(values.obs), given))
+        predicted = self._mask(predicted, values.next_obs)
+        final = straight_through(values.next_obs, predicted)
+        carried = self.anchored(values.next_obs, predicted, predicted)
+        opens = torch.ones_like(values.ended)
+        opens[1:] = values.ended[:-1]
+        shifted = torch.cat([values.obs[:1], carried[:-1]])
+        before = torch.where(opens[..., None, None], values.obs, shifted)
+        window = replace(values, action=actions, next_obs=final, value_obs=carried)
+        return window, before
+
+    def _given(self, action: Tensor) -> Tensor:
+        """Return the action as the dynamics model takes it."""
+        action = self.to_box(action)
+        return self.surrogates.scale_action(action) if self.surrogates.own_dynamics else action
+
+    def _mask(self, predicted: Tensor, real_next: Tensor) -> Tensor:
+        return torch.where(self.surrogates.continuous.mask, predicted, real_next.detach())

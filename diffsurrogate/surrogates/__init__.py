@@ -1,0 +1,1 @@
+"""The models learned beside an env."""

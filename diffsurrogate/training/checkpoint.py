@@ -1,0 +1,54 @@
+"""Checkpoints: written whole or not at all, read without running any code of theirs."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffsurrogate.errors import UsageError
+
+_FORMAT = "diffsurrogate-checkpoint"
+
+
+_VERSION = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; a reader, or a kill at any moment, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        torch.save({"format": _FORMAT, "version": _VERSION, "state": state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain values; code in a file is never run.
+
+    Raises:
+        UsageError: there is no file, or it is cut short, damaged, foreign or of another version.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no checkpoint {path}; check the path or train a run first")
+    try:
+        with warnings.catch_warnings():  # torch warns of the pickle it then refuses
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damage can surface as almost anything; no code of a file is run
+        raise UsageError(
+            f"{path} cannot be read as a checkpoint: it is cut short, damaged or not written by "
+            "diffsurrogate; restore it, or train anew"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or "state" not in content:
+        raise UsageError(f"{path} is not a checkpoint of diffsurrogate; give one that it wrote")
+    if content.get("version") != _VERSION:
+        raise UsageError(
+            f"{path} is a checkpoint of format {content.get('version')}, this version reads "
+            f"{_VERSION}; use the version that wrote it, or train anew"
+        )
+    state: dict[str, Any] = content["state"]
+    return state

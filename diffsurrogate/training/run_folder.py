@@ -1,0 +1,211 @@
+"""A run's folder: configuration, metrics, TensorBoard events, checkpoints and summary."""
+
+import csv
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+class RunFolder:
+    """Everything a run leaves behind, written so that a kill at any moment loses nothing.
+
+    `config.json`, `metrics.csv` (one row per update), TensorBoard events, `checkpoints/last.pt`
+    and `best.pt`, `summary.json`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Look at a folder; nothing is written yet."""
+        self.path = path
+        self.checkpoint_path = path / "checkpoints" / "last.pt"
+        self.best_path = path / "checkpoints" / "best.pt"
+        self._writer: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any]) -> "RunFolder":
+        """Start a run in a folder that is new or empty.
+
+        Raises:
+            UsageError: there is something in the folder already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(
+                f"{path} exists already and is not written over; continue it with --resume, or "
+                "give another --out"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be made ({error}); give another --out") from error
+        folder = cls(path)
+        write_json(path / "config.json", config)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run.
+
+        Raises:
+            UsageError: there is no run in the folder.
+        """
+        if not (path / "config.json").is_file():
+            raise UsageError(f"there is no run in {path} (no config.json); check the path")
+        return cls(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration the run was started with."""
+        return read_json(self.path / "config.json")
+
+    def reopen(self, config: dict[str, Any], *, finished: bool) -> None:
+        """Go on with `config`; unless all is done, the run is not finished any more."""
+        if not finished:
+            (self.path / "summary.json").unlink(missing_ok=True)
+        if config != self.config:
+            write_json(self.path / "config.json", config)
+
+    # --- metrics -------------------------------------------------------------------------------
+
+    def rewind(self, update: int) -> None:
+        """Forget the metrics of updates after `update`: they will be made again."""
+        kept = [row for row in self.metrics() if row["update"] <= update]
+        self._rewrite(kept, _names(kept))
+        self._close_writer()
+        self._writer = SummaryWriter(str(self.path), purge_step=update + 1)
+
+    def log(self, update: int, metrics: dict[str, float]) -> None:
+        """Append one update's metrics to `metrics.csv` and to TensorBoard."""
+        row = {"update": float(update), **metrics}
+        file = self.path / "metrics.csv"
+        header = _header(file)
+        if not set(row) <= set(header):
+            header = [*header, *(name for name in row if name not in header)]
+            self._rewrite(self.metrics(), header)
+        with file.open("a", newline="") as stream:
+            csv.DictWriter(stream, header).writerow(row)
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.path))
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, update)
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the rows of `metrics.csv`; what was not measured at an update is left out.
+
+        A last row that a kill cut short is dropped.
+        """
+        file = self.path / "metrics.csv"
+        if not file.is_file():
+            return []
+        text = file.read_text()
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        rows = csv.DictReader(lines)
+        return [{k: float(v) for k, v in row.items() if v} for row in rows]
+
+    def close(self) -> None:
+        """Flush and close what is open."""
+        self._close_writer()
+
+    # --- checkpoints and results ---------------------------------------------------------------
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write `checkpoints/last.pt`, whole or not at all."""
+        save_checkpoint(self.checkpoint_path, state)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write `checkpoints/best.pt`, whole or not at all."""
+        save_checkpoint(self.best_path, state)
+
+    def load(self, device: torch.device | str, *, best: bool = False) -> dict[str, Any]:
+        """Read the last checkpoint, or the best by evaluation if there is one.
+
+        Raises:
+            UsageError: there is none, or it is damaged or foreign.
+        """
+        chosen = self.best_path if best and self.best_path.is_file() else self.checkpoint_path
+        return load_checkpoint(chosen, device)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`, with versions and the class of machine."""
+        write_json(self.path / "summary.json", summary | {"versions": _versions()} | _machine())
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the summary of a finished run, None before."""
+        file = self.path / "summary.json"
+        return read_json(file) if file.is_file() else None
+
+    def _rewrite(self, rows: list[dict[str, float]], header: list[str]) -> None:
+        file = self.path / "metrics.csv"
+        partial = file.with_name(".metrics.csv.partial")
+        with partial.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, header)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(file)
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(file)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read JSON.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read ({error}); restore it or train anew") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file} holds no JSON object; restore it or train anew")
+    return content
+
+
+def _header(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    with file.open(newline="") as stream:
+        return next(csv.reader(stream), [])
+
+
+def _names(rows: list[dict[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row)) or ["update"]
+
+
+def _versions() -> dict[str, str]:
+    packages = ("diffsurrogate", "torch", "numpy", "gymnasium")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _machine() -> dict[str, Any]:
+    """Return what decides speed, and nothing that names the machine."""
+    return {
+        "machine": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "architecture": platform.machine(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        }
+    }

@@ -1,0 +1,389 @@
+"""What every trainer of a policy shares: the loop, predictions, checkpoints."""
+
+import math
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.config import check_same_config, config_from_dict
+from diffsurrogate.envs.action_space import clamp_to_box
+from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
+from diffsurrogate.errors import UsageError
+from diffsurrogate.seeding import derive_env_seed, derive_seed
+from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
+
+Metrics = dict[str, float]
+
+
+SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
+
+
+Gradient = list[tuple[nn.Parameter, Tensor]]
+"""Of some parameters."""
+
+
+_Weights = tuple[Tensor, ...] | list[Tensor]
+
+
+SKIPS_TO_WARN_OF = 10
+"""Updates in a row with a gradient that was not finite."""
+
+
+_NOT_FINITE = (
+    f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was left out "
+    "(skipped_updates counts them), so that little or nothing is learned; check the env's own "
+    "gradients (check_gradients), or let LearnedDiffWrapper learn bounded ones over fewer steps "
+    "(horizon, actor_horizon)"
+)
+
+
+Callback = Callable[[Any, Metrics], bool | None]
+"""Called with the trainer after every update; returning False stops the training."""
+
+
+class Trainer(ABC):
+    """Improves an actor window by window.
+
+    Subclasses build `actor` (or override `predict`) and whatever else they learn, and implement
+    `_improve`, `_state` and `_load_state`.
+    """
+
+    config_type: ClassVar[type]
+    other_config_type: ClassVar[type | None] = None
+    """Of the same fields, if there is one, as `config.json` is read back to."""
+    actor: Actor
+
+    def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
+        """Begin with nothing learned.
+
+        Args:
+            env: stepped in windows of `config.horizon`.
+            config: hyperparameters, a frozen dataclass.
+            seed: of everything random, and of the env's first reset.
+        """
+        if type(config) not in (self.config_type, self.other_config_type):
+            raise UsageError(
+                f"{type(self).__name__} is set by {self.config_type.__name__}, not by "
+                f"{type(config).__name__}, of which it would not read all"
+            )
+        self.env = env
+        self.config = config
+        self.seed = seed
+        self.generator = torch.Generator(env.device).manual_seed(derive_seed(seed, "noise"))
+        self.sampler = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))
+        # of `predict`, not of training
+        self.samples = torch.Generator(env.device).manual_seed(derive_seed(seed, "samples"))
+        self.update = 0
+        self.total_updates = 0
+        self.skipped = 0
+        self.started = False
+        self.mean_actor: AveragedModel | None = None
+
+    @property
+    def env_steps(self) -> int:
+        """Steps taken so far, counted over all envs."""
+        return self.update * self.steps_per_update
+
+    @property
+    def steps_per_update(self) -> int:
+        """Steps of one window, counted over all envs."""
+        steps: int = self.env.num_envs * self.config.horizon
+        return steps
+
+    def learn(
+        self: SomeTrainer,
+        total_steps: int,
+        callback: Callback | None = None,
+        progress_bar: bool = False,
+    ) -> SomeTrainer:
+        """Train until `total_steps` env steps were taken in all, or the callback says stop.
+
+        Args:
+            total_steps: counted over all envs, rounded up to whole windows.
+            callback: called with the trainer and the metrics of each update.
+            progress_bar: show one.
+
+        Raises:
+            UsageError: `total_steps` is less than 1.
+        """
+        from tqdm import tqdm
+
+        if total_steps < 1:
+            raise UsageError(f"total_steps is {total_steps}; give at least 1")
+        updates = -(-total_steps // self.steps_per_update)
+        with tqdm(
+            total=total_steps,
+            initial=min(self.env_steps, total_steps),
+            unit="step",
+            unit_scale=True,
+            disable=not progress_bar,
+        ) as bar:
+            for metrics in self.updates(updates):
+                bar.update(min(self.env_steps, total_steps) - bar.n)
+                bar.set_postfix(reward=f"{metrics['reward']:.4g}")
+                if callback is not None and callback(self, metrics) is False:
+                    break
+        return self
+
+    def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
+        """Return actions in the box.
+
+        Args:
+            obs: (*batch, agent, obs_dim) float32.
+            deterministic: the mean action, or a sample.
+
+        Raises:
+            UsageError: `obs` has another shape, or the policy has memory: `policy` then.
+        """
+        self.check_obs(obs)
+        noise = None
+        with torch.no_grad():
+            if not deterministic:
+                shape = (*obs.shape[:-1], self.env.act_dim)
+                noise = torch.randn(shape, generator=self.samples, device=obs.device)
+            action = self.predictor.act(obs, noise)
+        return clamp_to_box(action, self.env.action_low, self.env.action_high)
+
+    def policy(self, env: MultiAgentVectorEnv) -> Policy:
+        """Return what acts on an env, deterministically: `predict`, unless the policy has memory.
+
+        Args:
+            env: which what is returned acts on, once per step, and no other env; a policy with
+                memory forgets where an episode of it begins.
+        """
+        return self.predict
+
+    def check_obs(self, obs: Tensor) -> None:
+        """Refuse observations of another shape than `(*batch, agent, obs_dim)`."""
+        needed = (self.env.num_agents, self.env.obs_dim)
+        if tuple(obs.shape[-2:]) != needed:
+            raise UsageError(
+                f"obs has the shape {tuple(obs.shape)}; give (..., agent, obs_dim) = "
+                f"(..., {needed[0]}, {needed[1]})"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything needed to go on: nets, optimisers, caches, randomness, env."""
+        save_checkpoint(Path(path), self.state_dict())
+
+    @classmethod
+    def load(
+        cls: type[SomeTrainer], path: str | Path, env: MultiAgentVectorEnv, config: Any = None
+    ) -> SomeTrainer:
+        """Continue from `save` on an env of the same kind.
+
+        Args:
+            path: what `save` wrote.
+            env: made as it was then, with the same number of copies.
+            config: None for the one it was saved with; any other is refused.
+
+        Raises:
+            UsageError: the file is no whole checkpoint of ours, or does not fit env and config.
+        """
+        state = load_checkpoint(Path(path), device=env.device)
+        state = state.get("agent", state)  # a run's checkpoint holds more than the trainer
+        if "seed" not in state:
+            raise UsageError(
+                f"{path} is not of a trainer; give what {cls.__name__}.save or a run wrote"
+            )
+        config = config or config_from_dict(cls.config_type, state.get("config", {}))
+        agent = cls(env, config, seed=int(state["seed"]))
+        agent.load_state_dict(state)
+        return agent
+
+    def updates(self, total_updates: int) -> Iterator[Metrics]:
+        """Yield the metrics of one update after another; the caller logs, saves and stops.
+
+        Warns:
+            RuntimeWarning: gradients were not finite, and left out, in many updates in a row.
+        """
+        self.total_updates = max(total_updates, 1)
+        if not self.started:
+            self._begin(self.seed)
+            self.started = True
+        in_a_row = 0
+        while self.update < total_updates:
+            began, skipped = time.process_time(), self.skipped
+            report = self._improve()
+            self.update += 1
+            in_a_row = in_a_row + 1 if self.skipped > skipped else 0
+            if in_a_row == SKIPS_TO_WARN_OF:
+                warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=2)
+            if self.mean_actor is not None:
+                self.mean_actor.update_parameters(self.actor)
+            report["env_steps"] = float(self.env_steps)
+            report["update_cpu_seconds"] = time.process_time() - began
+            yield report
+
+    def state_dict(self) -> State:
+        """Return all of the training's state, in tensors and plain numbers."""
+        mean = None if self.mean_actor is None else dict(self.mean_actor.state_dict())
+        return self._state() | {
+            "predictor": self._predictor_state(),
+            "mean_actor": mean,
+            "generator": self.generator.get_state(),
+            "sampler": self.sampler.get_state(),
+            "samples": self.samples.get_state(),
+            "config": asdict(self.config),
+            "update": self.update,
+            "total_updates": self.total_updates,
+            "skipped": self.skipped,
+            "started": self.started,
+            "seed": self.seed,
+            "shape": list(self._shape),
+            "env": self._env_state(),
+            "learned": self.env.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on exactly where `state_dict` was taken; an env that saves no state starts anew.
+
+        Raises:
+            UsageError: the state is of another configuration or env.
+        """
+        check_same_config(state.get("config", {}), asdict(self.config))
+        shape = tuple(state.get("shape", self._shape))
+        if shape != self._shape:
+            raise UsageError(
+                f"the checkpoint is of an env with (agents, obs_dim, act_dim) = {shape}, this one "
+                f"has {self._shape}; make it as it was then"
+            )
+        try:
+            self._load_state(state)
+            if self.mean_actor is not None:
+                self.mean_actor.load_state_dict(state["mean_actor"])
+            self.generator.set_state(state["generator"].cpu())
+            self.sampler.set_state(state["sampler"].cpu())
+            self.samples.set_state(state["samples"].cpu())
+            self.update = state["update"]
+            self.total_updates = state["total_updates"]
+            self.skipped = state["skipped"]
+            self.started = state["started"]
+            self.seed = state["seed"]
+            if state["env"] is not None:
+                self.env.set_state(state["env"])
+            elif self.started:
+                self._begin(derive_env_seed(self.seed, f"restart {self.update}"))
+            self.env.load_state_dict(state["learned"])
+        except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+            raise UsageError(
+                f"the checkpoint does not fit this env and configuration ({error}); make both as "
+                "they were when it was saved"
+            ) from error
+
+    def _begin(self, seed: int) -> None:
+        """Start all episodes, at the ages that they are to have."""
+        self.env.reset(seed=seed)
+        if self.config.stagger:
+            self.env.stagger(self.sampler, self._age_step)
+
+    def _use_actor(self, actor: Actor, average: float) -> None:
+        """Take `actor` as the policy, and predict with a running mean of it if `average` > 0."""
+        self.actor = actor.to(self.env.device)
+        if average > 0:
+            self.mean_actor = AveragedModel(self.actor, multi_avg_fn=_running_mean(average))
+
+    @abstractmethod
+    def _improve(self) -> Metrics:
+        """Collect a window, learn from it and return what to log."""
+
+    @abstractmethod
+    def _state(self) -> State:
+        """Return what the subclass learned: nets, optimisers, caches."""
+
+    @abstractmethod
+    def _load_state(self, state: State) -> None:
+        """Take over what `_state` returned."""
+
+    def _predictor_state(self) -> State:
+        """Return the weights of `predictor`."""
+        return dict(self.predictor.state_dict())
+
+    @property
+    def _age_step(self) -> int:
+        """Steps between the ages that envs are staggered to.
+
+        A window, so that resets fall on its end and whole groups are reset at once; 1 where that
+        would leave fewer than 8 ages.
+        """
+        horizon: int = self.config.horizon
+        return horizon if (self.env.max_steps or 0) >= 8 * horizon else 1
+
+    @property
+    def predictor(self) -> Actor:
+        """The policy that `predict` acts with: the actor, or the running mean of its weights."""
+        if self.mean_actor is None:
+            return self.actor
+        mean = self.mean_actor.module
+        assert isinstance(mean, Actor)
+        return mean
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (self.env.num_agents, self.env.obs_dim, self.env.act_dim)
+
+    def _env_state(self) -> State | None:
+        """Return the env's state; None if it cannot save one: its episodes then start anew."""
+        if not self.started:
+            return None
+        try:
+            return self.env.state()
+        except NotImplementedError:
+            return None
+
+    def _descend(
+        self,
+        optimiser: torch.optim.Optimizer,
+        loss: Tensor,
+        clip: float,
+        push: Gradient | None = None,
+    ) -> float:
+        """Step down a loss, clipped by the norm returned; skip and count what is not finite.
+
+        `push` is added to the gradient of the loss before that.
+        """
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for parameter, gradient in push or []:
+            before = parameter.grad
+            parameter.grad = gradient.clone() if before is None else before + gradient
+        weights = [p for group in optimiser.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(weights, clip))
+        if math.isfinite(norm):
+            optimiser.step()
+        else:
+            self.skipped += 1
+        return norm
+
+
+def _running_mean(decay: float) -> Callable[[_Weights, _Weights, Tensor | int], None]:
+    """Return how `AveragedModel` is to take in new weights: the mean keeps a share of itself.
+
+    The share is `decay`, but less as long as that would reach back further than about the latest
+    ninth of all updates: a young policy has moved on.
+    """
+
+    @torch.no_grad()
+    def take_in(means: _Weights, weights: _Weights, updates: Tensor | int) -> None:
+        kept = min(decay, (1 + float(updates)) / (10 + float(updates)))
+        for mean, weight in zip(means, weights, strict=True):
+            mean.lerp_(weight, 1 - kept)
+
+    return take_in
+
+
+def adam(
+    module: nn.Module, rate: float, betas: tuple[float, float], eps: float = 1e-8
+) -> torch.optim.Adam:
+    """Return Adam over the weights of a module that learn."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.Adam(learned, lr=rate, betas=betas, eps=eps, fused=True)
