@@ -6,25 +6,93 @@ They need no gradient of the env: baselines, and methods in their own right. On 
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.autoregressive import build_actor
-from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.actor_critic.recurrent import RecurrentActor, RememberingPolicy
 from diffsurrogate.actor_critic.reward_scaling import ReturnScale
-from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience, shuffled
-from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.clipped_surrogate import (
+    ClipConfig,
+    clipped_steps,
+    experience,
+    refuse_squash,
+    shuffled,
+)
+from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
-from diffsurrogate.envs.window import Window
+from diffsurrogate.envs.window import Window, check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.returns import td_lambda
+from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.recurrent import Recurrence
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.trainer import Metrics, Trainer, adam
+
+_JOINT = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
+_SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="tanh", layer_norm=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Hyperparameters of PPO."""
+
+    horizon: int = 32
+    """Steps of a window."""
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """λ of advantages (GAE) and of value targets."""
+    actor: ActorConfig = field(default_factory=lambda: ActorConfig(net=_JOINT, learn_std=True))
+    critic: CriticConfig = field(default_factory=lambda: CriticConfig(net=_JOINT, target_decay=0.0))
+    clip: ClipConfig = field(default_factory=lambda: ClipConfig(ratio="team", credit="team"))
+    critic_lr: float = 1e-3
+    """Adam's learning rate of the value function."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """linear: learning rates fall to 0 over the training."""
+    scale_rewards: bool = True
+    """Divide rewards by the running deviation of the discounted return, so that values are of
+    order 1 whatever the env's units."""
+    average: float = 0.0
+    """Decay per update of a running mean of the policy's weights, which predictions are made with;
+    0 predicts with the weights as they are. Policies waver from update to update, their mean less
+    so. Early on less is kept, so that it never lags by more than about a ninth of the updates."""
+    stagger: bool = True
+    """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        check_horizon(self.horizon)
+        require_range(self, "gamma", "lam", low=0.0, high=1.0)
+        require_range(self, "average", low=0.0, high=0.9999)
+        require_range(self, "critic_lr", low=0.0)
+        require_range(self.clip, "epochs", low=1.0)
+        refuse_squash(self.actor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPPOConfig(PPOConfig):
+    """Independent PPO: every agent learns from its own observation and reward alone."""
+
+    actor: ActorConfig = field(default_factory=lambda: ActorConfig(net=_SEPARATE, learn_std=True))
+    critic: CriticConfig = field(
+        default_factory=lambda: CriticConfig(net=_SEPARATE, target_decay=0.0)
+    )
+    clip: ClipConfig = field(default_factory=ClipConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAPPOConfig(IPPOConfig):
+    """Multi-agent PPO (arXiv:2103.01955): IPPO with a critic that sees every observation."""
+
+    critic: CriticConfig = field(default_factory=lambda: CriticConfig(net=_JOINT, target_decay=0.0))
+
 
 _BETAS = (0.9, 0.999)
 _EPS = 1e-5

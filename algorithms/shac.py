@@ -17,9 +17,9 @@ from diffsurrogate.actor_critic.critic import Critic
 from diffsurrogate.actor_critic.exploration import NoiseMemory, NoiseProcess, settled
 from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.all_choices import PredictsSteps, all_choices_loss
-from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
+from diffsurrogate.algorithms.clipped_surrogate import clipped_steps, experience
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.cancellation import Cancellation
+from diffsurrogate.algorithms.value_learning import Cancellation
 from diffsurrogate.data.replay import BinnedCache
 from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State

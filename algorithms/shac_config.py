@@ -7,7 +7,7 @@ from typing import Literal
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo_config import ClipConfig, refuse_memory, refuse_squash
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, refuse_memory, refuse_squash
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import check_horizon
@@ -67,9 +67,9 @@ class SHACConfig:
     """Expectile the critic learns (arXiv:2110.06169, eq. 5): .5 is the mean; more of it believes
     in the better outcomes of a state, which draws a policy to where rewards of either sign are."""
     settled_optimism: float | None = None
-    """What `optimism` comes down to where no losses cancel gains (`diffsurrogate.cancellation`).
-    With rewards of one sign nothing is hidden by a mean, and a high expectile only overrates every
-    state whose outcomes differ, more so with every bootstrap. None leaves `optimism` as it is."""
+    """What `optimism` comes down to where no losses cancel gains (`Cancellation`). With rewards of
+    one sign nothing is hidden by a mean, and a high expectile only overrates every state whose
+    outcomes differ, more so with every bootstrap. None leaves `optimism` as it is."""
     final_std: float | None = None
     """Standard deviation of the policy at which its noise ends; None keeps `actor.std`."""
     std_steps: int = 1_000_000

@@ -12,10 +12,16 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
-from diffsurrogate.algorithms.bppo_config import ARMAPPOConfig, BPPOConfig, HAPPOConfig
-from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.bppo import (
+    ARMAPPO,
+    BPPO,
+    HAPPO,
+    ARMAPPOConfig,
+    BPPOConfig,
+    HAPPOConfig,
+)
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv

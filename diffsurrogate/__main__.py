@@ -10,13 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from diffsurrogate.cli.doctor import DoctorOptions, doctor
+from diffsurrogate.cli.doctor.command import DoctorOptions, doctor
 from diffsurrogate.cli.envs import EnvsOptions, list_envs
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import named_by, names_in, parse_train
-from diffsurrogate.cli.report import ReportOptions, report
-from diffsurrogate.cli.reproduce import ReproduceOptions, reproduce, split_extra
-from diffsurrogate.cli.results import (
+from diffsurrogate.cli.evaluate import (
     CheckOptions,
     EvaluateOptions,
     RenderOptions,
@@ -24,6 +20,10 @@ from diffsurrogate.cli.results import (
     evaluate_run,
     render_run,
 )
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.presets import named_by, names_in, parse_train
+from diffsurrogate.cli.report import ReportOptions, report
+from diffsurrogate.cli.reproduce.command import ReproduceOptions, reproduce, split_extra
 from diffsurrogate.cli.resume import resumed
 from diffsurrogate.cli.train import train
 from diffsurrogate.errors import UsageError

@@ -5,8 +5,7 @@ from typing import Any
 
 from home import AGENTS, ENVS, Home
 
-from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import PPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.nets.config import NetConfig

@@ -11,8 +11,8 @@ from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.spaces import bounds_of
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.raw_bounds import bounds_of
 
 INF = float("inf")
 

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
-from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, Past, peer_feedback
-from diffsurrogate.algorithms.bppo_config import BPPOConfig
-from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig, Past, peer_feedback
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv

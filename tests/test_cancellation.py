@@ -6,7 +6,7 @@ import torch
 from diffsurrogate import ClipConfig, LearnedDiffWrapper, NoiseConfig, make
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.cancellation import DECAY, ENOUGH, Cancellation
+from diffsurrogate.algorithms.value_learning import DECAY, ENOUGH, Cancellation
 from diffsurrogate.errors import UsageError
 
 

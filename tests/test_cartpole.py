@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffsurrogate.wrappers.cartpole import (
+from diffsurrogate.wrappers.builtin.cartpole import (
     CartPolePhysics,
     CartPoleSwingUp,
     cart_pole_acceleration,
-    make,
     upright_angle,
 )
 
@@ -115,7 +114,7 @@ def test_gradient_of_a_step_equals_finite_differences_in_float64():
 
 
 def test_reward_is_equation_13_at_the_next_state():
-    env = make(num_envs=1)
+    env = CartPoleSwingUp(num_envs=1)
     s = state_of(3.0, 4.0, 1.0, 2.0)
     anything = state_of(9.0, 9.0, 9.0, 9.0)
     want = -(1.0**2) - 0.1 * 2.0**2 - 0.05 * 3.0**2 - 0.1 * 4.0**2  # -3.45
@@ -141,11 +140,11 @@ def test_angle_is_normalised_around_upright(angle, normal):
 def test_observation_is_table_6_in_its_order():
     s = state_of(3.0, 4.0, math.pi / 6, 2.0)
     want = torch.tensor([[[3.0, 4.0, 0.5, math.sqrt(3) / 2, 2.0]]])
-    torch.testing.assert_close(make(num_envs=1).observe(s), want)
+    torch.testing.assert_close(CartPoleSwingUp(num_envs=1).observe(s), want)
 
 
 def test_hanging_still_for_an_episode_returns_minus_240_pi_squared():
-    env = make(num_envs=1)
+    env = CartPoleSwingUp(num_envs=1)
     env.reset()
     state = env.state()
     state["simulator"]["state"] = state_of(0.0, 0.0, -math.pi, 0.0)
@@ -157,7 +156,7 @@ def test_hanging_still_for_an_episode_returns_minus_240_pi_squared():
 
 
 def test_start_is_uniform_around_hanging():
-    env = make(num_envs=4096)
+    env = CartPoleSwingUp(num_envs=4096)
     env.reset(seed=0)
     centres = {"cart": 0.0, "cart_speed": 0.0, "angle": -math.pi, "pole_speed": 0.0}
     halves = {"cart": math.pi / 2, "cart_speed": 0.25, "angle": math.pi / 2, "pole_speed": 0.25}
@@ -169,7 +168,7 @@ def test_start_is_uniform_around_hanging():
 
 
 def test_action_box_is_one_number_in_minus_one_to_one():
-    env = make(num_envs=7)
+    env = CartPoleSwingUp(num_envs=7)
     assert env.single_action_space.shape == (1, 1)
     assert (env.action_low.item(), env.action_high.item()) == (-1, 1)
     assert env.max_steps == 240
@@ -178,7 +177,7 @@ def test_action_box_is_one_number_in_minus_one_to_one():
 
 def test_balancing_by_hand_beats_hanging():
     """A pole started upright is held there by linear feedback, so the action's sign is right."""
-    env = make(num_envs=1)
+    env = CartPoleSwingUp(num_envs=1)
     env.reset()
     state = env.state()
     state["simulator"]["state"] = state_of(0.0, 0.0, 0.1, 0.0)
@@ -193,7 +192,7 @@ def test_balancing_by_hand_beats_hanging():
 
 
 def test_frames_show_the_pole():
-    env = make(num_envs=5)
+    env = CartPoleSwingUp(num_envs=5)
     env.reset(seed=0)
     frames = env.render()
     assert frames is not None and len(frames) == 5

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.algorithms.ppo_config import IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended, what_differs
 from diffsurrogate.config import differences

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
-from diffsurrogate.algorithms.clipped_steps import Experience, clipped_steps
-from diffsurrogate.algorithms.ppo_config import ClipConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, Experience, clipped_steps
 from diffsurrogate.functional.losses import clipped_ratio_loss
 from diffsurrogate.nets.config import NetConfig
 

@@ -13,8 +13,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo import MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import MAPPO, PPO, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.observation_slices import check_columns, open_now, without
 from diffsurrogate.envs.registry import make

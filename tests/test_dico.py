@@ -10,8 +10,7 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
-from diffsurrogate.algorithms.ppo import IPPO
-from diffsurrogate.algorithms.ppo_config import IPPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, IPPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import gaussian_diversity

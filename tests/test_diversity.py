@@ -8,8 +8,7 @@ import torch
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor, build_actor
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
-from diffsurrogate.algorithms.ppo import IPPO
-from diffsurrogate.algorithms.ppo_config import IPPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, IPPOConfig
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import (

@@ -11,9 +11,9 @@ from matplotlib import pyplot as plt
 from torch import Tensor
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.cli import doctor_page
-from diffsurrogate.cli.diagnosis import Diagnosis, diagnose
-from diffsurrogate.cli.doctor import Verdict, describe, judge
+from diffsurrogate.cli.doctor import page as doctor_page
+from diffsurrogate.cli.doctor.command import Verdict, describe, judge
+from diffsurrogate.cli.doctor.measure import Diagnosis, diagnose
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make, register_env
 

@@ -8,7 +8,7 @@ import torch
 from diffsurrogate.envs.registry import known_ids, make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
-from diffsurrogate.wrappers.games import MatrixGame
+from diffsurrogate.wrappers.builtin.matrix_games import MatrixGame
 
 ALL_TWO = tuple(itertools.product(range(3), repeat=2))
 """Joint choices of two agents with three choices each: envs 0 to 8."""

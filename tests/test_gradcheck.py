@@ -6,7 +6,7 @@ import torch
 from diffsurrogate.envs.torch_env import TorchEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients, compare, extrapolate
-from diffsurrogate.wrappers.cartpole import CartPoleSwingUp, make
+from diffsurrogate.wrappers.builtin.cartpole import CartPoleSwingUp
 
 
 def scaled(value, factor):
@@ -139,7 +139,7 @@ def test_missing_graph_fails_and_is_called_so():
     assert "\nreward: all-zero, though finite differences in 13 envs are not" in str(report)
     assert "no graph back to the actions" in str(report)
     assert report.dynamics.passed
-    plain = check_gradients(make(num_envs=5))
+    plain = check_gradients(CartPoleSwingUp(num_envs=5))
     assert not plain.passed
     assert str(plain).count("no graph back to the actions") == 2
 
@@ -161,7 +161,7 @@ def test_envs_reset_within_the_window_are_left_out():
 
 def test_window_longer_than_the_episode_is_refused():
     with pytest.raises(UsageError, match="every env was reset within 8 steps"):
-        check_gradients(make(num_envs=5, differentiable=True, max_steps=8))
+        check_gradients(CartPoleSwingUp(num_envs=5, differentiable=True, max_steps=8))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_impossible_settings_are_refused(wrong):
 
 
 def test_env_is_left_as_it_was():
-    env = make(num_envs=5, differentiable=True, max_steps=19)
+    env = CartPoleSwingUp(num_envs=5, differentiable=True, max_steps=19)
     env.reset(seed=1)
     env.rollout(lambda obs: torch.ones(5, 1, 1), 7)
     before = env.state()
@@ -223,7 +223,7 @@ def test_verdicts_are_worked_by_hand():
 
 @pytest.mark.parametrize("horizon", [3, 8])
 def test_vmas_navigation_passes(horizon):
-    vmas = pytest.importorskip("diffsurrogate.wrappers.vmas")
+    vmas = pytest.importorskip("diffsurrogate.wrappers.vmas.adapter")
     report = check_gradients(
         vmas.make("navigation", num_envs=7, differentiable=True), horizon=horizon
     )
@@ -231,7 +231,7 @@ def test_vmas_navigation_passes(horizon):
 
 
 def test_dispersion_reward_is_all_zero_and_its_dynamics_are_right():
-    vmas = pytest.importorskip("diffsurrogate.wrappers.vmas")
+    vmas = pytest.importorskip("diffsurrogate.wrappers.vmas.adapter")
     report = check_gradients(vmas.make("dispersion", num_envs=7, differentiable=True))
     assert "\nreward: all-zero" in str(report)
     assert report.dynamics.passed, report

@@ -14,9 +14,9 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.gymnasium import GymnasiumEnv
+from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate.wrappers.gymnasium.adapter import GymnasiumEnv
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.raw_env import env_seeds
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ENVS = 5

@@ -20,9 +20,9 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.gymnasium_export import as_gymnasium
+from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate.wrappers.gymnasium.export import as_gymnasium
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.raw_env import env_seeds
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ENVS, AGENTS, LIMIT = 5, 3, 31

@@ -16,13 +16,12 @@ from home import config, learned
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import PPOConfig
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, known_ids, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.raw_env import env_seeds
+from diffsurrogate.wrappers.external.adapter import env_seeds
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jaxmarl") is None, reason="needs the extra jaxmarl"
@@ -211,7 +210,7 @@ def test_shapes_spaces_and_memory_are_those_of_the_protocol():
 
 
 def test_an_action_given_shares_its_memory_with_jax():
-    from diffsurrogate.wrappers.jaxmarl_batch import to_jax
+    from diffsurrogate.wrappers.jaxmarl.batch import to_jax
 
     action = torch.rand(ENVS, 3, 5)
     assert to_jax(action).unsafe_buffer_pointer() == action.data_ptr()
@@ -304,7 +303,7 @@ def test_a_state_goes_on_in_an_env_made_anew_with_keys_inside_and_in_no_other():
 
 
 def test_time_limits_and_the_number_of_agents_can_be_told():
-    from diffsurrogate.wrappers.jaxmarl_time import ends_by_time_only
+    from diffsurrogate.wrappers.jaxmarl.time_limit import ends_by_time_only
 
     assert made(SPREAD).max_steps == 26  # JaxMARL makes one step more than its max_steps
     assert made(SMAX).max_steps == 101
@@ -374,7 +373,7 @@ def test_a_number_that_is_not_finite_is_named():
 
 
 def test_a_device_that_jax_cannot_reach_is_refused():
-    from diffsurrogate.wrappers.jaxmarl_batch import jax_device
+    from diffsurrogate.wrappers.jaxmarl.batch import jax_device
 
     with pytest.raises(UsageError, match=r"JAX cannot reach .cuda:99.*use device=.cpu"):
         jax_device(torch.device("cuda:99"))

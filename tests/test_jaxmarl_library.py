@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_importing_jaxmarl_prints_nothing_and_leaves_the_streams(monkeypatch, capsys):
-    from diffsurrogate.wrappers import jaxmarl_library as library
+    from diffsurrogate.wrappers.jaxmarl import library
 
     streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
     with library._undisturbed():

@@ -1,10 +1,11 @@
-"""The layout holds: who imports whom, what is documented, how long a file gets."""
+"""The layout holds: who imports whom, how large rooms get, what is documented."""
 
 import ast
 import importlib.util
 import re
 import shutil
 import subprocess
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -17,18 +18,39 @@ FOLDERS = {
     "wrappers": "diffsurrogate.wrappers",
     "algorithms": "diffsurrogate.algorithms",
 }
-SIMULATORS = {"vmas", "mujoco", "jax", "jaxmarl", "pettingzoo", "mpe2", "stable_baselines3"}
 ADAPTERS = {
-    "vmas": r"wrappers/(vmas\w*|scenarios/\w+)\.py",
-    "mujoco": r"wrappers/mujoco\w*\.py",
-    "jax": r"wrappers/jax\w*\.py",
-    "jaxmarl": r"wrappers/jax\w*\.py",
-    "pettingzoo": r"wrappers/pettingzoo\w*\.py",
-    "mpe2": r"wrappers/pettingzoo\w*\.py",
-    "stable_baselines3": r"wrappers/sb3\w*\.py",
+    "vmas": "wrappers/vmas/",
+    "mujoco": "wrappers/mujoco/",
+    "jax": "wrappers/jaxmarl/",
+    "jaxmarl": "wrappers/jaxmarl/",
+    "pettingzoo": "wrappers/pettingzoo/",
+    "mpe2": "wrappers/pettingzoo/",
+    "stable_baselines3": "wrappers/sb3/",
 }
-FACADE = r"diffsurrogate/(__init__|__main__|cli/\w+)\.py"
-MAX_LINES = 400
+"""Libraries, and the one folder that may import each."""
+FOR_EVERYBODY = {"errors", "seeding", "config"}
+MAY_IMPORT = {
+    "errors": set(),
+    "seeding": set(),
+    "config": {"errors"},
+    "functional": set(),
+    "envs": {"functional"},
+    "data": {"envs"},
+    "nets": {"functional"},
+    "actor_critic": {"nets", "envs", "functional"},
+    "surrogates": {"nets", "data", "envs", "functional"},
+    "gradients": {"surrogates", "data", "envs", "functional"},
+    "training": {"actor_critic", "envs"},
+    "algorithms": {"training", "actor_critic", "nets", "data", "envs", "functional"},
+    "wrappers": {"gradients", "surrogates", "data", "envs", "functional", "training"},
+}
+"""What each room may import, beside itself and what is for everybody; who is not here, all."""
+EXTERNAL = "wrappers/external"
+ALSO_IN_WRAPPERS = {"mujoco": {"gymnasium", "pettingzoo"}}
+"""Adapter folders import `external`, the modules of `wrappers/` itself, and these neighbours."""
+MAX_MODULES = 12
+MAX_LINES = 600
+MIN_LINES = 40
 UNDOCUMENTED = {"forward"}  # its class says what it computes
 MACHINE_PATHS = re.compile(r"(?<![\w.-])/(work|root|tmp|home|Users|opt|mnt|workspace)/[\w.]")
 
@@ -63,6 +85,15 @@ every_python_file = pytest.mark.parametrize("path", PYTHON, ids=name)
 every_package_file = pytest.mark.parametrize("path", PACKAGE, ids=name)
 
 
+def module_of(path: Path) -> str:
+    folder, _, rest = name(path).removesuffix(".py").partition("/")
+    parts = [FOLDERS[folder], *rest.split("/")]
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path) for path in PACKAGE}
+
+
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Yield what a file imports, anywhere in it: `from a import b` is `a.b`."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -73,55 +104,55 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def layer(path: Path) -> str:
-    if re.fullmatch(FACADE, name(path)):
-        return "façade"
-    folder = name(path).split("/")[0]
-    return "core" if folder == "diffsurrogate" else folder
+def room_of(module: str) -> str:
+    """Return the second part of a dotted name: a folder, or a module of the top level."""
+    return module.split(".")[1] if "." in module else "the façade"
 
 
-def submodules() -> set[str]:
-    """Names that may follow `from diffsurrogate import`: modules, not re-exported objects."""
-    return {path.stem for path in (ROOT / "diffsurrogate").glob("*.py")} | {*FOLDERS, "cli"}
-
-
-TOP = {"diffsurrogate.__main__", "diffsurrogate.__init__", "diffsurrogate.cli"}
-FORBIDDEN = {
-    "core": {"diffsurrogate.wrappers", "diffsurrogate.algorithms"} | TOP,
-    "wrappers": {"diffsurrogate.algorithms"} | TOP,
-    "algorithms": {"diffsurrogate.wrappers"} | TOP,
-    "façade": set(),
-}
-
-
-def within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
+def ours(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the modules of ours that a file imports, and where it does."""
+    for target, line in imports(path):
+        if target.split(".")[0] == "diffsurrogate":
+            module = target if target in MODULES else target.rpartition(".")[0]
+            yield module, f"line {line}: {target}"
 
 
 def test_the_walk_finds_the_package():
-    assert {"diffsurrogate/envs/env.py", "wrappers/__init__.py", "algorithms/__init__.py"} <= {
+    assert {"diffsurrogate/envs/env.py", "wrappers/learned.py", "algorithms/shac.py"} <= {
         name(path) for path in PACKAGE
     }
 
 
 @every_package_file
-def test_imports_point_down_the_layers(path):
-    upward = [
-        f"line {line}: {module}"
-        for module, line in imports(path)
-        if any(within(module, package) for package in FORBIDDEN[layer(path)])
+def test_rooms_import_only_what_they_may(path):
+    room = room_of(module_of(path))
+    if room not in MAY_IMPORT:
+        return
+    allowed = MAY_IMPORT[room] | (FOR_EVERYBODY if room not in FOR_EVERYBODY else set()) | {room}
+    strays = [where for module, where in ours(path) if room_of(module) not in allowed]
+    assert not strays, f"{room} may import {sorted(allowed)}, not {strays}"
+
+
+@every_package_file
+def test_adapters_share_only_what_is_for_all_of_them(path):
+    parts = name(path).split("/")
+    if parts[0] != "wrappers" or len(parts) < 3:
+        return
+    folder = parts[1]
+    allowed = {folder, "external"} | ALSO_IN_WRAPPERS.get(folder, set())
+    strays = [
+        where
+        for module, where in ours(path)
+        if module.startswith("diffsurrogate.wrappers.")
+        and module.count(".") > 2
+        and module.split(".")[2] not in allowed
     ]
-    assert not upward, f"{name(path)} is {layer(path)} and may not import {upward}"
+    assert not strays, f"wrappers/{folder} may import {sorted(allowed)}, not {strays}"
 
 
 @every_package_file
 def test_nobody_inside_imports_the_facade(path):
-    top_level = [
-        f"line {line}: {module}"
-        for module, line in imports(path)
-        if module == "diffsurrogate"
-        or (within(module, "diffsurrogate") and module.split(".")[1] not in submodules())
-    ]
+    top_level = [where for module, where in ours(path) if module == "diffsurrogate"]
     assert not top_level, f"import from the module that defines it, not the façade: {top_level}"
 
 
@@ -140,8 +171,9 @@ def test_a_simulator_is_imported_only_in_its_adapter(path):
     strays = [
         f"line {line}: {module}"
         for module, line in imports(path)
-        if (simulator := module.split(".")[0]) in SIMULATORS
-        and not re.fullmatch(ADAPTERS[simulator], name(path))
+        if (simulator := module.split(".")[0]) in ADAPTERS
+        and not name(path).startswith(ADAPTERS[simulator])
+        and name(path) != f"wrappers/external/{simulator}_warnings.py"
     ]
     assert not strays, f"{name(path)} is not the adapter of {strays}"
 
@@ -176,6 +208,28 @@ def test_a_file_can_be_read_in_one_sitting(path):
     assert lines <= MAX_LINES, f"{name(path)} has {lines} lines; split it by idea"
 
 
+def test_no_folder_has_too_many_modules():
+    modules = Counter(name(path.parent) for path in PACKAGE if path.stem != "__init__")
+    crowded = {folder: count for folder, count in modules.items() if count > MAX_MODULES}
+    assert not crowded, f"more than {MAX_MODULES} modules: {crowded}; part them by idea"
+
+
+def test_a_small_module_has_more_than_one_reader():
+    readers = defaultdict(set)
+    for path in PYTHON:
+        if "tests" not in path.parts:
+            for module, _ in ours(path):
+                readers[module].add(path)
+    cupboards = [
+        name(path)
+        for path in PACKAGE
+        if not path.stem.startswith("__")
+        and len(path.read_text().splitlines()) < MIN_LINES
+        and len(readers[module_of(path)]) == 1
+    ]
+    assert not cupboards, f"put these into the one module that reads them: {cupboards}"
+
+
 def test_there_is_no_utils():
     assert not [name(path) for path in PYTHON if path.stem in {"utils", "util", "helpers", "misc"}]
 
@@ -202,10 +256,10 @@ def test_shapes_are_checked_in_this_run(path):
     if path.name == "__init__.py":
         # An editable install finds the __init__ of wrappers and algorithms past the import hook.
         code = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        assert not any(isinstance(node, code) for node in ast.parse(path.read_text()).body)
+        found = [node for node in ast.parse(path.read_text()).body if isinstance(node, code)]
+        assert {node.name for node in found} <= {"__getattr__", "__dir__"}
         return
-    folder, _, rest = name(path).removesuffix(".py").partition("/")
-    spec = importlib.util.find_spec(".".join([FOLDERS[folder], *rest.split("/")]))
+    spec = importlib.util.find_spec(module_of(path))
     assert spec is not None
     assert type(spec.loader) is not SourceFileLoader, "not imported through jaxtyping's hook"
 

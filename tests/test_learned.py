@@ -19,7 +19,7 @@ from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.paper import make as make_paper
+from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
 ENVS, AGENTS, HORIZON = 7, 3, 5
 ESTIMATORS = list(itertools.product(("step", "awm"), ("real", "predicted"), ("closed", "open")))

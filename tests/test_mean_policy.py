@@ -5,8 +5,8 @@ import torch
 from home import AGENTS, OBS, Home
 from torch import Tensor
 
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig, PPOConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.errors import UsageError

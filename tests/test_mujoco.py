@@ -10,8 +10,8 @@ from home import config, learned
 from torch import Tensor
 
 from diffsurrogate import PPO, SHAC, UsageError, make
-from diffsurrogate.wrappers.mujoco_warnings import quiet_mujoco
-from diffsurrogate.wrappers.raw_env import env_seeds
+from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
 
 WITHOUT_MUJOCO = """
 import sys

@@ -10,15 +10,15 @@ from home import config, learned
 from test_mujoco_batch import assert_equal, play
 
 from diffsurrogate import SHAC, UsageError, make
-from diffsurrogate.wrappers.raw_env import env_seeds
+from diffsurrogate.wrappers.external.adapter import env_seeds
 
 pytest.importorskip("gymnasium_robotics")
 pytest.importorskip("mujoco.batch")
 from gymnasium_robotics import mamujoco_v1
 from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
 
-from diffsurrogate.wrappers.mujoco_agents import MaMujocoBatchEnv, excerpt
-from diffsurrogate.wrappers.pettingzoo import PettingZooEnv
+from diffsurrogate.wrappers.mujoco.mamujoco_batch import MaMujocoBatchEnv, excerpt
+from diffsurrogate.wrappers.pettingzoo.adapter import PettingZooEnv
 
 # the model files of Gymnasium-Robotics and MuJoCo 4 use what is deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -144,8 +144,8 @@ def test_what_cannot_step_together_steps_one_by_one():
 
 
 def test_an_older_mujoco_steps_one_by_one(monkeypatch):
-    for part in ("agents", "batch", "copies"):
-        monkeypatch.delitem(sys.modules, f"diffsurrogate.wrappers.mujoco_{part}", raising=False)
+    for part in ("mamujoco_batch", "batch_env", "sim_batch"):
+        monkeypatch.delitem(sys.modules, f"diffsurrogate.wrappers.mujoco.{part}", raising=False)
     monkeypatch.setitem(sys.modules, "mujoco.batch", None)
     assert isinstance(make("mamujoco/Ant-4x2", num_envs=2), PettingZooEnv)
     for options in ({"batched": True}, {"threads": 2}):

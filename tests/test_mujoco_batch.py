@@ -13,10 +13,10 @@ from torch import Tensor
 
 from diffsurrogate import PPO, SHAC, MultiAgentVectorEnv, UsageError, make
 from diffsurrogate.envs.registry import known_ids
-from diffsurrogate.wrappers.raw_env import env_seeds
+from diffsurrogate.wrappers.external.adapter import env_seeds
 
 pytest.importorskip("mujoco.batch")
-from diffsurrogate.wrappers.mujoco_batch import MujocoBatchEnv
+from diffsurrogate.wrappers.mujoco.batch_env import MujocoBatchEnv
 
 # the model files of Gymnasium and MuJoCo 4 use what is deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -7,12 +7,12 @@ import pytest
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.paper_table import Cell, PaperTable
 from diffsurrogate.cli.presets import named_by, read_train
-from diffsurrogate.cli.reproduce import TABLES
-from diffsurrogate.cli.table_bpta import BPTA
-from diffsurrogate.cli.table_figures import read_results
-from diffsurrogate.cli.table_hypermarl import HYPERMARL
+from diffsurrogate.cli.reproduce.bppo import BPTA
+from diffsurrogate.cli.reproduce.command import TABLES
+from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
+from diffsurrogate.cli.reproduce.statistics import read_results
+from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers import paper, vmas
-from diffsurrogate.wrappers.scenarios.lidar import distance_to_spheres
+from diffsurrogate.wrappers.vmas import adapter as vmas
+from diffsurrogate.wrappers.vmas import paper_tasks as paper
+from diffsurrogate.wrappers.vmas.lidar import distance_to_spheres
 
 ENVS, AGENTS = 7, 3
 STILL = torch.zeros(ENVS, AGENTS, 2)

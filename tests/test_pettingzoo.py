@@ -15,13 +15,12 @@ from lives import BOTH, SIZES, TERMINATE, TRUNCATE, lives
 from mpe2 import simple_spread_v3
 from torch import Tensor
 
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import PPOConfig
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.raw_env import env_seeds
+from diffsurrogate.wrappers.external.adapter import env_seeds
 
 ENVS = 7
 

@@ -16,16 +16,15 @@ from pettingzoo.utils import BaseParallelWrapper
 from torch.nn.functional import one_hot
 
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import PPOConfig
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.observation_slices import open_now
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.gymnasium_export import as_gymnasium
-from diffsurrogate.wrappers.pettingzoo_export import as_pettingzoo
-from diffsurrogate.wrappers.sb3 import SB3VecEnv
+from diffsurrogate.wrappers.gymnasium.export import as_gymnasium
+from diffsurrogate.wrappers.pettingzoo.export import as_pettingzoo
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 from diffsurrogate.wrappers.split_agents import SplitAgents
 
 with warnings.catch_warnings():

@@ -14,9 +14,9 @@ from mpe2 import simple_tag_v3
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.adapter import env_seeds
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.pettingzoo_export import ExportedEnv, as_pettingzoo
-from diffsurrogate.wrappers.raw_env import env_seeds
+from diffsurrogate.wrappers.pettingzoo.export import ExportedEnv, as_pettingzoo
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # it imports an env in the old way

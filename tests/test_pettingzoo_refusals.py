@@ -15,7 +15,7 @@ from mpe2 import simple_spread_v3, simple_tag_v3
 
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers import pettingzoo as adapter
+from diffsurrogate.wrappers.pettingzoo import adapter
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_without_the_packages_the_error_says_what_to_install(monkeypatch):
     with pytest.raises(UsageError, match=r"pong_v3 needs a package: .*multi_agent_ale_py"):
         make("pettingzoo/atari/pong_v3", num_envs=2)
     monkeypatch.setitem(sys.modules, "pettingzoo.utils.env", None)
-    for name in ("pettingzoo", "pettingzoo_export"):
+    for name in ("adapter", "export"):
         path = Path(adapter.__file__).with_name(f"{name}.py")
         spec = importlib.util.spec_from_file_location("copy_of_adapter", path)
         with pytest.raises(UsageError, match=r'pip install "diffsurrogate\[pettingzoo\]"'):

@@ -13,9 +13,8 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
-from diffsurrogate.algorithms.clipped_steps import clipped_steps, experience
-from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig, IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_steps, experience
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make

@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
-from diffsurrogate.algorithms.clipped_steps import Experience, clipped_steps, experience
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig, PPOConfig
+from diffsurrogate.algorithms.clipped_surrogate import (
+    ClipConfig,
+    Experience,
+    clipped_steps,
+    experience,
+)
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.nets.config import NetConfig
-from diffsurrogate.wrappers.sb3 import SB3VecEnv
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 ENVS, AGENTS, HORIZON = 5, 3, 11
 JOINT = NetConfig(hidden=(16, 8), activation="tanh", layer_norm=False)

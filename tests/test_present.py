@@ -15,9 +15,8 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
-from diffsurrogate.algorithms.clipped_steps import Experience, clipped_steps
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, Experience, clipped_steps
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError

@@ -13,9 +13,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.checks import RawChecks
+from diffsurrogate.wrappers.external.spaces import is_too_narrow
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.raw_bounds import is_too_narrow
-from diffsurrogate.wrappers.raw_checks import RawChecks
 
 ENVS = 5
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12

@@ -14,9 +14,8 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
-from diffsurrogate.algorithms.clipped_steps import experience
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, experience
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig
 from diffsurrogate.training.evaluate import evaluate
 
 # --- training ------------------------------------------------------------------------------------

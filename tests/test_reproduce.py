@@ -17,7 +17,7 @@ from kills import wait_for_updates
 from table_runs import GRID, TABLE, fake
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.cli.children import Children, Job, locked
+from diffsurrogate.cli.reproduce.workers import Children, Job, locked
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint
 

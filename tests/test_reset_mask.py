@@ -16,7 +16,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.gymnasium_export import as_gymnasium
+from diffsurrogate.wrappers.gymnasium.export import as_gymnasium
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.split_agents import SplitAgents
 

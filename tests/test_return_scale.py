@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.actor_critic.reward_scaling import ReturnScale
-from diffsurrogate.algorithms.ppo_config import ClipConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
 
 ENVS, AGENTS = 7, 3

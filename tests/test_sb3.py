@@ -17,7 +17,7 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
-from diffsurrogate.wrappers.sb3 import SB3VecEnv, as_policy, to_actions
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy, to_actions
 
 ENVS, AGENTS = 5, 3
 HALVES = np.arange(ENVS * AGENTS * 2, dtype=np.float32).reshape(-1, 2) / 50 - 0.5

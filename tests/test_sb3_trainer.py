@@ -11,13 +11,13 @@ from home import AGENTS, ENVS, OBS, Home
 from stable_baselines3 import PPO as TheirPPO
 from torch import Tensor
 
-from diffsurrogate.cli.sb3_trainer import SB3Trainer
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
-from diffsurrogate.wrappers.sb3 import SB3VecEnv, as_policy
-from diffsurrogate.wrappers.sb3_config import SB3Config
+from diffsurrogate.wrappers.sb3.config import SB3Config
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
+from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
 
 
 def home(num_envs: int = ENVS) -> MultiAgentVectorEnv:

@@ -23,16 +23,16 @@ from stable_baselines3.common.vec_env import (
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import ClipConfig, PPOConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.sb3 import SB3VecEnv
-from diffsurrogate.wrappers.sb3_vec_env import AdaptedVecEnv
+from diffsurrogate.wrappers.sb3.adapter import AdaptedVecEnv
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 ENVS = 5
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers import paper
+from diffsurrogate.wrappers.vmas import paper_tasks as paper
 
 ENVS, AGENTS = 7, 3
 STILL = torch.zeros(ENVS, AGENTS, 2)

@@ -9,8 +9,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.algorithms.ppo_config import PPOConfig
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.training.evaluate import evaluate

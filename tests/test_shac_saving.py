@@ -16,7 +16,7 @@ from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
-from diffsurrogate.wrappers.paper import make as make_paper
+from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
 DEVICES = [
     "cpu",

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo_config import ClipConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.window import Window

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo import MAPPO, PPO
-from diffsurrogate.algorithms.ppo_config import MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import MAPPO, PPO, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError

@@ -8,8 +8,8 @@ import pytest
 from table_runs import GRID, fake
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.cli.paper_table import Cell
-from diffsurrogate.cli.table_shacpp import published
+from diffsurrogate.cli.reproduce.shacpp import published
+from diffsurrogate.cli.reproduce.table import Cell
 
 
 def report(out: Path, *options: str) -> tuple[str, dict[str, dict[str, Any]]]:

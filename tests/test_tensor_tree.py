@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.tensor_tree import (
+from diffsurrogate.wrappers.vmas.tensor_tree import (
     Snapshot,
     copy_tree,
     detach_tree,

@@ -14,7 +14,7 @@ from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.paper import make as make_paper
+from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
 ENVS, AGENTS, HORIZON = 7, 3, 11
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")

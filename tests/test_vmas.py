@@ -10,8 +10,8 @@ import torch
 import vmas as raw_vmas
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers import vmas
-from diffsurrogate.wrappers.vmas_catalogue import scenario_names
+from diffsurrogate.wrappers.vmas import adapter as vmas
+from diffsurrogate.wrappers.vmas.catalogue import scenario_names
 
 ENVS, STEPS = 7, 50
 

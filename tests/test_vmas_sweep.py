@@ -5,10 +5,10 @@ import io
 import pytest
 import torch
 
-from diffsurrogate.tensor_tree import read_tree
-from diffsurrogate.wrappers import vmas
-from diffsurrogate.wrappers.vmas_catalogue import NO_GRADIENT, scenario_names
-from diffsurrogate.wrappers.vmas_random import Stream
+from diffsurrogate.wrappers.vmas import adapter as vmas
+from diffsurrogate.wrappers.vmas.catalogue import NO_GRADIENT, scenario_names
+from diffsurrogate.wrappers.vmas.random_stream import Stream
+from diffsurrogate.wrappers.vmas.tensor_tree import read_tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:Force limits not specified:UserWarning")  # VMAS's
 

@@ -16,12 +16,11 @@ from diffsurrogate.envs.window import Window, WindowPolicy, acting, check_horizo
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import straight_choice
 from diffsurrogate.functional.gradient_flow import straight_through
-from diffsurrogate.gradients.agreement import agreement, policy_gradient
-from diffsurrogate.gradients.estimator import Chain
+from diffsurrogate.gradients.estimator import Chain, agreement, policy_gradient
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
-from diffsurrogate.wrappers.env_wrapper import EnvWrapper
+from diffsurrogate.wrappers.base import EnvWrapper
 from diffsurrogate.wrappers.own_gradients import enable_unlearned
 
 

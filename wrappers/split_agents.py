@@ -11,7 +11,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.env_wrapper import EnvWrapper
+from diffsurrogate.wrappers.base import EnvWrapper
 
 
 class SplitAgents(EnvWrapper):

@@ -11,8 +11,7 @@ from diffsurrogate.actor_critic.recurrent import RecurrentActor, RememberingPoli
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.cli.env_options import made_with
-from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.options import TrainOptions, made_with
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
@@ -81,7 +80,7 @@ def trainer(options: TrainOptions, env: MultiAgentVectorEnv) -> Trainer:
     if options.method in _CHAINED:
         return _CHAINED[options.method](env, options.bppo, seed=options.seed)
     if options.method == "sb3-ppo":
-        from diffsurrogate.cli.sb3_trainer import SB3Trainer  # an extra
+        from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
 
         return SB3Trainer(env, options.sb3, seed=options.seed)
     return SHAC(env, options.shac, seed=options.seed)
@@ -97,7 +96,7 @@ def trained_policy(
     """
     try:
         if options.method == "sb3-ppo":
-            from diffsurrogate.cli.sb3_trainer import load_policy  # an extra
+            from diffsurrogate.wrappers.sb3.trainer import load_policy
 
             return load_policy(env, options.sb3, state["agent"]).predict
         return _actor(options, state["agent"], env)

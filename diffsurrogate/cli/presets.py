@@ -12,13 +12,19 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.cli.baseline_presets import baseline
-from diffsurrogate.cli.env_options import usual_agents
-from diffsurrogate.cli.options import NOT_LEARNED_BY, Method, Network, Preset, TrainOptions
-from diffsurrogate.cli.paper_preset import paper_preset
+from diffsurrogate.cli.options import (
+    NOT_LEARNED_BY,
+    Method,
+    Network,
+    Preset,
+    TrainOptions,
+    usual_agents,
+)
 from diffsurrogate.config import differences
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.presets.papers import paper_preset
+from diffsurrogate.presets.ppo import baseline
 
 _TRANSFORMER = NetConfig(
     architecture="transformer", hidden=(64,), embed=(128, 128), activation="silu"

@@ -20,8 +20,8 @@ from diffsurrogate.cli.build import (
     trainer,
     training_env,
 )
+from diffsurrogate.cli.figures import draw_curve, draw_gif
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
-from diffsurrogate.cli.pictures import draw_curve, draw_gif
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder

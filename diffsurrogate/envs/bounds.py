@@ -9,8 +9,6 @@ from torch import Tensor
 SLACK = 1e-3
 """How much of its range, or of its only bound, a number may lie outside: integrators overshoot a
 wall by about as much, and what was scaled wrongly does so by far more."""
-
-
 LEAST_SLACK = 1e-6
 """What it may in any case, such as below a bound of 0: a few float32 roundings of 1."""
 

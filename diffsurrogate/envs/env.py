@@ -22,8 +22,6 @@ from diffsurrogate.functional.discrete_actions import straight_choice
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
-
-
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors and plain numbers: loadable with `weights_only`."""
 

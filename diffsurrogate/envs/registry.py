@@ -14,47 +14,39 @@ from diffsurrogate.errors import UsageError
 
 EnvFactory = Callable[..., MultiAgentVectorEnv]
 """Takes what follows the slash of an id, then keywords."""
-
-
 _FACTORIES: dict[str, str | EnvFactory] = {
-    "vmas": "diffsurrogate.wrappers.vmas:make",
-    "paper": "diffsurrogate.wrappers.paper:make",
-    "diffsurrogate": "diffsurrogate.wrappers.native:make",
-    "games": "diffsurrogate.wrappers.games:make",
-    "gymnasium": "diffsurrogate.wrappers.gymnasium_ids:make",
-    "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:make",
-    "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:make_mpe2",
-    "mujoco": "diffsurrogate.wrappers.mujoco_batch:make",
-    "mamujoco": "diffsurrogate.wrappers.mujoco:make",
-    "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:make",
+    "vmas": "vmas.adapter:make",
+    "paper": "vmas.paper_tasks:make",
+    "diffsurrogate": "builtin.cartpole:make",
+    "games": "builtin.matrix_games:make",
+    "gymnasium": "gymnasium.ids:make",
+    "pettingzoo": "pettingzoo.ids:make",
+    "mpe2": "pettingzoo.ids:make_mpe2",
+    "mujoco": "mujoco.batch_env:make",
+    "mamujoco": "mujoco.mamujoco:make",
+    "jaxmarl": "jaxmarl.ids:make",
 }
-
-
 _IDS: dict[str, str | Callable[[], list[str]]] = {
-    "vmas": "diffsurrogate.wrappers.vmas:ids",
-    "paper": "diffsurrogate.wrappers.paper:ids",
-    "diffsurrogate": "diffsurrogate.wrappers.native:ids",
-    "games": "diffsurrogate.wrappers.games:ids",
-    "gymnasium": "diffsurrogate.wrappers.gymnasium_ids:ids",
-    "pettingzoo": "diffsurrogate.wrappers.pettingzoo_ids:ids",
-    "mpe2": "diffsurrogate.wrappers.pettingzoo_ids:ids_mpe2",
-    "mujoco": "diffsurrogate.wrappers.mujoco_batch:ids",
-    "mamujoco": "diffsurrogate.wrappers.mujoco:ids",
-    "jaxmarl": "diffsurrogate.wrappers.jaxmarl_ids:ids",
+    "vmas": "vmas.adapter:ids",
+    "paper": "vmas.paper_tasks:ids",
+    "diffsurrogate": "builtin.cartpole:ids",
+    "games": "builtin.matrix_games:ids",
+    "gymnasium": "gymnasium.ids:ids",
+    "pettingzoo": "pettingzoo.ids:ids",
+    "mpe2": "pettingzoo.ids:ids_mpe2",
+    "mujoco": "mujoco.batch_env:ids",
+    "mamujoco": "mujoco.mamujoco:ids",
+    "jaxmarl": "jaxmarl.ids:ids",
 }
 """Lists what may follow the slash; a namespace that is not here takes any id its library knows."""
-
-
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
-    "vmas.simulator.environment.environment.Environment": "diffsurrogate.wrappers.vmas:adapt",
-    "gymnasium.core.Env": "diffsurrogate.wrappers.gymnasium:adapt",
-    "gymnasium.vector.vector_env.VectorEnv": "diffsurrogate.wrappers.gymnasium:adapt",
-    "stable_baselines3.common.vec_env.base_vec_env.VecEnv": (
-        "diffsurrogate.wrappers.sb3_vec_env:adapt"
-    ),
-    "pettingzoo.utils.env.ParallelEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
-    "pettingzoo.utils.env.AECEnv": "diffsurrogate.wrappers.pettingzoo:adapt",
-    "jaxmarl.environments.multi_agent_env.MultiAgentEnv": "diffsurrogate.wrappers.jaxmarl:adapt",
+    "vmas.simulator.environment.environment.Environment": "vmas.adapter:adapt",
+    "gymnasium.core.Env": "gymnasium.adapter:adapt",
+    "gymnasium.vector.vector_env.VectorEnv": "gymnasium.adapter:adapt",
+    "stable_baselines3.common.vec_env.base_vec_env.VecEnv": ("sb3.adapter:adapt"),
+    "pettingzoo.utils.env.ParallelEnv": "pettingzoo.adapter:adapt",
+    "pettingzoo.utils.env.AECEnv": "pettingzoo.adapter:adapt",
+    "jaxmarl.environments.multi_agent_env.MultiAgentEnv": "jaxmarl.adapter:adapt",
 }
 
 
@@ -177,11 +169,13 @@ def _suggest(word: str, known: dict[str, Any]) -> str:
 
 
 def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
-    """Import an adapter only when it is needed: its library may not be installed."""
+    """Import an adapter, named below `wrappers`, only when it is needed."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    found: Callable[..., Any] = getattr(
+        importlib.import_module(f"diffsurrogate.wrappers.{module}"), name
+    )
     return found
 
 

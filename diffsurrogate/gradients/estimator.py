@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.data.segments import Segments
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window, WindowPolicy
 from diffsurrogate.functional.gradient_flow import limit_adjoint, straight_through
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel
@@ -124,3 +125,30 @@ class Chain:
 
     def _mask(self, predicted: Tensor, real_next: Tensor) -> Tensor:
         return torch.where(self.surrogates.continuous.mask, predicted, real_next.detach())
+
+
+def policy_gradient(
+    env: MultiAgentVectorEnv,
+    policy: WindowPolicy,
+    horizon: int,
+    loss: Callable[[Window], Tensor],
+    weights: list[Tensor],
+) -> Tensor:
+    """Return the gradient `(weight,)` of a loss of the env's next window, 0 where none arrives."""
+    value = loss(env.rollout(policy, horizon))
+    if not value.requires_grad:  # the simulator's reward is a constant
+        return torch.cat([torch.zeros_like(w).flatten() for w in weights])
+    grads = torch.autograd.grad(value, weights, allow_unused=True)
+    pairs = zip(grads, weights, strict=True)
+    return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for g, w in pairs])
+
+
+def agreement(learned: Tensor, true: Tensor) -> dict[str, float]:
+    """Return gradient_cosine and gradient_norm_ratio (learned over true).
+
+    The cosine with a gradient that vanishes is 0, the ratio to it infinite or NaN.
+    """
+    return {
+        "gradient_cosine": float(torch.cosine_similarity(learned, true, dim=0)),
+        "gradient_norm_ratio": float(learned.norm() / true.norm()),
+    }

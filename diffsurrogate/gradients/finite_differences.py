@@ -169,8 +169,6 @@ def _median(values: Tensor) -> float:
 
 STEP_SIZES = (0.04, 0.01, 0.0025)
 """Finite-difference steps, in half-widths of the action box; each a quarter of the one before."""
-
-
 ROUNDING = 2 * torch.finfo(torch.float32).eps
 """Relative error expected of a sum that a float32 simulation computes."""
 

@@ -9,25 +9,17 @@ from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.errors import UsageError
 
 Activation = Literal["elu", "relu", "silu", "tanh"]
-
-
 Architecture = Literal[
     "joint", "separate", "shared", "transformer", "hyper-linear", "hyper-mlp", "dico"
 ]
-
-
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "relu": nn.ReLU,
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
-
-
 _SEE_THEMSELVES = ("separate", "shared", "hyper-linear", "hyper-mlp")
 """Architectures that can be shown all agents instead."""
-
-
 _ONLY_OF = {"identity_size": "hyper-mlp", "hyper_hidden": "hyper-mlp", "diversity": "dico"}
 """Options of one architecture."""
 

@@ -23,8 +23,6 @@ from diffsurrogate.surrogates.heads import RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel
 
 Batch = dict[str, Tensor]
-
-
 Mixtures = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """Takes what predicts from actions, and the actions; returns the error on mixtures of choices."""
 

@@ -13,8 +13,6 @@ from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
-
-
 RewardRange = Literal["bounded", "unbounded"]
 
 

@@ -10,8 +10,6 @@ import torch
 from diffsurrogate.errors import UsageError
 
 _FORMAT = "diffsurrogate-checkpoint"
-
-
 _VERSION = 1
 
 

@@ -22,30 +22,18 @@ from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 
 Metrics = dict[str, float]
-
-
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
-
-
 Gradient = list[tuple[nn.Parameter, Tensor]]
 """Of some parameters."""
-
-
 _Weights = tuple[Tensor, ...] | list[Tensor]
-
-
 SKIPS_TO_WARN_OF = 10
 """Updates in a row with a gradient that was not finite."""
-
-
 _NOT_FINITE = (
     f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was left out "
     "(skipped_updates counts them), so that little or nothing is learned; check the env's own "
     "gradients (check_gradients), or let LearnedDiffWrapper learn bounded ones over fewer steps "
     "(horizon, actor_horizon)"
 )
-
-
 Callback = Callable[[Any, Metrics], bool | None]
 """Called with the trainer after every update; returning False stops the training."""
 

@@ -84,7 +84,7 @@ def sac(task: Task, seed: int, out: Path) -> None:
     from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
 
-    from diffsurrogate.wrappers.sb3 import SB3VecEnv, as_policy
+    from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
 
     env, judge = (make(task.env, num_envs=number, seed=seed) for number in (4, 64))
     folder = RunFolder(out)

@@ -28,8 +28,8 @@ from scripted import (
 )
 
 from diffsurrogate.training.evaluate import evaluate
-from diffsurrogate.wrappers import paper
-from diffsurrogate.wrappers.vmas import VmasEnv
+from diffsurrogate.wrappers.vmas import paper_tasks as paper
+from diffsurrogate.wrappers.vmas.adapter import VmasEnv
 
 POLICIES: dict[str, dict[str, Callable[[VmasEnv], Policy]]] = {
     "dispersion": {"assignment": assigned_food},

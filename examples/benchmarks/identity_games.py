@@ -25,7 +25,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from diffsurrogate import NetConfig, make
 from diffsurrogate.nets.build import build_net
-from diffsurrogate.wrappers.games import Game
+from diffsurrogate.wrappers.builtin.matrix_games import Game
 
 RESULTS = Path(__file__).parent.parent / "results"
 GAMES = ("specialisation", "synchronisation")

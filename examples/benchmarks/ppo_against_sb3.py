@@ -27,7 +27,7 @@ from diffsurrogate import PPO, ActorConfig, ClipConfig, CriticConfig, NetConfig,
 from diffsurrogate import evaluate as evaluate_policy
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
-from diffsurrogate.wrappers.sb3 import SB3VecEnv, as_policy
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
 
 NET = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 RESULTS = Path(__file__).parent.parent / "results"

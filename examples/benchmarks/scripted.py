@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from diffsurrogate.wrappers.vmas import VmasEnv
+from diffsurrogate.wrappers.vmas.adapter import VmasEnv
 
 Policy = Callable[[Tensor], Tensor]
 

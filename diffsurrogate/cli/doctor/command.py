@@ -1,0 +1,350 @@
+"""`diffsurrogate doctor`: try an env out, and say what SHAC++ may hope for on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from diffsurrogate.cli.doctor.findings import Diagnosis, Fit, Shape
+from diffsurrogate.cli.doctor.measure import HORIZON, diagnose
+from diffsurrogate.cli.doctor.page import write_page
+from diffsurrogate.cli.options import EnvOptions, check_env_options, made_with, usual_agents
+from diffsurrogate.config import require_range
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.training.run_folder import write_text
+
+Chance = Literal["good", "fair", "poor"]
+RARE = 0.01
+"""Share of rewarded transitions below which a reward counts as rare."""
+DENSE = 0.9
+"""Share of transitions with another than the most frequent reward, above which none is usual."""
+POOR_FIT = 0.5
+"""Held-out error from which on a model explains too little."""
+GOOD_FIT = 0.2
+"""Held-out error up to which a reward model is one to rely on."""
+STEEP = 30.0
+"""Growth of a slope along a window from which on whole windows are too long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Try an env out: spaces, determinism, rewards, gradients, how well models fit it.
+
+    Takes about a minute. Status 1 if the env breaks the rules: values that are not finite, an
+    episode that does not start anew, other numbers under the same seed.
+    """
+
+    env: tyro.conf.Positional[str]
+    """Such as gymnasium/Pendulum-v1, vmas/navigation or paper/dispersion."""
+    num_envs: int = 64
+    """Copies of the env."""
+    agents: int | None = None
+    """Number of agents, where the env lets one choose."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What else the env is made with, a name and a value each."""
+    transitions: int = 10_000
+    """Random transitions the models learn from, at least; two windows of 32 steps are the least."""
+    seed: int = 0
+    """Of the env, the actions and the models."""
+    out: Path | None = None
+    """Folder of doctor.html and doctor.txt; None for runs/doctor-<env>."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:<number>."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is made."""
+        check_env_options(self.env_options)
+        require_range(self, "transitions", "num_envs", low=1.0)
+        require_range(self, "seed", low=0.0)
+
+    @property
+    def folder(self) -> Path:
+        """Where the page goes."""
+        if self.out is not None:
+            return self.out
+        agents = "" if self.agents is None else f"-{self.agents}"
+        return Path("runs") / f"doctor-{self.env.replace('/', '-')}{agents}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What it comes to."""
+
+    chance: Chance
+    """Of SHAC++."""
+    faults: tuple[str, ...]
+    """What the env does wrong."""
+    findings: tuple[str, ...]
+    """What speaks for and against."""
+    advice: tuple[str, ...]
+    """What to try."""
+
+
+def doctor(options: DoctorOptions) -> int:
+    """Examine the env, print the findings and write them as a page; 1 if the env is at fault."""
+    torch.set_num_threads(1)
+    env = make(
+        options.env,
+        num_envs=options.num_envs,
+        seed=options.seed,
+        device=options.device,
+        **made_with(usual_agents(options.env, options.agents), options.env_options),
+    )
+    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
+    except UsageError as error:  # such as a step with a number that is not finite
+        text = f"{options.env}\n\nFAULT: {error}\nSHAC++ here: poor\n  - it cannot be run\n"
+        print(text)
+        write_text(options.folder / "doctor.txt", text)
+        return 1
+    verdict = judge(found)
+    text = describe(found, verdict)
+    print(text)
+    write_text(options.folder / "doctor.txt", text)
+    page = options.folder / "doctor.html"
+    write_page(page, found, text)
+    print(f"\n{page} shows it with pictures")
+    return 1 if verdict.faults else 0
+
+
+def judge(found: Diagnosis) -> Verdict:
+    """Weigh what was found; the thresholds are rules of thumb."""
+    findings: list[str] = []
+    advice: list[str] = []
+    chance: Chance = "good"
+
+    def say(new: Chance, finding: str, *remedies: str) -> None:
+        nonlocal chance
+        order: list[Chance] = ["good", "fair", "poor"]
+        chance = max(chance, new, key=order.index)
+        findings.append(finding)
+        advice.extend(remedies)
+
+    faults = _faults(found)
+    if found.conduct.not_finite or found.conduct.not_reset:
+        say("poor", "what it does wrong spoils whatever is learned on it", "mend the FAULT first")
+    elif faults:
+        say("fair", "runs on it cannot be repeated or resumed", "mend the FAULT first")
+    _judge_rewards(found, say)
+    if not found.conduct.not_finite:
+        _judge_fit(found, say)
+    if found.experience.still_entries:
+        say("good", f"observation entries that never change: {found.experience.still_entries}")
+    low, high = found.experience.scales
+    if low > 0 and high / low > 1000:
+        say("good", f"observation entries differ {high / low:,.0f} times in scale; normalised")
+    return Verdict(
+        chance=chance,
+        faults=tuple(faults),
+        findings=tuple(findings or ["nothing speaks against it"]),
+        advice=tuple(dict.fromkeys(advice)),
+    )
+
+
+def _judge_rewards(found: Diagnosis, say: Callable[..., None]) -> None:
+    met = found.experience
+    if found.shape.discrete:
+        say("good", "actions are choices: SHAC++ learns slopes between them, SHAC+ cannot")
+    best = max(met.rewarded, key=lambda kind: met.rewarded[kind])
+    if met.rewarded[best] == 0:
+        say(
+            "poor",
+            f"not one of {met.transitions:,} random transitions had another reward than "
+            f"{met.usual_reward:g}",
+            "look for a reward that a random policy meets, or record a better one and fit to that "
+            "first (examples/cold_start.py)",
+        )
+    elif met.rewarded[best] < RARE:
+        say(
+            "fair",
+            f"rewards are rare: {met.rewarded[best]:.2%} of transitions under {best} noise",
+            "mix in the score function, with an optimistic critic: SHACConfig(score=…, "
+            "optimism=.8, settled_optimism=.65), as the preset of paper/… does",
+        )
+        white = met.rewarded.get("white", 0.0)
+        if met.rewarded[best] > 2 * white:
+            times = "; white noise never does"
+            if white:
+                times = f" {met.rewarded[best] / white:.0f} times as often as white noise"
+            say("good", f"correlated (OU) noise meets them{times}")
+
+
+def _faults(found: Diagnosis) -> list[str]:
+    conduct = found.conduct
+    faults: list[str] = []
+    if not conduct.repeats:
+        faults.append(
+            "the same seed and actions gave other numbers: a run cannot be repeated; seed every "
+            "source of randomness in reset(seed=…)"
+        )
+    if conduct.continues is False:
+        faults.append(
+            "from a saved state it went on to other numbers: resumed runs would differ; let _save "
+            "return all that decides the future, random state included"
+        )
+    if conduct.not_finite:
+        faults.append(f"{conduct.not_finite} observed values or rewards were NaN or infinite")
+    if conduct.not_reset:
+        faults.append(
+            f"after {conduct.not_reset} ends of episodes the next observation was still the last "
+            "one; an ended env must start anew in the same step"
+        )
+    return faults
+
+
+def _judge_fit(found: Diagnosis, say: Callable[..., None]) -> None:
+    """Weigh errors; a NaN counts as the worst of them."""
+    fit = found.fit
+    frequent = max(found.experience.rewarded.values()) >= RARE  # else the errors say little
+    if frequent and not fit.reward_error <= GOOD_FIT:
+        _judge_reward_model(fit, say)
+    errors = fit.entry_errors[fit.entry_errors.isfinite()]
+    if len(errors) and not float(errors.median()) <= POOR_FIT:
+        say(
+            "poor",
+            f"the next observation is hard to tell: median held-out error {errors.median():.2f} "
+            "of 1 over entries",
+            "observe what decides the future (velocities, what others do), or lean on the score "
+            "function",
+        )
+    if fit.growth is not None and not float(fit.growth.max()) <= STEEP:
+        say(
+            "fair",
+            f"slopes grow {float(fit.growth.max()):.0f} times along a window of "
+            f"{len(fit.growth)} steps",
+            "shorten what is differentiated: SHACConfig(actor_horizon=8)",
+        )
+    if frequent and fit.cosine is not None and not fit.cosine >= 0.5:
+        say(
+            "fair",
+            f"the learned gradient has a cosine of {fit.cosine:.2f} with the true one",
+            "train the models longer before you trust them: SurrogateConfig(minibatches=32)",
+        )
+
+
+def _judge_reward_model(fit: Fit, say: Callable[..., None]) -> None:
+    unseen, seen = (max(0.0, 1 - error) for error in (fit.reward_error, fit.seen_error))
+    finding = f"reward model at {unseen:.0%} of the variance on unseen episodes"
+    if fit.seen_error < fit.reward_error / 2:
+        finding += f", {seen:.0%} on those it learned from"
+        remedy = (
+            "let the reward model learn from more episodes: here by --transitions, in training by "
+            "more steps, or from a record (examples/cold_start.py)"
+        )
+    else:
+        remedy = (
+            "let the reward model see all of the next observation: "
+            'SurrogateConfig(reward=RewardConfig(inputs="s,a,s\'")), unless a flag in it tells '
+            "the reward; or give it more updates"
+        )
+    chance = "fair" if fit.reward_error < 1 else "poor"
+    say(chance, f"{finding}: more data or another model first", remedy)
+
+
+# --- text ------------------------------------------------------------------------------------
+
+
+def _global_state(shape: Shape) -> str:
+    if shape.state_size:
+        return f"{shape.state_size} of these numbers, which policies do not see"
+    if shape.offers_state:
+        return "left out; --env-options state True shows it to critics and models"
+    return "none"
+
+
+def _ends(found: Diagnosis) -> str:
+    """Return how episodes ended, and what came after."""
+    shape, conduct, met = found.shape, found.conduct, found.experience
+    if met.terminated + met.truncated == 0:
+        enough = found.shape.num_envs * (shape.max_steps or met.transitions // shape.num_envs * 10)
+        return (
+            f"none seen in {met.transitions // shape.num_envs:,} steps of each copy, so that "
+            f"autoreset was not tried; --transitions {enough} "
+            + ("shows some" if shape.max_steps else "may show some: there is no time limit")
+        )
+    ends = f"{met.terminated} by state, {met.truncated} by a time limit; autoreset: "
+    if conduct.ends == 0:
+        return ends + "not seen, all ended with a window; give other --transitions"
+    if conduct.not_reset:
+        return ends + f"NOT after {conduct.not_reset} of {conduct.ends}"
+    if met.still_entries == shape.agents * shape.obs_dim - shape.padded_obs:
+        return ends + "cannot be told, since observations never change"
+    return ends + "the next episode starts in the same step"
+
+
+def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
+    errors = fit.entry_errors[fit.entry_errors.isfinite()]
+    good = f"held-out error of the change: {int((errors < 0.1).sum())} of {len(errors)} entries"
+    nothing = "nothing to tell: no entry changes other than in whole numbers"
+    rows = [
+        (
+            "reward model",
+            f"held-out error {fit.reward_error:.3g} on {fit.episodes} unseen episodes (0 perfect, "
+            f"1 the mean); {fit.seen_error:.3g} on those it learned from",
+        ),
+        ("dynamics model", f"{good} below .1" if len(errors) else nothing),
+    ]
+    if fit.growth is not None and len(fit.growth) > 1:
+        last, steps = float(fit.growth[-1]), len(fit.growth)
+        does = f"grow {last:.3g} times" if not last < 1 else f"shrink to {last:.3g} of the first"
+        most = ", as long as most episodes last" if steps < HORIZON else ""
+        rows.append(("slopes", f"{does} in {steps} steps{most}"))
+    if fit.cosine is not None:
+        rows.append(("learned gradient", f"cosine {fit.cosine:.3f} with the true one"))
+    return rows
+
+
+def describe(found: Diagnosis, verdict: Verdict) -> str:
+    """Return all of it as text."""
+    shape, conduct, met, own = found.shape, found.conduct, found.experience, found.own
+    actions = f"{shape.act_dim} choices" if shape.discrete else f"{shape.act_dim} numbers"
+    if shape.closes_choices:
+        actions += ", not all of them open all the time,"
+    if not shape.discrete:
+        actions += f" in [{shape.lowest_action:g}, {shape.highest_action:g}]"
+    padding = f", {shape.padded_obs} entries are padding" if shape.padded_obs else ""
+    gradients = " and ".join(own.kinds) or f"none: {own.reason}"
+    if own.kinds and own.report is None:
+        gradients += f", not checked: {own.reason}"
+    rewarded = ", ".join(f"{share:.2%} under {kind} noise" for kind, share in met.rewarded.items())
+    if min(met.rewarded.values()) > DENSE:
+        rewarded = "nearly every transition has a reward of its own"
+    else:
+        rewarded += f" have another reward than {met.usual_reward:.3g}"
+    rows: list[tuple[str, str]] = [
+        ("agents", f"{shape.agents}, {shape.num_envs} copies"),
+        ("observation", f"{shape.obs_dim} numbers per agent{padding}"),
+        ("action", f"{actions} per agent"),
+        ("global state", _global_state(shape)),
+        ("time limit", "none" if shape.max_steps is None else f"{shape.max_steps} steps"),
+        ("largest return", "known" if shape.maximum_known else "not known"),
+        ("repeatable", "yes" if conduct.repeats else "NO"),
+        ("saves its state", {True: "yes", False: "WRONGLY", None: "no"}[conduct.continues]),
+        ("out of its space", f"{conduct.outside:.2%} of observed entries"),
+        ("random policy", f"{met.transitions:,} transitions"),
+        ("ends of episodes", _ends(found)),
+        (
+            "reward",
+            f"mean {met.reward_mean:.3g}, deviation {met.reward_deviation:.3g}, from "
+            f"{met.smallest_reward:.3g} to {met.largest_reward:.3g}"
+            + ("; the same for all agents" if met.team_reward else ""),
+        ),
+        ("rewarded", rewarded),
+        ("whole numbers", f"{met.whole_entries} entries; no gradient passes them"),
+        ("own gradients", gradients),
+    ]
+    rows += _fit_rows(found.fit)
+    width = max(len(name) for name, _ in rows)
+    lines = [found.env, *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    if own.report is not None:
+        lines += ["", *own.report.splitlines()]
+    lines += ["", *(f"FAULT: {fault}" for fault in verdict.faults)]
+    lines += [f"SHAC++ here: {verdict.chance}", *(f"  - {finding}" for finding in verdict.findings)]
+    if verdict.advice:
+        lines += ["try:", *(f"  - {line}" for line in verdict.advice)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,133 @@
+"""`diffsurrogate evaluate`, `render` and `check-gradients`: looking at what there is."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import tyro
+
+from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
+from diffsurrogate.cli.figures import draw_gif
+from diffsurrogate.cli.options import (
+    FINAL_SEED,
+    EnvOptions,
+    TrainOptions,
+    check_env_options,
+    made_with,
+    usual_agents,
+)
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.gradients.finite_differences import check_gradients
+from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.training.run_folder import RunFolder, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Evaluate a run's policy: deterministic, whole first episodes, fixed seed."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    num_envs: int = 512
+    """Episodes."""
+    steps: int | None = None
+    """Longest episode; None for the run's own --eval-steps or the env's time limit."""
+    seed: int = FINAL_SEED
+    """Of the reset; with as many --num-envs as the run's --eval-envs, the default repeats the
+    evaluation at its end."""
+    best: bool = False
+    """Take the best checkpoint by evaluation instead of the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """Film a run's policy as a GIF; needs no display."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    out: Path | None = None
+    """The GIF; None for rollout.gif in the run folder."""
+    num_envs: int = 4
+    """Episodes side by side."""
+    steps: int = 200
+    """Longest film."""
+    seed: int = 0
+    """Of the reset."""
+    best: bool = False
+    """Take the best checkpoint by evaluation instead of the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Compare an env's own gradients with finite differences; status 1 if they disagree."""
+
+    env: tyro.conf.Positional[str]
+    """Such as vmas/navigation or diffsurrogate/cartpole-swingup."""
+    num_envs: int = 32
+    """Copies of the env."""
+    agents: int | None = None
+    """Number of agents, where the env lets one choose."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What else the env is made with, a name and a value each."""
+    horizon: int = 8
+    """Steps of the window."""
+    tolerance: float = 0.05
+    """Largest relative error of an env that passes."""
+    seed: int = 0
+    """Of the env and the directions."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:<number>."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is made."""
+        check_env_options(self.env_options)
+
+
+def evaluate_run(options: EvaluateOptions) -> int:
+    """Evaluate, print the figures and write `evaluation.json` into the run folder."""
+    folder = RunFolder.open(options.run)
+    trained = TrainOptions.from_json(folder.config)
+    env = evaluation_env(trained, options.num_envs)
+    predict = trained_policy(trained, folder.load(env.device, best=options.best), env)
+    steps = trained.eval_steps if options.steps is None else options.steps
+    result = evaluate(predict, env, steps=steps, seed=options.seed).summary()
+    asked = {"num_envs": options.num_envs, "steps": steps or env.max_steps, "seed": options.seed}
+    write_json(options.run / "evaluation.json", {**result, **asked, "best": options.best})
+    for name, value in result.items():
+        print(f"{name:>20} {'unknown' if value is None else format(value, '.4g')}")
+    return 0
+
+
+def render_run(options: RenderOptions) -> int:
+    """Write the GIF."""
+    folder = RunFolder.open(options.run)
+    trained = TrainOptions.from_json(folder.config)
+    if options.num_envs < 1 or options.steps < 1:
+        raise UsageError(
+            f"num_envs is {options.num_envs} and steps {options.steps}; both must be at least 1"
+        )
+    env = filmed_env(trained, options.num_envs)
+    predict = trained_policy(trained, folder.load(env.device, best=options.best), env)
+    out = options.out or options.run / "rollout.gif"
+    frames = draw_gif(predict, env, out, steps=options.steps, seed=options.seed)
+    print(f"{out}: {frames} frames")
+    return 0
+
+
+def check_env(options: CheckOptions) -> int:
+    """Print the report of `check_gradients`."""
+    torch.set_num_threads(1)
+    env = make(
+        options.env,
+        num_envs=options.num_envs,
+        seed=options.seed,
+        device=options.device,
+        differentiable=True,
+        **made_with(usual_agents(options.env, options.agents), options.env_options),
+    )
+    report = check_gradients(
+        env, horizon=options.horizon, tolerance=options.tolerance, seed=options.seed
+    )
+    print(f"{options.env}\n{report}")
+    return 0 if report.passed else 1

@@ -1,0 +1,1 @@
+"""`diffsurrogate reproduce`: a paper's table as a grid of trainings."""

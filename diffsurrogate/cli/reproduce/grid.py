@@ -1,0 +1,179 @@
+"""A grid of trainings: which are finished, and how to run the others side by side."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
+from diffsurrogate.cli.presets import read_train
+from diffsurrogate.cli.reproduce.table import Cell
+from diffsurrogate.cli.reproduce.workers import Children, Job
+from diffsurrogate.config import differences
+from diffsurrogate.errors import UsageError
+from diffsurrogate.training.run_folder import RunFolder
+
+_BUDGET = ("total_steps", "time_limit", "cpu_limit", "stop_at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One cell with one seed."""
+
+    cell: Cell
+    seed: int
+    path: Path
+    arguments: tuple[str, ...]
+    """What follows `diffsurrogate train`, but for the seed and the folder."""
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return (
+            f"{self.cell.column_title} {self.cell.row_title} {self.cell.network} seed {self.seed}"
+        )
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What follows `diffsurrogate train` to start it."""
+        return (*self.arguments, "--seed", str(self.seed), "--out", str(self.path))
+
+    @property
+    def log(self) -> Path:
+        """What the training says."""
+        return self.path.with_name(f"{self.path.name}.log")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it left a summary."""
+        return (self.path / "summary.json").is_file()
+
+
+def states_of(runs: Sequence[Run]) -> dict[Run, str]:
+    """Return whether each run is new, interrupted, finished or to prolong.
+
+    Raises:
+        UsageError: options are wrong, or a folder holds a run with another configuration.
+    """
+    states, tried = {}, set[tuple[object, ...]]()
+    for run in runs:
+        exists = (run.path / "config.json").is_file()
+        kind = (run.cell.task, run.cell.column)
+        if exists or kind not in tried:
+            tried.add(kind)
+            wanted = _parse(run)
+        states[run] = _state(run, wanted) if exists else "new"
+    return states
+
+
+def count(states: dict[Run, str]) -> str:
+    """Return how many runs are in which state."""
+    values = list(states.values())
+    return ", ".join(f"{values.count(state)} {state}" for state in sorted(set(values)))
+
+
+def train_all(
+    runs: Sequence[Run], states: dict[Run, str], children: Children
+) -> tuple[int, dict[Run, int]]:
+    """Run what is not finished; return how many are, and the exit statuses of those that failed."""
+    failed: dict[Run, int] = {}
+    jobs, of, done = [], {}, [run for run in runs if states[run] == "finished"]
+    for run in runs:
+        if run in done:
+            continue
+        resume = () if states[run] == "new" else ("--resume",)
+        arguments = ("train", *run.command, *resume)
+        job = Job(name=run.path.name, arguments=arguments, log=run.log)
+        jobs.append(job)
+        of[job] = run
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(run.path)
+    with tqdm(total=len(runs), initial=len(done), unit="run", disable=None) as bar:
+
+        def started() -> None:
+            bar.set_postfix_str(", ".join(children.names))
+
+        def ended(job: Job, status: int) -> None:
+            run = of[job]
+            if status == 0 and run.finished:
+                done.append(run)
+                bar.update()
+                bar.write(f"{_result(run)}  [{len(done)}/{len(runs)}]")
+            elif not children.signal:
+                failed[run] = status
+                bar.write(f"failed: {run.title}")
+
+        children.run(jobs, started, ended)
+    return len(done), failed
+
+
+def tail(log: Path, lines: int = 8) -> str:
+    """Return the last lines of a log, indented."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+
+
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _parse(run: Run) -> TrainOptions:
+    """Return the options a run has, as `train` would read them."""
+    wanted = read_train(run.command)
+    wanted.refuse_idle_sections()
+    return wanted
+
+
+def _state(run: Run, wanted: TrainOptions) -> str:
+    """Return the state of a run that was started, if it is the run that is wanted."""
+    folder = RunFolder(run.path)
+    had = TrainOptions.from_json(folder.config)
+    summary = folder.summary()
+    found = [d for d in differences(asdict(had), asdict(wanted)) if d[0] not in NOT_LEARNED_BY]
+    for name, was, now in found:
+        if name not in _BUDGET or not _more(was, now):
+            raise UsageError(
+                f"the run in {run.path} has {name} {was}, not {now}; repeat the command it was "
+                "started with (a budget may be raised), or give another --out"
+            )
+    if summary is None:
+        return "interrupted"
+    return "finished" if not found or _done(summary, had, wanted) else "to prolong"
+
+
+def _more(was: int | float | None, now: int | float | None) -> bool:
+    """Return whether a budget was raised; None is no limit."""
+    return was is not None and (now is None or now > was)
+
+
+def _done(summary: dict[str, Any], had: TrainOptions, wanted: TrainOptions) -> bool:
+    """Return whether a finished run has nothing left to do under a larger budget."""
+    cpu, wall, goal = wanted.cpu_limit, wanted.time_limit, had.stop_at
+    return (
+        summary["env_steps"] >= wanted.total_steps
+        or (cpu is not None and summary["cpu_seconds"] >= cpu)
+        or (wall is not None and summary["wall_seconds"] >= wall)
+        or (goal is not None and goal == wanted.stop_at and "reached" in summary["stopped"])
+    )
+
+
+def _clear(path: Path) -> None:
+    """Take away what a kill in the middle of the very first write left."""
+    if path.is_dir() and not (path / "config.json").exists():
+        for file in path.glob(".config.json.*.partial"):
+            file.unlink()
+
+
+def _result(run: Run) -> str:
+    summary = RunFolder(run.path).summary() or {}
+    reached, seconds = summary["normalised_return"], summary["cpu_seconds"]
+    value = f"return {summary['mean_return']:.4g}"
+    if reached is not None:
+        value = f"normalised return {reached:.3f}"
+    return f"{run.title}: {value}, {seconds:.1f} CPU-s"

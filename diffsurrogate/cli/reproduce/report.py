@@ -1,0 +1,207 @@
+"""A paper's table from what a grid has trained: Markdown, JSON and pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diffsurrogate.cli.options import Method, Network, Preset
+from diffsurrogate.cli.reproduce.figures import Curve, draw_curves, draw_table
+from diffsurrogate.cli.reproduce.statistics import (
+    Figures,
+    Result,
+    figures_of,
+    mixed_configurations,
+    read_ceilings,
+    read_results,
+)
+from diffsurrogate.cli.reproduce.table import Cell, PaperTable
+from diffsurrogate.training.run_folder import write_json, write_text
+
+_RETURNS = """\
+Return: of the deterministic policy at the end, in new episodes; the interquartile mean over seeds
+and its 95 % bootstrap interval.{maximum} Kept: the policy that did best in the evaluations on the
+way (`checkpoints/best.pt`), in the same new episodes. CPU-seconds are of training, without
+evaluations. Diversity: mean distance between what two agents do on one observation, 0 where all are
+alike (arXiv:2305.02128).
+† seeds are missing: figures are of the finished ones only, or measured against a best cell that
+may still change. … none is finished. – not in the table.
+"""
+_OF_AN_AGENT = " It is of one agent."
+_MAXIMUM = """ It is over the true maximum; by the paper's row rule: over the
+best cell of the row. Goal: .9 of what is known to be attainable, by the best cell of the row or by
+a script that sees what the agents see; steps and CPU-seconds to it are medians over the seeds that
+got there."""
+
+
+def write_table(
+    table: PaperTable,
+    out: Path,
+    preset: Preset,
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    ceilings: Path | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """Write `<table>.md`, `.json`, `.png` and the learning curves; return the Markdown.
+
+    Args:
+        table: to write.
+        out: folder of the grid.
+        preset: whose runs.
+        cells: that are to be in the table; others that were begun are as well.
+        seeds: of each of these cells.
+        ceilings: JSON of examples/benchmarks/ceilings.py.
+        notes: what else to say below the table.
+
+    Raises:
+        UsageError: the ceilings cannot be read.
+    """
+    results, unreadable = read_results(out / preset, table)
+    known = read_ceilings(ceilings)
+    wanted = {(cell, seed) for cell in cells for seed in seeds}
+    wanted |= {(result.cell, result.seed) for result in results}
+    figures = figures_of(table, wanted, results, known)
+    text = _markdown(table, figures, preset)
+    notes = [*notes, *mixed_configurations(results)]
+    notes += [f"{name} cannot be read: {why}" for name, why in unreadable]
+    text += "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / f"{table.name}.md", text)
+    cells_of = [_plain(table, f, results) for f in figures]
+    write_json(
+        out / f"{table.name}.json", {"paper": table.citation, "preset": preset, "cells": cells_of}
+    )
+    draw_table(table, [(f.cell, f.mean, f.paper, f.seeds, not f.missing) for f in figures], out)
+    curves = {f.cell: [r.curve for r in results if r.cell == f.cell and r.summary] for f in figures}
+    incomplete = {f.cell for f in figures if f.missing}
+    for against in ("steps", "cpu"):
+        draw_curves(table, curves, incomplete, against, out / f"curves-{against}.png")
+    return text
+
+
+def _plain(table: PaperTable, figures: Figures, results: Sequence[Result]) -> dict[str, Any]:
+    """Return a cell for JSON, with its runs."""
+    measure = "normalised_return" if table.over_maximum else "return_of_an_agent"
+    runs = {
+        r.seed: {name: r.summary[name] for name in ("env_steps", "cpu_seconds", "stopped")}
+        | {measure: r.value, "kept": r.kept, "curve": _rounded(r.curve, measure)}
+        for r in results
+        if r.cell == figures.cell and r.summary is not None
+    }
+    content = asdict(figures)
+    return content.pop("cell") | content | {"runs": runs}
+
+
+def _rounded(curve: Curve, measure: str) -> dict[str, list[int] | list[float]]:
+    return {
+        "env_steps": [int(steps) for steps in curve.env_steps],
+        "cpu_seconds": [round(float(cpu), 1) for cpu in curve.cpu_seconds],
+        measure: [round(float(value), 4) for value in curve.value],
+    }
+
+
+# --- Markdown --------------------------------------------------------------------------------
+
+
+def _markdown(table: PaperTable, figures: Sequence[Figures], preset: Preset) -> str:
+    total = sum(f.cpu_seconds for f in figures)
+    finished = sum(len(f.finished) for f in figures)
+    all_runs = finished + sum(len(f.missing) for f in figures)
+    over = table.over_maximum
+    parts = [
+        f"# {table.title}\n",
+        f"{finished} of {all_runs} runs finished, {total:,.0f} CPU-seconds, preset {preset}.\n",
+        _RETURNS.format(maximum=_MAXIMUM if over else _OF_AN_AGENT),
+        "## Return against the true maximum\n" if over else "## Return of an agent\n",
+        _grid(table, figures, _mean),
+    ]
+    if over and any(f.paper is not None for f in figures):
+        rule = "## By the paper's row rule, the paper's own figure in brackets\n"
+        parts += [rule, _grid(table, figures, _against_row)]
+    parts += ["## Cell by cell\n", _details(table, figures), f"Paper: {table.citation}\n"]
+    return "\n".join(parts)
+
+
+def _mean(figures: Figures) -> str:
+    if figures.mean is None:
+        return "…"
+    digits = f"{figures.mean:.2f}" if abs(figures.mean) < 100 else f"{figures.mean:.0f}"
+    return f"{digits}{'†' if figures.missing else ''}"
+
+
+def _against_row(figures: Figures) -> str:
+    ours = "…" if figures.mean is None else "–"
+    if figures.by_row is not None:
+        ours = f"{figures.by_row:.2f}{'' if figures.row_complete else '†'}"
+    return ours if figures.paper is None else f"{ours} ({figures.paper:.2f})"
+
+
+def _grid(table: PaperTable, figures: Sequence[Figures], text: Callable[[Figures], str]) -> str:
+    """Return a table of the paper's shape."""
+    columns = sorted({f.cell.column for f in figures}, key=table.place_of)
+    rows: dict[tuple[str, int | None], dict[tuple[Network, Method, str], str]] = {}
+    for f in figures:
+        rows.setdefault(f.cell.row, {})[f.cell.column] = text(f)
+    lines = [
+        _line(["task", "agents", *(" ".join(column).rstrip() for column in columns)]),
+        _line(["---"] * (2 + len(columns))),
+        *(
+            _line([task, _number(agents), *(row.get(column, "–") for column in columns)])
+            for (task, agents), row in rows.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _details(table: PaperTable, figures: Sequence[Figures]) -> str:
+    ceilings = any(f.ceiling is not None for f in figures)
+    head = ["task", "agents", "network", "method", "seeds", "return (IQM, 95 %)", "kept"]
+    head += ["of the best script"] if ceilings else []
+    diverse = any(f.diversity is not None for f in figures)
+    head += ["diversity"] if diverse else []
+    goals = ["row rule", "paper", "goal", "reached by", "CPU-s to goal", "steps to goal"]
+    head += goals if table.over_maximum else ["paper"]
+    head += ["CPU-s per run", "ended"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for f in figures:
+        mark = "†" if f.missing and f.finished else ""
+        mean = "…" if f.mean is None else f"{f.mean:.3f}{mark}"
+        if f.low is not None:
+            mean += f" [{f.low:.3f}, {f.high:.3f}]"
+        cell = f.cell
+        names = [cell.task, _number(cell.agents), cell.network, cell.column_title]
+        cells = [*names, f.seeds, mean]
+        cells.append("–" if f.kept is None else f"{f.kept:.3f}")
+        if ceilings:
+            share = f.mean / f.ceiling if f.mean is not None and f.ceiling else None
+            cells.append("–" if share is None else f"{share:.2f}{mark} of {f.ceiling:.2f}")
+        if diverse:
+            cells.append("–" if f.diversity is None else f"{f.diversity:.3f}")
+        paper = "–" if f.paper is None else f"{f.paper:.2f}"
+        cells += _goal(f, paper) if table.over_maximum else [paper]
+        cells.append(f"{f.cpu_seconds / len(f.finished):.1f}" if f.finished else "–")
+        cells.append(", ".join(f"{count} {why}" for why, count in f.ended.items()) or "–")
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def _goal(f: Figures, paper: str) -> list[str]:
+    """Return how far a cell is from its goal, and when it got there."""
+    unsure = "" if f.row_complete else "†"
+    return [
+        "–" if f.by_row is None else f"{f.by_row:.2f}{unsure}",
+        paper,
+        "–" if f.goal is None else f"{f.goal:.2f}{unsure}",
+        f"{f.reached}/{len(f.finished)}" if f.finished and f.goal is not None else "–",
+        "–" if f.cpu_seconds_to_reach is None else f"{f.cpu_seconds_to_reach:.1f}",
+        "–" if f.steps_to_reach is None else f"{f.steps_to_reach:,.0f}",
+    ]
+
+
+def _number(agents: int | None) -> str:
+    return "–" if agents is None else str(agents)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

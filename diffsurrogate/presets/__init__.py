@@ -1,0 +1,1 @@
+"""Recipes, the same from Python and the command line."""

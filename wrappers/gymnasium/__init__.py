@@ -1,0 +1,1 @@
+"""Gymnasium envs, and ours as one."""

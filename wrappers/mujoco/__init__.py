@@ -1,0 +1,1 @@
+"""Gymnasium's robots stepped together, and MaMuJoCo's."""

@@ -1,0 +1,246 @@
+"""Gymnasium's MuJoCo robots by id, all copies stepped by one call (ids `mujoco/HalfCheetah-v5`)."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffsurrogate.envs.env import State
+from diffsurrogate.envs.registry import usable_device
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.adapter import RawEnvAdapter, check_options, not_drawn
+from diffsurrogate.wrappers.external.checks import RawChecks
+from diffsurrogate.wrappers.external.spaces import action_box, observation_box
+from diffsurrogate.wrappers.gymnasium.ids import make as make_one_by_one
+from diffsurrogate.wrappers.mujoco.robots import ROBOTS
+from diffsurrogate.wrappers.mujoco.sim_batch import Copies
+
+
+class BatchEnv(RawEnvAdapter):
+    """Copies of a robot that step together, for one agent or several; see `MujocoBatchEnv`."""
+
+    library = "MuJoCo"
+
+    def __init__(
+        self,
+        copies: Copies,
+        *,
+        agents: Sequence[str],
+        observation_space: spaces.Box,
+        action_space: spaces.Box,
+        max_steps: int | None,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        """Take over `copies`.
+
+        Args:
+            copies: the simulation.
+            agents: their names.
+            observation_space: box (agent, obs_dim).
+            action_space: box (agent, act_dim).
+            max_steps: steps until truncation; None for never.
+            seed: of the first reset without one.
+            device: where the tensors live; MuJoCo computes on the CPU.
+        """
+        super().__init__(
+            num_envs=copies.num_envs,
+            agents=agents,
+            observation_space=observation_space,
+            action_space=action_space,
+            device=usable_device(device),
+            max_steps=max_steps,
+        )
+        self._copies = copies
+        self._checks = RawChecks(type(copies.raw).__name__, self.num_envs)
+        self._seed: int | None = seed
+        self.render_mode = "rgb_array"
+        self.metadata = copies.raw.metadata | {
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+            "render_modes": ["rgb_array"],
+        }
+
+    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
+        """Draw the envs as they stand.
+
+        Args:
+            env_indices: which envs; None for all.
+
+        Returns:
+            one frame `(height, width, 3)` uint8 per env.
+
+        Raises:
+            UsageError: the env was not reset, or the OpenGL that MuJoCo draws with is missing.
+        """
+        _ = self.current_obs
+        indices = range(self.num_envs) if env_indices is None else env_indices
+        try:
+            return tuple(self._copies.picture(index) for index in indices)
+        except Exception as error:  # of any kind: MuJoCo's own, or of what loads OpenGL
+            raise not_drawn(error) from error
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close what pictures were drawn with."""
+        self._copies.raw.close()
+
+    # --- what differs between one agent and several -----------------------------------------------
+
+    def _rows(self) -> NDArray[Any]:
+        """Return every agent's observation, `(env, agent, obs_dim)` float64."""
+        raise NotImplementedError
+
+    def _forces(self, action: NDArray[np.float32]) -> NDArray[Any]:
+        """Return the robot's action `(env, action)` for `action` (env, agent, act_dim)."""
+        raise NotImplementedError
+
+    # --- the env protocol -------------------------------------------------------------------------
+
+    def _reset_all(self, seed: int | None) -> Tensor:
+        seed, self._seed = (self._seed if seed is None else seed), None
+        self._checks.step = 0
+        if seed is not None:
+            self._copies.seed(seed)
+        self._copies.reset(np.arange(self.num_envs))
+        return self._observe()
+
+    def _reset_where(self, mask: Tensor) -> Tensor:
+        self._copies.reset(np.flatnonzero(mask.cpu().numpy()))
+        return self._observe()
+
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self._checks.step += 1
+        reward, terminated = self._copies.step(self._forces(action.detach().cpu().numpy()))
+        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
+        return (
+            self._observe(),
+            self._shared(rewards.unsqueeze(1)),
+            torch.from_numpy(terminated).to(self.device),
+        )
+
+    def _save(self) -> State:
+        return self._copies.save()
+
+    def _restore(self, state: State) -> None:
+        self._seed = None
+        self._copies.restore(state)
+
+    def _observe(self) -> Tensor:
+        rows = self._checks.batch("observation", self._rows(), (self.num_agents, self.obs_dim))
+        return torch.from_numpy(rows).to(self.device)
+
+
+class MujocoBatchEnv(BatchEnv):
+    """Copies of one of Gymnasium's MuJoCo robots that share a model and step together.
+
+    Observations, rewards, ends and resets are those of `gymnasium/...` with the same seed and
+    actions, to the last bit of float32: MuJoCo steps every copy as it would step it alone, warm
+    start included, and each copy draws its resets from a generator of its own. `threads` changes
+    no number. The raw env is made once, for its model, weights, ranges and resets; what a robot
+    observes, earns and survives is computed for all copies at once (`mujoco_robots`).
+
+    The state can be saved, generators included: a training run that is resumed goes on exactly.
+
+    Example:
+        >>> from diffsurrogate import make
+        >>> env = make("mujoco/HalfCheetah-v5", num_envs=64, threads=2)
+        >>> obs, _ = env.reset(seed=0)
+        >>> obs.shape
+        torch.Size([64, 1, 17])
+    """
+
+    def __init__(
+        self,
+        raw: gymnasium.Env[Any, Any],
+        *,
+        num_envs: int = 64,
+        threads: int = 1,
+        max_steps: int | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Copy `raw`, which must not be used directly from now on.
+
+        Args:
+            raw: one of Gymnasium's robots, version 5.
+            num_envs: copies that step together.
+            threads: CPU threads that step them.
+            max_steps: steps until truncation; None for the time limit of `raw`, if it has one.
+            seed: of the first reset without one.
+            device: where the tensors live; MuJoCo computes on the CPU.
+
+        Raises:
+            UsageError: `raw` is another env, or changed by a wrapper; or a number is below 1.
+        """
+        check_options(type(raw.unwrapped).__name__, num_envs, False, max_steps, None)
+        limit = None if raw.spec is None else raw.spec.max_episode_steps
+        super().__init__(
+            Copies(raw, num_envs=num_envs, threads=threads),
+            agents=["agent"],
+            observation_space=observation_box(raw.observation_space),
+            action_space=action_box(raw.action_space),
+            max_steps=max_steps or limit,
+            seed=seed,
+            device=device,
+        )
+
+    def _rows(self) -> NDArray[Any]:
+        return self._copies.observation()[:, None]
+
+    def _forces(self, action: NDArray[np.float32]) -> NDArray[Any]:
+        return action[:, 0]
+
+
+def make(
+    name: str,
+    *,
+    num_envs: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    differentiable: bool = False,
+    max_steps: int | None = None,
+    render_mode: str | None = None,
+    threads: int = 1,
+    **robot: Any,
+) -> MujocoBatchEnv:
+    """Make copies of one of Gymnasium's MuJoCo robots, stepped by one call.
+
+    Args:
+        name: Gymnasium's id, such as "HalfCheetah-v5".
+        num_envs: copies that step together.
+        seed: of the first reset without one; every copy gets a seed of its own from it.
+        device: where the tensors live; MuJoCo computes on the CPU.
+        differentiable: must be False; use LearnedDiffWrapper.
+        max_steps: steps until truncation; None for the robot's own (1000; Reacher 50, Pusher 100).
+        render_mode: "rgb_array" or None; pictures can be had with either.
+        threads: CPU threads that step the copies; the numbers do not depend on it.
+        robot: Gymnasium's own options of the robot, such as `reset_noise_scale`.
+
+    Raises:
+        UsageError: the id or an option is not known, or a package is missing or too old.
+    """
+    check_options(f"mujoco/{name}", num_envs, differentiable, max_steps, render_mode)
+    if name not in gymnasium.registry:
+        close = difflib.get_close_matches(name, ids(), n=3) or ids()
+        raise UsageError(f"unknown env mujoco/{name}; there are {', '.join(close)}")
+    raw = make_one_by_one(name, num_envs=1, max_steps=max_steps, **robot).raw
+    return MujocoBatchEnv(
+        raw.unwrapped.envs[0],  # type: ignore[attr-defined]
+        num_envs=num_envs,
+        threads=threads,
+        max_steps=max_steps,
+        seed=seed,
+        device=device,
+    )
+
+
+def ids() -> list[str]:
+    """Return Gymnasium's ids of the robots that step as a batch."""
+    known = {f"{kind.__module__}:{kind.__name__}" for kind in ROBOTS}
+    return [spec.id for spec in gymnasium.registry.values() if spec.entry_point in known]

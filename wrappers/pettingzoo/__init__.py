@@ -1,0 +1,1 @@
+"""PettingZoo and mpe2 envs, and ours as one."""

@@ -1,0 +1,306 @@
+"""PettingZoo's parallel envs as multi-agent vector envs; `pettingzoo_ids` makes them by id.
+
+PettingZoo is imported here and in `pettingzoo_export` only; install it as the extra `pettingzoo`,
+or with the multi-particle envs as `mpe2`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffsurrogate.envs.registry import usable_device
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.adapter import (
+    RawEnvAdapter,
+    check_render_mode,
+    copies_of,
+    env_seeds,
+)
+from diffsurrogate.wrappers.external.agent_rows import MASK, Layout, name_of
+from diffsurrogate.wrappers.external.spaces import bounds_of
+from diffsurrogate.wrappers.pettingzoo.parallel import Copy
+
+try:
+    from pettingzoo.utils.conversions import aec_to_parallel
+    from pettingzoo.utils.env import AECEnv, ParallelEnv
+    from pettingzoo.utils.wrappers import BaseParallelWrapper
+except ImportError as error:
+    raise UsageError(
+        'PettingZoo envs need PettingZoo, an optional extra: pip install "diffsurrogate'
+        f'[pettingzoo]", or "diffsurrogate[mpe2]" for ids mpe2/... ({error})'
+    ) from error
+
+
+class PettingZooEnv(RawEnvAdapter):
+    """Copies of a PettingZoo parallel env, stepped one after another in this process.
+
+    Values are the raw envs' own, as float32. Boxes and other observations of fixed size are
+    flattened; agents whose observations or actions are smaller than others' are padded with zeros
+    (`observation_mask`, `action_mask`), and padded actions never reach the raw env. `Discrete(K)`
+    actions become one-hot rows (`discrete_actions`), of which the raw env gets the largest of the
+    agent's own K entries. Each choice of a `MultiDiscrete` action is made by an agent of its own
+    ("pursuer_0/0", "pursuer_0/1", ...), which sees what the raw agent sees and earns an equal share
+    of its reward, so that returns, sums over agents, are the raw env's.
+
+    Where observations or infos have an "action_mask", it says which choices are open now
+    (`open_choices`), and the raw env gets the largest of these. One in infos must be there from the
+    reset on: the first copy is reset once, when it is taken over, to look for it.
+
+    A copy is over when none of its agents is left. It *terminated* if every agent that was alive
+    before the last step terminated in it, and was *truncated* if any of them was truncated instead.
+    Agents that ended earlier observe and earn zero from the next step on, until all is over, and
+    policies learn nothing from what they are said to do (`present`).
+
+    `max_steps` is counted here as well, so that `stagger` works: a copy that it cuts is reset. Some
+    envs call their own time limit a termination (PettingZoo's multiwalker): give a `max_steps`
+    below it. The state cannot be saved: a training run that is resumed starts new episodes.
+    """
+
+    library = "PettingZoo"
+
+    def __init__(
+        self,
+        raws: list[Any],
+        *,
+        max_steps: int | None = None,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        state: bool = False,
+        check_bounds: bool = True,
+    ) -> None:
+        """Take over `raws`, which must not be used directly from now on.
+
+        Args:
+            raws: parallel envs that are alike, each another object.
+            max_steps: steps until truncation, if shorter than the time limit (`max_cycles`) of the
+                raw envs; None for that limit.
+            seed: of the first reset without one; None leaves it to the raw envs.
+            device: where the tensors live; the raw envs compute on the CPU.
+            state: append the raw envs' global state, their `state()`, to observations
+                (`state_columns`).
+            check_bounds: refuse observations outside of their space's finite bounds, by more than a
+                thousandth of their range.
+
+        Raises:
+            UsageError: the spaces are not supported, the copies differ, or there is no state.
+        """
+        if len({id(raw.unwrapped) for raw in raws}) < len(raws):
+            raise UsageError(
+                "the function gave the same env twice; it must make a new one each time"
+            )
+        masked, size = _tried(raws[0], seed, state=state)
+        self._layout = layout = Layout(raws[0], masks_in_infos=masked, state_size=size)
+        for raw in raws[1:]:
+            if not layout.same_as(Layout(raw)):
+                raise UsageError(
+                    f"the copies of {name_of(raw)} must have the same agents and spaces, but they "
+                    "differ; make all of them with the same options"
+                )
+        limits = [limit for limit in (*map(time_limit, raws), max_steps) if limit is not None]
+        super().__init__(
+            num_envs=len(raws),
+            agents=layout.names,
+            observation_space=layout.observation_box,
+            action_space=layout.action_box,
+            device=usable_device(device),
+            max_steps=min(limits, default=None),
+            check_bounds=False,  # each agent's own are checked, by its name
+        )
+        layout.describe(self)
+        self.offers_state = offers_state(raws[0])
+        self.raws = raws
+        """The raw envs."""
+        self.metadata = getattr(raws[0], "metadata", {}) | {
+            "autoreset_mode": AutoresetMode.SAME_STEP
+        }
+        self.render_mode = getattr(raws[0], "render_mode", None)
+        bounds = {
+            agent: bounds_of(space) if check_bounds else None
+            for agent, space in zip(layout.agents, layout.seen_spaces, strict=True)
+        }
+        self._copies = [Copy(index, raw, layout, bounds) for index, raw in enumerate(raws)]
+        self._seed = seed
+        self._obs = np.zeros((self.num_envs, self.num_agents, self.obs_dim), np.float32)
+        self._cut = np.zeros(self.num_envs, dtype=bool)
+
+    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
+        """Draw the envs as they stand.
+
+        Args:
+            env_indices: which envs; None for all.
+
+        Returns:
+            one frame `(height, width, 3)` uint8 per env.
+
+        Raises:
+            UsageError: the env was made without `render_mode="rgb_array"`, or a package that it
+                draws with is missing.
+        """
+        check_render_mode(self.render_mode)
+        indices = range(self.num_envs) if env_indices is None else env_indices
+        try:
+            return tuple(self.raws[index].render() for index in indices)
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            raise UsageError(f"drawing this env needs a package: {error}") from error
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the raw envs."""
+        for raw in self.raws:
+            raw.close()
+
+    # --- the env protocol -----------------------------------------------------------------------
+
+    @property
+    def present(self) -> Tensor | None:
+        """(env, agent) bool: who has not ended before the others; None where nobody has."""
+        rows = np.stack([copy.present() for copy in self._copies])
+        return None if rows.all() else self._tensor(rows)
+
+    def _reset_all(self, seed: int | None) -> Tensor:
+        seed, self._seed = (self._seed if seed is None else seed), None
+        seeds = [None] * self.num_envs if seed is None else env_seeds(seed, self.num_envs)
+        for copy, own_seed in zip(self._copies, seeds, strict=True):
+            self._obs[copy.index] = copy.reset(own_seed)
+        return self._tensor(self._obs)
+
+    def _reset_where(self, mask: Tensor) -> Tensor:
+        for index in np.flatnonzero(mask.cpu().numpy()):
+            self._obs[index] = self._copies[index].reset(None)
+        return self._tensor(self._obs)
+
+    def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        columns = self._layout.raw_actions(action.detach().cpu().numpy())
+        reward = np.zeros((self.num_envs, self.num_agents), np.float32)
+        terminated = np.zeros(self.num_envs, dtype=bool)
+        for index, copy in enumerate(self._copies):
+            own = [column[index] for column in columns]
+            result = copy.step(dict(zip(self._layout.agents, own, strict=True)))
+            self._obs[index], reward[index], terminated[index], self._cut[index] = result
+        return self._tensor(self._obs), self._tensor(reward), self._tensor(terminated)
+
+    def _cut_short(self) -> Tensor:
+        return self._tensor(self._cut)
+
+    def _tensor(self, rows: NDArray[Any]) -> Tensor:
+        """Return a copy on the env's device."""
+        return torch.from_numpy(rows.copy()).to(self.device)
+
+
+def offers_state(raw: Any) -> bool:
+    """Return whether an env, or a wrapper around it, has a `state()` of its own."""
+
+    def own(layer: Any) -> bool:  # PettingZoo's layers pass on what lies below
+        return not type(layer).state.__module__.startswith("pettingzoo.utils")
+
+    layer = raw
+    while isinstance(layer, BaseParallelWrapper):
+        if own(layer):
+            return True
+        layer = layer.env
+    inner = layer.unwrapped
+    return own(inner) and getattr(inner, "state_space", ...) is not None
+
+
+def _tried(raw: Any, seed: int | None, *, state: bool) -> tuple[bool, int]:
+    """Reset an env to see whether infos have masks, and, if asked to, the size of its state.
+
+    Raises:
+        UsageError: it is to have a state, but has none.
+    """
+    choices = [
+        isinstance(raw.action_space(agent), spaces.Discrete | spaces.MultiDiscrete)
+        for agent in getattr(raw, "possible_agents", None) or []
+    ]
+    if not (state or all(choices)):
+        return False, 0
+    try:
+        _, infos = raw.reset(seed=None if seed is None else env_seeds(seed, 1)[0])
+        size = np.asarray(raw.state(), dtype=np.float32).size if state else 0
+    except Exception as error:
+        if state and isinstance(error, NotImplementedError):
+            raise UsageError(
+                f"{name_of(raw)} has no global state, which state=True asks for; leave it out, or "
+                "give the env a method state() that returns numbers"
+            ) from error
+        if state:
+            raise UsageError(
+                f"{name_of(raw)} gives no global state: {type(error).__name__}: {error}; mend its "
+                "state(), or leave state=False"
+            ) from error
+        return False, 0  # the first reset says what is wrong
+    infos = infos.values() if isinstance(infos, dict) else ()
+    return any(isinstance(info, dict) and MASK in info for info in infos), size
+
+
+def time_limit(raw: Any) -> int | None:
+    """Return after how many steps `raw` ends by itself: PettingZoo's convention `max_cycles`."""
+    inner = raw.unwrapped
+    for holder in (inner, getattr(inner, "env", None)):  # the latter in the family sisl
+        limit = getattr(holder, "max_cycles", None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
+def as_parallel(raw: Any) -> Any:
+    """Return a parallel env: `raw` itself, or what PettingZoo makes of an AEC env.
+
+    Raises:
+        UsageError: agents take turns in it, or it is neither.
+    """
+    if isinstance(raw, ParallelEnv):
+        return raw
+    if not isinstance(raw, AECEnv):
+        raise UsageError(f"the function gave a {type(raw).__name__}, which is no PettingZoo env")
+    if not raw.metadata.get("is_parallelizable", False):
+        raise UsageError(
+            f"{name_of(raw)} is an AEC env whose agents take turns; only parallel envs are "
+            "supported. If its world changes only after the last agent of each round, set "
+            'metadata["is_parallelizable"] = True'
+        )
+    return aec_to_parallel(raw)
+
+
+def adapt(
+    raw_env: Any,
+    *,
+    num_envs: int | None = None,
+    make_another: Callable[[], Any] | None = None,
+    max_steps: int | None = None,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+    state: bool = False,
+    check_bounds: bool = True,
+) -> PettingZooEnv:
+    """Adapt a raw env; `as_multi_agent` calls this.
+
+    Args:
+        raw_env: a parallel env, or an AEC env that can become one.
+        num_envs: copies; more than one need a function that makes them.
+        make_another: makes further copies of `raw_env`.
+        max_steps: steps until truncation, if shorter than the env's own time limit.
+        seed: of the first reset without one; None leaves it to the raw envs.
+        device: where the tensors live.
+        state: append the global state to observations (`state_columns`).
+        check_bounds: refuse observations outside of their space's bounds.
+
+    Raises:
+        UsageError: as `PettingZooEnv`; or agents take turns, or there is no function.
+    """
+    raws = copies_of(raw_env, num_envs, make_another, "PettingZoo env")
+    parallel = [as_parallel(raw) for raw in raws]
+    return PettingZooEnv(
+        parallel,
+        max_steps=max_steps,
+        seed=seed,
+        device=device,
+        state=state,
+        check_bounds=check_bounds,
+    )

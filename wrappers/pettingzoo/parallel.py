@@ -1,0 +1,197 @@
+"""One PettingZoo parallel env among several: its rows, how it ends, and what it may not say."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.agent_rows import Layout, name_of
+
+Rows = NDArray[np.float32]
+FIELDS = ("observations", "rewards", "terminations", "truncations")
+
+
+class Copy:
+    """A raw parallel env whose every answer is checked and laid out as rows `(agent, feature)`.
+
+    The rule for ends. PettingZoo ends agents one by one, and the world is over when none is left.
+    It *terminated* if every agent that was alive before the last step terminated in it; it was
+    *truncated* if any of them was cut off instead, for then a future exists that was not seen. What
+    became of agents that ended earlier does not matter: for them it was over already. An agent with
+    both flags terminated.
+
+    An agent that ends before the world does keeps the observation and reward that the env gave it
+    in its last step. From the next step on both are zero and its actions go nowhere. Agents that
+    are not there yet are treated alike.
+    """
+
+    def __init__(
+        self, index: int, raw: Any, layout: Layout, bounds: dict[Any, Bounds | None]
+    ) -> None:
+        """Take over `raw`, the copy number `index`, whose agents' observations have bounds."""
+        self.raw, self.index = raw, index
+        self._layout, self._bounds = layout, bounds
+        self._alive: list[Any] = []
+        self._steps = 0
+
+    def reset(self, seed: int | None) -> Rows:
+        """Start anew, with a seed or from where the env's own randomness is.
+
+        Returns:
+            obs (agent, obs_dim).
+
+        Raises:
+            UsageError: what the env gave does not keep to the parallel API.
+        """
+        self._steps = 0
+        given = self._call("reset", **({} if seed is None else {"seed": seed}))
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise self._wrong("reset() must return observations and infos, two dicts")
+        self._alive = self._agents_now()
+        if not self._alive:
+            raise self._wrong("agents is empty after reset()")
+        obs = self._column("observations", given[0], self._alive)
+        return self._observations(obs, self._alive, given[1])
+
+    def step(self, actions: dict[Any, Any]) -> tuple[Rows, Rows, bool, bool]:
+        """Advance by one step.
+
+        Args:
+            actions: of all agents; those of agents that are gone are left out.
+
+        Returns:
+            obs (agent, obs_dim), reward (agent,), terminated and truncated.
+
+        Raises:
+            UsageError: what the env gave does not keep to the parallel API.
+        """
+        self._steps += 1
+        before = self._alive
+        given = self._call("step", {agent: actions[agent] for agent in before})
+        if not isinstance(given, tuple) or len(given) != 5:
+            raise self._wrong(f"step() must return five dicts: {', '.join(FIELDS)}, infos")
+        obs, rewards, terminations, truncations = (
+            self._column(field, values, before)
+            for field, values in zip(FIELDS, given[:4], strict=True)
+        )
+        self._alive = self._agents_now()
+        newcomers = [agent for agent in self._alive if agent not in before]
+        cut = [agent for agent in before if truncations[agent] and not terminations[agent]]
+        gone = {agent for agent in before if terminations[agent] or truncations[agent]}
+        self._check_agents(before, gone)
+        self._column("observations", obs, newcomers)
+        over = not self._alive
+        return (
+            self._observations(obs, before + newcomers, given[4]),
+            self._rewards(rewards, before),
+            over and not cut,
+            over and bool(cut),
+        )
+
+    def present(self) -> NDArray[np.bool_]:
+        """Return for each row whether its agent is there now, (agent,)."""
+        there = [agent in self._alive for agent in self._layout.agents]
+        return np.repeat(there, [rows.stop - rows.start for rows in self._layout.rows])
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(self.raw, method)(*args, **kwargs)
+        except Exception as error:
+            raise self._wrong(f"{method}() raised {type(error).__name__}: {error}") from error
+
+    def _agents_now(self) -> list[Any]:
+        """Return a list of its own of the agents that are alive."""
+        agents = list(self.raw.agents)
+        unknown = [agent for agent in agents if agent not in self._layout.index]
+        if unknown:
+            raise self._wrong(f"agents has {unknown}, which possible_agents has not")
+        return agents
+
+    def _check_agents(self, before: list[Any], gone: set[Any]) -> None:
+        """Refuse agents that stay although they ended, or leave without having ended."""
+        for agent in before:
+            if agent in gone and agent in self._alive:
+                raise self._wrong(
+                    f"{agent!r} ended by its terminations or truncations, but is still in agents; "
+                    "take it out in the step in which it ends (after the last, agents is empty)"
+                )
+            if agent not in gone and agent not in self._alive:
+                raise self._wrong(
+                    f"{agent!r} has left agents, but neither terminations nor truncations is True "
+                    "for it; say which"
+                )
+
+    def _column(self, field: str, values: Any, agents: list[Any]) -> dict[Any, Any]:
+        """Return the values, which must be there for all of `agents`."""
+        if not isinstance(values, dict):
+            raise self._wrong(f"{field} is a {type(values).__name__}; a dict by agent is needed")
+        missing = [agent for agent in agents if agent not in values]
+        if missing:
+            raise self._wrong(f"{field} lacks {missing}; every agent that was alive must be there")
+        return values
+
+    def _observations(self, obs: dict[Any, Any], agents: list[Any], infos: Any) -> Rows:
+        layout, what = self._layout, "observation"
+        rows = np.zeros(layout.observation_box.shape, np.float32)
+        for agent in agents:
+            own = rows[layout.rows[layout.index[agent]]]
+            try:
+                seen = layout.read(agent, obs[agent])
+                bounds = self._bounds[agent]
+                complaint = None if bounds is None else bounds.complaint(seen)
+                if complaint is not None:
+                    raise ValueError(complaint)
+                own[:, : len(seen)] = seen
+                if layout.open_choices is not None:
+                    what = "action_mask"
+                    info = infos.get(agent) if isinstance(infos, dict) else None
+                    own[:, layout.open_choices] = layout.read_open(agent, obs[agent], info)
+                    what = "observation"
+            except ValueError as error:
+                raise self._wrong(f"the {what} of {agent!r} is {error}") from error
+        if layout.state_columns is not None:
+            rows[:, layout.state_columns] = self._state(layout.state_columns)
+        self._check_finite("observation", rows)
+        return rows
+
+    def _state(self, columns: slice) -> Rows:
+        """Return the global state, a vector."""
+        try:
+            row = np.asarray(self._call("state"), dtype=np.float32).ravel()
+        except (TypeError, ValueError) as error:
+            raise self._wrong(f"state() gives no numbers: {error}") from error
+        size = columns.stop - columns.start
+        if row.shape != (size,):
+            raise self._wrong(f"state() gives {len(row)} numbers, but gave {size} before")
+        return row
+
+    def _rewards(self, rewards: dict[Any, Any], agents: list[Any]) -> Rows:
+        layout = self._layout
+        row = np.zeros(len(layout.names), np.float32)
+        for agent in agents:
+            own = layout.rows[layout.index[agent]]
+            try:
+                row[own] = float(rewards[agent]) / (own.stop - own.start)
+            except (TypeError, ValueError) as error:
+                raise self._wrong(
+                    f"the reward of {agent!r} is {rewards[agent]!r}; a number is needed"
+                ) from error
+        self._check_finite("reward", row)
+        return row
+
+    def _check_finite(self, what: str, rows: Rows) -> None:
+        if not np.isfinite(rows).all():
+            index, *feature = np.argwhere(~np.isfinite(rows))[0].tolist()
+            entry = f" at {feature}" if feature else ""
+            value = rows[index, *feature]
+            raise self._wrong(f"the {what} of {self._layout.names[index]!r} is {value}{entry}")
+
+    def _wrong(self, what: str) -> UsageError:
+        """Return the error that says which copy did it, and when."""
+        when = f"step {self._steps} of its episode" if self._steps else "reset"
+        return UsageError(
+            f"{name_of(self.raw)}, env {self.index}, {when}: {what}. "
+            "pettingzoo.test.parallel_api_test(env) checks a parallel env"
+        )

@@ -1,0 +1,1 @@
+"""Stable-Baselines3 on our envs, and its VecEnvs as ours."""

@@ -1,0 +1,256 @@
+"""Stable-Baselines3's PPO, a rollout at a time: seeded, saved and resumed as our trainers are."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.observation_slices import without
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.sb3.config import SB3Config
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv, to_actions
+
+# isort: split
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+_LOGGED = {
+    "clipped_loss": "train/policy_gradient_loss",
+    "critic_loss": "train/value_loss",
+    "kl": "train/approx_kl",
+    "clipped_share": "train/clip_fraction",
+}
+
+
+class SB3PPO:
+    """Stable-Baselines3's PPO on one of our envs, stepped by whoever owns the training loop.
+
+    The env is not reset here: it goes on from where it stands. Stable-Baselines3 draws from the
+    global random streams of torch and NumPy; while it does, they hold a stream of this model, and
+    everyone else's is put back afterwards.
+    """
+
+    def __init__(self, env: MultiAgentVectorEnv, config: SB3Config, *, seed: int) -> None:
+        """Build the model.
+
+        Args:
+            env: which must not be stepped by others while `improve` runs.
+            config: hyperparameters.
+            seed: of weights, actions and minibatches.
+
+        Raises:
+            UsageError: a rollout is a single slot, or the agents cannot share a policy.
+        """
+        self.env = env
+        self.config = config
+        self.slots = OngoingVecEnv(env, joint=config.joint)
+        if self.slots.num_envs * config.horizon < 2:
+            raise UsageError(
+                "a rollout of one env, one agent and one step has no spread of advantages; raise "
+                "num_envs or the horizon"
+            )
+        self.normaliser: VecNormalize | None = None
+        if config.normalise:
+            self.normaliser = VecNormalize(self.slots, gamma=config.gamma)
+        self._random = GlobalStreams(seed)
+        self._samples = GlobalStreams(seed + 1)
+        rate: float | Callable[[float], float] = config.lr
+        if config.schedule == "linear":
+            rate = lambda left: left * config.lr  # noqa: E731
+        with self._random.in_force(), warnings.catch_warnings():
+            # a last minibatch that is smaller does no harm
+            warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+            self.model = PPO(
+                "MlpPolicy",
+                self.normaliser or self.slots,
+                learning_rate=rate,
+                n_steps=config.horizon,
+                batch_size=config.batch_size,
+                n_epochs=config.epochs,
+                gamma=config.gamma,
+                gae_lambda=config.lam,
+                clip_range=config.clip_range,
+                ent_coef=config.entropy_weight,
+                vf_coef=config.value_weight,
+                max_grad_norm=config.max_norm,
+                policy_kwargs={"net_arch": list(config.hidden)},
+                device="cpu",
+            )
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
+        box = self.slots.action_space
+        if config.std is not None and isinstance(box, spaces.Box):
+            half = torch.as_tensor((box.high - box.low) / 2).flatten()
+            with torch.no_grad():
+                self.model.policy.log_std.copy_((config.std * half).log())
+
+    def improve(self, share_done: float) -> dict[str, float]:
+        """Collect a rollout from where the env stands and train on it; return what to log.
+
+        Args:
+            share_done: of the training, from 0 to 1, for a falling learning rate.
+        """
+        model = self.model
+        assert model.env is not None
+        self.slots.start_counting()
+        with self._random.in_force():
+            _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
+            model._current_progress_remaining = 1 - share_done
+            model.collect_rollouts(
+                model.env, callback, model.rollout_buffer, n_rollout_steps=self.config.horizon
+            )
+            model.train()
+        logged = model.logger.name_to_value
+        return {name: float(logged[key]) for name, key in _LOGGED.items()} | self.slots.counted()
+
+    def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
+        """Return actions in the box: (*batch, agent, act_dim) for obs (*batch, agent, obs_dim)."""
+        agents = self.env.num_agents if self.slots.joint else 1
+        seen = without(obs.detach().cpu(), self.env.state_columns)
+        rows: Any = seen.reshape(-1, agents * seen.shape[-1]).numpy()
+        if self.normaliser is not None:
+            rows = self.normaliser.normalize_obs(rows)
+        with self._samples.in_force():
+            chosen, _ = self.model.predict(rows, deterministic=deterministic)
+        return to_actions(chosen, self.env).reshape(*obs.shape[:-1], self.env.act_dim)
+
+    def state_dict(self) -> State:
+        """Return all that decides how it goes on, the env's own state excepted."""
+        model, last = self.model, self.model._last_obs
+        assert last is None or isinstance(last, np.ndarray)
+        return {
+            "policy": dict(model.policy.state_dict()),
+            "optimiser": model.policy.optimizer.state_dict(),
+            "normaliser": None if self.normaliser is None else _save_normaliser(self.normaliser),
+            "random": self._random.state_dict(),
+            "samples": self._samples.state_dict(),
+            "last_obs": None if last is None else torch.tensor(last),
+            "episode_starts": torch.tensor(np.asarray(model._last_episode_starts, dtype=bool)),
+        }
+
+    def load_state_dict(self, state: State, *, same_episodes: bool) -> None:
+        """Take back what `state_dict` returned.
+
+        Args:
+            state: of a model of the same configuration and number of envs.
+            same_episodes: the env stands where it stood then; otherwise it starts new episodes.
+        """
+        self.load_policy(state)
+        # a copy: an optimiser would share its loaded tensors with whoever saved them
+        self.model.policy.optimizer.load_state_dict(copy.deepcopy(state["optimiser"]))
+        if self.normaliser is not None:
+            self.normaliser.returns = state["normaliser"]["returns"].numpy().copy()
+            _load_moments(self.normaliser.ret_rms, state["normaliser"]["reward"])
+        self._random.load_state_dict(state["random"])
+        self._samples.load_state_dict(state["samples"])
+        self.model._last_obs = None
+        if same_episodes and state["last_obs"] is not None:
+            self.model._last_obs = state["last_obs"].cpu().numpy().copy()
+            self.model._last_episode_starts = state["episode_starts"].cpu().numpy().copy()
+
+    def load_policy(self, state: State) -> None:
+        """Take only what `predict` needs, of a model on any number of envs."""
+        self.model.policy.load_state_dict(state["policy"])
+        if self.normaliser is not None:
+            moments = self.normaliser.obs_rms
+            assert isinstance(moments, RunningMeanStd)
+            _load_moments(moments, state["normaliser"]["obs"])
+
+
+class OngoingVecEnv(SB3VecEnv):
+    """Slots of an env that others reset; counts what a rollout earned, before it is normalised."""
+
+    def reset(self) -> NDArray[np.float32]:
+        """Return the current observations (slot, features): the env goes on."""
+        obs = self.env.current_obs.detach().cpu()
+        return (obs.flatten(1) if self.joint else obs.flatten(0, 1)).numpy().copy()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step, and count."""
+        obs, reward, done, infos = super().step_wait()
+        self._steps += 1
+        self._reward += float(reward.sum())
+        self._ended += int(done.sum())
+        self._cut += sum(info["TimeLimit.truncated"] for info in infos)
+        return obs, reward, done, infos
+
+    def start_counting(self) -> None:
+        """Begin a rollout."""
+        self._steps, self._reward, self._ended, self._cut = 0, 0.0, 0, 0
+
+    def counted(self) -> dict[str, float]:
+        """Return the mean reward of an agent's step and how many envs ended since."""
+        slots_per_env = self.num_envs / self.env.num_envs
+        agent_steps = self._steps * self.env.num_envs * self.env.num_agents
+        return {
+            "reward": self._reward / agent_steps,
+            "episodes_ended": self._ended / slots_per_env,
+            "episodes_terminated": (self._ended - self._cut) / slots_per_env,
+        }
+
+
+class GlobalStreams:
+    """A seeded state of the global random streams of torch (on the CPU) and NumPy."""
+
+    def __init__(self, seed: int) -> None:
+        """Start from a seed; nothing global changes."""
+        self.torch = torch.Generator().manual_seed(seed).get_state()
+        self.numpy: Any = np.random.RandomState(seed % 2**32).get_state()
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Let the global streams go on from here, then put back what they were."""
+        others = torch.get_rng_state(), np.random.get_state()
+        torch.set_rng_state(self.torch)
+        np.random.set_state(self.numpy)
+        try:
+            yield
+        finally:
+            self.torch, self.numpy = torch.get_rng_state(), np.random.get_state()
+            torch.set_rng_state(others[0])
+            np.random.set_state(others[1])
+
+    def state_dict(self) -> State:
+        """Return the state in tensors and plain numbers."""
+        _, keys, *rest = self.numpy
+        numbers = [float(number) for number in rest]
+        return {"torch": self.torch, "keys": torch.tensor(keys.astype(np.int64)), "rest": numbers}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take back what `state_dict` returned."""
+        position, has_gauss, cached = state["rest"]
+        keys = state["keys"].cpu().numpy().astype(np.uint32)
+        self.torch = state["torch"].cpu()
+        self.numpy = ("MT19937", keys, int(position), int(has_gauss), cached)
+
+
+def _save_normaliser(normaliser: VecNormalize) -> State:
+    moments = normaliser.obs_rms
+    assert isinstance(moments, RunningMeanStd)
+    return {
+        "obs": _save_moments(moments),
+        "reward": _save_moments(normaliser.ret_rms),
+        "returns": torch.tensor(normaliser.returns),
+    }
+
+
+def _save_moments(moments: RunningMeanStd) -> State:
+    mean, var = (torch.tensor(np.asarray(value)) for value in (moments.mean, moments.var))
+    return {"mean": mean, "var": var, "count": float(moments.count)}
+
+
+def _load_moments(moments: RunningMeanStd, state: State) -> None:
+    mean, var = (state[name].cpu().numpy().copy() for name in ("mean", "var"))
+    if mean.shape != np.shape(moments.mean):
+        raise ValueError(f"statistics of {mean.shape} features, not {np.shape(moments.mean)}")
+    moments.mean, moments.var, moments.count = mean, var, state["count"]

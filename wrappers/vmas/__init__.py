@@ -1,0 +1,1 @@
+"""VMAS scenarios, and the SHAC++ paper's tasks."""
