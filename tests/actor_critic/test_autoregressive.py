@@ -1,0 +1,196 @@
+"""Agents that act one after another: who sees whom, densities, gradients, orders."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toys.reach import Reach
+
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor, build_actor
+from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.config import NetConfig
+
+ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
+LOW = torch.tensor([-1.0, 2.0]).expand(AGENTS, ACT)
+HIGH = torch.tensor([3.0, 2.5]).expand(AGENTS, ACT)
+NET = NetConfig(architecture="separate", hidden=(8,))
+ORDERS = {
+    "listed": ({"order": "listed"}, [0, 1, 2]),
+    "reversed": ({"order": "reversed"}, [2, 1, 0]),
+    "given": ({"order": "given", "given_order": (1, 2, 0)}, [1, 2, 0]),
+}
+every_order = pytest.mark.parametrize(("kwargs", "acting"), ORDERS.values(), ids=ORDERS)
+seeing = pytest.mark.parametrize("conditioning", ["projection", "raw"])
+
+
+def actor(discrete: bool = False, **kwargs: Any) -> AutoregressiveActor:
+    torch.manual_seed(0)
+    config = ActorConfig(**({"net": NET, "head_gain": 1.0, "order": "listed"} | kwargs))
+    box = (torch.zeros(AGENTS, ACT), torch.ones(AGENTS, ACT)) if discrete else (LOW, HIGH)
+    return AutoregressiveActor(config, AGENTS, OBS, *box, discrete=discrete)
+
+
+def draw(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@seeing
+@every_order
+def test_an_action_depends_on_those_before_it_only(kwargs, acting, conditioning):
+    policy = actor(conditioning=conditioning, **kwargs)
+    assert policy.acting.tolist() == acting
+    obs, noise = draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT, seed=2)
+    before = policy.act(obs, noise)
+    for place, agent in enumerate(acting):
+        other = noise.clone()
+        other[:, agent] += 1.0
+        moved = (policy.act(obs, other) != before).any(-1).any(0)
+        assert moved.nonzero().flatten().tolist() == sorted(acting[place:])
+        obs_other = obs.clone()
+        obs_other[:, agent] += 1.0
+        moved = (policy.act(obs_other, noise) != before).any(-1).any(0)
+        assert moved.nonzero().flatten().tolist() == sorted(acting[place:])
+
+
+def test_without_conditioning_agents_are_independent():
+    policy = actor(conditioning="none")
+    obs, noise = draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT, seed=2)
+    other = noise.clone()
+    other[:, 0] += 1.0
+    moved = (policy.act(obs, other) != policy.act(obs, noise)).any(-1).any(0)
+    assert moved.tolist() == [True, False, False]
+
+
+@every_order
+@pytest.mark.parametrize("learn_std", [False, True])
+@pytest.mark.parametrize("kind", ["white", "ou"])
+def test_the_density_of_what_was_drawn_is_that_of_its_noise(kwargs, acting, learn_std, kind):
+    """One batch over time and env says the same as acting step by step did."""
+    policy = actor(learn_std=learn_std, std=0.5, **kwargs)
+    if learn_std:
+        with torch.no_grad():
+            for number, own in enumerate(policy.own_log_std):
+                own.fill_(0.3 * number)
+    process = NoiseProcess(NoiseConfig(kind=kind), (ENVS, AGENTS, ACT), torch.Generator())
+    noise, memory = process.draw_with_memory(HORIZON)
+    obs = draw(HORIZON, ENVS, AGENTS, OBS)
+    action = torch.stack([policy.act(obs[t], noise[t]) for t in range(HORIZON)])
+    known, left = (0.0, 1.0) if memory is None else (memory.carried, memory.fresh)
+    own = 0.3 * torch.arange(3.0) if learn_std else torch.zeros(3)
+    log_std = torch.tensor(0.5).log() + own
+    want = torch.distributions.Normal(known, left).log_prob(noise).sum(-1) - 2 * log_std
+    torch.testing.assert_close(policy.log_prob(obs, action, memory), want, atol=1e-3, rtol=1e-4)
+    entropy = policy.entropy(obs, action)
+    half = 0.5 + 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    torch.testing.assert_close(entropy, 2 * (log_std + half).expand_as(entropy))
+
+
+@seeing
+@every_order
+def test_probabilities_of_all_joint_choices_sum_to_1(kwargs, acting, conditioning):
+    policy = actor(discrete=True, conditioning=conditioning, **kwargs)
+    obs = draw(1, AGENTS, OBS).expand(2**AGENTS, AGENTS, OBS)
+    joint = torch.tensor(list(itertools.product(range(ACT), repeat=AGENTS)))
+    choices = torch.nn.functional.one_hot(joint, ACT).float()
+    chances = policy.log_prob(obs, choices).sum(-1).exp().detach()
+    assert chances.sum().item() == pytest.approx(1.0)
+    drawn = policy.act(obs[:1].expand(20_000, AGENTS, OBS), draw(20_000, AGENTS, ACT))
+    number = (drawn.argmax(-1) * torch.tensor([4, 2, 1])).sum(-1)
+    share = torch.bincount(number, minlength=8) / 20_000
+    torch.testing.assert_close(share, chances, atol=0.015, rtol=0.0)
+    entropy = policy.entropy(obs, choices).detach()  # of the joint choice: the mean of the sums
+    assert (chances * entropy.sum(-1)).sum().item() == pytest.approx(
+        float(-(chances * chances.log()).sum()), rel=1e-4
+    )
+
+
+def test_a_choice_passes_the_gradient_of_its_gumbel_softmax():
+    """Of agent 0 by hand: with s = softmax(logits + gumbel), ds_0/dlogit_1 = -s_0 s_1."""
+    policy = actor(discrete=True)
+    noise = draw(1, AGENTS, ACT)
+    with torch.no_grad():
+        for parameter in policy.net[0].parameters():
+            parameter.zero_()
+    policy.act(draw(1, AGENTS, OBS), noise)[0, 0, 0].backward()
+    uniform = torch.distributions.Normal(0.0, 1.0).cdf(noise[0, 0])
+    s = (-(-uniform.log()).log()).softmax(-1)
+    want = torch.stack([s[0] * s[1], -s[0] * s[1]])
+    torch.testing.assert_close(policy.net[0].head.bias.grad, want)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_gradient_goes_through_earlier_actions(discrete):
+    """What SHAC needs: the last agent's action moves with the first one's weights."""
+    policy = actor(discrete=discrete, learn_std=True)
+    policy.act(draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT))[:, 2, 0].sum().backward()
+    for number in range(AGENTS):
+        assert policy.net[number].head.weight.grad.abs().sum() > 0
+    independent = actor(discrete=discrete, conditioning="none")
+    independent.act(draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT))[:, 2, 0].sum().backward()
+    sizes = [float(net.head.weight.grad.abs().sum()) for net in independent.net]
+    assert sizes[:2] == [0.0, 0.0]
+    assert sizes[2] > 0
+
+
+def test_the_most_probable_chain_is_what_it_does_without_noise():
+    policy, obs = actor(), draw(ENVS, AGENTS, OBS)
+    zero = torch.zeros(ENVS, AGENTS, ACT)
+    assert torch.equal(policy.act(obs, None), policy.act(obs, zero))
+    torch.testing.assert_close(policy.in_half_boxes(policy.act(obs, None)), policy(obs))
+    choosing = actor(discrete=True)
+    best = choosing.act(obs, None)
+    torch.testing.assert_close(choosing(obs).argmax(-1), best.argmax(-1))
+    torch.testing.assert_close(choosing.entropy(obs), choosing.entropy(obs, best))
+
+
+def test_a_random_order_is_drawn_for_every_window_and_saved():
+    policy, generator = actor(order="random"), torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(40):
+        policy.begin_window(generator)
+        seen.add(tuple(policy.acting.tolist()))
+    assert seen == set(itertools.permutations(range(AGENTS)))
+    other = actor(order="random")
+    other.load_state_dict(policy.state_dict())
+    obs = draw(ENVS, AGENTS, OBS)
+    assert torch.equal(other.act(obs, None), policy.act(obs, None))
+
+
+def test_an_actor_of_the_wrong_kind_is_refused():
+    with pytest.raises(UsageError, match=r"'listed' is not for Actor; .* build_actor"):
+        Actor.of(ActorConfig(net=NET, order="listed"), Reach())
+    with pytest.raises(UsageError, match="'together' is not for AutoregressiveActor"):
+        AutoregressiveActor.of(ActorConfig(net=NET), Reach())
+
+
+def test_what_is_built_depends_on_the_order():
+    env = Reach()
+    assert type(build_actor(ActorConfig(net=NET), env)) is Actor
+    assert type(build_actor(ActorConfig(net=NET, order="listed"), env)) is AutoregressiveActor
+    game = build_actor(ActorConfig(net=NET, order="listed"), make("games/climbing"))
+    assert game.discrete
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "advice"),
+    [
+        ({"order": "given"}, "name all agents"),
+        ({"given_order": (0, 1, 2)}, "name all agents"),
+        ({"order": "given", "given_order": (0, 1, 1)}, "each of the 3 agents"),
+        ({"order": "listed", "net": NetConfig()}, "make it separate"),
+        (
+            {"order": "listed", "net": NetConfig(architecture="separate", central=True)},
+            "leave it False",
+        ),
+        ({"conditioning": "raw"}, 'leave it at "projection"'),
+        ({"conditioning": "none"}, "choose another order"),
+    ],
+)
+def test_what_cannot_act_is_refused(kwargs, advice):
+    with pytest.raises(UsageError, match=advice):
+        actor(**{"order": "together", **kwargs})

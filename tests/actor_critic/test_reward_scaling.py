@@ -1,0 +1,122 @@
+"""The running deviation of discounted returns, by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toys.reach import HORIZON, Reach, config, weights
+
+from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.actor_critic.reward_scaling import ReturnScale
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.shac import SHAC
+
+ENVS, AGENTS = 7, 3
+
+
+def rows(*numbers: float) -> Tensor:
+    """One number per step, the same for every env and agent: (time, env, agent)."""
+    return torch.tensor(numbers)[:, None, None].expand(-1, ENVS, AGENTS).clone()
+
+
+def ends(*steps: int, horizon: int = 3) -> Tensor:
+    out = torch.zeros(horizon, ENVS, dtype=torch.bool)
+    out[list(steps)] = True
+    return out
+
+
+@pytest.mark.parametrize(
+    ("ended", "returns"),
+    [
+        (ends(), [1.0, 2.5, 5.25]),  # 1, 2 + ½ 1, 4 + ½ 2.5
+        (ends(1), [1.0, 2.5, 4.0]),
+        (ends(0, 2), [1.0, 2.0, 5.0]),
+    ],
+    ids=["none", "second", "first and last"],
+)
+def test_scale_by_hand(ended, returns):
+    """Rewards 1, 2, 4 at γ = 0.5; a return starts anew after an end."""
+    scale = ReturnScale(ENVS, AGENTS, gamma=0.5)
+    scale.update(rows(1.0, 2.0, 4.0), ended)
+    expected = (sum(r**2 for r in returns) / 3) ** 0.5
+    assert scale.scale.item() == pytest.approx(expected)
+    assert scale.running[0, 0].item() == (0.0 if ended[2, 0] else returns[2])
+
+
+def test_only_the_env_that_ended_starts_anew():
+    scale, ended = ReturnScale(ENVS, AGENTS, gamma=0.5), ends()
+    ended[2, 4] = True
+    scale.update(rows(1.0, 2.0, 4.0), ended)
+    assert (scale.running[:, 1] == 0).tolist() == [index == 4 for index in range(ENVS)]
+
+
+@pytest.mark.parametrize("parts", [(5,), (2, 3), (1, 1, 3)])
+def test_windows_hang_together(parts):
+    generator = torch.Generator().manual_seed(0)
+    reward = torch.randn(5, ENVS, AGENTS, generator=generator)
+    ended = torch.rand(5, ENVS, generator=generator) < 0.3
+    whole, pieces = (ReturnScale(ENVS, AGENTS, gamma=0.9) for _ in range(2))
+    whole.update(reward, ended)
+    for part, end in zip(reward.split(parts), ended.split(parts), strict=True):
+        pieces.update(part, end)
+    assert torch.equal(whole.running, pieces.running)
+    assert pieces.scale.item() == pytest.approx(whole.scale.item())
+
+
+def test_the_scale_has_the_units_of_the_reward():
+    reward = torch.randn(11, ENVS, AGENTS, generator=torch.Generator().manual_seed(0))
+    one, many = (ReturnScale(ENVS, AGENTS, gamma=0.9) for _ in range(2))
+    one.update(reward, ends(3, horizon=11))
+    many.update(1000 * reward, ends(3, horizon=11))
+    assert many.scale.item() == pytest.approx(1000 * one.scale.item(), rel=1e-5)
+
+
+def test_the_scale_is_1_until_a_reward_was_seen():
+    scale = ReturnScale(ENVS, AGENTS, gamma=0.9)
+    assert scale.scale.item() == 1.0
+    scale.update(rows(0.0, 0.0, 0.0), ends())
+    assert scale.scale.item() == 1.0
+
+
+def test_it_is_saved_and_goes_on():
+    scale, other = (ReturnScale(ENVS, AGENTS, gamma=0.5) for _ in range(2))
+    scale.update(rows(1.0, 2.0, 4.0), ends())
+    other.load_state_dict(scale.state_dict())
+    for each in (scale, other):
+        each.update(rows(8.0), ends(horizon=1))
+    assert other.scale.item() == scale.scale.item()
+    assert other.running[0, 0].item() == 8 + 0.5 * 5.25
+
+
+class Rich(Reach):
+    """In pennies."""
+
+    unit = 128.0  # a power of two, so that scaling is exact
+
+    def reward(self, *args: Any) -> Tensor:
+        return self.unit * super().reward(*args)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"actor_lam": 0.9},
+        {"noise": NoiseConfig(kind="white"), "score": ClipConfig(epochs=1, batch_size=16)},
+    ],
+    ids=["pathwise", "from every state", "with score steps"],
+)
+def test_shac_learns_the_same_whatever_the_unit_of_rewards(settings):
+    def trained(env: Reach, **more: bool) -> SHAC:
+        agent = SHAC(env, config(**settings, **more), seed=3)
+        return agent.learn(total_steps=3 * ENVS * HORIZON)
+
+    poor, rich = (trained(kind(), scale_rewards=True) for kind in (Reach, Rich))
+    assert rich.scale.scale.item() == 128 * poor.scale.scale.item() != 0
+    torch.testing.assert_close(weights(rich), weights(poor), rtol=1e-4, atol=1e-5)
+    unscaled = [
+        torch.cat([weight.flatten() for weight in trained(kind()).critic.net.parameters()])
+        for kind in (Reach, Rich)
+    ]
+    assert (unscaled[0] - unscaled[1]).abs().max() > 1e-3

@@ -1,0 +1,376 @@
+"""BPPO and its relatives: feedback, who learns when, saving, and what they refuse."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toys.reach import AGENTS, ENVS, HORIZON, NET, Reach, same, weights
+
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
+from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig, Past, peer_feedback
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+
+KINDS = {"bppo": BPPO, "armappo": ARMAPPO, "happo": HAPPO}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+SEPARATE = NetConfig(architecture="separate", hidden=(8,))
+
+
+def home() -> MultiAgentVectorEnv:
+    return Reach(differentiable=False)
+
+
+def game() -> MultiAgentVectorEnv:
+    return make("games/climbing", num_envs=ENVS, steps=3)
+
+
+def settings(kind: type[BPPO] = BPPO, actor: dict[str, Any] | None = None, **more: Any) -> Any:
+    """Windows of 28 states, minibatches of 13, 13 and 2."""
+    start = kind.config_type()
+    clip = replace(start.clip, epochs=2, batch_size=13, lr=1e-2)
+    own = replace(start.actor, net=SEPARATE, **(actor or {}))
+    return replace(start, **({"horizon": HORIZON, "clip": clip, "actor": own} | more))
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- feedback -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["listed", "reversed"])
+def test_feedback_is_the_slope_of_the_ratio_of_all_who_act_later(order):
+    """Against central differences of M, in float64, for the agent that acts first."""
+    torch.manual_seed(0)
+    config = ActorConfig(net=SEPARATE, head_gain=1.0, order=order, std=0.7, learn_std=True)
+    box = torch.ones(AGENTS, 2)
+    actor = AutoregressiveActor(config, AGENTS, 5, -2 * box, 3 * box).double()
+    first, *later = actor.acting.tolist()
+    obs = draw(11, AGENTS, 5, seed=1).double()
+    action = 2 * draw(11, AGENTS, 2, seed=2).double()
+    past = Past(
+        obs=obs,
+        action=action,
+        noise=action,
+        log_prob=draw(11, AGENTS, seed=3).double(),
+        gain=torch.zeros(11, AGENTS),
+        present=torch.ones(11, AGENTS, dtype=torch.bool),
+    )
+    changes, slopes = zip(*(peer_feedback(actor, agent, past) for agent in later), strict=True)
+    ratio = sum(changes).exp()
+    got = ratio.unsqueeze(-1) * sum(slopes)[:, first]
+
+    def later_ratio(seen: Tensor) -> Tensor:
+        new = [actor.log_prob_of(j, actor.output(j, obs, seen), action) for j in later]
+        return (sum(new) - past.log_prob[:, later].sum(-1)).exp().detach()
+
+    seen, step = actor.seen(action), 1e-6
+    torch.testing.assert_close(later_ratio(seen), ratio)
+    for feature in range(2):
+        ends = []
+        for side in (step, -step):
+            moved = seen.clone()
+            moved[:, first, feature] += side
+            ends.append(later_ratio(moved))
+        torch.testing.assert_close(got[:, feature], (ends[0] - ends[1]) / (2 * step))
+    assert float(got.abs().max()) > 0.01
+    own = sum(slopes)[:, later[-1]]  # nobody sees the last one
+    assert float(own.abs().max()) == 0.0
+
+
+TABLE = torch.tensor([[0.5, -1.0, 0.3], [-0.2, 0.8, 0.1], [0.4, 0.6, -0.9]])
+"""Logits of agent 1: its choice down, the choice of agent 0 across."""
+
+
+def two_agents(**more: Any) -> tuple[BPPO, Past]:
+    """Agent 0 picks uniformly; agent 1 by `TABLE`, and uniformly when it acted."""
+    env = make("games/climbing", num_envs=5)
+    agent = BPPO(env, settings(actor={"conditioning": "raw"}, **more))
+    with torch.no_grad():
+        for parameter in agent.actor.parameters():
+            parameter.zero_()
+        agent.actor.net[1].head.weight[:, 8:11] = TABLE  # after 8 hidden features
+    choices = torch.tensor([[0, 2], [1, 1], [2, 0], [1, 2], [0, 0]])
+    past = Past(
+        obs=torch.ones(5, 2, 1),
+        action=torch.nn.functional.one_hot(choices, 3).float(),
+        noise=draw(5, 2, 3, seed=4),
+        log_prob=torch.full((5, 2), 1 / 3).log(),
+        gain=torch.tensor([[1.0, 2.0], [-1.5, 0.5], [0.7, -0.3], [-2.0, 1.0], [0.1, 0.2]]),
+        present=torch.ones(5, 2, dtype=torch.bool),
+    )
+    return agent, past
+
+
+def first_agent_by_hand(past: Past, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """M, c, what agent 0 climbs and its gradient with respect to the agent's logits."""
+    k, j = past.action[row].argmax(-1).tolist()
+    chance, gain = TABLE[:, k].softmax(0), past.gain[row, 0]
+    m = 3 * chance[j]
+    c = m * (TABLE[j] - chance @ TABLE)
+    uniform = torch.distributions.Normal(0.0, 1.0).cdf(past.noise[row, 0])
+    s = (-(-uniform.log()).log()).softmax(0)
+    through_g = (s.diag() - s.outer(s)) @ c
+    through_ratio = m * (past.action[row, 0] - 1 / 3)
+    return m, c, (m + c[k]) * gain, (through_ratio + through_g) * gain  # ρ = 1, g is the choice
+
+
+def test_the_whole_objective_of_two_agents_with_choices_by_hand():
+    """Row by row: M = 3 π(l|k), c = M (U_l - Σ π_m U_m), and the slope of agent 0's logits."""
+    agent, past = two_agents()
+    change, slope = peer_feedback(agent.actor, 1, past)
+    ratio = change.exp()
+    pull = ratio.unsqueeze(-1) * slope[:, 0]
+    out = agent.actor.output(0, past.obs, past.action)
+    loss, _ = agent._loss(0, out, past, ratio, pull)
+    (got,) = torch.autograd.grad(loss, agent.actor.net[0].head.bias)
+    rows = [first_agent_by_hand(past, row) for row in range(5)]
+    m, c, value, gradient = (torch.stack(column) for column in zip(*rows, strict=True))
+    torch.testing.assert_close(ratio, m)
+    torch.testing.assert_close(pull, c)
+    torch.testing.assert_close(loss, -value.mean())
+    torch.testing.assert_close(got, -gradient.mean(0))
+
+
+def test_a_simultaneous_step_of_two_agents_with_choices_by_hand():
+    """Agent 0 climbs as in the sequential scheme. Agent 1 acts last: M = 1, nothing is passed back,
+    and min(ρ A, clip(ρ) A) lets go of a ρ above 1.2 where A > 0."""
+    clip = ClipConfig(epochs=1, batch_size=5, lr=0.0, max_norm=1e6)
+    agent, past = two_agents(scheme="simultaneous", clip=clip)
+    (report,) = agent._together(past)
+    first, total = torch.zeros(3), 0.0
+    table, clipped = torch.zeros(3, 3), 0
+    for row in range(5):
+        m, _, value, gradient = first_agent_by_hand(past, row)
+        first -= gradient / 5
+        total -= float(value) / 5
+        k = int(past.action[row, 0].argmax())
+        gain = float(past.gain[row, 1])
+        total -= min(float(m) * gain, min(max(float(m), 0.8), 1.2) * gain) / 5
+        if gain > 0 and m > 1.2:
+            clipped += 1
+        else:
+            table[:, k] -= m * gain * (past.action[row, 1] - TABLE[:, k].softmax(0)) / 5
+    assert clipped == 3
+    net = agent.actor.net
+    torch.testing.assert_close(net[0].head.bias.grad, first)
+    torch.testing.assert_close(net[1].head.weight.grad[:, 8:11], table)
+    torch.testing.assert_close(net[1].head.bias.grad, table.sum(1))
+    assert report["clipped_loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_simultaneous_learners_feel_the_same_feedback():
+    """Of agent 1 only, and not of how a density changes with the own action."""
+    clip = ClipConfig(epochs=1, batch_size=5, lr=0.0)
+    agent, past = two_agents(scheme="simultaneous", clip=clip)
+    change, slope = peer_feedback(agent.actor, 1, past)
+    pull = change.exp().view(-1, 1, 1) * slope
+    (report,) = agent._together(past)
+    assert report["peer_slope"] == pytest.approx(float(pull.abs().mean()), rel=1e-5)
+    assert report["peer_slope"] > 0
+    silent, past = two_agents(scheme="simultaneous", peer=False, clip=clip)
+    (report,) = silent._together(past)
+    assert report["peer_slope"] == 0.0
+
+
+# --- who learns when ------------------------------------------------------------------------------
+
+
+def test_an_agents_steps_leave_the_others_alone():
+    """Adam's momentum included: weights of the others do not move, nor do their deviations."""
+    agent = BPPO(home(), settings()).learn(2 * 28)
+    past = Past(
+        obs=draw(28, AGENTS, 5, seed=1),
+        action=draw(28, AGENTS, 2, seed=2),
+        noise=draw(28, AGENTS, 2, seed=3),
+        log_prob=draw(28, AGENTS, seed=4),
+        gain=draw(28, AGENTS, seed=5),
+        present=torch.ones(28, AGENTS, dtype=torch.bool),
+    )
+    before = {name: p.detach().clone() for name, p in agent.actor.named_parameters()}
+    list(agent._alone(1, past, torch.ones(28), draw(28, 2, seed=6)))
+    for name, parameter in agent.actor.named_parameters():
+        its = name.startswith(("net.1.", "own_log_std.1"))
+        assert torch.equal(parameter, before[name]) != its, name
+
+
+@every_kind
+@pytest.mark.parametrize("make_env", [home, game])
+def test_the_ratio_of_an_unchanged_policy_is_1(kind, make_env):
+    clip = replace(settings(kind).clip, lr=0.0)
+    agent = kind(make_env(), settings(kind, clip=clip))
+    for metrics in agent.updates(3):
+        assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+        assert metrics["clipped_share"] == 0.0
+    assert agent.skipped == 0
+
+
+def test_turns_are_backward_or_drawn():
+    agent = BPPO(home(), settings(actor={"order": "given", "given_order": (1, 2, 0)}))
+    assert agent._turns() == [0, 2, 1]
+    drawn = {tuple(HAPPO(home(), settings(HAPPO), seed=s)._turns()) for s in range(40)}
+    assert len(drawn) == 6
+
+
+def advantage_and_gain(**clip: Any) -> tuple[Tensor, Tensor]:
+    """Advantages of very different sizes, and what agents climb by: both (step, agent)."""
+    agent = BPPO(home(), settings(clip=ClipConfig(**clip)))
+    agent.env.reset(seed=0)
+    window = agent.env.collect(lambda obs: obs[..., :2], HORIZON)
+    advantage = draw(HORIZON, ENVS, AGENTS, seed=1) * torch.tensor([1.0, 10.0, 100.0]) + 5
+    return advantage.flatten(0, 1), agent._past(window, window.action, advantage).gain
+
+
+def test_gains_are_normalised_for_each_agent():
+    _, gain = advantage_and_gain()
+    torch.testing.assert_close(gain.mean(0), torch.zeros(AGENTS), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(gain.std(0, unbiased=False), torch.ones(AGENTS), atol=1e-4, rtol=0)
+
+
+def test_gains_are_as_they_are_or_the_teams_mean_if_asked():
+    advantage, gain = advantage_and_gain(normalise=False)
+    assert torch.equal(gain, advantage)
+    advantage, gain = advantage_and_gain(normalise=False, credit="team")
+    team = advantage.mean(-1)
+    torch.testing.assert_close(gain, team.unsqueeze(-1).expand(-1, AGENTS))
+    _, gain = advantage_and_gain(credit="team")
+    normal = (team - team.mean()) / team.std(unbiased=False)
+    torch.testing.assert_close(gain, normal.unsqueeze(-1).expand(-1, AGENTS), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scheme", ["sequential", "simultaneous"])
+@pytest.mark.parametrize(("target", "steps"), [(None, 9), (1e-7, 2), (1e3, 9)])
+def test_a_window_is_left_once_the_policy_moved_far_enough(scheme, target, steps):
+    """Nothing has moved before the first of 3 · 3 steps; the second minibatch shows that it did."""
+    clip = ClipConfig(epochs=3, batch_size=2, lr=1e-2, target_kl=target)
+    agent, past = two_agents(scheme=scheme, clip=clip)
+    past = replace(past, log_prob=agent.actor.log_prob(past.obs, past.action).detach())
+    if scheme == "simultaneous":
+        reports = list(agent._together(past))
+    else:
+        reports = list(agent._alone(0, past, torch.ones(5), torch.zeros(5, 3)))
+    assert reports[0]["kl"] == 0.0
+    assert reports[1]["kl"] > 1e-7
+    assert len(reports) == steps
+
+
+def test_without_m_learning_in_turn_is_learning_at_once():
+    """With minibatches of a whole window, where the order of rows does not matter."""
+    clip = ClipConfig(epochs=3, batch_size=28, lr=1e-2, max_norm=1e6)
+    learned = {}
+    for name, scheme, compound in (
+        ("in turn", "sequential", False),
+        ("at once", "simultaneous", False),
+        ("with M", "sequential", True),
+    ):
+        more = {"scheme": scheme, "compound": compound, "peer": False, "clip": clip}
+        agent = BPPO(home(), settings(**more)).learn(28)
+        learned[name] = torch.cat([p.detach().flatten() for p in agent.actor.parameters()])
+    at_once = learned["at once"]
+    torch.testing.assert_close(learned["in turn"], at_once, atol=1e-4, rtol=0.0)
+    assert float((learned["with M"] - at_once).abs().max()) > 1e-3
+
+
+# --- saving ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_env", [home, game])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (BPPO, {}),
+        (BPPO, {"actor": {"order": "random"}}),
+        (BPPO, {"scheme": "simultaneous", "average": 0.9}),
+        (ARMAPPO, {}),
+        (HAPPO, {}),
+    ],
+    ids=["bppo", "bppo, random order", "bppo, simultaneous", "armappo", "happo"],
+)
+def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, kind, more):
+    path, config = tmp_path / "agent.pt", settings(kind, schedule="linear", **more)
+    unbroken, broken = (kind(make_env(), config, seed=3) for _ in range(2))
+    unbroken.learn(5 * 28)
+    broken.learn(5 * 28, lambda agent, metrics: agent.update < 3).save(path)
+    loaded = kind.load(path, make_env())
+    assert loaded.config == config
+    assert same(weights(loaded), weights(broken))
+    loaded.learn(5 * 28)
+    assert same(weights(loaded), weights(unbroken))
+    assert not same(weights(loaded), weights(broken))
+    obs = loaded.env.current_obs
+    assert torch.equal(loaded.predict(obs), unbroken.predict(obs))
+
+
+# --- others take the policy as well ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_env", [home, game])
+def test_ppo_takes_agents_that_act_one_after_another(make_env):
+    config = PPOConfig(
+        horizon=HORIZON,
+        actor=ActorConfig(net=SEPARATE, order="random", learn_std=True),
+        clip=ClipConfig(epochs=2, batch_size=13, ratio="team", entropy_weight=0.1),
+    )
+    agent = PPO(make_env(), config).learn(3 * 28)
+    assert agent.skipped == 0
+    assert agent.predict(agent.env.current_obs, deterministic=False).isfinite().all()
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_shac_takes_agents_that_act_one_after_another(discrete):
+    env = LearnedDiffWrapper(game() if discrete else home())
+    actor = ActorConfig(net=SEPARATE, order="random")
+    agent = SHAC(env, SHACConfig(horizon=HORIZON, actor=actor)).learn(3 * 28)
+    assert agent.skipped == 0
+    before = SHAC(env, agent.config).actor.net[0].head.weight
+    assert not torch.equal(agent.actor.net[0].head.weight, before)
+
+
+def test_shac_refuses_to_weigh_all_choices_of_a_chain():
+    actor = ActorConfig(net=SEPARATE, order="listed")
+    with pytest.raises(UsageError, match="sampled"):
+        SHAC(LearnedDiffWrapper(game()), SHACConfig(actor=actor, choices="all"))
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"actor": ActorConfig(net=NET)}, "choose another order"),
+        ({"clip": ClipConfig(ratio="team")}, "leave it at 'agent'"),
+        ({"turns": "random"}, "turns='backward'"),
+        ({"turns": "random", "peer": False, "scheme": "simultaneous"}, "scheme='sequential'"),
+        ({"compound": False}, "compound=True"),
+        ({"actor": ActorConfig(net=SEPARATE, order="listed", conditioning="none")}, "peer=False"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change, advice):
+    with pytest.raises(UsageError, match=advice):
+        BPPOConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "advice"),
+    [
+        (MAPPO, BPPOConfig(), "MAPPO is set by MAPPOConfig, not by BPPOConfig"),
+        (IPPO, MAPPOConfig(), "IPPO is set by IPPOConfig, not by MAPPOConfig"),
+        (BPPO, IPPOConfig(), "BPPO is set by BPPOConfig, not by IPPOConfig"),
+        (HAPPO, BPPOConfig(), "HAPPO passes nothing back, but peer is True; give a HAPPOConfig"),
+    ],
+)
+def test_settings_of_another_method_are_refused(kind, config, advice):
+    with pytest.raises(UsageError, match=advice):
+        kind(Reach(), config)

@@ -1,0 +1,256 @@
+"""PPO, IPPO and MAPPO with memory: ratios, targets, episodes' beginnings, acting."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from toys.masked import MaskedReach, closed_choices
+from toys.reach import AGENTS, ENVS, Reach, learned_reach, same
+from toys.recurrent import HORIZON, KINDS, PLAIN, cartpole, dispersion, plain_reach, settings
+
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.diversity import policy_diversity, visited
+from diffsurrogate.actor_critic.recurrent import RecurrentActor
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, experience
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.recurrent import Recurrence
+from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.wrappers.split_agents import SplitAgents
+
+# --- the ratio -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_env", [plain_reach, dispersion, cartpole, MaskedReach])
+@pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
+def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind):
+    """Window after window, as it acted step by step: of whole windows of any envs, over resets."""
+    agent, ended = kind(make_env(), settings(kind)), 0
+    agent.env.reset(seed=1)
+    agent.env.stagger(agent.sampler)
+    for _ in range(4):
+        obs = agent.env.current_obs
+        noise = agent.noise.draw(HORIZON)
+        window = agent._collect(noise)
+        advantage = torch.randn(HORIZON, ENVS, agent.env.num_agents)
+        past = experience(window, agent.actor, advantage, recurrence=agent.past["actor"])
+        # what drew the actions, from the noise
+        if not agent.env.discrete_actions:
+            unit = torch.distributions.Normal(0.0, 1.0).log_prob(noise)
+            expected = (unit - agent.actor.log_std.detach()).sum(-1)
+            torch.testing.assert_close(past.log_prob, expected, atol=1e-3, rtol=1e-4)
+        parts = list(past.minibatches(ClipConfig(epochs=2, batch_size=13), agent.sampler))
+        assert [part.log_prob.shape[1] for part in parts] == [2, 2, 2, 1] * 2
+        for part in parts:
+            new, _ = agent.actor.judge(part.obs, part.action, part.recurrence)
+            assert ((new - part.log_prob).exp() - 1).abs().max() < 1e-5
+        assert torch.equal(window.obs[0], obs)
+        ended += int(window.ended[:-1].sum())
+        agent.actor.learn_scales(window.obs)
+        agent.actor.begin_window(agent.sampler)
+    assert ended > 5
+
+
+def test_a_policy_that_forgot_otherwise_would_have_another_ratio():
+    """Where episodes begin decides: without resets inside the window the ratio is not 1."""
+    agent = PPO(plain_reach(), settings())
+    agent.env.reset(seed=1)
+    agent.env.stagger(agent.sampler)
+    window = agent._collect(agent.noise.draw(HORIZON))
+    past = agent.past["actor"]
+    advantage = torch.zeros(HORIZON, ENVS, AGENTS)
+    right = experience(window, agent.actor, advantage, recurrence=past).log_prob
+    never = Recurrence(hidden=past.hidden, begins=torch.zeros_like(past.begins))
+    wrong = experience(window, agent.actor, advantage, recurrence=never).log_prob
+    differs = (right - wrong).abs().amax(-1) > 1e-4
+    before = torch.cat([torch.zeros(1, ENVS, dtype=torch.bool), window.ended[:-1]])
+    assert torch.equal(differs, before.cumsum(0) > 0)
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_env", [plain_reach, cartpole])
+def test_values_are_those_of_a_critic_that_lived_through_every_episode(make_env):
+    """Env by env and step by step, over window borders; the end is seen before the reset."""
+    agent = MAPPO(make_env(), settings(MAPPO))
+    agent.env.reset(seed=1)
+    agent.env.stagger(agent.sampler)
+    with torch.no_grad():
+        agent.critic.net.net.head.weight.normal_()
+    shape = (1, agent.env.num_agents, 9)
+    lived = [torch.zeros(shape) for _ in range(ENVS)]
+    cut = 0
+    for _ in range(4):
+        window = agent._collect(agent.noise.draw(HORIZON))
+        with torch.no_grad():
+            value, next_value = agent._values(window)
+            for step in range(HORIZON):
+                for env in range(ENVS):
+                    seen = window.obs[step : step + 1, env : env + 1]
+                    led_to = window.next_obs[step : step + 1, env : env + 1]
+                    before = Recurrence(hidden=lived[env], begins=torch.zeros(1, 1) > 0)
+                    expected, after = agent.critic.unroll(seen, before)
+                    torch.testing.assert_close(value[step, env], expected[0, 0])
+                    then = Recurrence(hidden=after[0], begins=torch.zeros(1, 1) > 0)
+                    expected, _ = agent.critic.unroll(led_to, then)
+                    torch.testing.assert_close(next_value[step, env], expected[0, 0])
+                    over = bool(window.ended[step, env])
+                    lived[env] = torch.zeros(shape) if over else after[0]
+        cut += int(window.ended.sum())
+        goes_on = ~window.ended[:-1]
+        torch.testing.assert_close(next_value[:-1][goes_on], value[1:][goes_on])
+    assert cut > 5
+
+
+def test_no_graph_reaches_back_over_the_border_of_a_window():
+    agent = PPO(plain_reach(), settings()).learn(2 * HORIZON * ENVS)
+    assert set(agent.hidden) == {"actor", "critic"}
+    assert all(not hidden.requires_grad and hidden.any() for hidden in agent.hidden.values())
+
+
+# --- where episodes begin ------------------------------------------------------------------------
+
+
+BEGINNINGS: dict[str, Callable[[], MultiAgentVectorEnv]] = {
+    "own": plain_reach,
+    "vmas": dispersion,
+    "gymnasium": cartpole,
+    "learned": learned_reach,
+    "split": lambda: SplitAgents(
+        make("diffsurrogate/cartpole-swingup", num_envs=ENVS, max_steps=5), actions={"a": [0]}
+    ),
+}
+
+
+@pytest.mark.parametrize("which", list(BEGINNINGS))
+def test_an_env_says_where_episodes_begin(which):
+    env = BEGINNINGS[which]()
+    env.reset(seed=1)
+    env.stagger(torch.Generator().manual_seed(0))
+    assert env.began.shape == (ENVS,) and env.began.all()
+    action = torch.zeros(ENVS, env.num_agents, env.act_dim)
+    seen = torch.zeros(ENVS, dtype=torch.bool)
+    for _ in range(14):
+        _, _, terminated, truncated, _ = env.step(action)
+        assert torch.equal(env.began, terminated | truncated)
+        seen |= env.began
+    assert seen.all()
+    env.reset()
+    assert env.began.all()
+
+
+def test_a_state_knows_whether_it_is_a_beginning():
+    env = plain_reach()
+    env.reset(seed=1)
+    env.stagger(torch.Generator().manual_seed(0))
+    for _ in range(3):
+        env.step(torch.zeros(ENVS, AGENTS, env.act_dim))
+    began, state = env.began, env.state()
+    assert 0 < began.sum() < ENVS
+    other = plain_reach()
+    other.reset()
+    other.set_state(state)
+    assert torch.equal(other.began, began)
+
+
+# --- acting --------------------------------------------------------------------------------------
+
+
+def test_a_policy_remembers_its_own_env_and_forgets_where_it_begins_anew():
+    """Two envs at once, each as if it were alone; actions are in the box."""
+    agent = IPPO(plain_reach(), settings(IPPO)).learn(4 * HORIZON * ENVS)
+    results = []
+    for together in (True, False):
+        envs = [Reach(num_envs=count, differentiable=False) for count in (2, 11)]
+        policies = [agent.policy(env) for env in envs]
+        rows: list[list[Tensor]] = [[], []]
+        for index, env in enumerate(envs):
+            env.reset(seed=index)
+        order = [0, 1] * 20 if together else [0] * 20 + [1] * 20
+        for index in order:
+            obs = envs[index].current_obs
+            rows[index].append(policies[index](obs))
+            envs[index].step(rows[index][-1])
+        results.append([torch.stack(row) for row in rows])
+        assert all(action.abs().max() <= 1 for action in results[-1])
+    assert same(*results)
+
+
+def test_evaluation_is_deterministic_whatever_came_before():
+    agent = IPPO(plain_reach(), settings(IPPO)).learn(4 * HORIZON * ENVS)
+    env = plain_reach()
+    policy = agent.policy(env)
+    first = evaluate(policy, env, seed=7).returns
+    visited(policy, env, steps=3)
+    assert torch.equal(evaluate(policy, env, seed=7).returns, first)
+    assert torch.equal(evaluate(agent.policy(env), env, seed=7).returns, first)
+    again = plain_reach()
+    assert torch.equal(evaluate(agent.policy(again), again, seed=7).returns, first)
+
+
+def test_without_memory_the_policy_of_any_env_is_predict():
+    agent = PPO(plain_reach(), settings(memory=(0, 9)))
+    obs = torch.randn(ENVS, AGENTS, 5)
+    assert torch.equal(agent.policy(plain_reach())(obs), agent.predict(obs))
+    assert agent.learn(2 * HORIZON * ENVS).hidden.keys() == {"critic"}
+
+
+def test_the_mean_of_policies_remembers_too():
+    agent = IPPO(plain_reach(), settings(IPPO, average=0.9)).learn(3 * HORIZON * ENVS)
+    env = plain_reach()
+    env.reset(seed=1)
+    actor = agent.predictor
+    assert isinstance(actor, RecurrentActor) and actor is not agent.actor
+    expected, _ = actor.act_next(env.current_obs, None, actor.nothing(ENVS), env.began)
+    torch.testing.assert_close(agent.policy(env)(env.current_obs), expected.clamp(-1, 1))
+
+
+def test_an_observation_alone_is_refused():
+    agent = IPPO(plain_reach(), settings(IPPO))
+    obs = torch.zeros(ENVS, AGENTS, 5)
+    for ask in (agent.predict, agent.actor, lambda obs: agent.actor.log_prob(obs, obs[..., :2])):
+        with pytest.raises(UsageError, match=r"policy\(env\)"):
+            ask(obs)
+    with pytest.raises(UsageError, match="all they saw before"):
+        policy_diversity(agent.predictor, obs)
+    with pytest.raises(UsageError, match="give that env's current_obs"):
+        agent.policy(Reach(num_envs=2))(obs)
+
+
+def test_no_closed_choice_is_taken_and_the_state_is_out_of_sight():
+    env = MaskedReach()
+    agent = MAPPO(env, settings(MAPPO)).learn(6 * HORIZON * ENVS)
+    policy = agent.policy(env)
+    for _ in range(20):
+        action = policy(env.current_obs)
+        assert closed_choices(env, env.current_obs, action) == 0
+        env.step(action)
+    assert env.taken > 0 and env.closed == 0
+    obs, actor = env.current_obs, agent.actor
+    assert isinstance(actor, RecurrentActor)
+    other = obs.clone()
+    other[..., env.state_columns] = 7.0
+    hidden = agent.hidden["actor"]
+    one, two = (actor.act_next(seen, None, hidden, env.began)[1] for seen in (obs, other))
+    assert torch.equal(one, two)
+
+
+def test_densities_and_entropies_are_those_of_the_outputs():
+    env = plain_reach()
+    env.reset(seed=1)
+    actor = build_actor(ActorConfig(net=replace(PLAIN, memory=5), learn_std=True), env)
+    assert isinstance(actor, RecurrentActor)
+    obs, action = torch.randn(HORIZON, ENVS, AGENTS, 5), torch.randn(HORIZON, ENVS, AGENTS, 2)
+    begins = torch.zeros(HORIZON, ENVS, dtype=torch.bool)
+    past = Recurrence(hidden=actor.nothing(ENVS), begins=begins)
+    log_prob, entropy = actor.judge(obs, action, past)
+    mean, _ = actor.unroll(obs, past)
+    normal = torch.distributions.Normal(mean, actor.log_std.exp())
+    torch.testing.assert_close(log_prob, normal.log_prob(action).sum(-1))
+    torch.testing.assert_close(entropy, normal.entropy().sum(-1).expand_as(entropy))

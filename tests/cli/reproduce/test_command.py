@@ -1,0 +1,269 @@
+"""`reproduce table1`: the grid of the paper's Table 1, and stops and kills of it."""
+
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys.grid_runs import GRID, TABLE, fake
+from toys.processes import wait_for_updates
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.reproduce.workers import Children, Job, locked
+from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import load_checkpoint
+
+SMALL = [
+    *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--eval-every", "4"),
+    *("--checkpoint-every", "1", "--film-steps", "0"),
+]
+SHAC = [
+    *("--shac.horizon", "4", "--shac.critic-updates", "2", "--shac.critic-batch-size", "16"),
+    *("--surrogates.minibatches", "2", "--surrogates.batch-size", "16"),
+]
+STEPS = 5 * 4 * 40  # 40 updates
+TINY = ["--methods", "shac++", "--seeds", "1", "2", "--total-steps", str(STEPS), "--jobs", "1"]
+EXTRA = ["--", *SMALL, *SHAC]
+
+
+def tiny(out: Path, *options: str) -> list[str]:
+    return [*GRID, *TINY, "--out", str(out), *options, *EXTRA]
+
+
+def without_times(content: Any) -> Any:
+    """Leave out what the clock says."""
+    if isinstance(content, dict):
+        return {k: without_times(v) for k, v in content.items() if "cpu_seconds" not in k}
+    return [without_times(v) for v in content] if isinstance(content, list) else content
+
+
+def table(out: Path) -> Any:
+    return without_times(json.loads((out / "table1.json").read_text()))
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "diffsurrogate", *arguments],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, capsys):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for seed in ("1", "2"):  # a run of the grid is a plain training
+        run = str(whole / "default" / f"dispersion-1-shac++-mlp-{seed}")
+        command = ["train", "shac++", "paper/dispersion", "--agents", "1", "--seed", seed]
+        command += ["--total-steps", str(STEPS), "--stop-at", "None", "--no-progress"]
+        assert main([*command, "--out", run, *SMALL, *SHAC]) == 0
+    assert main(tiny(whole, "--report-only")) == 0
+    process = start(tiny(killed), tmp_path / "log")
+    first, second = (killed / "default" / f"dispersion-1-shac++-mlp-{seed}" for seed in (1, 2))
+    wait_for_updates(first, 2, process)
+    process.kill()
+    process.wait(60)
+    assert not (first / "summary.json").exists()
+    assert not second.exists()
+    capsys.readouterr()
+    assert main(tiny(killed)) == 0  # once the run that was left has stopped
+    assert "1 interrupted, 1 new" in capsys.readouterr().out
+    assert table(killed) == table(whole)
+    assert table(whole)["cells"][0]["finished"] == [1, 2]
+    rows = []
+    for out in (whole, killed):
+        with (out / "default" / first.name / "metrics.csv").open() as stream:
+            rows.append([float(row["cpu_seconds"]) for row in csv.DictReader(stream)])
+    assert all(len(cpu) == 41 and cpu == sorted(cpu) and cpu[0] == 0 for cpu in rows)
+
+
+def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
+    out, refusals = tmp_path / "grid", []
+    run = out / "default" / "dispersion-1-shac++-mlp-1"
+
+    def interrupt() -> None:
+        wait_for_updates(run, 2)
+        try:
+            with locked(out):
+                pass
+        except UsageError as error:
+            refusals.append(str(error))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert main(tiny(out)) == 130
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert f"another reproduce (process {os.getpid()})" in refusals[0]
+    assert not (run / "summary.json").exists()
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["agent"]["update"] > 0
+    assert "stopped; continue with" in run.with_name(f"{run.name}.log").read_text()
+    said = capsys.readouterr().out
+    assert "0 of 2 runs finished; go on with:\n  diffsurrogate reproduce table1 --tasks" in said
+    advice = shlex.split(said.splitlines()[-1])[1:]
+    assert main([*advice[:2], "--dry-run", *advice[2:]]) == 0
+    assert "1 interrupted, 1 new" in capsys.readouterr().out
+
+
+def test_runs_to_prolong_are_not_finished_when_ctrl_c_comes_first(tmp_path, monkeypatch, capsys):
+    def run(children, jobs, started, ended):
+        children.signal = signal.SIGINT
+
+    monkeypatch.setattr(Children, "run", run)
+    fake(tmp_path, "ppo", 1, 0.5)
+    command = [*GRID, "--methods", "ppo", "--seeds", "1", "--total-steps", "101"]
+    assert main([*command, "--out", str(tmp_path)]) == 130
+    assert "stopped with 0 of 1 runs finished" in capsys.readouterr().out
+
+
+def test_an_error_of_ours_stops_runs_with_whole_checkpoints(tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    command = ["train", "shac++", "paper/dispersion", "--out", str(run), *SMALL, *SHAC]
+
+    def started() -> None:
+        wait_for_updates(run, 2)
+        raise RuntimeError("ours")
+
+    job = Job(name="run", arguments=tuple(command), log=log)
+    with locked(tmp_path) as lock, pytest.raises(RuntimeError, match="ours"):
+        Children(1, lock).run([job], started, lambda job, status: None)
+    assert "stopped; continue with" in log.read_text()
+
+
+def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    def run(children, jobs, started, ended):
+        for job in jobs:
+            job.log.write_text("all went well\nuntil it did not\n")
+            started()
+            ended(job, 2)
+
+    monkeypatch.setattr(Children, "run", run)
+    fake(tmp_path, "ppo", 1, 0.5)
+    command = [*GRID, "--methods", "ppo", "--total-steps", "100", "--out", str(tmp_path)]
+    assert main([*command, "--seeds", "1", "2", "3"]) == 1
+    text = capsys.readouterr().out
+    assert "3 runs in" in text
+    assert "1 finished, 2 new" in text
+    assert "failed (status 2): ppo dispersion 1 mlp seed 2" in text
+    assert "  until it did not" in text
+    assert "2 of 3 runs failed; try them again with:" in text
+    assert "1 of 3 runs finished" in (tmp_path / "table1.md").read_text()
+    assert main([*command, "--seeds", "1"]) == 0  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_a_grid_of_twelve_cells_killed_twice_goes_on_to_the_same_table(tmp_path):
+    cells = ["--agents", "1", "--methods", "ppo", "mappo", "shac++", "--seeds", "1"]
+
+    def command(out: Path) -> list[str]:
+        steps = ["--total-steps", str(5 * 32 * 12)]
+        return [*TABLE, *cells, *steps, "--jobs", "2", "--out", str(out), "--", *SMALL]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main(command(whole)) == 0
+    for count, number in ((2, signal.SIGTERM), (7, signal.SIGKILL)):
+        process = start(command(broken), tmp_path / "log")
+        while len(list(broken.glob("default/*/summary.json"))) < count:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == (143 if number == signal.SIGTERM else -number)
+    assert main(command(broken)) == 0
+    assert table(broken) == table(whole)
+    assert len(table(whole)["cells"]) == 12
+
+
+# --- what is trained --------------------------------------------------------------------------
+
+
+def listing(capsys, *arguments: str) -> str:
+    assert main([*TABLE, "--dry-run", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_dry_run_lists_the_runs_and_what_is_left_out(tmp_path, capsys):
+    out = tmp_path / "grid"
+    text = listing(capsys, "--out", str(out))
+    # 4 tasks x (1 agent: mlp; 3 and 5: both) x 5 methods, less shac on two tasks; 3 seeds
+    assert "270 runs, 270 new" in text
+    assert "no gradient" in text
+    assert "dispersion-1-shac-mlp" in text
+    assert "sampling-1-mappo-transformer" in text
+    assert not out.exists()
+    paper = listing(capsys, "--preset", "paper", "--agents", "3", "10", "--seeds", "7")
+    assert "the paper has no such method: dispersion-3-mappo-mlp" in paper
+    assert "paper/discovery-10-shac+-transformer-7" in paper
+    others = listing(capsys, "--methods", "ippo", "sb3-ppo", "--agents", "3", "--seeds", "7")
+    assert "8 runs, 8 new" in others
+    assert "see only themselves" in others
+
+
+BAD = {
+    "nothing left": (["--methods", "shac", "--tasks", "discovery"], "nothing is left"),
+    "seed": (["--seeds", "-1"], "at least 0"),
+    "no agents": (["--agents", "0"], "at least 1"),
+    "no seeds": (["--seeds"], "--seeds is empty"),
+    "jobs": (["--jobs", "0"], "jobs is 0"),
+    "reserved": (["--", "--seed", "3"], "--seed before --"),
+    "reserved too": (["--", "--stop_at=3"], "--stop-at before --"),
+    "idle": (["--methods", "ppo", "--", "--shac.horizon", "4"], "ppo does not read --shac"),
+    "horizon": (["--methods", "ppo", "--", "--ppo.horizon", "0"], "at least 1"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "advice"), list(BAD.values()), ids=list(BAD))
+def test_bad_input_gets_advice(arguments, advice, tmp_path, capsys):
+    assert main([*GRID, "--out", str(tmp_path / "grid"), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert advice in message
+    assert not list(tmp_path.glob("grid/*/*"))
+
+
+def test_another_configuration_in_the_folder_is_refused_but_a_larger_budget_is_not(
+    tmp_path, capsys
+):
+    out = tmp_path / "grid"
+    fake(out, "ppo", 3, 1.0)
+    command = [*GRID, "--methods", "ppo", "--seeds", "3", "--out", str(out)]
+    same = ["--total-steps", "100"]
+    for options, state in {
+        (*same,): "finished",
+        ("--total-steps", "99"): None,
+        ("--total-steps", "101"): "to prolong",
+        (*same, "--cpu-limit", "5"): None,
+        (*same, "--", "--num-envs", "7"): None,
+        (*same, "--", "--film-steps", "7"): "finished",
+    }.items():
+        before = [] if "--" not in options else list(options[options.index("--") :])
+        given = list(options[: len(options) - len(before)])
+        status = main([*command, *given, "--dry-run", *before])
+        told = capsys.readouterr()
+        if state is None:
+            assert status == 2
+            assert "dispersion-1-ppo-mlp-3 has" in told.err
+            assert "another --out" in told.err
+        else:
+            assert status == 0
+            assert f"1 runs, 1 {state}" in told.out
+
+
+def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
+    (tmp_path / ".lock").write_text("999999999")
+    with (
+        locked(tmp_path),
+        pytest.raises(UsageError, match=f"process {os.getpid()}"),
+        locked(tmp_path),
+    ):
+        pass

@@ -1,0 +1,307 @@
+"""The doctor says of envs with known virtues and faults what is so, and shows it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+from toys.masked import MaskedReach
+from toys.reach import AGENTS, ENVS, OBS, Reach
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.doctor import page as doctor_page
+from diffsurrogate.cli.doctor.command import Verdict, describe, judge
+from diffsurrogate.cli.doctor.measure import Diagnosis, diagnose
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make, register_env
+
+TRANSITIONS = 2 * 2 * 32 * 7  # two windows of each kind of noise
+
+
+def examined(env: MultiAgentVectorEnv) -> tuple[Diagnosis, Verdict]:
+    found = diagnose(env, "test/env", transitions=TRANSITIONS, seed=3)
+    return found, judge(found)
+
+
+@pytest.fixture(scope="module")
+def healthy() -> tuple[Diagnosis, Verdict]:
+    return examined(Reach())
+
+
+def test_a_smooth_env_with_gradients_is_found_to_be_one(healthy):
+    found, verdict = healthy
+    assert (found.shape.agents, found.shape.obs_dim, found.shape.act_dim) == (AGENTS, OBS, 2)
+    assert (found.conduct.repeats, found.conduct.continues) == (True, True)
+    assert (found.conduct.not_finite, found.conduct.not_reset) == (0, 0)
+    assert found.experience.transitions == TRANSITIONS
+    assert found.experience.rewarded["white"] > 0.9
+    assert found.experience.still_entries == AGENTS  # the fifth entry is 0 for everyone
+    assert (found.experience.terminated, found.experience.truncated) == (0, 2 * 2 * 7 * 32 // 8)
+    assert set(found.own.kinds) == {"dynamics", "reward"}
+    assert found.own.passed
+    assert found.fit.reward_error < 0.3
+    assert found.fit.entry_errors.shape == (AGENTS, OBS)
+    assert found.fit.entry_errors[:, 4].isnan().all()
+    assert found.fit.cosine > 0.8
+    assert found.fit.growth[0] == 1
+    assert verdict.chance == "good"
+    assert verdict.faults == ()
+
+
+def test_the_text_names_what_was_found(healthy):
+    text = describe(*healthy)
+    assert "PASSED" in text
+    assert f"{OBS} numbers per agent" in text
+    assert "SHAC++ here: good" in text
+    assert "cosine" in text
+
+
+def test_the_text_names_open_choices_and_the_global_state(healthy):
+    assert "global state      none" in describe(*healthy)
+    text = describe(*examined(MaskedReach()))
+    assert "4 choices, not all of them open all the time, per agent" in text
+    assert "3 of these numbers, which policies do not see" in text
+    text = describe(*examined(make("mpe2/simple_spread_v3", num_envs=7, n_agents=2)))
+    assert "left out; --env-options state True shows it" in text
+
+
+class Rare(Reach):
+    """Pays far outside only: correlated noise gets there once in some hundred steps."""
+
+    def reward(self, state, action, next_state) -> Tensor:
+        return (next_state["x"].prod(-1) > 16).float()
+
+
+class Unseeded(Reach):
+    def spawn(self, count: int, generator: torch.Generator):
+        return {"x": torch.rand(count, AGENTS, 2)}
+
+
+class Hidden(Reach):
+    """What is observed says nothing of where a point is."""
+
+    def observe(self, state) -> Tensor:
+        return (state["x"].repeat(1, 1, 3)[..., :OBS] * 1e4).frac()
+
+
+@pytest.mark.parametrize(
+    ("kind", "chance", "says"),
+    [
+        (Rare, "fair", "rewards are rare"),
+        (Hidden, "poor", "hard to tell"),
+    ],
+)
+def test_what_is_against_learning_is_named(kind, chance, says):
+    _, verdict = examined(kind())
+    assert verdict.chance == chance
+    assert any(says in finding for finding in verdict.findings)
+    assert verdict.advice
+
+
+def test_no_reward_at_all_is_poor():
+    class Nothing(Reach):
+        def reward(self, state, action, next_state) -> Tensor:
+            return torch.zeros(action.shape[:2])
+
+    found, verdict = examined(Nothing())
+    assert found.experience.rewarded == {"white": 0.0, "ou": 0.0}
+    assert verdict.chance == "poor"
+
+
+def test_an_env_that_does_not_repeat_is_at_fault(capsys, tmp_path):
+    register_env("unseeded", lambda name, num_envs, **_: Unseeded(num_envs=num_envs))
+    command = ["doctor", "unseeded/x", "--num-envs", "5", "--transitions", "100"]
+    assert main([*command, "--out", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "FAULT: the same seed and actions gave other numbers" in text
+
+
+def test_an_env_that_does_not_reset_is_at_fault():
+    class Stuck(Reach):
+        def _reset_where(self, mask: Tensor) -> Tensor:
+            return self._observe_now()
+
+        def _observe_now(self) -> Tensor:
+            return self.observe(self._state)
+
+    found, verdict = examined(Stuck())
+    assert found.conduct.not_reset > 0
+    assert any("must start anew" in fault for fault in verdict.faults)
+
+
+class NotANumber(Reach):
+    """Steps by itself, past the checks of the base class; far outside a reward is NaN."""
+
+    def step(self, actions: Tensor):
+        obs, reward, terminated, truncated, info = super().step(actions)
+        far = info["final_obs"][..., 0].abs() > 1
+        return obs, reward.masked_fill(far, torch.nan), terminated, truncated, info
+
+
+def test_an_env_at_fault_is_never_judged_good():
+    found, verdict = examined(NotANumber())
+    assert found.conduct.not_finite > 0
+    assert found.conduct.repeats  # NaN where it was NaN before
+    assert torch.tensor(found.experience.reward_mean).isfinite()
+    assert any("NaN or infinite" in fault for fault in verdict.faults)
+    assert verdict.chance == "poor"
+    assert "nothing speaks against it" not in verdict.findings
+    assert verdict.advice == ("mend the FAULT first",)
+
+
+def test_an_env_that_is_refused_while_it_runs_is_at_fault(capsys, tmp_path):
+    class Breaks(Reach):
+        def reward(self, state, action, next_state) -> Tensor:
+            far = next_state["x"][..., 0].abs() > 1
+            return super().reward(state, action, next_state).masked_fill(far, torch.nan)
+
+    register_env("breaks", lambda name, num_envs, **_: Breaks(num_envs=num_envs))
+    assert main(["doctor", "breaks/x", "--num-envs", "5", "--out", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"FAULT: Breaks: the reward of env \d at step \d .* is not finite", text)
+    assert "SHAC++ here: poor" in text
+    assert (tmp_path / "doctor.txt").read_text() in text
+
+
+def test_a_reset_that_cannot_be_seen_is_no_fault():
+    """Both agents always see 1; every episode is one step long, which is its time limit too."""
+    found, verdict = examined(make("games/climbing", num_envs=7))
+    assert found.conduct.ends > 0
+    assert found.conduct.not_reset == 0
+    assert verdict.faults == ()
+    assert (found.experience.terminated, found.experience.truncated) == (TRANSITIONS, 0)
+    text = describe(found, verdict)
+    assert "by state, 0 by a time limit; autoreset: cannot be told" in text
+    assert "nothing to tell: no entry changes" in text
+
+
+def test_a_start_that_happens_to_be_the_last_observation_is_no_fault():
+    """Of three places, one in three starts is where the last episode ended."""
+
+    class Few(Reach):
+        def observe(self, state) -> Tensor:
+            place = (1.5 * state["x"][:, :1, :1]).round().clamp(-1, 1)
+            return place.expand(-1, AGENTS, OBS).clone()
+
+    found, verdict = examined(Few())
+    assert found.conduct.ends > 50
+    assert found.conduct.not_reset == 0
+    assert verdict.faults == ()
+
+
+class Long(Reach):
+    """A time limit that 128 steps do not reach."""
+
+    def __init__(self, max_steps: int | None = 200) -> None:
+        super().__init__()
+        self.max_steps = max_steps
+
+
+def test_ends_are_seen_though_the_time_limit_is_not_reached():
+    found, verdict = examined(Long())
+    assert 0 < found.experience.truncated <= ENVS
+    text = describe(found, verdict)
+    assert f"0 by state, {found.experience.truncated} by a time limit; autoreset: the next" in text
+
+
+@pytest.mark.parametrize(
+    ("limit", "advice"), [(None, "8960 may show some"), (10**6, "7000000 shows some")]
+)
+def test_where_no_end_was_seen_the_text_says_how_to_see_one(limit, advice):
+    text = describe(*examined(Long(limit)))
+    assert "none seen in 128 steps of each copy, so that autoreset was not tried" in text
+    assert advice in text
+
+
+def test_slopes_are_followed_within_episodes_only(healthy):
+    """Of eight steps: what follows a reset depends on nothing before it."""
+    growth = healthy[0].fit.growth
+    assert growth.shape == (8,)
+    assert (growth > 0.1).all()
+    assert re.search(r"slopes .* in 8 steps, as long as most episodes last", describe(*healthy))
+
+
+def test_a_reward_model_that_knows_only_what_it_learned_from_is_named(healthy):
+    found, _ = healthy
+    fit = replace(found.fit, reward_error=0.28, seen_error=0.09)
+    verdict = judge(replace(found, fit=fit))
+    assert verdict.chance == "fair"
+    assert verdict.findings[0] == (
+        "reward model at 72% of the variance on unseen episodes, 91% on those it learned from: "
+        "more data or another model first"
+    )
+    assert "--transitions" in verdict.advice[0]
+    fit = replace(found.fit, reward_error=1.1, seen_error=1.0)
+    verdict = judge(replace(found, fit=fit))
+    assert verdict.chance == "poor"
+    assert "at 0% of the variance on unseen episodes: more data" in verdict.findings[0]
+    assert "RewardConfig" in verdict.advice[0]
+    fit = replace(found.fit, reward_error=float("nan"))
+    assert judge(replace(found, fit=fit)).chance != "good"
+
+
+def test_held_out_episodes_are_others(healthy):
+    """Seven copies, two windows of 32 steps, episodes of eight."""
+    assert healthy[0].fit.episodes == 7 * 2 * 32 // 8
+
+    class Memory(Reach):
+        """Pays by a number that is drawn with each episode, and by nothing else."""
+
+        def spawn(self, count: int, generator: torch.Generator):
+            lot = torch.randint(1000, (count, 1), generator=generator)
+            return super().spawn(count, generator) | {"lot": lot}
+
+        def observe(self, state) -> Tensor:
+            seen = super().observe(state)
+            return torch.cat([seen[..., :4], state["lot"].unsqueeze(1).expand(-1, AGENTS, 1)], -1)
+
+        def advance(self, state, action):
+            return super().advance(state, action) | {"lot": state["lot"]}
+
+        def reward(self, state, action, next_state) -> Tensor:
+            return (state["lot"] * 7919 % 101 / 101.0).expand(-1, AGENTS)
+
+    found, verdict = examined(Memory())
+    assert found.fit.reward_error > 0.7
+    assert any("of the variance on unseen episodes" in finding for finding in verdict.findings)
+
+
+def test_bars_of_the_rewards_stand_on_zero(healthy):
+    _, axis = plt.subplots()
+    doctor_page._rewards(axis, healthy[0])
+    assert axis.get_ylim()[0] == 0
+    assert axis.get_yscale() == "symlog"
+    plt.close()
+
+
+def test_lengths_are_of_whole_episodes(healthy):
+    """A first episode that the spread time limit cut is left out, one that ended is not."""
+    truncated, terminated = torch.zeros(2, 32, ENVS, dtype=torch.bool)
+    truncated[[4, 12, 20], 0] = True
+    terminated[[2, 7], 1] = True
+    window = replace(healthy[0].windows[0], terminated=terminated, truncated=truncated)
+    _, axis = plt.subplots()
+    doctor_page._lengths(axis, replace(healthy[0], windows=(window,)))
+    assert sum(bar.get_height() for bar in axis.patches) == 4
+    plt.close()
+
+
+@pytest.mark.parametrize("env", ["gymnasium/Pendulum-v1", "gymnasium/CartPole-v1"])
+def test_the_page_shows_it(env, tmp_path, capsys):
+    command = ["doctor", env, "--num-envs", "6", "--transitions", "400", "--out", str(tmp_path)]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    page = (tmp_path / "doctor.html").read_text()
+    continuous = "Pendulum" in env
+    assert page.count("data:image/png") == (5 if continuous else 4)
+    assert ("actions are choices" in text) == (not continuous)
+    assert "SHAC++ here: " in text
+    assert (tmp_path / "doctor.txt").read_text() in text
+
+
+def test_bad_options_are_refused(capsys):
+    assert main(["doctor", "gymnasium/Pendulum-v1", "--transitions", "0"]) == 2
+    assert "transitions is 0" in capsys.readouterr().err
+    assert main(["doctor", "vmas/nonsense"]) == 2

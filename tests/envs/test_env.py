@@ -1,0 +1,220 @@
+"""The base protocol, on an env whose every number can be worked by hand."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+from toys.adder import ACT, AGENTS, ENVS, OBS, ZERO, Adder, Savable, box
+from toys.reach import Reach
+
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError
+
+
+class Forgetful(Adder):
+    def detach(self) -> None:
+        raise NotImplementedError
+
+
+def started(**settings: float | int | None) -> Savable:
+    env = Savable(**settings)  # type: ignore[arg-type]
+    env.reset(seed=11)
+    return env
+
+
+def push(**envs: float) -> Tensor:
+    """Zero action, but agent 0's two features are set in the envs named e0, e1, ..."""
+    action = ZERO.clone()
+    for name, value in envs.items():
+        action[int(name[1:]), 0] = value
+    return action
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (
+            torch.zeros(ENVS, ACT),
+            r"shape \(7, 2\); \(env, agent, act_dim\) = \(7, 3, 2\) is needed",
+        ),
+        (torch.zeros(AGENTS, ENVS, ACT), r"shape \(3, 7, 2\)"),
+        (torch.zeros(ENVS, AGENTS, ACT, dtype=torch.long), r"dtype torch.int64; torch.float32"),
+        (push(e5=float("nan")), r"not finite at \[env, agent, feature\] = \[5, 0, 0\]"),
+        (push(e2=float("inf")), r"not finite at \[env, agent, feature\] = \[2, 0, 0\]"),
+    ],
+)
+def test_wrong_action_is_refused_with_what_was_given_and_needed(action, message):
+    with pytest.raises(UsageError, match=message):
+        started().step(action)
+
+
+def test_step_before_reset_is_refused():
+    with pytest.raises(UsageError, match=r"call env\.reset"):
+        Savable().step(ZERO)
+
+
+@pytest.mark.parametrize("horizon", [0, -1])
+def test_window_needs_a_step(horizon):
+    with pytest.raises(UsageError, match=f"horizon is {horizon}; a window needs at least 1 step"):
+        started().rollout(lambda obs: ZERO, horizon)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_envs": 0}, "num_envs is 0"),
+        ({"agents": []}, "no agents"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"action_space": box(-np.inf, 1, ACT)}, "action box must be finite"),
+    ],
+)
+def test_impossible_env_is_refused_at_construction(change, message):
+    given = {
+        "num_envs": ENVS,
+        "agents": ["a", "b", "c"],
+        "observation_space": box(-1, 1, OBS),
+        "action_space": box(-1, 1, ACT),
+    }
+    with pytest.raises(UsageError, match=message):
+        MultiAgentVectorEnv.__init__(Savable(), **(given | change))
+
+
+def test_action_outside_the_box_acts_as_its_edge_and_has_no_gradient():
+    env = started()
+    before = env.current_obs
+    action = push(e0=9.0, e1=0.25).requires_grad_()
+    obs, reward, *_ = env.step(action)
+    moved = (obs - before).detach()
+    assert moved[0, 0, 0] == pytest.approx(1 + 1)
+    assert moved[1, 0, 0] == pytest.approx(0.25 + 0.25)
+    reward.sum().backward()
+    assert action.grad[0, 0].tolist() == [0, 0]
+    assert action.grad[1, 0].tolist() == [1, 1]
+
+
+def test_time_limit_truncates_and_never_terminates():
+    env = started(max_steps=3)
+    window = env.rollout(lambda obs: ZERO, 7)
+    assert window.truncated.all(dim=1).tolist() == [False, False, True, False, False, True, False]
+    assert not window.terminated.any()
+
+
+def test_without_a_time_limit_nothing_is_truncated():
+    assert not started().rollout(lambda obs: ZERO, 13).ended.any()
+
+
+def test_reset_env_shows_its_last_observation_and_starts_anew():
+    env = started(goal=2.0)
+    before = env.current_obs
+    obs, reward, terminated, truncated, info = env.step(push(e2=1.0, e4=1.0))
+    assert terminated.nonzero().flatten().tolist() == [2, 4]
+    assert not truncated.any()
+    torch.testing.assert_close(info["_final_obs"], terminated)
+    torch.testing.assert_close(info["final_obs"][2, 0], before[2, 0] + 2)
+    assert reward[2, 0] == info["final_obs"][2, 0, 0]
+    assert (obs[terminated] < 1).all()  # fresh draws lie in [0, 1)
+    assert (obs[terminated] != before[terminated]).any()
+    assert torch.equal(obs[~terminated], info["final_obs"][~terminated])
+    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+
+
+def test_terminated_env_gets_its_full_time_again():
+    env = started(goal=2.0, max_steps=3)
+    actions = iter([push(e2=1.0), ZERO, ZERO, ZERO])
+    window = env.rollout(lambda obs: next(actions), 4)
+    assert window.terminated[:, 2].tolist() == [True, False, False, False]
+    assert window.truncated[:, 2].tolist() == [False, False, False, True]
+    assert window.truncated[:, 3].tolist() == [False, False, True, False]
+
+
+def test_window_axes_are_time_env_agent_feature():
+    window = started().rollout(lambda obs: obs[..., :ACT], 11)
+    assert window.horizon == 11
+    assert window.obs.shape == window.next_obs.shape == (11, ENVS, AGENTS, OBS)
+    assert window.action.shape == (11, ENVS, AGENTS, ACT)
+    assert window.reward.shape == (11, ENVS, AGENTS)
+    assert window.terminated.shape == window.truncated.shape == (11, ENVS)
+    assert torch.equal(window.obs[1:], window.next_obs[:-1])
+
+
+def test_window_keeps_the_action_the_policy_gave_not_the_clamped_one():
+    window = started().rollout(lambda obs: torch.full_like(ZERO, 4.0), 2)
+    assert (window.action == 4).all()
+
+
+def test_rollout_keeps_the_graph_from_the_last_reward_to_the_first_action():
+    env, gain = started(), torch.zeros((), requires_grad=True)
+    window = env.rollout(lambda obs: gain.expand(ENVS, AGENTS, ACT), 5)
+    (gradient,) = torch.autograd.grad(window.reward[-1, 0, 0], gain)
+    assert gradient == 5 * ACT
+    assert not window.detach().reward.requires_grad
+
+
+def test_detach_cuts_the_past_and_keeps_the_numbers():
+    env, gain = started(), torch.zeros((), requires_grad=True)
+    env.rollout(lambda obs: gain.expand(ENVS, AGENTS, ACT), 5)
+    before = env.current_obs
+    env.detach()
+    assert torch.equal(env.current_obs, before)
+    window = env.rollout(lambda obs: gain.expand(ENVS, AGENTS, ACT), 2)
+    (gradient,) = torch.autograd.grad(window.reward[-1, 0, 0], gain)
+    assert gradient == 2 * ACT
+
+
+def test_reset_cuts_the_graph_of_the_envs_that_were_reset():
+    env, gain = started(goal=2.0), torch.zeros((), requires_grad=True)
+    env.step(push(e2=1.0) + gain)
+    _, reward, *_ = env.step(ZERO + gain)
+    gradients = [torch.autograd.grad(reward[e, 0], gain, retain_graph=True)[0] for e in (2, 3)]
+    assert gradients == [ACT, 2 * ACT]
+
+
+def test_state_round_trip_is_bit_identical_through_random_resets():
+    env = started(max_steps=3)
+    env.step(ZERO)
+    state = env.state()
+    first = env.rollout(lambda obs: 0.1 * obs[..., :ACT], 7)
+    env.set_state(state)
+    again = env.rollout(lambda obs: 0.1 * obs[..., :ACT], 7)
+    assert torch.equal(first.next_obs, again.next_obs)
+    assert torch.equal(first.truncated, again.truncated)
+    assert first.truncated.any()
+
+
+def test_state_is_not_changed_by_stepping_on():
+    env = started()
+    state = env.state()
+    copy = {name: state[name].clone() for name in ("current_obs", "steps")}
+    env.rollout(lambda obs: obs[..., :ACT], 3)
+    assert all(torch.equal(state[name], copy[name]) for name in copy)
+
+
+def test_env_that_cannot_save_says_so():
+    env = Forgetful()
+    env.reset(seed=0)
+    with pytest.raises(NotImplementedError, match="Forgetful cannot save its state"):
+        env.state()
+
+
+def test_same_seed_same_start():
+    env = started()
+    obs, _ = env.reset(seed=5)
+    again, _ = env.reset(seed=5)
+    other, _ = env.reset()
+    assert torch.equal(obs, again)
+    assert not torch.equal(obs, other)
+
+
+def test_real_env_has_nothing_to_learn_and_no_known_maximum():
+    env = started()
+    assert env.fit(env.rollout(lambda obs: ZERO, 1)) == {}
+    assert env.max_return() is None
+
+
+def test_step_counters_can_be_staggered_in_groups():
+    env = Reach(num_envs=61)
+    env.max_steps = 10
+    env.reset(seed=0)
+    env.stagger(torch.Generator().manual_seed(0), every=4)
+    assert sorted(set(env.state()["steps"].tolist())) == [0, 4, 8]

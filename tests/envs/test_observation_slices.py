@@ -1,0 +1,359 @@
+"""Columns with a role: closed choices are never taken, and no policy sees the global state."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys.masked import AGENTS, CHOICES, ENVS, SEEN, HiddenHalf, MaskedReach, closed_choices
+from toys.reach import NET, config, learned
+
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.critic import Critic, CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.ppo import MAPPO, PPO, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.envs.observation_slices import check_columns, open_now, without
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+
+SEPARATE = NetConfig(architecture="separate", hidden=(8,))
+ACTORS = [
+    ActorConfig(net=NET),
+    ActorConfig(net=SEPARATE),
+    ActorConfig(net=SEPARATE, order="reversed"),
+]
+IDS = ["joint", "separate", "one after another"]
+
+
+def randomised(actor: Actor) -> Actor:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return actor
+
+
+def seen_by_doors(steps: int = 4) -> Tensor:
+    env = MaskedReach()
+    env.reset(seed=0)
+    return env.collect(lambda obs: torch.rand(ENVS, AGENTS, CHOICES), steps).obs
+
+
+def doors_actor() -> Actor:
+    """Return one whose logits are the logarithms of 1, 2, 3 and 4, for one agent."""
+    actor = Actor(
+        ActorConfig(net=NET),
+        1,
+        CHOICES,
+        torch.zeros(1, CHOICES),
+        torch.ones(1, CHOICES),
+        discrete=True,
+        open_choices=slice(0, CHOICES),
+    )
+    head: Any = actor.net.head
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([1.0, 2, 3, 4]).log())
+    return actor
+
+
+# --- the policy -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("doors", "chances"),
+    [
+        ([1, 0, 1, 0], [1 / 4, 0, 3 / 4, 0]),
+        ([0, 1, 0, 0], [0, 1, 0, 0]),
+        ([1, 1, 1, 1], [0.1, 0.2, 0.3, 0.4]),
+        ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4]),  # gone: as if all were open
+    ],
+)
+def test_the_policy_is_the_softmax_over_the_open_choices(doors, chances):
+    actor, obs = doors_actor(), torch.tensor([doors], dtype=torch.float32)
+    expected = torch.tensor(chances, dtype=torch.float32)
+    for choice, chance in enumerate(chances):
+        action = torch.eye(CHOICES)[choice : choice + 1]
+        found = actor.log_prob(obs, action).item()
+        assert found == pytest.approx(math.log(chance), abs=1e-6) if chance else found < -1e8
+    entropy = -sum(chance * math.log(chance) for chance in chances if chance)
+    assert actor.entropy(obs).item() == pytest.approx(entropy, abs=1e-6)
+    assert actor.act(obs, None).argmax() == expected.argmax()
+    noise = torch.randn(20_000, 1, CHOICES, generator=torch.Generator().manual_seed(0))
+    drawn = actor.act(obs.expand(20_000, 1, CHOICES), noise).mean((0, 1))
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=0.015)
+    assert not drawn[expected == 0].any()
+
+
+def test_a_closed_choice_gets_no_gradient():
+    actor, obs = doors_actor(), torch.tensor([[1.0, 0, 1, 0]])
+    head: Any = actor.net.head
+    noise = torch.randn(1, CHOICES, generator=torch.Generator().manual_seed(0))
+    worth = torch.tensor([[5.0, -7, 2, 3]])
+    for value in (
+        actor.log_prob(obs, torch.eye(CHOICES)[:1]).sum(),
+        actor.entropy(obs).sum(),
+        (actor.act(obs, noise) * worth).sum(),
+    ):
+        (slope,) = torch.autograd.grad(value, head.bias)
+        assert not slope[[1, 3]].any()
+        assert slope[[0, 2]].all() and slope.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", ACTORS, ids=IDS)
+def test_a_policy_depends_on_no_state_and_no_gradient_passes_flags(settings):
+    env = MaskedReach()
+    actor, obs = randomised(build_actor(settings, env)), seen_by_doors()
+    actor.statistics.update(obs)
+    actor.statistics.snapshot()
+    noise = torch.randn(4, ENVS, AGENTS, CHOICES, generator=torch.Generator().manual_seed(0))
+    other = obs.clone()
+    other[..., env.state_columns] += 3.0
+    assert torch.equal(actor.act(obs, noise), actor.act(other, noise))
+    assert closed_choices(env, obs, actor.act(obs, noise)) == 0
+    seen = obs.requires_grad_()
+    action = actor.act(seen, noise)
+    for value in (action.square().sum(), actor.log_prob(seen, action.detach()).sum()):
+        (slope,) = torch.autograd.grad(value, seen, retain_graph=True)
+        assert not slope[..., SEEN:].any()
+        assert slope[..., :SEEN].any()
+
+
+def test_flags_are_not_normalised_and_the_network_sees_them():
+    env, obs = MaskedReach(), seen_by_doors()
+    actor = randomised(Actor.of(ActorConfig(net=SEPARATE), env))
+    before = actor._inputs(obs)[..., SEEN:]
+    actor.statistics.update(2.0 * obs + 5.0)
+    actor.statistics.snapshot()
+    assert torch.equal(actor._inputs(obs)[..., SEEN:], before)
+    assert torch.equal(before, obs[..., env.open_choices])
+    doors = torch.ones(CHOICES)
+    closed = torch.tensor([1.0, 1, 1, 0])
+    row = torch.zeros(1, AGENTS, env.obs_dim)
+    row[..., env.open_choices] = doors
+    all_open = actor(row)
+    row[..., env.open_choices] = closed
+    assert not torch.allclose(all_open[..., :3], actor(row)[..., :3])
+
+
+def test_columns_may_stand_in_any_order():
+    """The state before the open choices, and features around them."""
+    box = torch.zeros(2, 3), torch.ones(2, 3)
+    roles = {"open_choices": slice(5, 8), "state_columns": slice(1, 4)}
+    actor = Actor(ActorConfig(net=NET), 2, 9, *box, discrete=True, **roles)
+    obs = torch.rand(11, 2, 9, generator=torch.Generator().manual_seed(0))
+    obs[..., 5:8] = torch.tensor([0.0, 1, 0])
+    assert (actor.act(obs, None).argmax(-1) == 1).all()
+    assert torch.equal(actor._inputs(obs), without(obs, slice(1, 4)))
+
+
+def test_a_critic_reads_the_state():
+    critic = Critic(CriticConfig(net=NET), AGENTS, MaskedReach().obs_dim)
+    for parameter in critic.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    obs = seen_by_doors().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(obs).sum(), obs)
+    assert slope[..., MaskedReach.state_columns].any()
+
+
+# --- the env --------------------------------------------------------------------------------------
+
+
+def test_what_a_random_policy_does_is_the_largest_open_choice_and_windows_say_so():
+    env = MaskedReach(num_envs=31)
+    env.reset(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    given: list[Tensor] = []
+
+    def policy(obs: Tensor) -> Tensor:
+        given.append(torch.rand(31, AGENTS, CHOICES, generator=generator))
+        return given[-1]
+
+    window = env.rollout(policy, 20)
+    assert env.taken > 1500 and env.closed == 0
+    assert closed_choices(env, window.obs, torch.stack(given)) > 500
+    now = open_now(window.obs, env.open_choices)
+    largest = torch.where(now, torch.stack(given), -1.0).argmax(-1)
+    assert torch.equal(window.action.argmax(-1), largest)
+    assert torch.equal(window.action.sum(-1), torch.ones(20, 31, AGENTS))
+    gone = ~window.obs[..., env.open_choices].bool().any(-1)
+    assert gone[..., 2].any() and not gone[..., :2].any()
+
+
+def test_learned_gradients_are_of_the_choice_that_was_made():
+    """A closed choice becomes an open one in the wrapper too, before any model sees it."""
+    env = learned(MaskedReach())
+    env.reset(seed=0)
+    window = env.rollout(lambda obs: torch.rand(ENVS, AGENTS, CHOICES), 5)
+    assert closed_choices(env, window.obs, window.action) == 0
+    env.reset(seed=0)
+    action = torch.rand(ENVS, AGENTS, CHOICES).requires_grad_()
+    _, reward, *_ = env.step(action)
+    env.fit(window)
+    assert env.env.closed == 0
+    assert reward.shape == (ENVS, AGENTS)
+
+
+def test_logits_outside_the_box_are_one_and_the_same_choice_everywhere():
+    """The largest entry is taken, not the first of those that clamping would make equal."""
+    given = 3 * torch.randn(6, ENVS, AGENTS, CHOICES)
+    rewards = []
+    for env in (MaskedReach(), learned(MaskedReach())):
+        env.reset(seed=0)
+        rewards.append(torch.stack([env.step(action)[1] for action in given]))
+        env.reset(seed=0)
+        actions = iter(given)
+        window = env.rollout(lambda obs, actions=actions: next(actions), 6)
+        rewards.append(window.reward)
+        now = open_now(window.obs, env.open_choices)
+        largest = given.masked_fill(~now, -torch.inf).argmax(-1)
+        assert torch.equal(window.action.argmax(-1), largest)
+    assert all(torch.equal(rewards[0], reward) for reward in rewards[1:])
+
+
+def test_an_env_with_wrong_columns_is_refused_before_anything_is_learned(monkeypatch):
+    monkeypatch.setattr(MaskedReach, "open_choices", slice(0, 3))
+    with pytest.raises(UsageError, match="4 columns are needed"):
+        MaskedReach().reset(seed=0)
+    env = make("vmas/transport", num_envs=2)
+    env.open_choices = slice(0, 2)
+    with pytest.raises(UsageError, match="this env's actions are numbers"):
+        env.reset(seed=0)
+
+
+def test_flags_pass_no_gradient_whatever_is_said_of_them():
+    env = LearnedDiffWrapper(
+        MaskedReach(), continuous=torch.ones(MaskedReach().obs_dim, dtype=torch.bool)
+    )
+    assert env.surrogates.continuous.mask.sum() == AGENTS * (SEEN + AGENTS)
+    assert not env.surrogates.continuous.mask[:, env.open_choices].any()
+    roles = (env.open_choices, env.state_columns, env.discrete_actions)
+    assert roles == (MaskedReach.open_choices, MaskedReach.state_columns, True)
+
+
+@pytest.mark.parametrize(
+    ("roles", "advice"),
+    [
+        ({"open_choices": slice(0, 3)}, "4 columns are needed"),
+        ({"open_choices": slice(7, 11)}, "columns among the 10"),
+        ({"open_choices": slice(4)}, r"slice\(start, stop\)"),
+        ({"state_columns": slice(0, 10)}, "a policy would see nothing"),
+        ({"state_columns": slice(3, 3)}, "columns among the 10"),
+        ({"open_choices": slice(0, 4), "state_columns": slice(3, 7)}, r"share the columns \{3\}"),
+        ({"open_choices": slice(0, 4), "discrete": False}, "actions are numbers"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(roles, advice):
+    given = {"open_choices": None, "state_columns": None, "discrete": True} | roles
+    with pytest.raises(UsageError, match=advice):
+        check_columns(**given, obs_dim=10, act_dim=4)
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+
+def trainer(kind: str, env: MaskedReach) -> Any:
+    if kind == "shac++":
+        settings = config(noise=NoiseConfig(), horizon=8)
+        return SHAC(learned(env), settings, seed=0)
+    if kind == "shac++, all choices":
+        return SHAC(learned(env), config(noise=NoiseConfig(), horizon=8, choices="all"), seed=0)
+    actor, critic = ActorConfig(net=NET), CriticConfig(net=NET)
+    if kind == "ppo, one after another":
+        actor = ACTORS[2]
+    if kind == "mappo":
+        return MAPPO(env, MAPPOConfig(horizon=8), seed=0)
+    return PPO(env, PPOConfig(horizon=8, actor=actor, critic=critic), seed=0)
+
+
+KINDS = ["ppo", "ppo, one after another", "mappo", "shac++", "shac++, all choices"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_closed_choice_is_ever_taken_in_training_and_none_is_replaced(kind, monkeypatch):
+    """Over 200 steps of learning; the env need not replace any."""
+    env, replaced = MaskedReach(), 0
+    original = MaskedReach.open_action
+
+    def open_action(self: MaskedReach, action: Tensor) -> Tensor:
+        nonlocal replaced
+        replaced += int((original(self, action) - action).abs().sum() > 0)
+        return original(self, action)
+
+    monkeypatch.setattr(MaskedReach, "open_action", open_action)
+    agent = trainer(kind, env).learn(26 * 8 * ENVS)
+    assert agent.update == 26 and agent.skipped == 0
+    assert env.taken > 200 * ENVS * 2 and env.closed == 0 and replaced == 0
+    evaluate(agent.predict, test := MaskedReach())
+    assert test.taken > 100 and test.closed == 0 and replaced == 0
+
+
+@pytest.mark.parametrize("kind", ["ppo", "shac++"])
+def test_a_training_that_is_killed_goes_on_to_the_same_result(kind, tmp_path):
+    unbroken, broken = trainer(kind, MaskedReach()), trainer(kind, MaskedReach())
+    unbroken.learn(6 * 8 * ENVS)
+    path = tmp_path / "agent.pt"
+    broken.learn(6 * 8 * ENVS, lambda agent, metrics: agent.update < 3).save(path)
+    env = MaskedReach() if kind == "ppo" else learned(MaskedReach())
+    env.reset(seed=11)
+    resumed = type(broken).load(path, env, broken.config).learn(6 * 8 * ENVS)
+    assert (broken.update, resumed.update) == (3, 6)
+    before, after = unbroken.actor.state_dict(), resumed.actor.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert torch.equal(resumed.env.current_obs, unbroken.env.current_obs)
+
+
+@pytest.mark.parametrize("state", [False, True])
+def test_dynamics_can_be_learned_where_the_state_determines_what_is_seen(state):
+    """Half of the change is out of sight, so that no model without the state explains it."""
+    surrogates = SurrogateConfig(minibatches=60, batch_size=256, learning_rate=3e-3)
+    env = LearnedDiffWrapper(HiddenHalf(state=state, num_envs=211), config=surrogates)
+    env.reset(seed=0)
+    generator = torch.Generator().manual_seed(0)
+
+    def policy(obs: Tensor) -> Tensor:
+        return 2 * torch.rand(211, 2, 1, generator=generator) - 1
+
+    for _ in range(8):
+        report = env.fit(env.collect(policy, 10))
+    if state:
+        assert report["dynamics_error"] < 0.02
+    else:
+        assert 0.4 < report["dynamics_error"] < 0.65
+
+
+def test_the_gradient_runs_through_the_state():
+    """Two steps on, an action is seen only by way of what was hidden in between."""
+    numbers = torch.ones(3, dtype=torch.bool)
+    models = {"dynamics": Swapped(), "reward": SquaredX()}
+    env = LearnedDiffWrapper(HiddenHalf(state=True), continuous=numbers, **models)
+    env.reset(seed=0)
+    action = torch.zeros(3, ENVS, 2, 1, requires_grad=True)
+    steps = iter(action)
+    window = env.rollout(lambda obs: next(steps), 3)
+    (slope,) = torch.autograd.grad(window.reward[2].sum(), action)
+    # x_3 = s_2 + a_2 / 10 and s_2 = x_1 = s_0 + a_0 / 10: d(-x_3²)/da = -x_3 / 5
+    expected = -window.next_obs[2, ..., :1].detach() / 5
+    torch.testing.assert_close(slope[0], expected)
+    assert not slope[1].any()
+
+
+class Swapped(nn.Module):
+    """The true dynamics of `HiddenHalf`."""
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        x, s = obs[..., 0], torch.stack([obs[..., 0, 1], obs[..., 1, 2]], dim=-1)
+        after = (s + 0.1 * action.squeeze(-1)).unsqueeze(-1)
+        return torch.cat([after, x.unsqueeze(-2).expand(*x.shape, 2)], dim=-1)
+
+
+class SquaredX(nn.Module):
+    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return -next_obs[..., 0].square()

@@ -1,0 +1,97 @@
+"""Gradients that explode in some envs: cut to the size that most have."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys.spring import (
+    AGENTS,
+    ENVS,
+    HORIZON,
+    Spring,
+    TrueReward,
+    gaussian_policy,
+    small,
+    spring_step,
+    stepped,
+)
+
+from diffsurrogate.envs.window import Window
+from diffsurrogate.errors import UsageError
+from diffsurrogate.functional.gradient_flow import limited
+from diffsurrogate.functional.losses import shac_actor_loss
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+
+WILD = 2
+
+
+def test_only_what_exceeds_the_limit_is_cut_and_keeps_its_direction() -> None:
+    sizes = torch.tensor([1.0, 100.0, 3.0, 0.0, 2.0, 7.0])
+    torch.manual_seed(0)
+    direction = torch.randn(6, 3, 4)
+    gradient = sizes[:, None, None] * direction / direction.flatten(1).norm(dim=1)[:, None, None]
+    cut = limited(gradient, 2.0)  # the median of those that have one is 3
+    assert torch.allclose(cut.flatten(1).norm(dim=1), torch.tensor([1.0, 6.0, 3.0, 0.0, 2.0, 6.0]))
+    assert torch.allclose(cut[1], 0.06 * gradient[1])
+
+
+def test_each_step_has_its_own_limit() -> None:
+    torch.manual_seed(0)
+    scale = torch.tensor([1.0, 1e-3, 10.0])[:, None, None, None]
+    gradient = scale * torch.randn(3, 7, 2, 5) * torch.randn(7, 1, 1).exp()
+    each = torch.stack([limited(step, 0.5) for step in gradient])
+    assert torch.equal(limited(gradient, 0.5), each)
+    assert not torch.allclose(each, gradient)
+
+
+def test_no_gradient_stays_none() -> None:
+    assert torch.equal(limited(torch.zeros(5, 3, 2), 3.0), torch.zeros(5, 3, 2))
+
+
+class OneGoesWild(nn.Module):
+    """The true dynamics, but for one env, whose Jacobian is a thousand times as large."""
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        after = spring_step(obs, action)
+        gain = torch.ones(ENVS, 1, 1)
+        gain[WILD] = 1000.0
+        return after.detach() + gain * (after - after.detach())
+
+
+def first_action_gradients(limit: float | None, *, by_steps: bool) -> tuple[Tensor, Window]:
+    """Return the size of each env's gradient with respect to its first action (env,)."""
+    config = replace(small(), adjoint_limit=limit)
+    env = LearnedDiffWrapper(
+        Spring(),
+        reward=TrueReward(),
+        dynamics=OneGoesWild(),
+        config=config,
+        continuous=torch.ones(AGENTS, 2, dtype=torch.bool),
+    )
+    env.reset(seed=1)
+    policy = gaussian_policy(env)
+    noise = policy.noise.requires_grad_()
+    window = stepped(env, policy) if by_steps else env.rollout(policy, HORIZON)
+    value = torch.zeros(HORIZON, ENVS, AGENTS)
+    rest = (window.reward, value, window.terminated, window.truncated)
+    (gradient,) = torch.autograd.grad(shac_actor_loss(*rest, gamma=0.9), noise)
+    return gradient[0].flatten(1).norm(dim=1), window
+
+
+@pytest.mark.parametrize("by_steps", [False, True])
+def test_a_wild_env_is_tamed_and_the_others_keep_theirs(by_steps: bool) -> None:
+    free, free_window = first_action_gradients(None, by_steps=by_steps)
+    held, held_window = first_action_gradients(20.0, by_steps=by_steps)
+    others = torch.arange(ENVS) != WILD
+    assert free[WILD] > 1e6 * free[others].max()
+    # its last adjoint is 20 medians at most, and one more Jacobian of a thousand follows it
+    assert held[WILD] < 1e5 * held[others].max()
+    assert torch.equal(held[others], free[others])
+    assert torch.equal(held_window.reward, free_window.reward)
+
+
+def test_a_limit_must_be_more_than_nothing() -> None:
+    with pytest.raises(UsageError, match="adjoint_limit"):
+        SurrogateConfig(adjoint_limit=0.0)

@@ -1,0 +1,297 @@
+"""An env that lies is found out: which copy, in which step, in which field."""
+
+import re
+import threading
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+from diffsurrogate.envs.registry import as_multi_agent, make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.checks import RawChecks
+from diffsurrogate.wrappers.external.spaces import is_too_narrow
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+
+ENVS = 5
+forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
+
+
+class Liar(gymnasium.Env[Any, Any]):
+    """Honest until its third step, then as told."""
+
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, lie: str = "", nested: bool = False) -> None:
+        box = spaces.Box(-7, 7, (2, 3))
+        self.nested = nested
+        self.observation_space = spaces.Dict({"eye": box}) if nested else box
+        self.lie, self.steps = lie, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        lies, self.steps = self.lie.startswith("reset") and self.steps == 3, 0
+        return self.see(self.lie if lies else ""), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        lie = self.lie if self.steps == 3 else ""
+        if lie == "raise":
+            raise KeyError("wheel")
+        reward: Any = {"reward": np.nan, "nothing": None, "array": np.ones(2)}.get(lie, 1.0)
+        ends = lie.startswith(("end", "reset"))
+        return self.see("" if lie.startswith("reset") else lie), reward, ends, False, {}
+
+    def see(self, lie: str) -> Any:
+        obs = np.full((2, 3), 7.0, np.float32)
+        if lie.endswith("far"):
+            obs[1, 2] = 8
+        if lie.endswith("nan"):
+            obs[1, 2] = np.nan
+        obs = obs[:, :2] if lie.endswith("shape") else obs
+        return {"eye": obs} if self.nested else obs
+
+
+class Vague(SyncVectorEnv):
+    """Resets itself and keeps the last observations to itself, or makes up shapes."""
+
+    lie = ""
+
+    def step(self, actions: Any) -> Any:
+        obs, reward, terminated, truncated, _ = super().step(actions)
+        if self.lie == "obs":
+            obs = obs[:, 0]
+        if self.lie == "flags":
+            terminated = terminated[:, None]
+        return obs, reward, terminated, truncated, {}
+
+
+def liars(lie: str, mode: AutoresetMode, kind: Any = SyncVectorEnv, nested: bool = False) -> Any:
+    """Five copies, of which number 3 lies."""
+    functions = [lambda i=i: Liar(lie if i == 3 else "", nested) for i in range(ENVS)]
+    return kind(functions, autoreset_mode=mode)
+
+
+def caught(raw: Any, steps: int = 3) -> UsageError:
+    """What is raised at the given step after the second reset, before which all is well."""
+    env = as_multi_agent(raw)
+    nothing = torch.zeros(ENVS, 1, 1)
+    for _ in range(2):
+        env.reset(seed=0)
+        for _ in range(steps - 1):
+            env.step(nothing)
+    with pytest.raises(UsageError) as error:
+        env.step(nothing)
+    return error.value
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_numbers_outside_of_the_space_are_refused_unless_one_says_otherwise(nested):
+    place = "[5]" if nested else "[1, 2]"
+    for lie, field in [("far", "observation"), ("end far", "final_obs")]:
+        at = "[5]" if lie == "end far" else place
+        error = caught(liars(lie, AutoresetMode.SAME_STEP, nested=nested))
+        assert str(error) == (
+            f"SyncVectorEnv: the {field} of env 3 at step 3 is outside of its space: 8 at {at}, "
+            "where the space has [-7, 7]; widen the observation space, or pass check_bounds=False"
+        )
+    env = as_multi_agent(liars("far", AutoresetMode.DISABLED, nested=nested), check_bounds=False)
+    env.reset(seed=0)
+    assert env.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 5).next_obs.max() == 8
+    many = as_multi_agent(lambda: Liar("far", nested), num_envs=ENVS, check_bounds=False)
+    many.reset(seed=0)
+    assert many.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 5).next_obs.max() == 8
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"],
+)
+def test_gymnasiums_own_envs_keep_their_bounds(name):
+    env = make(f"gymnasium/{name}", num_envs=3)
+    assert env._bounds is not None
+    env.reset(seed=0)
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 1, env.act_dim)
+    span = env.action_high - env.action_low
+    for step in range(300):
+        if step % 40 == 0:  # what pushes on in one direction gets fastest
+            action = env.action_low + span * torch.rand(shape, generator=generator).round()
+        env.step(action)
+
+
+def test_copies_whose_spaces_differ_keep_the_widest():
+    class Narrow(Liar):
+        def __init__(self, width: float) -> None:
+            super().__init__()
+            self.observation_space = spaces.Box(-width, width, (2, 3))
+
+    functions = [lambda width=width: Narrow(width) for width in (5.0, 7.0)]
+    raw = SyncVectorEnv(
+        functions, observation_mode="different", autoreset_mode=AutoresetMode.DISABLED
+    )
+    env = as_multi_agent(raw)
+    assert (env.reset(seed=0)[0] == 7).all()
+
+
+def test_a_lander_may_leave_its_bounds():
+    assert is_too_narrow(gymnasium.spec("LunarLander-v3"))
+    assert is_too_narrow(gymnasium.spec("LunarLanderContinuous-v3"))
+    assert not is_too_narrow(gymnasium.spec("CartPole-v1"))
+    assert not is_too_narrow(None)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.DISABLED, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize(
+    ("lie", "advice"),
+    [
+        ("nan", r"the observation of env 3 at step 3 is not finite: nan at \[1, 2\]"),
+        ("reward", "the reward of env 3 at step 3 is not finite: nan"),
+        ("nothing", "the reward of env 3 at step 3 is not finite: nan"),
+        ("array", r"env 3 failed at step 3 in step\(\): its reward does not fit: ValueError"),
+        ("shape", r"env 3 failed at step 3 in step\(\): its observation does not fit its space"),
+        ("raise", r"env 3 failed at step 3 in step\(\): KeyError: 'wheel' \(test_checks.py:"),
+    ],
+)
+def test_a_lie_names_the_copy_the_step_and_the_field(lie, advice, mode):
+    error = caught(liars(lie, mode))
+    assert re.search(advice, str(error))
+    assert str(error).startswith("SyncVectorEnv: ")
+    assert (error.__cause__ is None) == (lie in ("nan", "reward", "nothing"))
+
+
+def test_a_lie_about_the_end_or_a_reset_is_named_too():
+    nested = caught(liars("nan", AutoresetMode.DISABLED, nested=True))
+    assert "the observation of env 3 at step 3 is not finite: nan at [5]" in str(nested)
+    for nested in (False, True):
+        shape = caught(liars("end shape", AutoresetMode.SAME_STEP, nested=nested))
+        assert "the final_obs of env 3 at step 3 has shape (4,); (6,) is needed" in str(shape)
+        last = caught(liars("end nan", AutoresetMode.SAME_STEP, nested=nested))
+        assert "the final_obs of env 3 at step 3 is not finite: nan at [5]" in str(last)
+    fresh = caught(liars("reset nan", AutoresetMode.DISABLED))
+    assert "the observation of env 3 at step 3 is not finite" in str(fresh)
+    fresh = caught(liars("reset shape", AutoresetMode.DISABLED))
+    assert "env 3 failed at step 3 in reset()" in str(fresh)
+
+
+def test_a_vector_env_that_lies_as_a_whole_is_named():
+    assert 'env 3 gave no info["final_obs"] at step 3' in str(
+        caught(liars("end", AutoresetMode.SAME_STEP, Vague))
+    )
+    raw = liars("", AutoresetMode.DISABLED, Vague)
+    raw.lie = "obs"
+    env = as_multi_agent(raw)
+    env.reset()
+    with pytest.raises(UsageError, match=r"all envs at step 1 has shape \(5, 3\).*\(5, 2, 3\)"):
+        env.step(torch.zeros(ENVS, 1, 1))
+    raw.lie = "flags"
+    with pytest.raises(UsageError, match=r"terminated of all envs at step 2 has shape \(5, 1\)"):
+        env.step(torch.zeros(ENVS, 1, 1))
+
+
+def test_a_failed_reset_is_named():
+    env = as_multi_agent(liars("reset raise", AutoresetMode.DISABLED))
+    env.raw.envs[2].reset = lambda **settings: 1 / 0
+    with pytest.raises(UsageError, match=r"env 2 failed at the reset in reset\(\): ZeroDivision"):
+        env.reset()
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*ERROR:UserWarning")
+def test_an_exception_in_another_process_is_named():
+    raw = liars("raise", AutoresetMode.SAME_STEP, AsyncVectorEnv)
+    error = caught(raw, steps=3)
+    assert "AsyncVectorEnv: env 3 failed at step 3 in step(): KeyError: " in str(error)
+    assert isinstance(error.__cause__, KeyError)
+    assert not any(process.is_alive() for process in raw.processes)
+    raw.close()
+
+
+@forks
+def test_a_reward_of_a_wrong_shape_from_another_process_is_named():
+    for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
+        raw = liars("array", mode, AsyncVectorEnv)
+        error = caught(raw)
+        assert "AsyncVectorEnv: env 3 failed at step 3 in step(): its reward has shape (2,)" in str(
+            error
+        )
+        assert "() is needed (ValueError: " in str(error)
+        raw.close()
+
+
+@forks
+def test_a_process_that_dies_is_named():
+    raw = liars("", AutoresetMode.DISABLED, AsyncVectorEnv)
+    env = as_multi_agent(raw)
+    env.reset(seed=0)
+    raw.processes[3].kill()
+    with pytest.raises(UsageError, match=r"env 3 failed at step 1.* process died, exit code -9"):
+        env.step(torch.zeros(ENVS, 1, 1))
+    assert not any(process.is_alive() for process in raw.processes)
+    closes_soon(env)
+    with pytest.raises(UsageError, match=r"one of the 5 envs failed at step 2 .*Closed"):
+        env.step(torch.zeros(ENVS, 1, 1))
+
+
+@forks
+@pytest.mark.parametrize("pending", [False, True])
+def test_an_env_whose_process_died_can_be_closed(pending):
+    raw = liars("", AutoresetMode.DISABLED, AsyncVectorEnv)
+    env = LearnedDiffWrapper(raw)
+    env.reset(seed=0)
+    if pending:  # as where the user interrupts a step
+        raw.step_async(np.zeros((ENVS, 1), np.float32))
+    raw.processes[3].kill()
+    raw.processes[3].join()
+    closes_soon(env)
+    assert raw.closed
+    assert not any(process.is_alive() for process in raw.processes)
+
+
+def closes_soon(env: Any) -> None:
+    """Close an env in a thread, which must end."""
+    closing = threading.Thread(target=env.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+
+
+def test_what_is_not_numbers_of_the_shape_is_named():
+    checks = RawChecks("MyEnv", 2)
+    for given, advice in [
+        (
+            [[1.0, 2.0], [1.0]],
+            r"the place of env 1 at the reset has shape \(1,\); \(2,\) is needed",
+        ),
+        ([[1.0, 2.0], ["a", "b"]], r"the place of env 1 at the reset is not numbers of shape"),
+        ([[1.0, 2.0], [1.0, -np.inf]], r"the place of env 1 at the reset is not finite: -inf at"),
+        (
+            [[1.0, 2.0], [1.0, 1e300]],
+            r"the place of env 1 at the reset is not finite: inf at \[1\]",
+        ),
+        ([[1.0, 2.0]], r"the place of all envs at the reset has shape \(1, 2\)"),
+        (None, r"the place of all envs at the reset has shape \(\)"),
+        ({"place": 1.0}, r"the place of all envs at the reset is a dict; numbers .* = \(2, 2\)"),
+    ]:
+        with pytest.raises(UsageError, match="MyEnv: " + advice):
+            checks.batch("place", given, (2,))
+    assert checks.batch("place", [[1, 2], (3, 4)], (2,)).tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_failure_of_unknown_origin_is_nobodys():
+    checks = RawChecks("MyEnv", 2)
+    checks.step = 5
+    for raw in (None, SyncVectorEnv([Liar] * 2)):
+        with pytest.raises(
+            UsageError, match=r"one of the 2 envs failed at step 5 in step\(\): OSErr"
+        ):
+            with checks.calling("step()", raw):
+                raise OSError("gone")
+    with pytest.raises(UsageError, match="env 1 failed at step 5 in talking: ValueError: no"):
+        with checks.calling("talking", index=1):
+            raise ValueError("no")
+    with pytest.raises(UsageError, match=r"^said before$"), checks.calling("step()"):
+        raise UsageError("said before")

@@ -1,0 +1,390 @@
+"""JaxMARL's envs keep their numbers, their ends and their keys behind our protocol.
+
+JaxMARL is imported in the tests, not with this file: that takes seconds.
+"""
+
+import functools
+import importlib.util
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+from torch.nn.functional import one_hot
+from toys.reach import config, learned
+
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
+from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import as_multi_agent, known_ids, make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.adapter import env_seeds
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jaxmarl") is None, reason="needs the extra jaxmarl"
+)
+
+ENVS = 5
+SPREAD, LISTENER, SMAX = "MPE_simple_spread_v3", "MPE_simple_speaker_listener_v4", "SMAX-3m"
+OPTIONS: dict[str, dict[str, Any]] = {
+    SPREAD: {"action_type": "Continuous"},
+    "HeuristicEnemySMAX-3m": {"state": True},
+}
+
+
+@functools.cache  # compiled once for all tests, each of which resets it
+def made(name: str) -> Any:
+    name = name.replace("SMAX", "HeuristicEnemySMAX")
+    return make(f"jaxmarl/{name}", num_envs=ENVS, **OPTIONS.get(name, {}))
+
+
+@functools.cache
+def corridor() -> Any:
+    """Return the class of two walkers, of which a ends the episode beyond 3."""
+    import jax
+    import jax.numpy as jnp
+    from jaxmarl.environments import MultiAgentEnv, spaces
+
+    class Corridor(MultiAgentEnv):  # type: ignore[misc]
+        def __init__(self, max_steps: int = 5, *, a: Any = None, broken: str = "") -> None:
+            super().__init__(2)
+            self.agents, self.max_steps, self.broken = ["a", "b"], max_steps, broken
+            self.action_spaces = {"a": a or spaces.Discrete(2), "b": spaces.Discrete(3)}
+
+        def reset(self, key: Any) -> tuple[Any, Any]:
+            place = jax.random.uniform(key, (2,))
+            state = {"place": place, "step": jnp.array(0), "rng": jax.random.key(7)}
+            return self.get_obs(state), state
+
+        def get_obs(self, state: Any) -> Any:
+            place, step = state["place"], state["step"]
+            obs = {"a": place[:1], "b": {"place": place[1], "time": jnp.stack([step, -step])}}
+            return {"a": obs["a"]} if self.broken == "lonely" else obs
+
+        def get_avail_actions(self, state: Any) -> Any:
+            first = jnp.stack([state["step"] > 0, state["step"] >= 0, state["step"] >= 0])
+            return {"a": jnp.ones(2, dtype=bool), "b": first}
+
+        def step_env(self, key: Any, state: Any, actions: Any) -> tuple[Any, ...]:
+            rng, own = jax.random.split(state["rng"])
+            noise = jax.random.uniform(own)
+            place = state["place"] + jnp.stack([actions["a"], actions["b"]])
+            state = {"place": place, "step": state["step"] + 1, "rng": rng}
+            over = (place[0] >= 3) | (state["step"] >= self.max_steps)
+            rewards = {"a": jnp.where(place[0] >= 3, noise, -noise), "b": actions["b"]}
+            if self.broken == "nan":
+                rewards["b"] = jnp.where(state["step"] == 2, jnp.nan, 0.0)
+            if self.broken == "wide":
+                rewards["b"] = jnp.zeros(3)
+            if self.broken == "grows":
+                state["place"] = jnp.zeros(3)
+            if self.broken == "python":
+                over = bool(place[0] > 0)
+            dones = {} if self.broken == "endless" else {"__all__": over}
+            return self.get_obs(state), state, rewards, dones, {}
+
+    return Corridor
+
+
+@functools.cache
+def walkers() -> Any:
+    return as_multi_agent(corridor()(), num_envs=3)
+
+
+def choose(a: list[Any], b: int = 1) -> Tensor:
+    """Return rows for choices of a (time, env) or (env,), and one of b."""
+    choice = torch.tensor(a)
+    return one_hot(torch.stack([choice, torch.full_like(choice, b)], dim=-1), 3).float()
+
+
+def actions(env: MultiAgentVectorEnv, steps: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (steps, env.num_envs, env.num_agents, env.act_dim)
+    return 1.4 * torch.rand(shape, generator=generator) - 0.2
+
+
+def play(env: MultiAgentVectorEnv, given: Tensor) -> list[Tensor]:
+    steps = iter(given)
+    window = env.rollout(lambda obs: next(steps), len(given))
+    return [window.obs, window.reward, window.next_obs, window.terminated, window.truncated]
+
+
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+class ByHand:
+    """One copy of a raw env, stepped with its own keys."""
+
+    def __init__(self, env: Any, seed: int, index: int) -> None:
+        import jax
+
+        self.env, self.raw, self.split = env, env.raw, jax.random.split
+        # to one type of number each, or else JAX would compile the step anew for each
+        self.keep = jax.jit(lambda state: jax.tree.map(lambda x: x.astype(x.dtype), state))
+        self.key = jax.random.PRNGKey(np.uint32(env_seeds(seed, env.num_envs)[index]))
+        self.start()
+
+    def own_key(self) -> Any:
+        self.key, own = self.split(self.key)
+        return own
+
+    def start(self) -> None:
+        obs, state = self.raw.reset(self.own_key())
+        self.obs, self.state = self.rows(obs, state), self.keep(state)
+
+    def rows(self, obs: Any, state: Any) -> Any:
+        padded = np.zeros((self.env.num_agents, self.env.obs_dim), np.float32)
+        for row, agent in zip(padded, self.raw.agents, strict=True):
+            row[: obs[agent].size] = obs[agent]
+            if self.env.open_choices is not None:
+                row[self.env.open_choices] = self.raw.get_avail_actions(state)[agent]
+            if self.env.state_columns is not None:
+                row[self.env.state_columns] = obs["world_state"]
+        return padded
+
+    def step(self, action: Tensor) -> tuple[Any, Any, bool, bool]:
+        smax = "SMAX" in type(self.raw).__name__
+        there = self.raw.get_avail_actions(self.state) if smax else {}
+        given = {}
+        for index, agent in enumerate(self.raw.agents):
+            own = action[index, : int(self.env.action_mask[index].sum())]
+            own = (own if self.env.discrete_actions else own.clamp(0, 1)).numpy()
+            given[agent] = own.argmax() if self.env.discrete_actions else own
+            if smax:
+                given[agent] = np.where(np.asarray(there[agent]) > 0, own, -1).argmax()
+        own_key = self.own_key()
+        obs, state, reward, dones, _ = self.raw.step_env(own_key, self.state, given)
+        final = self.obs = self.rows(obs, state)
+        self.state = self.keep(state)
+        over = bool(dones["__all__"])
+        decided = False
+        if smax:
+            alive = np.asarray(self.state.state.unit_alive).reshape(2, 3)
+            decided = over and not alive.any(1).all()
+        if over:
+            self.start()
+        return final, [float(reward[agent]) for agent in self.raw.agents], over, decided
+
+
+@pytest.mark.parametrize("name", [SPREAD, LISTENER, SMAX])
+def test_values_and_ends_are_the_raw_envs(name):
+    env = made(name)
+    obs, _ = env.reset(seed=3)
+    copies = {index: ByHand(env, 3, index) for index in (0, 4)}
+    ends = torch.zeros(2, dtype=torch.long)
+    for action in actions(env, 60):
+        for index, copy in copies.items():
+            np.testing.assert_allclose(obs[index], copy.obs, rtol=1e-5, atol=1e-6)
+        obs, reward, terminated, truncated, info = env.step(action)
+        for index, copy in copies.items():
+            final, earned, over, decided = copy.step(action[index])
+            np.testing.assert_allclose(info["final_obs"][index], final, rtol=1e-5, atol=1e-6)
+            assert reward[index].tolist() == pytest.approx(earned, rel=1e-5, abs=1e-6)
+            assert (terminated[index], truncated[index]) == (decided, over and not decided)
+            assert bool(info["_final_obs"][index]) == over
+            ends += torch.tensor([terminated[index], truncated[index]])
+    assert (ends > 0).tolist() == ([True, False] if name == SMAX else [False, True])
+
+
+def test_shapes_spaces_and_memory_are_those_of_the_protocol():
+    env = made(LISTENER)
+    obs, info = env.reset(seed=0)
+    assert env.agents == ["speaker_0", "listener_0"]
+    assert obs.shape == (ENVS, 2, 11) and info == {}
+    assert env.observation_mask.sum(1).tolist() == [3, 11]
+    assert env.action_mask.sum(1).tolist() == [3, 5]
+    assert not obs[:, ~env.observation_mask].any()
+    assert env.single_observation_space.contains(obs[0].numpy())
+    assert env.discrete_actions and not made(SPREAD).discrete_actions
+    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert obs.data_ptr() == env._obs.unsafe_buffer_pointer()
+    obs, reward, terminated, truncated, info = env.step(actions(env, 1)[0])
+    assert info["final_obs"].data_ptr() == obs.data_ptr() == env._obs.unsafe_buffer_pointer()
+    assert (reward.shape, reward.dtype) == ((ENVS, 2), torch.float32)
+    assert (terminated.shape, terminated.dtype) == (truncated.shape, truncated.dtype)
+    env.detach()
+
+
+def test_an_action_given_shares_its_memory_with_jax():
+    from diffsurrogate.wrappers.jaxmarl.batch import to_jax
+
+    action = torch.rand(ENVS, 3, 5)
+    assert to_jax(action).unsafe_buffer_pointer() == action.data_ptr()
+
+
+def test_an_end_by_time_alone_is_a_truncation_alone():
+    env = walkers()
+    assert env.max_steps == 5
+    start, _ = env.reset(seed=2)
+    walks = [[1, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1], [0, 0, 1]]  # thrice is beyond 3
+    obs, reward, final, terminated, truncated = play(env, choose(walks))
+    assert terminated.nonzero().tolist() == [[2, 0], [4, 2]]
+    assert truncated.nonzero().tolist() == [[4, 1], [4, 2]]
+    assert final[2, 0, 0, 0] >= 3 and final[2, 0, 1, 1:3].tolist() == [3, -3]
+    assert obs[3, 0, 0, 0] < 1 and obs[3, 0, 1, 1:3].tolist() == [0, 0]  # started anew, alone
+    assert (obs[:, 1, 0, 0] == start[1, 0, 0]).all()
+    assert (reward[:, :, 0] > 0).nonzero().tolist() == [[2, 0], [4, 2]]
+    assert env.current_obs[:, 1, 1].tolist() == [2, 0, 0]
+    assert as_multi_agent(corridor()(), num_envs=3, max_steps=3).max_steps == 3
+
+
+def test_which_choices_are_open_is_observed_and_closed_ones_are_replaced():
+    env = walkers()
+    obs, info = env.reset(seed=2)
+    assert (env.open_choices, env.obs_dim, info) == (slice(3, 6), 6, {})
+    assert obs[..., 3:].tolist() == [[[1, 1, 0], [0, 1, 1]]] * 3
+    assert env.observation_mask.tolist() == [[True, False, False, True, True, False], [True] * 6]
+    after, reward, *_ = env.step(choose([2, 0, 0], b=0))  # 2 is padding of a's: its first
+    assert reward[:, 1].tolist() == [1, 1, 1]
+    assert after[:, 0, 0].tolist() == obs[:, 0, 0].tolist()
+    assert after[:, 1, 3:].all()
+    assert env.step(choose([0, 0, 0], b=0))[1][:, 1].tolist() == [0, 0, 0]
+    smax = made(SMAX)
+    obs, _ = smax.reset(seed=0)
+    assert obs[..., smax.open_choices].shape == (ENVS, 3, 8)
+    assert (obs[..., smax.open_choices].sum(-1) == 5).all()  # nobody is near enough to shoot
+
+
+def test_same_seed_same_run_whatever_other_envs_do():
+    env = made(SPREAD)
+    given = actions(env, 30)
+
+    def run(seed: int) -> list[Tensor]:
+        env.reset(seed=seed)
+        return play(env, given)
+
+    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    first = run(1)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    made(LISTENER).reset(seed=1)
+    assert equal(first, run(1))
+    assert not equal(first, run(2))
+    assert first[0][0, :, 0, 2].unique().numel() == ENVS
+    assert not torch.equal(env.reset()[0], env.reset()[0])
+
+
+def saved(env: MultiAgentVectorEnv) -> Any:
+    torch.save(env.state(), file := io.BytesIO())
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+
+
+@pytest.mark.parametrize("name", [SPREAD, SMAX])
+def test_a_saved_state_goes_on_exactly(name):
+    env = made(name)
+    env.reset(seed=4)
+    env.stagger(torch.Generator().manual_seed(0))
+    play(env, actions(env, 11))
+    state = saved(env)
+    given = actions(env, 30, seed=1)
+    first = play(env, given)
+    env.reset(seed=5)
+    env.set_state(state)
+    assert equal(first, play(env, given))
+
+
+def test_a_state_goes_on_in_an_env_made_anew_with_keys_inside_and_in_no_other():
+    env, anew = walkers(), as_multi_agent(corridor()(), num_envs=3)
+    env.reset(seed=2)
+    given = choose([[1, 0, 0], [0, 1, 0]] * 4)
+    play(env, given[:3])
+    state = saved(env)
+    anew.set_state(state)
+    assert equal(play(env, given), play(anew, given))
+    state["simulator"]["state"][0] = torch.zeros(3, 5)
+    with pytest.raises(UsageError, match="not one of 3 copies of this Corridor"):
+        anew.set_state(state)
+    with pytest.raises(UsageError, match="this env of"):
+        as_multi_agent(corridor()(), num_envs=4).set_state(state)
+
+
+def test_time_limits_and_the_number_of_agents_can_be_told():
+    from diffsurrogate.wrappers.jaxmarl.time_limit import ends_by_time_only
+
+    assert made(SPREAD).max_steps == 26  # JaxMARL makes one step more than its max_steps
+    assert made(SMAX).max_steps == 101
+    env = make(f"jaxmarl/{SPREAD}", num_envs=2, max_steps=7, n_agents=4)
+    assert (env.max_steps, env.raw.max_steps, env.num_agents) == (7, 7, 4)
+    riddle = make("jaxmarl/switch_riddle", num_envs=2, max_steps=4)  # which takes none
+    assert (riddle.max_steps, riddle.raw.max_steps) == (4, 6)
+    coins = make("jaxmarl/coin_game", num_envs=2, num_inner_steps=3, num_outer_steps=2)
+    assert coins.max_steps == 6 and ends_by_time_only(coins.raw)
+    kitchen = make("jaxmarl/overcooked_v2-cramped_room", num_envs=2)
+    assert (kitchen.max_steps, kitchen.obs_dim) == (400, 4 * 5 * 30)
+
+
+def test_ids_are_those_that_run():
+    ids = known_ids("jaxmarl")
+    assert ids is not None
+    assert {f"jaxmarl/{name}" for name in (SPREAD, "SMAX-2s3z", "hanabi")} <= set(ids)
+    assert not [name for name in ids if "storm" in name or "ant_4x2" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "advice"),
+    [
+        ("MPE_simple_sprad_v3", {}, "there are MPE_simple_spread_v3"),
+        (SPREAD, {"num_agent": 5}, "takes no num_agent; it takes .*num_agents"),
+        (SPREAD, {"action_type": "Both"}, "could not be made with .*Both"),
+        (SPREAD, {"num_envs": 0}, "num_envs is 0"),
+        (SPREAD, {"max_steps": 0}, "max_steps is 0"),
+        (SPREAD, {"differentiable": True}, "LearnedDiffWrapper"),
+        (SPREAD, {"render_mode": "rgb_array"}, "cannot be drawn here yet"),
+        (f"{SPREAD}-2s3z", {}, "has no maps; those of SMAX"),
+        ("SMAX-2s3y", {}, "no map '2s3y'; there are .*2s3z"),
+        ("SMAX-2s3z", {"map_name": "3m"}, "more than one map"),
+        ("SMAX", {"legs": 4}, "could not be made with .*legs"),
+        ("overcooked_v2", {"layout": "cramped"}, "no map 'cramped'; there are"),
+        ("halfcheetah_6x1", {}, "needs a package: .*brax"),
+        ("storm_2p", {}, r"InTheGrid_2p: reset\(\) gives no observation for \[0, 1\]"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_advice(name, options, advice):
+    with pytest.raises(UsageError, match=advice):
+        make(f"jaxmarl/{name}", **({"num_envs": 2} | options))
+
+
+def test_envs_that_do_not_fit_are_refused():
+    from jaxmarl.environments import spaces
+
+    for options, advice in [
+        ({"a": spaces.MultiDiscrete([2, 3])}, "agent 'a' are a MultiDiscrete, which is not"),
+        ({"a": spaces.Box(0, 1, (2,))}, "some agents have Discrete actions and others a Box"),
+        ({"broken": "lonely"}, r"no observation for \['b'\]"),
+        ({"broken": "wide"}, r"rewards of 'b' have shape \(3,\); one number is needed"),
+        ({"broken": "grows"}, r"state after step_env\(\) is not shaped as that after reset\(\)"),
+        ({"broken": "python"}, r"step_env\(\) cannot be compiled by JAX: TracerBoolConversion"),
+        ({"broken": "endless"}, "dones of step_env.. have no entry for '__all__'"),
+    ]:
+        with pytest.raises(UsageError, match=f"Corridor: .*{advice}"):
+            as_multi_agent(corridor()(**options), num_envs=2)
+
+
+def test_a_number_that_is_not_finite_is_named():
+    env = as_multi_agent(corridor()(broken="nan"), num_envs=2)
+    env.reset()
+    env.step(choose([0, 0]))
+    with pytest.raises(UsageError, match=r"Corridor: the reward of env 0 at step 2 is not finite"):
+        env.step(choose([0, 0]))
+
+
+def test_a_device_that_jax_cannot_reach_is_refused():
+    from diffsurrogate.wrappers.jaxmarl.batch import jax_device
+
+    with pytest.raises(UsageError, match=r"JAX cannot reach .cuda:99.*use device=.cpu"):
+        jax_device(torch.device("cuda:99"))
+
+
+@pytest.mark.parametrize("name", [SPREAD, LISTENER])
+def test_ppo_and_shac_take_updates_on_it(name):
+    ppo = PPO(made(name), PPOConfig(horizon=4), seed=0).learn(2 * 4 * ENVS)
+    assert (ppo.update, ppo.skipped) == (2, 0)
+    agent = SHAC(learned(made(name)), config(), seed=0)
+    before = [p.detach().clone() for p in agent.actor.parameters()]
+    agent.learn(2 * 4 * ENVS)
+    assert (agent.update, agent.skipped) == (2, 0)
+    assert not equal(before, list(agent.actor.parameters()))

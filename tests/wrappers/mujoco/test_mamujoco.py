@@ -1,0 +1,166 @@
+"""MaMuJoCo: the values are MuJoCo's, every joint is somebody's, and SHAC++ and PPO run on it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys.reach import config, learned
+
+from diffsurrogate import PPO, SHAC, UsageError, make
+from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
+
+WITHOUT_MUJOCO = """
+import sys
+sys.modules["mujoco"] = None
+from diffsurrogate import UsageError, make
+from diffsurrogate.__main__ import main
+for env in ("mujoco/HalfCheetah-v5", "mamujoco/HalfCheetah-6x1", "gymnasium/HalfCheetah-v5"):
+    try:
+        make(env, num_envs=1)
+    except UsageError as error:
+        print(error)
+sys.exit(main(["doctor", "mujoco/HalfCheetah-v5"]))
+"""
+
+pytest.importorskip("gymnasium_robotics")
+# the model files of Gymnasium-Robotics and MuJoCo 4 use what is deprecated
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def actions(steps: int, envs: int, agents: int, size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 2 * torch.rand(steps, envs, agents, size, generator=generator) - 1
+
+
+def test_values_are_those_of_the_raw_env():
+    env = make("mamujoco/HalfCheetah-6x1", num_envs=3, max_steps=7, batched=False)
+    obs, _ = env.reset(seed=5)
+    assert obs.shape == (3, 6, 9)
+    assert env.observation_mask.sum(-1).tolist() == [9, 9, 8, 9, 9, 8]
+    bare = make("mamujoco/HalfCheetah-6x1", num_envs=1, batched=False).raws[0]
+    seen, _ = bare.reset(seed=env_seeds(5, 3)[1])
+    for step, action in enumerate(actions(6, 3, 6, 1)):
+        for agent, name in enumerate(bare.possible_agents):
+            size = len(seen[name])
+            np.testing.assert_array_equal(obs[1, agent, :size], seen[name].astype(np.float32))
+        obs, reward, terminated, truncated, _ = env.step(action)
+        given = {name: action[1, i].numpy() for i, name in enumerate(bare.possible_agents)}
+        seen, earned, *_ = bare.step(given)
+        assert reward[1].tolist() == pytest.approx([earned["agent_0"]] * 6, rel=1e-6)
+        assert not terminated.any()
+        assert not truncated.any(), step
+    *_, truncated, _ = env.step(actions(1, 3, 6, 1)[0])
+    assert truncated.all()
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"), [({}, 50), ({"max_steps": 7}, 7), ({"max_steps": 70}, 50)]
+)
+def test_the_robots_own_time_limit_is_known(given, limit):
+    env = make("mamujoco/Reacher-2x1", num_envs=2, **given)
+    assert env.max_steps == limit
+    env.reset(seed=0)
+    cuts = [bool(env.step(torch.zeros(2, 2, 1))[3].any()) for _ in range(limit)]
+    assert cuts == [False] * (limit - 1) + [True]
+
+
+@pytest.mark.parametrize("name", ["Walker2d-6x1", "Ant-8x1", "HalfCheetah-3x2"])
+def test_joints_shared_out_anew_are_each_somebodys_once(name):
+    env = make(f"mamujoco/{name}", num_envs=1, batched=False)
+    raw = env.raws[0]
+    joints = [joint.act_ids for part in raw.agent_action_partitions for joint in part]
+    agents, each = map(int, name.partition("-")[2].split("x"))
+    assert (env.num_agents, env.act_dim) == (agents, each)
+    assert sorted(joints) == list(range(agents * each))
+
+
+def test_the_same_forces_earn_the_same_whoever_exerts_them():
+    forces = actions(5, 1, 1, 6)[:, 0, 0]
+    earned = []
+    for name in ("Walker2d-2x3", "Walker2d-6x1"):
+        env = make(f"mamujoco/{name}", num_envs=1, batched=False)
+        env.reset(seed=3)
+        raw, total = env.raws[0], 0.0
+        for force in forces:
+            own = raw.map_global_action_to_local_actions(force.numpy())
+            action = torch.stack([torch.as_tensor(own[agent]) for agent in raw.possible_agents])
+            total += float(env.step(action[None])[1][0, 0])
+        earned.append(total)
+    assert earned[0] == pytest.approx(earned[1], rel=1e-6)
+
+
+def test_agents_see_further_if_told_to():
+    near, far = (
+        make("mamujoco/HalfCheetah-6x1", num_envs=1, agent_obsk=joints) for joints in (0, 5)
+    )
+    assert near.obs_dim < 9 < far.obs_dim
+
+
+def test_shac_and_ppo_take_their_steps():
+    env = learned(make("mamujoco/Ant-4x2", num_envs=3))
+    reports = list(SHAC(env, config()).updates(2))
+    assert all(np.isfinite(list(report.values())).all() for report in reports)
+    list(PPO(make("mamujoco/Hopper-3x1", num_envs=3)).updates(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("HalfCheetah", {}, "HalfCheetah-6x1"),
+        ("HalfCheetah-5x1", {}, "HalfCheetah has 6"),
+        ("Cat-2x1", {}, "is not known"),
+        ("ManySegmentSwimmer-many", {}, "is not known"),
+        ("CoupledHalfCheetah-2x6", {}, "UNKNOWN partitioning config"),
+        ("Ant-4x2", {"num_envs": 0}, "num_envs is 0"),
+        ("Ant-4x2", {"differentiable": True}, "LearnedDiffWrapper"),
+        ("Ant-4x2", {"max_steps": 0}, "max_steps is 0"),
+        ("Ant-4x2", {"render_mode": "human"}, "render_mode"),
+        ("Ant-4x2", {"legs": 5}, "could not be made"),
+        ("Ant-4x2", {"agent_obsk": None}, "makes one agent"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
+    with pytest.raises(UsageError, match=message):
+        make(f"mamujoco/{name}", **({"num_envs": 1} | options))
+
+
+@pytest.mark.parametrize(
+    "env_id", ["gymnasium/HalfCheetah-v5", "mujoco/HalfCheetah-v5", "mamujoco/HalfCheetah-6x1"]
+)
+def test_making_many_copies_says_nothing_and_leaves_no_file(env_id, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    env = make(env_id, num_envs=3)
+    env.reset()
+    env.close()
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_else_mujoco_warns_of_is_passed_on():
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    with quiet_mujoco(), pytest.warns(RuntimeWarning, match="MuJoCo: too many contacts"):
+        mujoco.get_mju_user_warning()("too many contacts")
+        mujoco.get_mju_user_warning()("'x' is deprecated")
+    assert mujoco.get_mju_user_warning() == before
+
+
+def test_without_mujoco_the_error_says_what_to_install():
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", WITHOUT_MUJOCO],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 2, found.stderr
+    lines = [*found.stdout.splitlines(), found.stderr.splitlines()[-1]]
+    assert len(lines) == 4
+    assert all('pip install "diffsurrogate[mujoco]"' in line for line in lines), lines
+    assert not any("gymnasium[mujoco]" in line for line in lines), lines

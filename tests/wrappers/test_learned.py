@@ -1,0 +1,279 @@
+"""LearnedDiffWrapper: the simulator's numbers, the surrogates' gradients."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from toys.spring import (
+    AGENTS,
+    ENVS,
+    HORIZON,
+    Spring,
+    TrueReward,
+    TrueStep,
+    gaussian_policy,
+    policy_gradient,
+    small,
+    stepped,
+)
+
+from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.data.segments import minibatches
+from diffsurrogate.envs.window import Window
+from diffsurrogate.errors import UsageError
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
+
+ESTIMATORS = list(itertools.product(("step", "awm"), ("real", "predicted"), ("closed", "open")))
+
+
+@pytest.mark.parametrize("dynamics", [True, False], ids=["full", "reward only"])
+def test_values_equal_the_unwrapped_env_bit_for_bit(dynamics):
+    kwargs = {"num_envs": ENVS, "n_agents": AGENTS, "seed": 5, "max_steps": 61}
+    bare = make_paper("dispersion", **kwargs)
+    env = LearnedDiffWrapper(make_paper("dispersion", **kwargs), dynamics=dynamics)
+    first, _ = bare.reset(seed=11)
+    assert torch.equal(first, env.reset(seed=11)[0])
+    generator = torch.Generator().manual_seed(0)
+    for number in range(200):
+        action = 2 * torch.randn(ENVS, AGENTS, 2, generator=generator)
+        theirs, ours = bare.step(action), env.step(action.clone().requires_grad_())
+        for a, b in zip(theirs[:4], ours[:4], strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(theirs[4]["final_obs"], ours[4]["final_obs"])
+        if number % HORIZON == 0:
+            env.detach()
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+@pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
+def test_windows_equal_stepping_in_values_and_gradients(model, anchor, loop, limit):
+    """Both with resets inside the window: time limits at 3 of 5 steps, and terminations."""
+    results = []
+    for fast in (True, False):
+        config = replace(small(model, anchor, loop), adjoint_limit=limit)
+        env = LearnedDiffWrapper(Spring(max_steps=3), config=config)
+        env.reset(seed=2)
+        for _ in range(3):  # train the models, or their zero last layer hides everything
+            env.detach()
+            env.fit(env.rollout(gaussian_policy(env), HORIZON))
+        env.detach()
+        policy = gaussian_policy(env)
+        window = env.rollout(policy, HORIZON) if fast else stepped(env, policy)
+        results.append((window, policy))
+    (fast_window, fast_policy), (slow_window, slow_policy) = results
+    for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
+        assert torch.equal(getattr(fast_window, name), getattr(slow_window, name)), name
+    assert fast_window.ended.any()
+    assert fast_window.ended.float().mean() < 1
+    a, b = policy_gradient(fast_window, fast_policy), policy_gradient(slow_window, slow_policy)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
+def test_a_window_can_be_differentiated_again_and_in_parts(model, anchor, loop):
+    """Twice gives the same; the gradients of three groups of envs add up to that of all."""
+    config = small(model, anchor, loop)
+    env = LearnedDiffWrapper(Spring(max_steps=3), config=config)
+    env.reset(seed=2)
+    for _ in range(3):
+        env.fit(env.rollout(gaussian_policy(env), HORIZON).detach())
+    state, policy = env.state(), gaussian_policy(env)
+    whole = policy_gradient(env.rollout(policy, HORIZON), policy)
+    env.set_state(state)
+    policy.step = 0
+    window = env.collect(policy, HORIZON)
+    assert not any(x.requires_grad for x in (window.obs, window.action, window.reward))
+    for _ in range(2):
+        again = policy_gradient(env.differentiate(window, policy), policy)
+        torch.testing.assert_close(again, whole)
+    total, sizes = torch.zeros_like(whole), []
+    generator = torch.Generator().manual_seed(0)
+    for part, noise in minibatches(
+        window, policy.noise, length=HORIZON, count=3, generator=generator
+    ):
+        group = NoisyPolicy(policy.actor, noise)
+        share = part.reward.shape[1] / ENVS
+        sizes.append(part.reward.shape[1])
+        total += share * policy_gradient(env.differentiate(part, group), group)
+    assert len(sizes) == 3
+    assert sum(sizes) == ENVS
+    torch.testing.assert_close(total, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_what_the_simulator_differentiates_cannot_be_differentiated_again():
+    env = LearnedDiffWrapper(Spring(), dynamics=False, config=small())
+    env.reset(seed=0)
+    policy = gaussian_policy(env)
+    window = env.collect(policy, HORIZON)
+    for refusing in (env, env.env):
+        with pytest.raises(UsageError, match="everything is learned"):
+            refusing.differentiate(window, policy)
+
+
+@pytest.mark.parametrize("anchor", ["real", "predicted"])
+def test_true_model_gives_the_true_gradient(anchor):
+    real = Spring(differentiable=True, max_steps=4)
+    real.reset(seed=2)
+    policy = gaussian_policy(real)
+    true = policy_gradient(real.rollout(policy, HORIZON), policy)
+    env = LearnedDiffWrapper(
+        Spring(max_steps=4),
+        reward=TrueReward(),
+        dynamics=TrueStep(),
+        config=small("step", anchor),
+        continuous=torch.ones(AGENTS, 2, dtype=torch.bool),
+    )
+    env.reset(seed=2)
+    policy = gaussian_policy(env)
+    learned = policy_gradient(env.rollout(policy, HORIZON), policy)
+    assert true.norm() > 1e-3
+    torch.testing.assert_close(learned, true, atol=1e-5, rtol=1e-5)
+
+
+def test_open_loop_leaves_out_what_the_policy_sees_later():
+    """With the true model, open loop is the gradient with every observation held constant."""
+    real = Spring(differentiable=True)
+    real.reset(seed=2)
+    policy = gaussian_policy(real)
+    window = real.rollout(lambda obs: policy(obs.detach()), HORIZON)
+    true = policy_gradient(window, policy)
+    env = LearnedDiffWrapper(
+        Spring(),
+        reward=TrueReward(),
+        dynamics=TrueStep(),
+        config=small("step", "real", "open"),
+        continuous=torch.ones(AGENTS, 2, dtype=torch.bool),
+    )
+    env.reset(seed=2)
+    policy = gaussian_policy(env)
+    learned = policy_gradient(env.rollout(policy, HORIZON), policy)
+    torch.testing.assert_close(learned, true, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [{"dynamics": False}, {"reward": False}, {"mix": 1.0}])
+def test_true_parts_give_the_true_gradient(flags):
+    """Whatever is not learned is the simulator's own; the rest is given the true model."""
+    real = Spring(differentiable=True, max_steps=4)
+    real.reset(seed=2)
+    policy = gaussian_policy(real)
+    true = policy_gradient(real.rollout(policy, HORIZON), policy)
+    env = LearnedDiffWrapper(
+        Spring(differentiable=True, max_steps=4),
+        **({"reward": TrueReward(), "dynamics": TrueStep()} | flags),
+        config=small(),
+        continuous=torch.ones(AGENTS, 2, dtype=torch.bool),
+    )
+    env.reset(seed=2)
+    policy = gaussian_policy(env)
+    learned = policy_gradient(env.rollout(policy, HORIZON), policy)
+    torch.testing.assert_close(learned, true, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
+def test_models_learn_the_spring_and_their_gradient_approaches_the_true_one(model, anchor, loop):
+    env = LearnedDiffWrapper(
+        Spring(max_steps=11),
+        config=SurrogateConfig(
+            model=model,
+            anchor=anchor,
+            loop=loop,
+            awm=ActionWorldModelConfig(width=16, layers=2, feedforward=32, max_horizon=HORIZON),
+            minibatches=20,
+            trajectory_batch_size=64,
+        ),
+    )
+    env.reset(seed=2)
+    errors = []
+    for _ in range(25):
+        env.detach()
+        report = env.fit(env.rollout(gaussian_policy(env), HORIZON))
+        errors.append(report.get("dynamics_error", 1.0))
+    assert errors[-1] < 0.5
+    policy = gaussian_policy(env)
+
+    def loss(window: Window) -> Tensor:
+        return -window.reward.mean() + window.next_obs[-1].square().mean()
+
+    before = env.env.state()
+    report = env.compare_gradients(
+        lambda: gaussian_policy(env), HORIZON, loss, policy.actor.net.parameters()
+    )
+    assert torch.equal(env.env.state()["current_obs"], before["current_obs"])
+    assert -1 <= report["gradient_cosine"] <= 1
+
+
+def test_discrete_entries_are_found_and_carry_no_gradient():
+    env = LearnedDiffWrapper(make_paper("dispersion", num_envs=ENVS, n_agents=1, seed=1))
+    env.reset(seed=1)
+    window = env.rollout(gaussian_policy(env), HORIZON)
+    env.fit(window)
+    assert env.surrogates.continuous.mask.tolist() == [[True] * 6 + [False]]
+    env.detach()
+    window = env.rollout(gaussian_policy(env), HORIZON)
+    (grad,) = torch.autograd.grad(window.next_obs[..., 6].sum(), window.action, allow_unused=True)
+    assert grad is None or not grad.any()
+
+
+@pytest.mark.parametrize("flag", ["dynamics", "reward"])
+def test_asking_for_gradients_the_env_has_not_is_refused(flag):
+    class Opaque(Spring):
+        true_gradients = frozenset()
+
+    with pytest.raises(UsageError, match=f"Leave {flag}=True"):
+        LearnedDiffWrapper(Opaque(), **{flag: False})
+
+
+def test_wrapping_twice_is_refused():
+    env = LearnedDiffWrapper(Spring(differentiable=False))
+    with pytest.raises(UsageError, match="already"):
+        LearnedDiffWrapper(env)
+
+
+def test_an_unknown_env_is_refused_with_what_is_known():
+    with pytest.raises(UsageError, match="register_adapter"):
+        LearnedDiffWrapper(object())
+
+
+def test_a_raw_vmas_env_is_adapted():
+    import vmas
+
+    raw = vmas.make_env("navigation", num_envs=ENVS, n_agents=AGENTS, seed=0)
+    env = LearnedDiffWrapper(raw, dynamics=False)
+    assert (env.num_envs, env.num_agents) == (ENVS, AGENTS)
+    assert "dynamics" in env.env.gradients
+
+
+def test_state_dict_round_trip_continues_identically():
+    def trained() -> LearnedDiffWrapper:
+        env = LearnedDiffWrapper(Spring(max_steps=3), config=small())
+        env.reset(seed=2)
+        env.fit(env.rollout(gaussian_policy(env), HORIZON))
+        return env
+
+    first = trained()
+    second = LearnedDiffWrapper(Spring(max_steps=3), config=small(), seed=9)
+    second.reset(seed=4)
+    second.load_state_dict(first.state_dict())
+    second.set_state(first.state())
+    reports = []
+    for env in (first, second):
+        env.detach()
+        reports.append(env.fit(env.rollout(gaussian_policy(env), HORIZON)))
+    assert reports[0] == reports[1]
+
+
+def test_cold_start_learns_from_windows_recorded_elsewhere():
+    recorder = Spring(max_steps=11)
+    recorder.reset(seed=3)
+    policy = gaussian_policy(recorder, 200)
+    recorded = [recorder.rollout(policy, HORIZON).detach() for _ in range(30)]
+    env = LearnedDiffWrapper(Spring(max_steps=11), config=SurrogateConfig(minibatches=20))
+    report = env.fit(recorded)
+    assert report["dynamics_error"] < 0.1
+    with pytest.raises(UsageError, match="iterable of Windows"):
+        env.fit(3)
