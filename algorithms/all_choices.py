@@ -8,7 +8,7 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import Actor
 from diffsurrogate.actor_critic.critic import Critic
 from diffsurrogate.envs.window import Window
-from diffsurrogate.functional.discrete_actions import alternatives
+from diffsurrogate.functional.discrete_actions import counterfactual_actions
 
 
 @runtime_checkable
@@ -47,13 +47,13 @@ def all_choices_loss(
     obs = window.obs.detach().flatten(0, 1)
     action = window.action.detach().flatten(0, 1)
     with torch.no_grad():
-        instead = alternatives(action)  # (agent, choice, batch, agent, choice)
+        instead = counterfactual_actions(action)  # (agent, choice, batch, agent, choice)
         before = obs.expand(*instead.shape[:3], *obs.shape[1:])
-        reward, after, goes_on = env.predict_step(before, instead)
-        value = reward / reward_unit + gamma * goes_on.unsqueeze(-1) * critic.target(after)
+        reward, after, continue_prob = env.predict_step(before, instead)
+        value = reward / reward_unit + gamma * continue_prob.unsqueeze(-1) * critic.target(after)
         worth = value.mean(-1).permute(2, 0, 1)  # (batch, agent, choice)
     chances = actor(obs).softmax(-1)
     gain = (chances * worth).sum(-1)
-    if window.present is not None:
-        gain = gain.where(window.present.flatten(0, 1), 0.0)
+    if window.alive_mask is not None:
+        gain = gain.where(window.alive_mask.flatten(0, 1), 0.0)
     return -gain.sum(-1).mean()

@@ -39,7 +39,7 @@ def chained_actor(conditioning: Literal["projection", "raw", "none"]) -> ActorCo
 
 def whole_windows() -> ClipConfig:
     """Return the papers' steps: 5 epochs over the whole window."""
-    return ClipConfig(epochs=5, batch_size=1_000_000, max_norm=10.0, lr=3e-4)
+    return ClipConfig(epochs=5, batch_size=1_000_000, max_grad_norm=10.0, lr=3e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,41 +56,41 @@ class BPPOConfig(MAPPOConfig):
     scheme: Literal["sequential", "simultaneous"] = "sequential"
     """sequential: one agent takes all its steps on a window, then the next, which knows the ratios
     of those before. simultaneous: all take each step together."""
-    turns: Literal["backward", "random"] = "backward"
+    update_order: Literal["backward", "random"] = "backward"
     """Who learns first, in the sequential scheme only. backward: who acts last. random: drawn for
     each window."""
-    compound: bool = True
+    use_peer_ratio: bool = True
     """Weigh an agent's gain by the ratios of its peers, M: those that learned before it, or, of
     simultaneous learners, those that act after it."""
-    peer: bool = True
+    use_peer_gradient: bool = True
     """Add the feedback of those that act after an agent: how M changes with its action."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choices(self)
         refuse_memory("a method of agents in turn", self.actor.net, self.critic.net)
-        if self.actor.order == "together":
+        if self.actor.order == "simultaneous":
             raise UsageError(
                 "actor.order is 'together', but these methods give every agent a policy that "
                 "learns by itself; choose another order (with conditioning='none' agents do not "
                 "see each other's actions)"
             )
-        if self.clip.ratio != "agent":
+        if self.clip.ratio != "per_agent":
             raise UsageError(
                 f"clip.ratio is {self.clip.ratio!r}, but every agent climbs by its own ratio here; "
                 "leave it at 'agent'"
             )
-        if self.peer and self.actor.conditioning == "none":
+        if self.use_peer_gradient and self.actor.conditioning == "none":
             raise UsageError(
                 "peer=True passes feedback through the actions that agents see, but "
                 "actor.conditioning is 'none'; set peer=False, or let them see actions"
             )
-        if self.scheme == "simultaneous" and self.turns != "backward":
+        if self.scheme == "simultaneous" and self.update_order != "backward":
             raise UsageError(
-                f"turns={self.turns!r} says who learns first, but scheme is 'simultaneous', where "
+                f"turns={self.update_order!r} says who learns first, but scheme is 'simultaneous', where "
                 "all learn at once; leave turns at 'backward', or set scheme='sequential'"
             )
-        if self.peer and not (self.compound and self.turns == "backward"):
+        if self.use_peer_gradient and not (self.use_peer_ratio and self.update_order == "backward"):
             raise UsageError(
                 "peer=True passes back the change of M with actions, which needs compound=True and "
                 "turns='backward'; set peer=False otherwise"
@@ -102,8 +102,8 @@ class ARMAPPOConfig(BPPOConfig):
     """MAPPO with an autoregressive policy: all agents learn at once, each by its own ratio."""
 
     scheme: Literal["sequential", "simultaneous"] = "simultaneous"
-    compound: bool = False
-    peer: bool = False
+    use_peer_ratio: bool = False
+    use_peer_gradient: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +111,12 @@ class HAPPOConfig(BPPOConfig):
     """Heterogeneous-agent PPO: independent policies that learn in turn, in a random order."""
 
     actor: ActorConfig = field(default_factory=lambda: chained_actor("none"))
-    turns: Literal["backward", "random"] = "random"
-    peer: bool = False
+    update_order: Literal["backward", "random"] = "random"
+    use_peer_gradient: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
+class SequentialBatch:
     """What agents did in a window, with time and env as one axis: nothing in it has a graph."""
 
     obs: Tensor
@@ -129,12 +129,12 @@ class Past:
     """(step, agent) of the policy that acted."""
     gain: Tensor
     """(step, agent): advantages, normalised for each agent if asked; 0 of who is not there."""
-    present: Tensor
+    alive_mask: Tensor
     """(step, agent) bool: who is there to act."""
 
-    def at(self, chosen: Tensor) -> "Past":
+    def at(self, chosen: Tensor) -> "SequentialBatch":
         """Return rows of the first axis."""
-        return Past(**{name: value[chosen] for name, value in vars(self).items()})
+        return SequentialBatch(**{name: value[chosen] for name, value in vars(self).items()})
 
 
 class BPPO(PPO):
@@ -156,10 +156,10 @@ class BPPO(PPO):
         """Build actors and critic for an env; arguments as of `PPO`.
 
         Raises:
-            UsageError: as `PPO`; or the method passes nothing back, but `peer` is set.
+            UsageError: as `PPO`; or the method passes nothing back, but `use_peer_gradient` is set.
         """
         super().__init__(env, config, seed=seed)
-        if self.config.peer and not self.config_type().peer:
+        if self.config.use_peer_gradient and not self.config_type().use_peer_gradient:
             name = type(self).__name__
             raise UsageError(
                 f"{name} passes nothing back, but peer is True; give a {name}Config, or train BPPO"
@@ -174,87 +174,89 @@ class BPPO(PPO):
         reports = []
         for agent in self._turns():
             ratio = log_ratio.exp()
-            pull = ratio.unsqueeze(-1) * slope[:, agent]
-            reports += list(self._alone(agent, past, ratio, pull))
+            peer_grad = ratio.unsqueeze(-1) * slope[:, agent]
+            reports += list(self._alone(agent, past, ratio, peer_grad))
             change, change_slope = peer_feedback(self.actor, agent, past)
-            if self.config.compound:
+            if self.config.use_peer_ratio:
                 log_ratio = log_ratio + change
-            if self.config.peer:
+            if self.config.use_peer_gradient:
                 slope = slope + change_slope
         return mean_report(reports)
 
     @torch.no_grad()
-    def _past(self, window: Window, noise: Tensor, advantage: Tensor) -> Past:
+    def _past(self, window: Window, noise: Tensor, advantage: Tensor) -> SequentialBatch:
         gain = advantage.flatten(0, 1)
-        if self.config.clip.credit == "team":
+        if self.config.clip.advantage == "shared":
             gain = gain.mean(-1, keepdim=True).expand_as(gain)
         there = torch.ones_like(gain, dtype=torch.bool)
-        if window.present is not None:
-            there = window.present.flatten(0, 1)
+        if window.alive_mask is not None:
+            there = window.alive_mask.flatten(0, 1)
         if self.config.clip.normalise:
             error = gain - gain.where(there, torch.nan).nanmean(0)
             gain = error / (error.where(there, torch.nan).square().nanmean(0).sqrt() + 1e-5)
         obs, action = window.obs.flatten(0, 1), window.action.flatten(0, 1)
-        return Past(
+        return SequentialBatch(
             obs=obs,
             action=action,
             noise=noise.flatten(0, 1),
             log_prob=self.actor.log_prob(obs, action),
             gain=gain.where(there, 0.0),
-            present=there,
+            alive_mask=there,
         )
 
     def _turns(self) -> list[int]:
         """Return the agents in the order they learn."""
-        acting: list[int] = self.actor.acting.tolist()
-        if self.config.turns == "backward":
-            return acting[::-1]
-        return torch.randperm(len(acting), generator=self.sampler).tolist()
+        agent_order: list[int] = self.actor.agent_order.tolist()
+        if self.config.update_order == "backward":
+            return agent_order[::-1]
+        return torch.randperm(len(agent_order), generator=self.minibatch_rng).tolist()
 
-    def _alone(self, agent: int, past: Past, ratio: Tensor, pull: Tensor) -> Iterator[Metrics]:
+    def _alone(
+        self, agent: int, past: SequentialBatch, ratio: Tensor, peer_grad: Tensor
+    ) -> Iterator[Metrics]:
         """Let one agent climb for all its epochs, given M and its slope; yield a report a step."""
         config = self.config.clip
-        for chosen in shuffled(len(past.obs), config, self.sampler):
+        for chosen in shuffled(len(past.obs), config, self.minibatch_rng):
             part = past.at(chosen)
             out = self.actor.output(agent, part.obs, self.actor.seen(part.action))
-            loss, new = self._loss(agent, out, part, ratio[chosen], pull[chosen])
-            norm = self._descend(self.actor_optimiser, loss, config.max_norm)
+            loss, new = self._loss(agent, out, part, ratio[chosen], peer_grad[chosen])
+            norm = self._descend(self.actor_optimiser, loss, config.max_grad_norm)
             report = step_report(loss, norm, new, part.log_prob[:, agent], config)
-            yield report | {"peer_slope": float(pull[chosen].abs().mean())}
+            yield report | {"peer_slope": float(peer_grad[chosen].abs().mean())}
             if config.target_kl is not None and report["kl"] > config.target_kl:
                 break
 
-    def _together(self, past: Past) -> Iterator[Metrics]:
+    def _together(self, past: SequentialBatch) -> Iterator[Metrics]:
         """Let all agents climb at once, given M and its slope as they are by then."""
         config, actor = self.config.clip, self.actor
-        agents, acting = range(past.gain.shape[1]), actor.acting.tolist()
-        for chosen in shuffled(len(past.obs), config, self.sampler):
+        agents, agent_order = range(past.gain.shape[1]), actor.agent_order.tolist()
+        for chosen in shuffled(len(past.obs), config, self.minibatch_rng):
             part = past.at(chosen)
             # apart from `part.action`: of what is seen only, not of the action itself
-            seen = actor.seen(part.action).detach().requires_grad_(self.config.peer)
+            seen = actor.seen(part.action).detach().requires_grad_(self.config.use_peer_gradient)
             outs = [actor.output(agent, part.obs, seen) for agent in agents]
             new = [actor.log_prob_of(agent, outs[agent], part.action) for agent in agents]
-            log_ratio = (torch.stack(new, -1) - part.log_prob).where(part.present, 0.0)
+            log_ratio = (torch.stack(new, -1) - part.log_prob).where(part.alive_mask, 0.0)
             ratio = torch.ones_like(log_ratio)
             slope = torch.zeros_like(part.action)
-            if self.config.compound:
-                ratio = later_ratio(log_ratio.detach(), acting)
-            if self.config.peer:
+            if self.config.use_peer_ratio:
+                ratio = later_ratio(log_ratio.detach(), agent_order)
+            if self.config.use_peer_gradient:
                 slope = torch.autograd.grad(log_ratio.sum(), seen, retain_graph=True)[0]
-            pull = ratio.unsqueeze(-1) * slope
+            peer_grad = ratio.unsqueeze(-1) * slope
             losses = [
-                self._loss(agent, outs[agent], part, ratio[:, agent], pull[:, agent])[0]
+                self._loss(agent, outs[agent], part, ratio[:, agent], peer_grad[:, agent])[0]
                 for agent in agents
             ]
             loss = torch.stack(losses).sum()
-            norm = self._descend(self.actor_optimiser, loss, config.max_norm)
+            norm = self._descend(self.actor_optimiser, loss, config.max_grad_norm)
             report = step_report(loss, norm, torch.stack(new, -1), part.log_prob, config)
-            yield report | {"peer_slope": float(pull.abs().mean())}
+            yield report | {"peer_slope": float(peer_grad.abs().mean())}
             if config.target_kl is not None and report["kl"] > config.target_kl:
                 break
 
     def _loss(
-        self, agent: int, out: Tensor, part: Past, ratio: Tensor, pull: Tensor
+        self, agent: int, out: Tensor, part: SequentialBatch, ratio: Tensor, peer_grad: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return one agent's loss and the log-densities of its actions, from its outputs."""
         new = self.actor.log_prob_of(agent, out, part.action)
@@ -263,12 +265,12 @@ class BPPO(PPO):
             part.log_prob[:, agent],
             part.gain[:, agent],
             ratio,
-            pull,
+            peer_grad,
             self.actor.reparameterised(agent, out, part.action, part.noise),
             clip_range=self.config.clip.clip_range,
         )
         if self.config.clip.entropy_weight > 0:
-            entropy = self.actor.entropy_of(agent, out).where(part.present[:, agent], 0.0)
+            entropy = self.actor.entropy_of(agent, out).where(part.alive_mask[:, agent], 0.0)
             loss = loss - self.config.clip.entropy_weight * entropy.mean()
         return loss, new
 
@@ -287,7 +289,9 @@ class HAPPO(BPPO):
     other_config_type = BPPOConfig
 
 
-def peer_feedback(actor: AutoregressiveActor, agent: int, past: Past) -> tuple[Tensor, Tensor]:
+def peer_feedback(
+    actor: AutoregressiveActor, agent: int, past: SequentialBatch
+) -> tuple[Tensor, Tensor]:
     r"""Return how an agent's density moved, and what that owes to the actions before its own.
 
     $\log \rho_i$ (step,) and $\nabla_{a_j} \log \rho_i$ (step, agent, act_dim), of actions as
@@ -296,6 +300,6 @@ def peer_feedback(actor: AutoregressiveActor, agent: int, past: Past) -> tuple[T
     """
     seen = actor.seen(past.action).detach().requires_grad_()
     new = actor.log_prob_of(agent, actor.output(agent, past.obs, seen), past.action)
-    change = (new - past.log_prob[:, agent]).where(past.present[:, agent], 0.0)
+    change = (new - past.log_prob[:, agent]).where(past.alive_mask[:, agent], 0.0)
     (slope,) = torch.autograd.grad(change.sum(), seen, allow_unused=True)
     return change.detach(), torch.zeros_like(seen) if slope is None else slope

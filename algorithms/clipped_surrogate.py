@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
-from diffsurrogate.actor_critic.exploration import NoiseMemory
+from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.window import Window
@@ -31,16 +31,16 @@ class ClipConfig:
     """ε: how far the ratio of new to old density may move a sample's gain."""
     lr: float = 1e-3
     """Adam's learning rate of the policy."""
-    max_norm: float = 0.5
+    max_grad_norm: float = 0.5
     """Largest gradient norm."""
     target_kl: float | None = None
     """Leave a window once a minibatch shows that the policy moved this far (mean KL divergence)."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
-    ratio: Literal["agent", "team"] = "agent"
+    ratio: Literal["per_agent", "joint"] = "per_agent"
     """agent: a ratio for each agent's action, clipped by itself. team: one ratio of the actions of
     all, as of one controller."""
-    credit: Literal["own", "team"] = "own"
+    advantage: Literal["individual", "shared"] = "individual"
     """own: an agent's action earns that agent's reward. team: it earns the mean over all."""
     normalise: bool = True
     """Advantages of a minibatch get mean 0 and deviation 1."""
@@ -49,7 +49,7 @@ class ClipConfig:
         require_choices(self)
         require_range(self, "epochs", low=0.0)
         require_range(self, "batch_size", low=1.0)
-        require_range(self, "clip_range", "max_norm", low=1e-12)
+        require_range(self, "clip_range", "max_grad_norm", low=1e-12)
         require_range(self, "lr", "entropy_weight", low=0.0)
         if self.target_kl is not None:
             require_range(self, "target_kl", low=1e-12)
@@ -57,10 +57,10 @@ class ClipConfig:
 
 def refuse_memory(method: str, *nets: NetConfig) -> None:
     """Refuse networks with memory where only PPO, IPPO and MAPPO know what to do with it."""
-    widest = max(net.memory for net in nets)
+    widest = max(net.gru_size for net in nets)
     if widest > 0:
         raise UsageError(
-            f"net.memory is {widest}, but {method} learns policies and critics without; leave it "
+            f"net.gru_size is {widest}, but {method} learns policies and critics without; leave it "
             "at 0, or train by PPO, IPPO or MAPPO"
         )
 
@@ -79,7 +79,7 @@ Descend = Callable[[Tensor], float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experience:
+class PolicyBatch:
     """What a policy did in a window, and how well: nothing in it has a graph.
 
     In minibatches for policies without memory, time and env are one axis.
@@ -93,40 +93,42 @@ class Experience:
     """(time, env, agent) of the policy that acted."""
     advantage: Tensor
     """(time, env, agent)"""
-    present: Tensor | None = None
+    alive_mask: Tensor | None = None
     """(time, env, agent) bool: who was there to act; None where all always were."""
-    memory: NoiseMemory | None = None
+    memory: NoiseState | None = None
     """Of correlated noise; None for white."""
     recurrence: Recurrence | None = None
     """What a policy with memory knew before; None for the others."""
 
-    def minibatches(self, config: ClipConfig, generator: torch.Generator) -> Iterator["Experience"]:
+    def minibatches(
+        self, config: ClipConfig, generator: torch.Generator
+    ) -> Iterator["PolicyBatch"]:
         """Yield random parts: single steps, or the whole window of some envs if there is memory."""
         names = ("obs", "action", "log_prob", "advantage")
         values = {name: getattr(self, name) for name in names}
-        if self.present is not None:
-            values["present"] = self.present
+        if self.alive_mask is not None:
+            values["alive_mask"] = self.alive_mask
         horizon, num_envs = self.log_prob.shape[:2]
         if self.recurrence is not None:
             for envs in shuffled(num_envs, config, generator, steps=horizon):
                 part = {name: value[:, envs] for name, value in values.items()}
-                yield Experience(**part, recurrence=self.recurrence.of_envs(envs))
+                yield PolicyBatch(**part, recurrence=self.recurrence.of_envs(envs))
             return
         flat = {name: value.flatten(0, 1) for name, value in values.items()}
         memory = None if self.memory is None else self.memory.flat()
         for chosen in shuffled(horizon * num_envs, config, generator):
             part = {name: value[chosen] for name, value in flat.items()}
-            yield Experience(**part, memory=None if memory is None else memory.at(chosen))
+            yield PolicyBatch(**part, memory=None if memory is None else memory.at(chosen))
 
 
 @torch.no_grad()
-def experience(
+def policy_batch(
     window: Window,
     actor: Actor,
     advantage: Tensor,
-    memory: NoiseMemory | None = None,
+    memory: NoiseState | None = None,
     recurrence: Recurrence | None = None,
-) -> Experience:
+) -> PolicyBatch:
     """Take down a window before the policy that acted in it moves.
 
     Args:
@@ -138,20 +140,20 @@ def experience(
     """
     obs, action = window.obs.detach(), window.action.detach()
     log_prob, _ = _judge(actor, obs, action, memory, recurrence, entropy=False)
-    return Experience(
+    return PolicyBatch(
         obs=obs,
         action=action,
         log_prob=log_prob,
         advantage=advantage,
-        present=window.present,
+        alive_mask=window.alive_mask,
         memory=memory,
         recurrence=recurrence,
     )
 
 
-def clipped_steps(
+def clipped_epochs(
     actor: Actor,
-    past: Experience,
+    past: PolicyBatch,
     *,
     config: ClipConfig,
     generator: torch.Generator,
@@ -180,10 +182,10 @@ def clipped_steps(
             part.recurrence,
             entropy=config.entropy_weight > 0,
         )
-        if config.credit == "team":
+        if config.advantage == "shared":
             gain = gain.mean(-1, keepdim=True).expand_as(gain)
-        there = part.present
-        if config.ratio == "team":
+        there = part.alive_mask
+        if config.ratio == "joint":
             if there is not None:  # what the others were said to do changed nothing
                 old, new = old.where(there, 0.0), new.where(there, 0.0)
                 entropy = None if entropy is None else entropy.where(there, 0.0)
@@ -195,7 +197,7 @@ def clipped_steps(
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
         loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)
         if entropy is not None:
-            if config.ratio == "team":
+            if config.ratio == "joint":
                 entropy = entropy.sum(-1)  # of the actions of all
             loss = loss - config.entropy_weight * entropy.mean()
         report = step_report(loss, descend(loss), new, old, config)
@@ -209,7 +211,7 @@ def _judge(
     actor: Actor,
     obs: Tensor,
     action: Tensor,
-    memory: NoiseMemory | None,
+    memory: NoiseState | None,
     recurrence: Recurrence | None,
     *,
     entropy: bool,
@@ -217,7 +219,7 @@ def _judge(
     """Return log-densities of actions and, if asked, the policy's entropies, both (*any, agent)."""
     if recurrence is not None:
         assert isinstance(actor, RecurrentActor)
-        log_prob, spread = actor.judge(obs, action, recurrence)
+        log_prob, spread = actor.evaluate_actions(obs, action, recurrence)
         return log_prob, spread if entropy else None
     log_prob = actor.log_prob(obs, action, memory)
     return log_prob, actor.entropy(obs, action) if entropy else None

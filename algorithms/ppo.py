@@ -16,12 +16,12 @@ from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
-from diffsurrogate.actor_critic.recurrent import RecurrentActor, RememberingPolicy
+from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
 from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
-    clipped_steps,
-    experience,
+    clipped_epochs,
+    policy_batch,
     refuse_squash,
     shuffled,
 )
@@ -51,7 +51,7 @@ class PPOConfig:
     """λ of advantages (GAE) and of value targets."""
     actor: ActorConfig = field(default_factory=lambda: ActorConfig(net=_JOINT, learn_std=True))
     critic: CriticConfig = field(default_factory=lambda: CriticConfig(net=_JOINT, target_decay=0.0))
-    clip: ClipConfig = field(default_factory=lambda: ClipConfig(ratio="team", credit="team"))
+    clip: ClipConfig = field(default_factory=lambda: ClipConfig(ratio="joint", advantage="shared"))
     critic_lr: float = 1e-3
     """Adam's learning rate of the value function."""
     schedule: Literal["constant", "linear"] = "constant"
@@ -59,18 +59,18 @@ class PPOConfig:
     scale_rewards: bool = True
     """Divide rewards by the running deviation of the discounted return, so that values are of
     order 1 whatever the env's units."""
-    average: float = 0.0
+    ema_decay: float = 0.0
     """Decay per update of a running mean of the policy's weights, which predictions are made with;
     0 predicts with the weights as they are. Policies waver from update to update, their mean less
     so. Early on less is kept, so that it never lags by more than about a ninth of the updates."""
-    stagger: bool = True
+    randomise_episode_phase: bool = True
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
     def __post_init__(self) -> None:
         require_choices(self)
         check_horizon(self.horizon)
         require_range(self, "gamma", "lam", low=0.0, high=1.0)
-        require_range(self, "average", low=0.0, high=0.9999)
+        require_range(self, "ema_decay", low=0.0, high=0.9999)
         require_range(self, "critic_lr", low=0.0)
         require_range(self.clip, "epochs", low=1.0)
         refuse_squash(self.actor)
@@ -134,14 +134,17 @@ class PPO(Trainer):
             torch.manual_seed(derive_seed(seed, "weights"))
             actor = build_actor(self.config.actor, env)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
-        self._use_actor(actor, self.config.average)
+        self._use_actor(actor, self.config.ema_decay)
         self.critic = critic.to(env.device)
         shape = (env.num_envs, env.num_agents, env.act_dim)
-        self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.generator)
+        self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.noise_rng)
         self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(env.device)
         self.actor_optimiser = adam(self.actor, self.config.clip.lr, _BETAS, _EPS)
         self.critic_optimiser = adam(self.critic, self.config.critic_lr, _BETAS, _EPS)
-        widths = {"actor": self.config.actor.net.memory, "critic": self.config.critic.net.memory}
+        widths = {
+            "actor": self.config.actor.net.gru_size,
+            "critic": self.config.critic.net.gru_size,
+        }
         self.hidden = {
             name: torch.zeros(*shape[:2], width, device=env.device)
             for name, width in widths.items()
@@ -155,13 +158,13 @@ class PPO(Trainer):
         """Return what acts on an env, deterministically and, where there is memory, with it."""
         actor = self.predictor
         if isinstance(actor, RecurrentActor):
-            return RememberingPolicy(actor, env)
+            return RecurrentPolicy(actor, env)
         return super().policy(env)
 
     def _improve(self) -> Metrics:
         config = self.config
         self._set_learning_rates()
-        self.actor.begin_window(self.sampler)
+        self.actor.freeze_normaliser(self.minibatch_rng)
         self.critic.statistics.snapshot()
         noise = self.noise.draw(config.horizon)
         window = self._collect(noise)
@@ -176,34 +179,39 @@ class PPO(Trainer):
             "episodes_terminated": float(window.terminated.sum()),
         }
         report |= self.env.fit(window)
-        self.actor.learn_scales(window.obs)
+        self.actor.update_normaliser(window.obs)
         self.critic.statistics.update(window.obs)
         return report
 
     def _collect(self, noise: Tensor) -> Window:
         """Act for a window, and note what was known before it."""
-        hidden, began, horizon = dict(self.hidden), self.env.began, self.config.horizon
+        hidden, episode_start, horizon = (
+            dict(self.hidden),
+            self.env.episode_start,
+            self.config.horizon,
+        )
         if isinstance(self.actor, RecurrentActor):
-            policy = RememberingPolicy(self.actor, self.env, noise=noise, hidden=hidden["actor"])
+            policy = RecurrentPolicy(self.actor, self.env, noise=noise, hidden=hidden["actor"])
             window = self.env.collect(policy, horizon)
             self.hidden["actor"] = policy.hidden
         else:
             window = self.env.collect(NoisyPolicy(self.actor, noise), horizon)
-        begins = torch.cat([began.unsqueeze(0), window.ended[:-1]])
+        episode_start = torch.cat([episode_start.unsqueeze(0), window.ended[:-1]])
         self.past = {
-            name: Recurrence(hidden=value, begins=begins) for name, value in hidden.items()
+            name: Recurrence(hidden=value, episode_start=episode_start)
+            for name, value in hidden.items()
         }
         return window
 
     def _climb(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
         """Improve the policy by a window, drawn with `noise`; return what to log."""
         clip = self.config.clip
-        return clipped_steps(
+        return clipped_epochs(
             self.actor,
-            experience(window, self.actor, advantage, recurrence=self.past.get("actor")),
+            policy_batch(window, self.actor, advantage, recurrence=self.past.get("actor")),
             config=clip,
-            generator=self.sampler,
-            descend=lambda loss: self._descend(self.actor_optimiser, loss, clip.max_norm),
+            generator=self.minibatch_rng,
+            descend=lambda loss: self._descend(self.actor_optimiser, loss, clip.max_grad_norm),
         )
 
     @torch.no_grad()
@@ -237,7 +245,7 @@ class PPO(Trainer):
         losses = []
         for value, wanted in self._value_minibatches(obs, target):
             loss = (value - wanted).square().mean()
-            self._descend(self.critic_optimiser, loss, self.config.clip.max_norm)
+            self._descend(self.critic_optimiser, loss, self.config.clip.max_grad_norm)
             losses.append(float(loss.detach()))
         return {"critic_loss": sum(losses) / len(losses)}
 
@@ -245,18 +253,18 @@ class PPO(Trainer):
         """Yield values and targets: of single steps, or with memory of some envs' windows."""
         clip, past = self.config.clip, self.past.get("critic")
         if past is not None:
-            for envs in shuffled(obs.shape[1], clip, self.sampler, steps=len(obs)):
+            for envs in shuffled(obs.shape[1], clip, self.minibatch_rng, steps=len(obs)):
                 value, _ = self.critic.unroll(obs[:, envs], past.of_envs(envs))
                 yield value, target[:, envs]
             return
         obs, target = obs.flatten(0, 1), target.flatten(0, 1)
-        for chosen in shuffled(len(obs), clip, self.sampler):
+        for chosen in shuffled(len(obs), clip, self.minibatch_rng):
             yield self.critic(obs[chosen]), target[chosen]
 
     def _set_learning_rates(self) -> None:
         if self.config.schedule == "constant":
             return
-        left = 1 - self.update / self.total_updates
+        left = 1 - self.iteration / self.total_iterations
         pairs = (
             (self.actor_optimiser, self.config.clip.lr),
             (self.critic_optimiser, self.config.critic_lr),

@@ -14,19 +14,19 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic
-from diffsurrogate.actor_critic.exploration import NoiseMemory, NoiseProcess, settled
+from diffsurrogate.actor_critic.exploration import NoiseProcess, NoiseState, resolve_noise
 from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.all_choices import PredictsSteps, all_choices_loss
-from diffsurrogate.algorithms.clipped_surrogate import clipped_steps, experience
+from diffsurrogate.algorithms.clipped_surrogate import clipped_epochs, policy_batch
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.algorithms.value_learning import Cancellation
-from diffsurrogate.data.replay import BinnedCache
+from diffsurrogate.algorithms.value_learning import RewardSignBalance
+from diffsurrogate.data.replay import StratifiedReplay
 from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import (
-    box_penalty,
+    action_penalty,
     expectile_loss,
     lambda_actor_loss,
     shac_actor_loss,
@@ -83,7 +83,7 @@ class SHAC(Trainer):
             )
         if self.config.replays and not env.can_replay:
             raise UsageError(
-                "actor_epochs, actor_minibatches and actor_horizon differentiate a window again, "
+                "actor_epochs, actor_minibatches and segment_length differentiate a window again, "
                 "which needs learned dynamics and reward: SHAC(LearnedDiffWrapper(env), config); "
                 "or leave them at 1, 1 and None"
             )
@@ -92,19 +92,19 @@ class SHAC(Trainer):
             torch.manual_seed(derive_seed(seed, "weights"))
             actor = build_actor(self.config.actor, env)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
-        self._use_actor(actor, self.config.average)
+        self._use_actor(actor, self.config.ema_decay)
         self.critic = critic.to(device)
         shape = (env.num_envs, env.num_agents, env.act_dim)
-        noise = settled(self.config.noise, choices=env.discrete_actions)
-        self.noise = NoiseProcess(noise, shape, self.generator)
+        noise = resolve_noise(self.config.noise, choices=env.discrete_actions)
+        self.noise = NoiseProcess(noise, shape, self.noise_rng)
         self.actor_optimiser = adam(self.actor, self.config.actor_lr, self.config.betas)
         self.score_optimiser = adam(self.actor, self.config.score.lr, (0.9, 0.999))
         self.critic_optimiser = adam(self.critic, self.config.critic_lr, self.config.betas)
-        self.cancellation = Cancellation().to(device)
+        self.sign_balance = RewardSignBalance().to(device)
         self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(device)
-        self.values: BinnedCache | None = None
+        self.values: StratifiedReplay | None = None
         if self.config.value_capacity > 0:
-            self.values = BinnedCache(
+            self.values = StratifiedReplay(
                 self.config.value_capacity, self.config.value_bins, env.device
             )
 
@@ -120,7 +120,7 @@ class SHAC(Trainer):
                 "choices=\"all\" weighs an agent's choices, but this env's actions are numbers; "
                 'leave it at "sampled"'
             )
-        if config.choices == "all" and config.actor.order != "together":
+        if config.choices == "all" and config.actor.order != "simultaneous":
             raise UsageError(
                 "choices=\"all\" keeps the other agents' choices while it tries an agent's, which "
                 f'order={config.actor.order!r} of the actor does not; use choices="sampled"'
@@ -159,32 +159,32 @@ class SHAC(Trainer):
         rest = (reward, self.critic.target(value_obs), window.terminated, window.truncated)
         gamma, lam = self.config.gamma, self.config.actor_lam
         if lam is None:
-            return shac_actor_loss(*rest, gamma=gamma, continuation=window.continuation)
-        return lambda_actor_loss(*rest, gamma=gamma, lam=lam, continuation=window.continuation)
+            return shac_actor_loss(*rest, gamma=gamma, continue_prob=window.continue_prob)
+        return lambda_actor_loss(*rest, gamma=gamma, lam=lam, continue_prob=window.continue_prob)
 
     def actor_loss(self, window: Window) -> Tensor:
         """Return what the actor descends: `return_loss` and the penalty on leaving the box."""
         loss = self.return_loss(window)
         boxed = self.config.actor.squash or self.actor.discrete
-        if self.config.box_weight > 0 and not boxed:
-            one = torch.ones_like(self.actor.box_half)
-            if self.config.box_on == "means":
-                action = window.acting(self.actor(window.obs.detach()))
+        if self.config.action_penalty_weight > 0 and not boxed:
+            one = torch.ones_like(self.actor.action_scale)
+            if self.config.action_penalty_on == "means":
+                action = window.mask_dead_actions(self.actor(window.obs.detach()))
             else:
-                action = self.actor.in_half_boxes(window.action)
-            loss = loss + self.config.box_weight * box_penalty(action, -one, one)
+                action = self.actor.normalise_action(window.action)
+            loss = loss + self.config.action_penalty_weight * action_penalty(action, -one, one)
         return loss
 
     def _improve(self) -> Metrics:
         self._set_learning_rates()
         self._set_deviation()
         self.env.detach()
-        self.actor.begin_window(self.sampler)
+        self.actor.freeze_normaliser(self.minibatch_rng)
         self.critic.statistics.snapshot()
         config, memory = self.config, None
         climbs = config.score.epochs > 0
         if climbs:
-            noise, memory = self.noise.draw_with_memory(config.horizon)
+            noise, memory = self.noise.draw_with_state(config.horizon)
         else:
             noise = self.noise.draw(config.horizon)
         without_graph = config.replays or config.choices == "all"
@@ -207,10 +207,10 @@ class SHAC(Trainer):
             "episodes_ended": float(window.ended.sum()),
             "episodes_terminated": float(window.terminated.sum()),
         }
-        self.cancellation.update(window.reward)
+        self.sign_balance.update(window.reward)
         report |= self._fit_critic(window.obs, target)
         report |= self.env.fit(window)  # last: weights must not move under a live graph
-        self.actor.learn_scales(window.obs)
+        self.actor.update_normaliser(window.obs)
         self.critic.statistics.update(window.obs)
         return report
 
@@ -233,9 +233,9 @@ class SHAC(Trainer):
         for part, part_noise in minibatches(
             window,
             noise,
-            length=min(self.config.actor_horizon or window.horizon, window.horizon),
+            length=min(self.config.segment_length or window.horizon, window.horizon),
             count=self.config.actor_minibatches,
-            generator=self.sampler,
+            generator=self.minibatch_rng,
         ):
             if self.config.choices == "all":  # needs no graph of the window
                 yield part
@@ -243,23 +243,23 @@ class SHAC(Trainer):
                 yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
 
     def _climb(
-        self, window: Window, noise: Tensor, target: Tensor, memory: NoiseMemory | None
+        self, window: Window, noise: Tensor, target: Tensor, memory: NoiseState | None
     ) -> Metrics:
         """Take score steps on a window, each with the pathwise gradient as a part."""
         config = self.config
         with torch.no_grad():
             advantage = target - self.critic.target(window.obs)
-        past = experience(window, self.actor, advantage, memory)
-        push, report = self._pathwise(window, noise, advantage.sum(-1).std())
+        past = policy_batch(window, self.actor, advantage, memory)
+        extra_grad, report = self._pathwise(window, noise, advantage.sum(-1).std())
         if config.pathwise_steps is not None:
             report["pathwise_weight"] = self.pathwise_weight
-        return report | clipped_steps(
+        return report | clipped_epochs(
             self.actor,
             past,
             config=config.score,
-            generator=self.sampler,
+            generator=self.minibatch_rng,
             descend=lambda loss: self._descend(
-                self.score_optimiser, loss, config.score.max_norm, push
+                self.score_optimiser, loss, config.score.max_grad_norm, extra_grad
             ),
         )
 
@@ -270,9 +270,9 @@ class SHAC(Trainer):
 
         Divided by the deviation of the team's advantages it is in the units of the score
         function's gradient, whose advantages are divided by it too; its norm is then cut to
-        `score.max_norm`, as where a model errs it can be of any size.
+        `score.max_grad_norm`, as where a model errs it can be of any size.
         """
-        weight, limit = self.pathwise_weight, self.config.score.max_norm
+        weight, limit = self.pathwise_weight, self.config.score.max_grad_norm
         if weight == 0:
             return [], {}
         if self.config.replays:
@@ -310,34 +310,34 @@ class SHAC(Trainer):
             return {}
         if self.values is not None:
             self.values.add(target.mean(-1), {"obs": obs, "target": target})
-        total, optimism = 0.0, self.config.optimism_at(self.cancellation.share)
+        total, expectile = 0.0, self.config.expectile_at(self.sign_balance.share)
         for batch in self._critic_batches(obs, target):
-            loss = expectile_loss(self.critic(batch["obs"]), batch["target"], expectile=optimism)
+            loss = expectile_loss(self.critic(batch["obs"]), batch["target"], expectile=expectile)
             self._descend(self.critic_optimiser, loss, self.config.clip)
             total += float(loss.detach()) / self.config.critic_updates
         self.critic.update_target()
         report = {"critic_loss": total, "value_target": float(target.mean())}
-        if self.config.settled_optimism is not None:
-            report["optimism"] = optimism
+        if self.config.expectile_one_signed is not None:
+            report["expectile"] = expectile
         return report
 
     def _critic_batches(self, obs: Tensor, target: Tensor) -> Iterator[dict[str, Tensor]]:
         size = self.config.critic_batch_size
         if self.values is not None:
             for _ in range(self.config.critic_updates):
-                yield self.values.sample(size, self.sampler, self.config.value_balance)
+                yield self.values.sample(size, self.minibatch_rng, self.config.value_balance)
             return
         order = torch.empty(0, dtype=torch.long)
         for _ in range(self.config.critic_updates):
             if len(order) < min(size, len(obs)):
-                order = torch.randperm(len(obs), generator=self.sampler)
+                order = torch.randperm(len(obs), generator=self.minibatch_rng)
             chosen, order = order[:size], order[size:]
             yield {"obs": obs[chosen], "target": target[chosen]}
 
     def _set_learning_rates(self) -> None:
         if self.config.schedule == "constant":
             return
-        share = self.update / self.total_updates
+        share = self.iteration / self.total_iterations
         pairs = (
             (self.actor_optimiser, self.config.actor_lr),
             (self.score_optimiser, self.config.score.lr),
@@ -358,7 +358,7 @@ class SHAC(Trainer):
         return {
             "actor": dict(self.actor.state_dict()),
             "critic": dict(self.critic.state_dict()),
-            "cancellation": dict(self.cancellation.state_dict()),
+            "sign_balance": dict(self.sign_balance.state_dict()),
             "scale": dict(self.scale.state_dict()),
             "actor_optimiser": self.actor_optimiser.state_dict(),
             "critic_optimiser": self.critic_optimiser.state_dict(),
@@ -370,7 +370,7 @@ class SHAC(Trainer):
     def _load_state(self, state: State) -> None:
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
-        self.cancellation.load_state_dict(state["cancellation"])
+        self.sign_balance.load_state_dict(state["sign_balance"])
         self.scale.load_state_dict(state["scale"])
         # copies: an optimiser would share its loaded tensors with whoever saved them
         self.actor_optimiser.load_state_dict(copy.deepcopy(state["actor_optimiser"]))

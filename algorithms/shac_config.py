@@ -41,17 +41,17 @@ class SHACConfig:
     actor_minibatches: int = 1
     """Steps of the policy per pass, each on a random part of the window. Score steps take the
     pathwise gradient of one such part."""
-    actor_horizon: int | None = None
+    segment_length: int | None = None
     """Steps of the pieces that a window is cut into for the policy; None for the whole window, as
     is what is longer.
     Shorter ones see less far and err less: slopes of models are multiplied along a piece."""
     score: ClipConfig = field(
-        default_factory=lambda: ClipConfig(epochs=0, credit="team", target_kl=0.03)
+        default_factory=lambda: ClipConfig(epochs=0, advantage="shared", target_kl=0.03)
     )
     """Steps up PPO's clipped objective on each window, which take the place of the pathwise step
     and hold its gradient as a part; 0 epochs for none. A pathwise gradient sees nothing where the
     reward does not change under small changes of the action; the score-function gradient does, at
-    the price of its variance. `actor_lr` then is `score.lr`, and `clip` `score.max_norm`."""
+    the price of its variance. `actor_lr` then is `score.lr`, and `clip` `score.max_grad_norm`."""
     pathwise_weight: float = 0.3
     """Weight of the pathwise gradient in score steps, in units of the advantages' deviation."""
     pathwise_steps: int | None = None
@@ -63,13 +63,13 @@ class SHACConfig:
     it (straight-through). all: each agent's choices are weighed by what the models say each would
     have led to one step on, given those of the others; no choice is left to chance, and nothing is
     seen further ahead than by the value."""
-    optimism: float = 0.5
+    expectile: float = 0.5
     """Expectile the critic learns (arXiv:2110.06169, eq. 5): .5 is the mean; more of it believes
     in the better outcomes of a state, which draws a policy to where rewards of either sign are."""
-    settled_optimism: float | None = None
-    """What `optimism` comes down to where no losses cancel gains (`Cancellation`). With rewards of
-    one sign nothing is hidden by a mean, and a high expectile only overrates every state whose
-    outcomes differ, more so with every bootstrap. None leaves `optimism` as it is."""
+    expectile_one_signed: float | None = None
+    """What `expectile` comes down to where no losses cancel gains (`RewardSignBalance`). With
+    rewards of one sign nothing is hidden by a mean, and a high expectile only overrates every state
+    whose outcomes differ, more so with every bootstrap. None leaves `expectile` as it is."""
     final_std: float | None = None
     """Standard deviation of the policy at which its noise ends; None keeps `actor.std`."""
     std_steps: int = 1_000_000
@@ -88,10 +88,11 @@ class SHACConfig:
     """Largest gradient norm of actor and critic."""
     scale_rewards: bool = False
     """Divide rewards by the running deviation of the discounted return, so that values are of order
-    1 and learned as fast whatever the rewards' units. `box_weight` then is in these units too."""
-    box_weight: float = 1.0
+    1 and learned as fast whatever the rewards' units. `action_penalty_weight` then is in these
+    units too."""
+    action_penalty_weight: float = 1.0
     """α of the penalty on actions outside the box (SHAC++, eq. 3)."""
-    box_on: Literal["samples", "means"] = "samples"
+    action_penalty_on: Literal["samples", "means"] = "samples"
     """samples: of actions with their noise (the paper), which also pulls every mean towards the
     middle, at a deviation of 1 by .63 of its size near it: steady, but a policy whose gradient is
     weak comes to rest. means: of actions without it, which leaves a mean inside the box alone."""
@@ -104,11 +105,11 @@ class SHACConfig:
     value_bins: int = 9
     value_balance: float = 0.5
     """Share of a critic minibatch that is spread evenly over the bins of the value cache."""
-    average: float = 0.0
+    ema_decay: float = 0.0
     """Decay per update of a running mean of the policy's weights, which predictions are made with;
     0 predicts with the weights as they are. Policies waver from update to update, their mean less
     so. Early on less is kept, so that it never lags by more than about a ninth of the updates."""
-    stagger: bool = True
+    randomise_episode_phase: bool = True
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
     @classmethod
@@ -117,11 +118,11 @@ class SHACConfig:
 
         As with most simulators of other libraries. Else the defaults, as for VMAS.
         """
-        if env.own_gradients:
+        if env.native_gradients:
             return cls()
         mixed = cls.mixed()
         if not env.can_replay:
-            mixed = replace(mixed, actor_horizon=None)
+            mixed = replace(mixed, segment_length=None)
         return replace(mixed, horizon=min(mixed.horizon, env.max_horizon or mixed.horizon))
 
     @classmethod
@@ -135,22 +136,24 @@ class SHACConfig:
         are long, to be those of few envs: 16, say.
 
         Pieces need learned dynamics and reward; for SHAC+ take `replace(mixed(),
-        actor_horizon=None)`.
+        segment_length=None)`.
         """
         return cls(
             horizon=128,
             gamma=0.995,
             actor=ActorConfig(std=0.5, learn_std=True),
             noise=NoiseConfig(kind="white"),
-            score=ClipConfig(epochs=10, batch_size=256, lr=5e-4, credit="team", target_kl=0.03),
+            score=ClipConfig(
+                epochs=10, batch_size=256, lr=5e-4, advantage="shared", target_kl=0.03
+            ),
             pathwise_weight=0.5,
-            actor_horizon=4,
+            segment_length=4,
             actor_lam=0.95,
-            box_weight=0.0,
+            action_penalty_weight=0.0,
             scale_rewards=True,
             critic_updates=40,
             value_capacity=0,
-            average=0.9,
+            ema_decay=0.9,
         )
 
     def __post_init__(self) -> None:
@@ -159,16 +162,16 @@ class SHACConfig:
         check_horizon(self.horizon)
         require_range(self, "critic_updates", "critic_batch_size", "value_bins", low=1.0)
         require_range(self, "gamma", "lam", "value_balance", low=0.0, high=1.0)
-        require_range(self, "average", low=0.0, high=0.9999)
+        require_range(self, "ema_decay", low=0.0, high=0.9999)
         require_range(self, "actor_epochs", "actor_minibatches", low=1.0)
-        if self.actor_horizon is not None:
-            self._check_pieces(self.actor_horizon)
+        if self.segment_length is not None:
+            self._check_pieces(self.segment_length)
         require_range(self, "pathwise_weight", low=0.0)
-        require_range(self, "optimism", low=0.01, high=0.99)
+        require_range(self, "expectile", low=0.01, high=0.99)
         self._check_score()
         for name, low, high in (
             ("actor_lam", 0.0, 1.0),
-            ("settled_optimism", 0.01, 0.99),
+            ("expectile_one_signed", 0.01, 0.99),
             ("pathwise_steps", 1.0, math.inf),
         ):
             if getattr(self, name) is not None:
@@ -181,7 +184,7 @@ class SHACConfig:
                     f"start from an actor.std above 0 (it is {self.actor.std})"
                 )
         require_range(self, "std_steps", low=1.0)
-        require_range(self, "value_capacity", "box_weight", low=0.0)
+        require_range(self, "value_capacity", "action_penalty_weight", low=0.0)
         require_range(self, "actor_lr", "critic_lr", "final_lr", low=0.0)
         require_range(self, "clip", low=1e-12)
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -214,19 +217,21 @@ class SHACConfig:
 
     def _check_pieces(self, length: int) -> None:
         """Refuse pieces that a window cannot be cut into."""
-        require_range(self, "actor_horizon", low=1.0)
+        require_range(self, "segment_length", low=1.0)
         if self.horizon % min(length, self.horizon):
             raise UsageError(
-                f"actor_horizon is {length}; give one that divides the horizon, {self.horizon}, or "
+                f"segment_length is {length}; give one that divides the horizon, {self.horizon}, or "
                 "None for whole windows"
             )
 
-    def optimism_at(self, cancellation: float) -> float:
+    def expectile_at(self, sign_balance: float) -> float:
         """Return the expectile for a share of rewards, in [0, 1], that cancel each other."""
-        settled = self.optimism if self.settled_optimism is None else self.settled_optimism
-        return settled + (self.optimism - settled) * cancellation
+        resolve_noise = (
+            self.expectile if self.expectile_one_signed is None else self.expectile_one_signed
+        )
+        return resolve_noise + (self.expectile - resolve_noise) * sign_balance
 
     @property
     def replays(self) -> bool:
         """Whether the policy learns from a window in more than one piece or step."""
-        return self.actor_epochs * self.actor_minibatches > 1 or self.actor_horizon is not None
+        return self.actor_epochs * self.actor_minibatches > 1 or self.segment_length is not None

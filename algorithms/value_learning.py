@@ -10,7 +10,7 @@ ENOUGH = 0.01
 """Share of the gains that losses must make up to count in full."""
 
 
-class Cancellation(nn.Module):
+class RewardSignBalance(nn.Module):
     r"""Follows gains and losses of the last thirty windows or so.
 
     Random pushes of a package to its goal lose as often as they win, and even a policy that knows

@@ -36,8 +36,8 @@ def test_the_readmes_mix_of_gradients_is_the_presets():
     options = recommended(TrainOptions(method="shac++", env="paper/transport"))
     assert names["surrogates"] == options.surrogates
     preset = options.shac
-    names_of_the_mix = ("pathwise_weight", "optimism", "noise", "box_weight", "average")
-    names_of_the_mix += ("settled_optimism", "actor_lam", "actor_horizon", "actor_minibatches")
+    names_of_the_mix = ("pathwise_weight", "expectile", "noise", "action_penalty_weight", "average")
+    names_of_the_mix += ("expectile_one_signed", "actor_lam", "segment_length", "actor_minibatches")
     for name in names_of_the_mix:
         assert getattr(names["config"], name) == getattr(preset, name)
     assert replace(names["config"].score, lr=preset.score.lr) == preset.score

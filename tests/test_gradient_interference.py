@@ -77,7 +77,7 @@ def test_agents_that_share_no_weight_never_conflict():
 
 def test_agents_that_want_the_opposite_of_one_network_conflict():
     """Two agents see and do the same, but it was good for one and bad for the other."""
-    policy, (obs, action, advantage) = actor("shared", context=False), acted()
+    policy, (obs, action, advantage) = actor("shared", pool_others=False), acted()
     obs[..., 1, :], action[..., 1, :], advantage[..., 1] = (
         obs[..., 0, :],
         action[..., 0, :],

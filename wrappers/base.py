@@ -17,25 +17,25 @@ class EnvWrapper(MultiAgentVectorEnv):
     def _keep_roles(self) -> None:
         """Take over what is padding, what is a choice, and what the columns of obs are for."""
         env = self.env
-        self.observation_mask, self.action_mask = env.observation_mask, env.action_mask
-        self.discrete_actions, self.open_choices = env.discrete_actions, env.open_choices
-        self.state_columns, self.offers_state = env.state_columns, env.offers_state
+        self.observation_mask, self.valid_action_dims = env.observation_mask, env.valid_action_dims
+        self.discrete_actions, self.action_mask_slice = env.discrete_actions, env.action_mask_slice
+        self.global_state_slice, self.offers_state = env.global_state_slice, env.offers_state
         self.resets_itself = env.resets_itself
 
     @property
-    def own_gradients(self) -> frozenset[str]:
+    def native_gradients(self) -> frozenset[str]:
         """What the wrapped env could differentiate itself."""
-        return self.env.own_gradients
+        return self.env.native_gradients
 
     @property
-    def began(self) -> Tensor:
+    def episode_start(self) -> Tensor:
         """(env,) bool: the wrapped env's observation is the first of its episode."""
-        return self.env.began
+        return self.env.episode_start
 
     @property
-    def present(self) -> Tensor | None:
+    def alive_mask(self) -> Tensor | None:
         """(env, agent) bool: who is there to act in the wrapped env; None where all are."""
-        return self.env.present
+        return self.env.alive_mask
 
     def max_return(self) -> Tensor | None:
         """Return the wrapped env's largest attainable return, (env,)."""
@@ -49,9 +49,9 @@ class EnvWrapper(MultiAgentVectorEnv):
         """Put the wrapped env back where `state` was taken."""
         self.env.set_state(state)
 
-    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
+    def randomise_episode_phase(self, generator: torch.Generator, every: int = 1) -> None:
         """Spread the wrapped env's time limits."""
-        self.env.stagger(generator, every)
+        self.env.randomise_episode_phase(generator, every)
 
     def render(self, *args: Any, **kwargs: Any) -> Any:
         """Render the wrapped env."""

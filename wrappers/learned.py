@@ -12,16 +12,22 @@ from diffsurrogate.data.recordings import check_window
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import Policy, State
 from diffsurrogate.envs.registry import as_multi_agent
-from diffsurrogate.envs.window import Window, WindowPolicy, acting, check_horizon, step_of
+from diffsurrogate.envs.window import (
+    Window,
+    WindowPolicy,
+    check_horizon,
+    mask_dead_actions,
+    step_of,
+)
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import straight_choice
+from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 from diffsurrogate.functional.gradient_flow import straight_through
-from diffsurrogate.gradients.estimator import Chain, agreement, policy_gradient
+from diffsurrogate.gradients.estimator import GradientChain, agreement, policy_gradient
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.wrappers.base import EnvWrapper
-from diffsurrogate.wrappers.own_gradients import enable_unlearned
+from diffsurrogate.wrappers.native_gradients import enable_native
 
 
 class LearnedDiffWrapper(EnvWrapper):
@@ -81,11 +87,11 @@ class LearnedDiffWrapper(EnvWrapper):
         )
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self._keep_roles()
-        self.config = config or SurrogateConfig(termination=not env.own_gradients)
+        self.config = config or SurrogateConfig(termination=not env.native_gradients)
         if not 0 <= mix <= 1:
             raise UsageError(f"mix is {mix}; the share of the true gradient must be in [0, 1]")
         self.mix = mix
-        enable_unlearned(env, reward=reward, dynamics=dynamics, mix=mix)
+        enable_native(env, reward=reward, dynamics=dynamics, mix=mix)
         self.learns_reward = reward is not False
         self.learns_dynamics = dynamics is not False
         self.surrogates = Surrogates(
@@ -100,11 +106,11 @@ class LearnedDiffWrapper(EnvWrapper):
             discrete=self.discrete_actions,
             seed=seed,
         )
-        if self.open_choices is not None:  # flags, whatever `continuous` says
-            self.surrogates.continuous.seen[:, self.open_choices] = False
+        if self.action_mask_slice is not None:  # flags, whatever `continuous` says
+            self.surrogates.continuous.seen[:, self.action_mask_slice] = False
         if isinstance(self.surrogates.dynamics, ActionWorldModel):
             self.max_horizon = self.surrogates.dynamics.config.max_horizon
-        self._chain = Chain(self.surrogates, self._box)
+        self._chain = GradientChain(self.surrogates, self._box)
 
     # --- the env protocol ----------------------------------------------------------------------
 
@@ -127,7 +133,7 @@ class LearnedDiffWrapper(EnvWrapper):
             to be taken (the prediction itself under `anchor="predicted"`).
         """
         self.check_action(actions)
-        actions = self.open_action(actions)
+        actions = self.apply_action_mask(actions)
         before = self._chain.state
         obs, reward, terminated, truncated, info = self._simulate(actions)
         action = self._box(actions)
@@ -182,13 +188,13 @@ class LearnedDiffWrapper(EnvWrapper):
             )
         assert models.dynamics is not None
         action = self._box(action)
-        given = models.scale_action(action) if models.own_dynamics else action
+        given = models.normalise_action(action) if models.own_dynamics else action
         after = torch.where(models.continuous.mask, models.dynamics(obs, given), obs)
         reward = models.predict_reward(obs, action, after)
-        goes_on = torch.ones(obs.shape[:-2], device=obs.device)
+        continue_prob = torch.ones(obs.shape[:-2], device=obs.device)
         if self.config.termination and models.terminations_seen:
-            goes_on = models.predict_continuation(obs, action)
-        return reward, after, goes_on
+            continue_prob = models.predict_continuation(obs, action)
+        return reward, after, continue_prob
 
     def fit(self, data: Any) -> dict[str, float]:
         """Learn from a window, or from recorded data before training (cold start).
@@ -313,7 +319,7 @@ class LearnedDiffWrapper(EnvWrapper):
     def _box(self, action: Tensor) -> Tensor:
         """Return what the simulator makes of an action."""
         if self.discrete_actions:
-            return straight_choice(action, action)
+            return straight_through_one_hot(action, action)
         return clamp_to_box(action, self.action_low, self.action_high)
 
     def _simulate(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -329,9 +335,9 @@ class LearnedDiffWrapper(EnvWrapper):
             predicted = gradient = self._chain.predict(actions, final)
             if self.mix > 0:
                 gradient = self.mix * final + (1 - self.mix) * predicted
-            carried = self._chain.anchored(final, gradient, predicted)
+            carried = self._chain.anchor_value(final, gradient, predicted)
             final = straight_through(final, gradient)
-        self._chain.go_on(carried, obs, info["_final_obs"])
+        self._chain.advance(carried, obs, info["_final_obs"])
         if self.learns_dynamics:
             obs = straight_through(obs, self._chain.state)
         self._current = obs if self.config.loop == "closed" else obs.detach()
@@ -355,22 +361,22 @@ class LearnedDiffWrapper(EnvWrapper):
         value_obs = window.value_obs
         assert value_obs is not None
         reward = self._attach_reward(before, action, value_obs, window.reward)
-        continuation = None
+        continue_prob = None
         if self.config.termination and self.surrogates.terminations_seen:
-            goes_on = self.surrogates.predict_continuation(before, action)
-            continuation = straight_through((~window.terminated).to(reward.dtype), goes_on)
-        return replace(window, reward=reward, continuation=continuation)
+            continue_prob = self.surrogates.predict_continuation(before, action)
+            continue_prob = straight_through((~window.terminated).to(reward.dtype), continue_prob)
+        return replace(window, reward=reward, continue_prob=continue_prob)
 
     def _step_through(self, policy: Policy | WindowPolicy, horizon: int) -> tuple[Window, Tensor]:
         """Collect a window step by step; return it with the states the models were given."""
         steps: list[dict[str, Tensor]] = []
         states: list[Tensor] = []
-        present: list[Tensor | None] = []
+        alive_mask: list[Tensor | None] = []
         for _ in range(horizon):
             obs, before = self.current_obs, self._chain.state
-            present.append(self._step_checks.present(self.present))
-            action = acting(self.open_action(policy(obs)), present[-1])
+            alive_mask.append(self._step_checks.alive_mask(self.alive_mask))
+            action = mask_dead_actions(self.apply_action_mask(policy(obs)), alive_mask[-1])
             result = self._simulate(action)
             steps.append(step_of(obs, action, result) | {"value_obs": result[-1]["value_obs"]})
             states.append(before)
-        return Window.of(steps, present), torch.stack(states)
+        return Window.of(steps, alive_mask), torch.stack(states)

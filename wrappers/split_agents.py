@@ -41,7 +41,7 @@ class SplitAgents(EnvWrapper):
                 entry is somebody's, and nobody else's.
             observations: by the same names, which entries of the observation an agent sees; all of
                 them if None. Agents that see less than others see zeros at the end of their rows.
-                The global state of an env that has it (`state_columns`) follows in every row.
+                The global state of an env that has it (`global_state_slice`) follows in every row.
 
         Raises:
             UsageError: the env has several agents or choices, an entry of the action is left over
@@ -58,31 +58,31 @@ class SplitAgents(EnvWrapper):
                 "env with continuous actions"
             )
         names = list(actions)
-        state = range(env.obs_dim)[env.state_columns or slice(0)]
+        state = range(env.obs_dim)[env.global_state_slice or slice(0)]
         whole = [index for index in range(env.obs_dim) if index not in state]
         sees = {name: whole for name in names} if observations is None else observations
         _check(names, actions, observations, env, state)
-        self._acts, acting = _table([actions[name] for name in names], env.device)
+        self._acts, mask_dead_actions = _table([actions[name] for name in names], env.device)
         self._sees, seeing = _table([sees[name] for name in names], env.device)
         if len(state) > 0:  # all agents' rows end with it
-            self.state_columns = slice(seeing.shape[1], seeing.shape[1] + len(state))
+            self.global_state_slice = slice(seeing.shape[1], seeing.shape[1] + len(state))
             row = torch.tensor([*state], device=env.device).expand(len(names), -1)
             self._sees = torch.cat([self._sees, row], dim=1)
             seeing = torch.cat([seeing, torch.ones_like(row, dtype=torch.bool)], dim=1)
         self.offers_state, self.resets_itself = env.offers_state, env.resets_itself
         self._from = torch.zeros(env.act_dim, dtype=torch.long, device=env.device)
-        self._from[self._acts[acting]] = acting.flatten().nonzero().squeeze(1)
+        self._from[self._acts[mask_dead_actions]] = mask_dead_actions.flatten().nonzero().squeeze(1)
         obs, act = env.single_observation_space, env.single_action_space
         super().__init__(
             num_envs=env.num_envs,
             agents=names,
             observation_space=_box(obs, self._sees, seeing, padding=(0, 0)),
-            action_space=_box(act, self._acts, acting, padding=(-1, 1)),
+            action_space=_box(act, self._acts, mask_dead_actions, padding=(-1, 1)),
             device=env.device,
             gradients=env.gradients,
             max_steps=env.max_steps,
         )
-        self.observation_mask, self.action_mask = seeing, acting
+        self.observation_mask, self.valid_action_dims = seeing, mask_dead_actions
         self.metadata, self.render_mode = env.metadata, env.render_mode
 
     # --- the env protocol ----------------------------------------------------------------------

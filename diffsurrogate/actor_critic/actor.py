@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.actor_critic.exploration import NoiseMemory
+from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.observation_slices import check_columns, open_now, without
+from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import one_hot_of, straight_choice
+from diffsurrogate.functional.discrete_actions import one_hot_argmax, straight_through_one_hot
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.dico import DiCoNet
@@ -40,7 +40,7 @@ class ActorConfig:
     """Normalise observations by a snapshot of their running statistics."""
     head_gain: float = 0.01
     """Orthogonal gain of the last layer: a new policy is close to the middle of the box."""
-    order: Literal["together", "listed", "reversed", "random", "given"] = "together"
+    order: Literal["simultaneous", "listed", "reversed", "random", "given"] = "simultaneous"
     """together: agents act at once. The others: one after another, each with a network of its own
     that may see what those before did (`AutoregressiveActor`): as the env lists them, the other way
     round, in an order drawn for every window, or as `given_order` says. With random, predictions
@@ -60,22 +60,22 @@ class ActorConfig:
                 f"order is {self.order!r} and given_order {self.given_order}; name all agents' "
                 'numbers in given_order together with order="given", and only then'
             )
-        if self.order != "together" and self.net.architecture != "separate":
+        if self.order != "simultaneous" and self.net.architecture != "separate":
             raise UsageError(
                 f"order={self.order!r} gives every agent a network of its own, but "
                 f"net.architecture is {self.net.architecture!r}; make it separate"
             )
-        if self.order != "together" and self.net.central:
+        if self.order != "simultaneous" and self.net.centralised:
             raise UsageError(
                 f"net.central is for agents that act together, but order is {self.order!r}; leave "
                 "it False"
             )
-        if self.order != "together" and self.net.memory > 0:
+        if self.order != "simultaneous" and self.net.gru_size > 0:
             raise UsageError(
-                f"net.memory is {self.net.memory}, but agents that act one after another "
+                f"net.gru_size is {self.net.gru_size}, but agents that act one after another "
                 f"(order={self.order!r}) have none; leave it at 0"
             )
-        if self.order == "together" and self.conditioning != "projection":
+        if self.order == "simultaneous" and self.conditioning != "projection":
             raise UsageError(
                 f"conditioning={self.conditioning!r} is of agents that act one after another, but "
                 'order is "together"; leave it at "projection", or choose another order'
@@ -90,8 +90,8 @@ class Actor(nn.Module):
     """
 
     log_std: Tensor
-    box_center: Tensor
-    box_half: Tensor
+    action_bias: Tensor
+    action_scale: Tensor
     missing: Tensor | None
     """(agent, act_dim) bool: choices an agent has not."""
     flags: Tensor | None
@@ -111,8 +111,8 @@ class Actor(nn.Module):
         *,
         discrete: bool = False,
         available: Tensor | None = None,
-        open_choices: slice | None = None,
-        state_columns: slice | None = None,
+        action_mask_slice: slice | None = None,
+        global_state_slice: slice | None = None,
     ) -> None:
         """Build for the box `low`, `high` (agent, act_dim).
 
@@ -124,8 +124,8 @@ class Actor(nn.Module):
             high: upper ends.
             discrete: actions are one-hot choices among act_dim.
             available: (agent, act_dim) bool, which choices each agent has; None for all.
-            open_choices: columns of obs that say which choices are open now; None if all are.
-            state_columns: columns of obs that are not for policies; None for none.
+            action_mask_slice: columns of obs that say which choices are open now; None if all are.
+            global_state_slice: columns of obs that are not for policies; None for none.
 
         Raises:
             UsageError: the columns are not there, or actions are no choices; actions are choices,
@@ -134,8 +134,8 @@ class Actor(nn.Module):
         """
         super().__init__()
         for option, fits in (
-            (f"order={config.order!r}", (config.order != "together") == self._in_turn),
-            (f"net.memory={config.net.memory}", (config.net.memory > 0) == self._remembers),
+            (f"order={config.order!r}", (config.order != "simultaneous") == self._in_turn),
+            (f"net.gru_size={config.net.gru_size}", (config.net.gru_size > 0) == self._remembers),
         ):
             if not fits:
                 raise UsageError(
@@ -151,18 +151,18 @@ class Actor(nn.Module):
         self.config = config
         self.discrete = discrete
         sizes = {"obs_dim": obs_dim, "act_dim": low.shape[-1]}
-        check_columns(open_choices, state_columns, **sizes, discrete=discrete)
-        self.open_choices, self.state_columns = open_choices, state_columns
+        check_columns(action_mask_slice, global_state_slice, **sizes, discrete=discrete)
+        self.action_mask_slice, self.global_state_slice = action_mask_slice, global_state_slice
         flags = None
-        if open_choices is not None:
+        if action_mask_slice is not None:
             flags = torch.zeros(obs_dim, dtype=torch.bool, device=low.device)
-            flags[open_choices] = True
+            flags[action_mask_slice] = True
         self.register_buffer("flags", flags, persistent=False)
-        seen = len(without(torch.zeros(obs_dim), state_columns))
+        seen = len(without(torch.zeros(obs_dim), global_state_slice))
         self.net = self._network(agents, seen, low.shape[-1])
         self.statistics = RunningStatistics((obs_dim,))
-        self.register_buffer("box_center", (low + high) / 2)
-        self.register_buffer("box_half", (high - low) / 2)
+        self.register_buffer("action_bias", (low + high) / 2)
+        self.register_buffer("action_scale", (high - low) / 2)
         missing = None if available is None or bool(available.all()) else ~available
         self.register_buffer("missing", missing, persistent=False)
         log_std = torch.full((low.shape[-1],), config.std).log()
@@ -181,9 +181,9 @@ class Actor(nn.Module):
             env.action_low,
             env.action_high,
             discrete=env.discrete_actions,
-            available=env.action_mask,
-            open_choices=env.open_choices,
-            state_columns=env.state_columns,
+            available=env.valid_action_dims,
+            action_mask_slice=env.action_mask_slice,
+            global_state_slice=env.global_state_slice,
         )
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -194,11 +194,11 @@ class Actor(nn.Module):
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """Return the action for unit noise of the action's shape; None acts deterministically.
 
-        A choice passes the gradient of its probabilities (`straight_choice`).
+        A choice passes the gradient of its probabilities (`straight_through_one_hot`).
         """
         return self._drawn(self(obs), noise)
 
-    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseMemory | None = None) -> Tensor:
+    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
         """Return the log-density of an action that `act` gave, in half boxes.
 
         Args:
@@ -221,15 +221,15 @@ class Actor(nn.Module):
         """
         return self._entropy_of(self(obs) if self.discrete else obs)  # a Gaussian's has no mean
 
-    def in_half_boxes(self, action: Tensor, agents: slice = _ALL) -> Tensor:
+    def normalise_action(self, action: Tensor, agents: slice = _ALL) -> Tensor:
         """Return actions in half boxes from the middle: the box is [-1, 1] whatever its size."""
-        return (action - self.box_center[agents]) / self.box_half[agents].clamp(min=1e-8)
+        return (action - self.action_bias[agents]) / self.action_scale[agents].clamp(min=1e-8)
 
     def log_std_of(self, agents: slice = _ALL) -> Tensor:
         """Return log standard deviations that broadcast over (*batch, agent, act_dim)."""
         return self.log_std
 
-    def begin_window(self, generator: torch.Generator) -> None:
+    def freeze_normaliser(self, generator: torch.Generator) -> None:
         """Hold still for a window: freeze the statistics of observations.
 
         Args:
@@ -237,7 +237,7 @@ class Actor(nn.Module):
         """
         self.statistics.snapshot()
 
-    def learn_scales(self, obs: Tensor) -> None:
+    def update_normaliser(self, obs: Tensor) -> None:
         """Take in what was seen in a window that the policy has learned from.
 
         The statistics of observations are in force from the next window on. With dico agents' own
@@ -262,36 +262,39 @@ class Actor(nn.Module):
         seen = self.statistics(obs) if self.config.normalise_obs else obs
         if self.flags is not None:
             seen = torch.where(self.flags, obs.detach(), seen)
-        return without(seen, self.state_columns)
+        return without(seen, self.global_state_slice)
 
     def _possible(self, out: Tensor, inputs: Tensor, agents: slice = _ALL) -> Tensor:
         """Rule out the choices that agents have not, or not now; `inputs` are of all agents."""
         if self.discrete and self.missing is not None:
             out = out.masked_fill(self.missing[agents], -1e9)
-        if self.open_choices is not None:
-            columns = self.open_choices
-            if self.state_columns is not None and self.state_columns.start < columns.start:
-                gone = self.state_columns.stop - self.state_columns.start
+        if self.action_mask_slice is not None:
+            columns = self.action_mask_slice
+            if (
+                self.global_state_slice is not None
+                and self.global_state_slice.start < columns.start
+            ):
+                gone = self.global_state_slice.stop - self.global_state_slice.start
                 columns = slice(columns.start - gone, columns.stop - gone)
-            out = out.masked_fill(~open_now(inputs[..., agents, :], columns), -1e9)
+            out = out.masked_fill(~available_actions(inputs[..., agents, :], columns), -1e9)
         return out
 
     def _drawn(self, out: Tensor, noise: Tensor | None) -> Tensor:
         if not self.discrete:
             return self._in_box(out, noise)
         if noise is None:
-            return one_hot_of(out)
-        return straight_choice(out + gumbel(noise), out.softmax(-1))
+            return one_hot_argmax(out)
+        return straight_through_one_hot(out + gumbel(noise), out.softmax(-1))
 
     def _in_box(self, out: Tensor, noise: Tensor | None, agents: slice = _ALL) -> Tensor:
         if noise is not None:
             out = out + self.log_std_of(agents).exp() * noise
         if self.config.squash:
             out = torch.tanh(out)
-        return self.box_center[agents] + self.box_half[agents] * out
+        return self.action_bias[agents] + self.action_scale[agents] * out
 
     def _log_density(
-        self, out: Tensor, action: Tensor, memory: NoiseMemory | None, agents: slice = _ALL
+        self, out: Tensor, action: Tensor, memory: NoiseState | None, agents: slice = _ALL
     ) -> Tensor:
         if self.discrete:
             return (action * out.log_softmax(-1)).sum(-1)
@@ -299,7 +302,7 @@ class Actor(nn.Module):
         if memory is not None:
             out = out + log_std.exp() * memory.carried[..., agents, :]
             log_std = log_std + memory.fresh.log()
-        unit = (self.in_half_boxes(action, agents) - out) / log_std.exp()
+        unit = (self.normalise_action(action, agents) - out) / log_std.exp()
         density = -(0.5 * unit.square() + log_std + 0.5 * math.log(2 * math.pi))
         return self._of_free_features(density, agents)
 
@@ -312,7 +315,7 @@ class Actor(nn.Module):
 
     def _of_free_features(self, values: Tensor, agents: slice = _ALL) -> Tensor:
         """Sum over action features, without those whose box is a point: noise never moved them."""
-        return torch.where(self.box_half[agents] > 0, values, 0.0).sum(-1)
+        return torch.where(self.action_scale[agents] > 0, values, 0.0).sum(-1)
 
 
 class NoisyPolicy:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, gumbel
-from diffsurrogate.actor_critic.exploration import NoiseMemory
+from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import one_hot_of, straight_choice
+from diffsurrogate.functional.discrete_actions import one_hot_argmax, straight_through_one_hot
 from diffsurrogate.nets.mlp import mlp
 
 
@@ -25,9 +25,9 @@ def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
     Raises:
         UsageError: `given_order` does not name every agent of the env once.
     """
-    if config.net.memory > 0:
+    if config.net.gru_size > 0:
         return RecurrentActor.of(config, env)
-    kind = Actor if config.order == "together" else AutoregressiveActor
+    kind = Actor if config.order == "simultaneous" else AutoregressiveActor
     return kind.of(config, env)
 
 
@@ -92,7 +92,7 @@ class AutoregressiveActor(Actor):
         torch.Size([5, 2, 3])
     """
 
-    acting: Tensor
+    agent_order: Tensor
     """(agent,) int64: numbers of the agents in the order they act."""
     net: nn.ModuleList
     _in_turn = True
@@ -121,7 +121,7 @@ class AutoregressiveActor(Actor):
             )
         if config.order == "reversed":
             order.reverse()
-        self.register_buffer("acting", torch.tensor(order))
+        self.register_buffer("agent_order", torch.tensor(order))
         # one for each, so that learning one agent's leaves the others' alone
         self.own_log_std: nn.ParameterList | None = None
         if config.learn_std:
@@ -130,12 +130,12 @@ class AutoregressiveActor(Actor):
                 torch.zeros(1, low.shape[-1]) for _ in range(agents)
             )
 
-    def begin_window(self, generator: torch.Generator) -> None:
+    def freeze_normaliser(self, generator: torch.Generator) -> None:
         """Freeze the statistics of observations; draw the order if it is random."""
-        super().begin_window(generator)
+        super().freeze_normaliser(generator)
         if self.config.order == "random":
-            order = torch.randperm(len(self.acting), generator=generator)
-            self.acting = order.to(self.acting.device)
+            order = torch.randperm(len(self.agent_order), generator=generator)
+            self.agent_order = order.to(self.agent_order.device)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return means before squashing, in half boxes, or logits: each after the others' best."""
@@ -148,7 +148,7 @@ class AutoregressiveActor(Actor):
         """
         return self._chain(obs, noise)[0]
 
-    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseMemory | None = None) -> Tensor:
+    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
         """Return log-densities (*batch, agent) of each action, given those before it."""
         each = self._each_given(obs, action)
         return self._log_density(torch.cat(each, -2), action, memory)
@@ -172,7 +172,7 @@ class AutoregressiveActor(Actor):
 
     def seen(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
         """Return actions as networks see them: one-hot choices, or half boxes."""
-        return action if self.discrete else self.in_half_boxes(action, agents)
+        return action if self.discrete else self.normalise_action(action, agents)
 
     def output(self, agent: int, obs: Tensor, seen: Tensor) -> Tensor:
         """Return one agent's means or logits (*batch, 1, act_dim), given the actions before it.
@@ -226,9 +226,9 @@ class AutoregressiveActor(Actor):
 
     def _acted_before(self, agent: int) -> Tensor:
         """Return (agent,) 1 for those who act before `agent`."""
-        place = torch.empty_like(self.acting)
-        place[self.acting] = torch.arange(len(place), device=place.device)
-        return (place < place[agent]).to(self.box_half.dtype)
+        place = torch.empty_like(self.agent_order)
+        place[self.agent_order] = torch.arange(len(place), device=place.device)
+        return (place < place[agent]).to(self.action_scale.dtype)
 
     def _output(self, agent: int, inputs: Tensor, seen: Tensor, acted: Tensor) -> Tensor:
         own = slice(agent, agent + 1)
@@ -245,20 +245,20 @@ class AutoregressiveActor(Actor):
     def _chain(self, obs: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Let one agent act after another; return what they do and their outputs."""
         inputs, agents = self._inputs(obs), len(self.net)
-        nothing = inputs.new_zeros(*inputs.shape[:-2], 1, self.box_half.shape[-1])
+        nothing = inputs.new_zeros(*inputs.shape[:-2], 1, self.action_scale.shape[-1])
         seen, actions, outs = [nothing] * agents, [nothing] * agents, [nothing] * agents
         acted = torch.zeros(agents, dtype=nothing.dtype, device=nothing.device)
-        for agent in self.acting.tolist():
+        for agent in self.agent_order.tolist():
             own = slice(agent, agent + 1)
             outs[agent] = out = self._output(agent, inputs, torch.cat(seen, -2), acted)
             drawn = None if noise is None else noise[..., own, :]
             if not self.discrete:
                 actions[agent] = self._in_box(out, drawn, own)
             elif drawn is None:
-                actions[agent] = one_hot_of(out)
+                actions[agent] = one_hot_argmax(out)
             else:
                 noisy = out + gumbel(drawn)
-                actions[agent] = straight_choice(noisy, noisy.softmax(-1))
+                actions[agent] = straight_through_one_hot(noisy, noisy.softmax(-1))
             seen[agent] = self.seen(actions[agent], own)
             acted = acted.clone()
             acted[agent] = 1.0

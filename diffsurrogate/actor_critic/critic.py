@@ -44,7 +44,7 @@ class Critic(nn.Module):
         super().__init__()
         self.config = config
         self.statistics = RunningStatistics((obs_dim,))
-        build = build_recurrent_net if config.net.memory > 0 else build_net
+        build = build_recurrent_net if config.net.gru_size > 0 else build_net
         self.net = build(config.net, agents, obs_dim, 1, head_gain=config.head_gain)
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
 
@@ -54,7 +54,7 @@ class Critic(nn.Module):
         Raises:
             UsageError: the critic has memory.
         """
-        if self.config.net.memory > 0:
+        if self.config.net.gru_size > 0:
             raise UsageError(
                 "this critic has memory, so that an observation alone has no value; use unroll or "
                 "values_around"
@@ -92,8 +92,8 @@ class Critic(nn.Module):
             two of (time, env, agent), and hidden states (time, env, agent, memory).
         """
         value, hidden = self.unroll(obs, past)
-        goes_on = torch.zeros_like(past.begins).unsqueeze(0)
-        after = Recurrence(hidden=hidden, begins=goes_on)
+        goes_on = torch.zeros_like(past.episode_start).unsqueeze(0)
+        after = Recurrence(hidden=hidden, episode_start=goes_on)
         next_value, _ = self.unroll(next_obs.unsqueeze(0), after)
         return value, next_value.squeeze(0), hidden
 

@@ -48,7 +48,7 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
     if reason is not None:
         raise UsageError(f"diversity compares agents on the same observation, but {reason}")
     total, seen = 0.0, obs.reshape(-1, 1, features)
-    act_dim = actor.box_half.shape[-1]
+    act_dim = actor.action_scale.shape[-1]
     for part in seen.split(max(1, _ENTRIES // (agents * agents * act_dim))):
         out = actor(part.expand(-1, agents, -1))
         if actor.discrete:
@@ -67,9 +67,9 @@ def why_not_comparable(actor: Actor) -> str | None:
             f"agents of this {config.net.architecture} network also hear of the others; use "
             "separate, hyper-linear, hyper-mlp, dico, or shared without context"
         )
-    if config.net.memory > 0:
-        return "what agents with memory do depends on all they saw before; use net.memory=0"
-    if config.order != "together" and config.conditioning != "none":
+    if config.net.gru_size > 0:
+        return "what agents with memory do depends on all they saw before; use net.gru_size=0"
+    if config.order != "simultaneous" and config.conditioning != "none":
         return (
             "agents that act one after another also see what those before did; leave order at "
             '"together"'

@@ -33,7 +33,7 @@ class NoiseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseMemory:
+class NoiseState:
     """What was known of correlated noise before each step of it was drawn."""
 
     carried: Tensor
@@ -41,17 +41,17 @@ class NoiseMemory:
     fresh: Tensor
     """(time, 1, 1, 1): its deviation about that."""
 
-    def flat(self) -> "NoiseMemory":
+    def flat(self) -> "NoiseState":
         """Return it with time and env as one axis."""
         fresh = self.fresh.expand(-1, self.carried.shape[1], -1, -1)
-        return NoiseMemory(carried=self.carried.flatten(0, 1), fresh=fresh.flatten(0, 1))
+        return NoiseState(carried=self.carried.flatten(0, 1), fresh=fresh.flatten(0, 1))
 
-    def at(self, chosen: Tensor) -> "NoiseMemory":
+    def at(self, chosen: Tensor) -> "NoiseState":
         """Return rows of the first axis."""
-        return NoiseMemory(carried=self.carried[chosen], fresh=self.fresh[chosen])
+        return NoiseState(carried=self.carried[chosen], fresh=self.fresh[chosen])
 
 
-def settled(config: NoiseConfig, *, choices: bool) -> NoiseConfig:
+def resolve_noise(config: NoiseConfig, *, choices: bool) -> NoiseConfig:
     """Return the noise that "auto" means.
 
     Correlated noise finds sparse rewards several times as often as white noise; choices it holds
@@ -88,7 +88,7 @@ class NoiseProcess:
             return self._pink(horizon)
         return torch.stack([self._next() for _ in range(horizon)])
 
-    def draw_with_memory(self, horizon: int) -> tuple[Tensor, NoiseMemory | None]:
+    def draw_with_state(self, horizon: int) -> tuple[Tensor, NoiseState | None]:
         """Return `draw(horizon)` and, of Ornstein-Uhlenbeck noise, what its past said of it.
 
         Raises:
@@ -110,7 +110,7 @@ class NoiseProcess:
             fresh[0] = 1.0
         else:
             carried[0] = rho * before
-        return noise, NoiseMemory(carried=carried, fresh=fresh)
+        return noise, NoiseState(carried=carried, fresh=fresh)
 
     def state_dict(self) -> dict[str, Tensor | int | None]:
         """Return where the process stands."""

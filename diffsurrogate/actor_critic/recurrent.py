@@ -33,8 +33,8 @@ class RecurrentActor(Actor):
 
     def nothing(self, num_envs: int) -> Tensor:
         """Return hidden states (env, agent, memory) of those who have seen nothing."""
-        shape = (num_envs, len(self.box_half), self.config.net.memory)
-        return torch.zeros(shape, device=self.box_half.device)
+        shape = (num_envs, len(self.action_scale), self.config.net.gru_size)
+        return torch.zeros(shape, device=self.action_scale.device)
 
     def unroll(self, obs: Tensor, past: Recurrence) -> tuple[Tensor, Tensor]:
         """Return means before squashing, or logits, along a window, and hidden states.
@@ -51,7 +51,7 @@ class RecurrentActor(Actor):
         return self._possible(out, inputs), hidden
 
     def act_next(
-        self, obs: Tensor, noise: Tensor | None, hidden: Tensor, began: Tensor
+        self, obs: Tensor, noise: Tensor | None, hidden: Tensor, episode_start: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return actions (env, agent, act_dim) as `act` does, and the hidden states after them.
 
@@ -59,13 +59,15 @@ class RecurrentActor(Actor):
             obs: (env, agent, obs_dim).
             noise: (env, agent, act_dim), or None.
             hidden: (env, agent, memory).
-            began: (env,) bool: this is the first observation of its episode.
+            episode_start: (env,) bool: this is the first observation of its episode.
         """
-        past = Recurrence(hidden=hidden, begins=began.unsqueeze(0))
+        past = Recurrence(hidden=hidden, episode_start=episode_start.unsqueeze(0))
         out, after = self.unroll(obs.unsqueeze(0), past)
         return self._drawn(out.squeeze(0), noise), after.squeeze(0)
 
-    def judge(self, obs: Tensor, action: Tensor, past: Recurrence) -> tuple[Tensor, Tensor]:
+    def evaluate_actions(
+        self, obs: Tensor, action: Tensor, past: Recurrence
+    ) -> tuple[Tensor, Tensor]:
         """Return the log-density and the entropy of actions along a window: (time, env, agent).
 
         Args:
@@ -81,11 +83,11 @@ class RecurrentActor(Actor):
         return build_recurrent_net(self.config.net, agents, in_dim, out_dim, head_gain=gain)
 
 
-class RememberingPolicy:
+class RecurrentPolicy:
     """A policy with memory of the episodes of one env; to be asked once per step of it.
 
-    It knows of episodes that end by the env's `began`; that an env was put back (`set_state`) it
-    does not know.
+    It knows of episodes that end by the env's `episode_start`; that an env was put back
+    (`set_state`) it does not know.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class RememberingPolicy:
 
         Args:
             actor: the policy.
-            env: whose `began` says where to forget.
+            env: whose `episode_start` says where to forget.
             noise: (time, env, agent, act_dim) of one window, whose actions may leave the box; None
                 acts deterministically and in the box.
             hidden: (env, agent, memory) to go on from; None for nothing.
@@ -124,7 +126,7 @@ class RememberingPolicy:
                 f"an env with (env, agent, obs_dim) = {needed}; give that env's current_obs"
             )
         noise = None if self.noise is None else self.noise[self.step]
-        action, self.hidden = self.actor.act_next(obs, noise, self.hidden, env.began)
+        action, self.hidden = self.actor.act_next(obs, noise, self.hidden, env.episode_start)
         self.step += 1
         if noise is None:
             return clamp_to_box(action, env.action_low, env.action_high)

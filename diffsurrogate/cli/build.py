@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.actor_critic.autoregressive import build_actor
-from diffsurrogate.actor_critic.recurrent import RecurrentActor, RememberingPolicy
+from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
@@ -114,7 +114,7 @@ def _actor(
     actor = build_actor(configs[options.sections[0]], env).to(env.device)
     actor.load_state_dict(state["predictor"] if "predictor" in state else state["actor"])
     if isinstance(actor, RecurrentActor):
-        return RememberingPolicy(actor, env)
+        return RecurrentPolicy(actor, env)
 
     def predict(obs: Tensor) -> Tensor:
         with torch.no_grad():

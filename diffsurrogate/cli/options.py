@@ -55,7 +55,7 @@ def made_with(agents: int | None, options: EnvOptions) -> EnvOptions:
 Method = Literal[
     "shac", "shac+", "shac++", "ppo", "ippo", "mappo", "bppo", "armappo", "happo", "sb3-ppo"
 ]
-CHAINED = ("bppo", "armappo", "happo")
+SEQUENTIAL_METHODS = ("bppo", "armappo", "happo")
 """Methods whose agents learn apart, each with a policy of its own."""
 Network = Literal[
     "mlp",
@@ -171,7 +171,7 @@ class TrainOptions:
         for name in ("time_limit", "cpu_limit"):
             if getattr(self, name) is not None:
                 require_range(self, name, low=0.0)
-        if self.network != "mlp" and self.method in CHAINED:
+        if self.network != "mlp" and self.method in SEQUENTIAL_METHODS:
             raise UsageError(
                 f"{self.method} gives every agent an MLP of its own; leave out --network "
                 f"{self.network}, or use another method"
@@ -197,7 +197,7 @@ class TrainOptions:
         """Names of the fields of hyperparameters that the method reads."""
         if self.method == "sb3-ppo":
             return ("sb3",)
-        if self.method in CHAINED:
+        if self.method in SEQUENTIAL_METHODS:
             return ("bppo",)
         return ("ppo",) if self.method in ("ppo", "ippo", "mappo") else ("shac", "surrogates")
 

@@ -76,10 +76,10 @@ def recommended(options: TrainOptions) -> TrainOptions:
     elif options.env.startswith("paper/"):
         width = max(64, 32 * (options.agents or 1))
         actor = replace(options.shac.actor, net=NetConfig(hidden=(width, width)))
-        surrogates = replace(options.surrogates, adjoint_limit=3.0)
+        surrogates = replace(options.surrogates, adjoint_clip=3.0)
         options = replace(options, shac=_mixed(options, actor, lr=2e-3), surrogates=surrogates)
     if options.env.startswith("paper/"):
-        step = replace(options.surrogates.step, net=_ALIKE, octaves=6)
+        step = replace(options.surrogates.step, net=_ALIKE, num_frequencies=6)
         options = replace(options, surrogates=replace(options.surrogates, step=step))
     return _sized(options)
 
@@ -191,14 +191,14 @@ def _mixed(options: TrainOptions, actor: ActorConfig, *, lr: float) -> SHACConfi
         score=replace(shac.score, epochs=4, batch_size=2048, lr=lr),
         pathwise_weight=0.2,
         actor_lam=0.4,
-        box_weight=0.0,
-        optimism=0.8,
-        settled_optimism=0.65,
+        action_penalty_weight=0.0,
+        expectile=0.8,
+        expectile_one_signed=0.65,
         critic_updates=16,
         critic_batch_size=1024,
         value_bins=1,
         value_capacity=60_000,
-        average=0.95,
+        ema_decay=0.95,
     )
 
 
@@ -211,10 +211,10 @@ def classic_shac() -> SHACConfig:
         actor_lr=1e-2,
         critic_lr=1e-3,
         schedule="linear",
-        box_weight=0.0,
+        action_penalty_weight=0.0,
         critic_updates=64,
         value_capacity=0,
-        stagger=False,
+        randomise_episode_phase=False,
     )
 
 

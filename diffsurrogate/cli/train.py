@@ -56,7 +56,7 @@ def train(options: TrainOptions) -> int:
             return 0
         config = replace(options, resume=False).to_json()
         folder.reopen(config, finished=session.done())
-        folder.rewind(agent.update if session.history else -1)
+        folder.rewind(agent.iteration if session.history else -1)
     else:
         session.folder = RunFolder.create(options.folder, options.to_json())
     try:
@@ -105,7 +105,7 @@ class _Session:
                 f"{options.env} has no time limit, so an evaluation would never end; give "
                 "--eval-steps, and --max-steps for training"
             )
-        self.last = -(-options.total_steps // agent.steps_per_update)
+        self.last = -(-options.total_steps // agent.steps_per_iteration)
         self.history: list[dict[str, Any]] = []
         self.cpu_seconds = 0.0
         self.evaluation_cpu_seconds = 0.0
@@ -124,23 +124,23 @@ class _Session:
         )
         before = time.monotonic() - self.wall_seconds
         with bar:
-            updates = agent.updates(self.last)
+            iterations = agent.iterations(self.last)
             if not self.history:
                 start = {"env_steps": 0.0, "cpu_seconds": 0.0, **self._evaluate(bar)}
                 self.folder.log(0, start)
                 self._keep_best()
             while not self.done():
-                metrics = next(updates)
+                metrics = next(iterations)
                 self.cpu_seconds += metrics["update_cpu_seconds"]
                 metrics["cpu_seconds"] = self.cpu_seconds
                 self.wall_seconds = time.monotonic() - before
                 ends = self.done() and self.stopped != _INTERRUPTED
-                if agent.update % options.eval_every == 0 or ends:
+                if agent.iteration % options.eval_every == 0 or ends:
                     metrics |= self._evaluate(bar)
-                self.folder.log(agent.update, metrics)
+                self.folder.log(agent.iteration, metrics)
                 bar.update(min(agent.env_steps, options.total_steps) - bar.n)
                 self.wall_seconds = time.monotonic() - before
-                if not self._keep_best() and agent.update % options.checkpoint_every == 0:
+                if not self._keep_best() and agent.iteration % options.checkpoint_every == 0:
                     self.save()
         self.save()
         if self.stopped != _INTERRUPTED:
@@ -160,7 +160,7 @@ class _Session:
         self.cpu_seconds = progress["cpu_seconds"]
         self.evaluation_cpu_seconds = progress["evaluation_cpu_seconds"]
         self.wall_seconds = progress["wall_seconds"]
-        if self.history and self._best["update"] == self.agent.update:
+        if self.history and self._best["update"] == self.agent.iteration:
             self.folder.save_best(state)  # a kill may have come just before
 
     def _state(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class _Session:
 
         And `last.pt` before, so that a resumed run finds no best that it has not seen.
         """
-        if self._best["update"] != self.agent.update:
+        if self._best["update"] != self.agent.iteration:
             return False
         state = self._state()
         self.folder.save(state)
@@ -193,7 +193,7 @@ class _Session:
         reached = self.history[-1]["normalised_return"] if self.history else None
         if self.stopped:
             return True
-        if self.agent.update >= self.last:
+        if self.agent.iteration >= self.last:
             self.stopped = "all steps taken"
         elif goal is not None and reached is not None and reached >= goal:
             self.stopped = f"normalised return {goal} reached"
@@ -207,7 +207,7 @@ class _Session:
         """Evaluate, remember it and return metrics."""
         result = self._timed_evaluation(self.agent.policy(self.env), EVALUATION_SEED)
         row: dict[str, Any] = {
-            "update": self.agent.update,
+            "update": self.agent.iteration,
             "env_steps": self.agent.env_steps,
             "cpu_seconds": self.cpu_seconds,
             **result,
@@ -240,7 +240,7 @@ class _Session:
         written = [f"{path / name}" for name in ("summary.json", "curve.png")]
         if options.film_steps > 0:
             written.append(self._film(path / "rollout.gif"))
-        if kept["update"] != self.agent.update:
+        if kept["update"] != self.agent.iteration:
             written.append(f"{self.folder.best_path}: {_text(kept)}, of update {kept['update']}")
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
         print("\n".join(f"  {line}" for line in written))
@@ -254,7 +254,7 @@ class _Session:
         """Return what the policy in `best.pt` comes to in the same new episodes as the last."""
         best = self._best
         where = {name: best[name] for name in ("update", "env_steps", "cpu_seconds")}
-        if best["update"] == self.agent.update:
+        if best["update"] == self.agent.iteration:
             return where | final
         checkpoint = self.folder.load(self.env.device, best=True)
         policy = trained_policy(self.options, checkpoint, self.env)
@@ -304,7 +304,7 @@ class _Session:
             "best_policy": kept,
             "reached_0.9": reached[0] if reached else None,
             "env_steps": self.agent.env_steps,
-            "updates": self.agent.update,
+            "updates": self.agent.iteration,
             "skipped_updates": self.agent.skipped,
             "wall_seconds": self.wall_seconds,
             "cpu_seconds": self.cpu_seconds,

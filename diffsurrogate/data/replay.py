@@ -8,7 +8,7 @@ from diffsurrogate.errors import UsageError
 _KEY, _AGE = "_key", "_age"  # beside the items' own names
 
 
-class BinnedCache:
+class StratifiedReplay:
     """Keeps the newest items of each of several equal bins of a key, and samples over bins.
 
     Every bin is a ring of its own: a new item replaces the oldest *of its bin*, and items of one

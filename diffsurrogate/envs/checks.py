@@ -138,7 +138,7 @@ class StepChecks:
         self._check_shape("truncated", truncated, steps)
         return truncated
 
-    def present(self, there: Tensor | None) -> Tensor | None:
+    def alive_mask(self, there: Tensor | None) -> Tensor | None:
         """Return who the simulation says is there, (env, agent) bool; None where all are.
 
         Raises:

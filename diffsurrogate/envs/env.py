@@ -15,10 +15,10 @@ from torch import Tensor
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
-from diffsurrogate.envs.observation_slices import check_columns, open_now
+from diffsurrogate.envs.observation_slices import available_actions, check_columns
 from diffsurrogate.envs.window import Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import straight_choice
+from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
@@ -41,15 +41,16 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     discrete_actions: bool = False
     """Whether an action is a choice among `act_dim`: one-hot rows in the box [0, 1]^act_dim, of
     which the simulator takes the largest entry."""
-    open_choices: slice | None = None
+    action_mask_slice: slice | None = None
     """The act_dim columns of an observation that are 1 where a choice is open now and 0 where it is
     closed; None where all always are. A closed one never reaches the simulator: the largest open
     entry does, of equal ones the first."""
-    state_columns: slice | None = None
+    global_state_slice: slice | None = None
     """The columns of an observation that hold the global state, the same for all agents; None
     without. Critics and models read them, policies do not (`Actor`)."""
     offers_state: bool = False
-    """Whether there is a global state, which `make(..., state=True)` puts into `state_columns`."""
+    """Whether there is a global state, which `make(..., state=True)` puts into
+    `global_state_slice`."""
     resets_itself: bool = False
     """Whether the simulator starts copies anew when their episodes end, and at no other time."""
 
@@ -98,7 +99,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             observation_space.shape, dtype=torch.bool, device=self.device
         )
         """(agent, obs_dim) bool: False where an agent's observation is only padding."""
-        self.action_mask = torch.ones(action_space.shape, dtype=torch.bool, device=self.device)
+        self.valid_action_dims = torch.ones(
+            action_space.shape, dtype=torch.bool, device=self.device
+        )
         """(agent, act_dim) bool: False where an agent's action is only padding."""
         self.max_horizon: int | None = None
         """Longest window whose gradient the env can give; None for any."""
@@ -107,7 +110,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
-        self._began = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        self._episode_start = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
     @property
     def obs_dim(self) -> int:
@@ -127,17 +130,17 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return self._current
 
     @property
-    def began(self) -> Tensor:
+    def episode_start(self) -> Tensor:
         """(env,) bool: `current_obs` is the first of its episode, and memory of others is void."""
-        return self._began
+        return self._episode_start
 
     @property
-    def present(self) -> Tensor | None:
+    def alive_mask(self) -> Tensor | None:
         """(env, agent) bool: who is there to act on `current_obs`; None where all are."""
         return None
 
     @property
-    def own_gradients(self) -> frozenset[str]:
+    def native_gradients(self) -> frozenset[str]:
         """What the simulator could differentiate: a subset of {"dynamics", "reward"}."""
         return self.gradients
 
@@ -209,18 +212,22 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             obs `(env, agent, obs_dim)` float32 and an empty info.
 
         Raises:
-            UsageError: `open_choices` or `state_columns` are no such columns, the mask does not fit
-                or comes with a seed, or the simulator starts copies anew only by itself.
+            UsageError: `action_mask_slice` or `global_state_slice` are no such columns, the mask
+                does not fit or comes with a seed, or the simulator starts copies anew only by
+                itself.
         """
         mask = reset_mask(options, self.num_envs, seed)
         if mask is not None:
             return self._start_some(mask.to(self.device)), {}
-        roles = self.open_choices, self.state_columns
+        roles = self.action_mask_slice, self.global_state_slice
         check_columns(
             *roles, obs_dim=self.obs_dim, act_dim=self.act_dim, discrete=self.discrete_actions
         )
         self._current = self._step_checks.reset(self._reset_all, seed)
-        self._steps, self._began = torch.zeros_like(self._steps), torch.ones_like(self._began)
+        self._steps, self._episode_start = (
+            torch.zeros_like(self._steps),
+            torch.ones_like(self._episode_start),
+        )
         return self._current, {}
 
     def _start_some(self, mask: Tensor) -> Tensor:
@@ -235,7 +242,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         obs = torch.where(mask[:, None, None], obs, before)
         self._step_checks.fresh(self._steps, obs)
         self._steps = torch.where(mask, 0, self._steps)
-        self._current, self._began = obs, self._began | mask
+        self._current, self._episode_start = obs, self._episode_start | mask
         return obs
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -268,7 +275,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             obs = self._step_checks.reset(self._reset_where, ended, steps, next_obs)
             self._steps = torch.where(ended, 0, steps)
         self._step_checks.finite(steps, next_obs, reward, obs)
-        self._current, self._began = obs, ended
+        self._current, self._episode_start = obs, ended
         return obs, reward, terminated, truncated, {"final_obs": next_obs, "_final_obs": ended}
 
     def state(self) -> State:
@@ -280,7 +287,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return {
             "current_obs": self.current_obs.detach().clone(),
             "steps": self._steps.clone(),
-            "began": self._began.clone(),
+            "began": self._episode_start.clone(),
             "simulator": self._save(),
         }
 
@@ -301,7 +308,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)
         self._steps = state["steps"].to(self.device, copy=True)
-        self._began = state["began"].to(self.device, copy=True)
+        self._episode_start = state["began"].to(self.device, copy=True)
 
     def rollout(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
         """Step `horizon` times with `policy` from where the env stands, keeping every graph.
@@ -311,13 +318,13 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         check_horizon(horizon)
         steps: list[dict[str, Tensor]] = []
-        present: list[Tensor | None] = []
+        alive_mask: list[Tensor | None] = []
         for _ in range(horizon):
             obs = self.current_obs
-            present.append(self._step_checks.present(self.present))
-            action = self.open_action(policy(obs))
+            alive_mask.append(self._step_checks.alive_mask(self.alive_mask))
+            action = self.apply_action_mask(policy(obs))
             steps.append(step_of(obs, action, self.step(action)))
-        return Window.of(steps, present)
+        return Window.of(steps, alive_mask)
 
     @property
     def can_replay(self) -> bool:
@@ -359,7 +366,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def load_state_dict(self, state: State) -> None:
         """Take back what `state_dict` returned."""
 
-    def stagger(self, generator: torch.Generator, every: int = 1) -> None:
+    def randomise_episode_phase(self, generator: torch.Generator, every: int = 1) -> None:
         """Spread the envs' step counters evenly at random, so that time limits do not coincide.
 
         The first episodes are shorter; nothing else changes. Without a time limit, does nothing.
@@ -374,7 +381,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             steps = every * torch.randint(phases, (self.num_envs,), generator=generator)
             self._steps = steps.to(self.device)
 
-    def open_action(self, action: Tensor) -> Tensor:
+    def apply_action_mask(self, action: Tensor) -> Tensor:
         """Return the action, or where actions are choices what the simulator is given.
 
         One-hot rows (env, agent, act_dim) of the largest entries among the choices that agents have
@@ -386,10 +393,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return action
 
     def _chosen(self, action: Tensor) -> Tensor:
-        possible = self.action_mask  # of choices that agents have
-        if self.open_choices is not None:
-            possible = possible & open_now(self.current_obs, self.open_choices)
-        return straight_choice(action.masked_fill(~possible, -torch.inf), action)
+        possible = self.valid_action_dims  # of choices that agents have
+        if self.action_mask_slice is not None:
+            possible = possible & available_actions(self.current_obs, self.action_mask_slice)
+        return straight_through_one_hot(action.masked_fill(~possible, -torch.inf), action)
 
     def check_action(self, action: Tensor) -> None:
         """Refuse an action of the wrong shape or dtype, or one that is not finite."""

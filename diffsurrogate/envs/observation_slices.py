@@ -13,7 +13,7 @@ from torch import Tensor
 from diffsurrogate.errors import UsageError
 
 
-def open_now(obs: Tensor, columns: slice) -> Tensor:
+def available_actions(obs: Tensor, columns: slice) -> Tensor:
     """Return which choices are open: (*batch, agent, choice) bool.
 
     An agent without any, such as one that is gone, is treated as if all were open.
@@ -42,8 +42,8 @@ def box_without(space: Box, columns: slice | None) -> Box:
 
 
 def check_columns(
-    open_choices: slice | None,
-    state_columns: slice | None,
+    action_mask_slice: slice | None,
+    global_state_slice: slice | None,
     *,
     obs_dim: int,
     act_dim: int,
@@ -52,8 +52,8 @@ def check_columns(
     """Refuse columns that an observation has not, or that cannot have the role.
 
     Args:
-        open_choices: one column per choice.
-        state_columns: any number of columns, but not all.
+        action_mask_slice: one column per choice.
+        global_state_slice: any number of columns, but not all.
         obs_dim: features of one agent's observation.
         act_dim: features of one agent's action.
         discrete: whether actions are choices.
@@ -62,7 +62,10 @@ def check_columns(
         UsageError: see above.
     """
     taken: set[int] = set()
-    for name, columns in (("open_choices", open_choices), ("state_columns", state_columns)):
+    for name, columns in (
+        ("action_mask_slice", action_mask_slice),
+        ("global_state_slice", global_state_slice),
+    ):
         if columns is None:
             continue
         ends = (columns.start, columns.stop)
@@ -74,15 +77,21 @@ def check_columns(
             )
         own = set(range(columns.start, columns.stop))
         if taken & own:
-            raise UsageError(f"open_choices and state_columns share the columns {taken & own}")
+            raise UsageError(
+                f"action_mask_slice and global_state_slice share the columns {taken & own}"
+            )
         taken |= own
-    if open_choices is not None:
+    if action_mask_slice is not None:
         if not discrete:
             raise UsageError(
-                "open_choices says which choices are open, but this env's actions are numbers; "
+                "action_mask_slice says which choices are open, but this env's actions are numbers; "
                 "leave it None, or set discrete_actions = True"
             )
-        if open_choices.stop - open_choices.start != act_dim:
-            raise UsageError(f"open_choices is {open_choices}; {act_dim} columns are needed")
-    if len(taken) == obs_dim and state_columns is not None and open_choices is None:
-        raise UsageError("state_columns takes all of an observation; a policy would see nothing")
+        if action_mask_slice.stop - action_mask_slice.start != act_dim:
+            raise UsageError(
+                f"action_mask_slice is {action_mask_slice}; {act_dim} columns are needed"
+            )
+    if len(taken) == obs_dim and global_state_slice is not None and action_mask_slice is None:
+        raise UsageError(
+            "global_state_slice takes all of an observation; a policy would see nothing"
+        )

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffsurrogate.envs.checks import Fault, reason
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import one_hot_of
+from diffsurrogate.functional.discrete_actions import one_hot_argmax
 
 TorchState = dict[str, Tensor]
 """The state of every env: named tensors whose first axis is env, of any dtype."""
@@ -159,7 +159,7 @@ class TorchEnv(MultiAgentVectorEnv):
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         state = self._state
         if self.discrete_actions:
-            action = one_hot_of(action)
+            action = one_hot_argmax(action)
         with self._gradient("dynamics"):
             self._state = self._call("advance", state, action)
         self._check_state("advance", self._state, like=state)
@@ -178,7 +178,7 @@ class TorchEnv(MultiAgentVectorEnv):
             self._current = self._current.detach()
 
     @property
-    def own_gradients(self) -> frozenset[str]:
+    def native_gradients(self) -> frozenset[str]:
         """What autograd gets right in this env, `true_gradients`."""
         return self.true_gradients
 

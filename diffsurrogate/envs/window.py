@@ -39,26 +39,27 @@ class Window:
     """(time, env) bool: the episode ended by state; there is no future."""
     truncated: Tensor
     """(time, env) bool: the episode was cut; the future exists but is not seen."""
-    present: Tensor | None = None
+    alive_mask: Tensor | None = None
     """(time, env, agent) bool: who was there to act; None where all always are. What is given as
     the action of the others changes nothing, and no policy learns from it."""
     value_obs: Tensor | None = None
     """(time, env, agent, obs_dim) where the actor's value is taken, if not at `next_obs`."""
-    continuation: Tensor | None = None
+    continue_prob: Tensor | None = None
     """(time, env) `1 - terminated` with the gradient of a termination model, if there is one."""
 
     @classmethod
     def of(
-        cls, steps: Sequence[Mapping[str, Tensor]], present: Sequence[Tensor | None]
+        cls, steps: Sequence[Mapping[str, Tensor]], alive_mask: Sequence[Tensor | None]
     ) -> "Window":
         """Return steps, one after another, as a window.
 
         Args:
-            steps: of each step what the fields of a window say, but `present`, without time axis.
-            present: of each step (env, agent) bool, who was there; None where all were.
+            steps: of each step what the fields of a window say, but `alive_mask`, without time
+                axis.
+            alive_mask: of each step (env, agent) bool, who was there; None where all were.
         """
         columns = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
-        return cls(**columns, present=_present_in(present, columns["reward"]))
+        return cls(**columns, alive_mask=_present_in(alive_mask, columns["reward"]))
 
     @property
     def horizon(self) -> int:
@@ -70,9 +71,9 @@ class Window:
         """(time, env) bool: the env was reset after this step."""
         return self.terminated | self.truncated
 
-    def acting(self, action: Tensor, step: int | slice = slice(None)) -> Tensor:
+    def mask_dead_actions(self, action: Tensor, step: int | slice = slice(None)) -> Tensor:
         """Return actions `(*any, agent, act_dim)` of a step or all, without gradient of absent."""
-        return acting(action, None if self.present is None else self.present[step])
+        return mask_dead_actions(action, None if self.alive_mask is None else self.alive_mask[step])
 
     def detach(self) -> "Window":
         """Return the same numbers without any graph."""
@@ -111,16 +112,16 @@ def step_of(
     }
 
 
-def acting(action: Tensor, present: Tensor | None) -> Tensor:
+def mask_dead_actions(action: Tensor, alive_mask: Tensor | None) -> Tensor:
     """Return actions `(*any, agent, act_dim)` without the gradient of who is absent.
 
     Args:
         action: of all agents.
-        present: (*any, agent) bool; None where all are there.
+        alive_mask: (*any, agent) bool; None where all are there.
     """
-    if present is None:
+    if alive_mask is None:
         return action
-    return torch.where(present.unsqueeze(-1), action, action.detach())
+    return torch.where(alive_mask.unsqueeze(-1), action, action.detach())
 
 
 def _present_in(steps: Sequence[Tensor | None], like: Tensor) -> Tensor | None:

@@ -8,25 +8,25 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def one_hot_of(action: Float[Tensor, "*batch choice"]) -> Float[Tensor, "*batch choice"]:
+def one_hot_argmax(action: Float[Tensor, "*batch choice"]) -> Float[Tensor, "*batch choice"]:
     """Return the choice a simulator takes: the largest entry."""
     return functional.one_hot(action.argmax(-1), action.shape[-1]).to(action.dtype)
 
 
-def straight_choice(
+def straight_through_one_hot(
     action: Float[Tensor, "*batch choice"], gradient: Float[Tensor, "*batch choice"]
 ) -> Float[Tensor, "*batch choice"]:
-    r"""Return `one_hot_of(action)` going forward and the gradient of `gradient` going back.
+    r"""Return `one_hot_argmax(action)` going forward and the gradient of `gradient` going back.
 
     With the probabilities $\pi$ as `gradient` this is the straight-through estimator
     (arXiv:1308.3432). A function f that is linear in each agent's row passes back
     $\sum_k \nabla\pi_k f(k, a_{-i})$: the gradient of its expectation over the agent's choices,
     given those of the others.
     """
-    return one_hot_of(action) + (gradient - gradient.detach())
+    return one_hot_argmax(action) + (gradient - gradient.detach())
 
 
-def alternatives(
+def counterfactual_actions(
     action: Float[Tensor, "*batch agent choice"],
 ) -> Float[Tensor, "agent choice *batch agent choice"]:
     """Return what would have been done had agent i (first axis) chosen k (second axis) instead."""
@@ -39,7 +39,7 @@ def alternatives(
     return others
 
 
-def mixture_error(
+def mixup_loss(
     predict: Callable[[Tensor], Tensor], action: Tensor, generator: torch.Generator
 ) -> Tensor:
     r"""Return how far a model is from linear in each agent's choice, a mean square.

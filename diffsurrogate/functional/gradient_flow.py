@@ -10,7 +10,7 @@ def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
     return value.detach() + (surrogate - surrogate.detach())  # this order keeps `value` exact
 
 
-def limited(
+def clip_to_median_norm(
     gradient: Float[Tensor, "*time env agent obs_dim"], times: float
 ) -> Float[Tensor, "*time env agent obs_dim"]:
     """Return gradients cut, step by step, to `times` the median norm of all envs that have one."""
@@ -20,8 +20,10 @@ def limited(
     return gradient * (limit / norm).clamp(max=1.0).where(some, 1.0)[..., None, None]
 
 
-def limit_adjoint(state: Tensor, times: float | None) -> Tensor:
-    """Return states (*time, env, agent, obs_dim) with their gradient `limited`, None without."""
+def clip_adjoint(state: Tensor, times: float | None) -> Tensor:
+    """Return states (*time, env, agent, obs_dim) with their gradient `clip_to_median_norm`, None
+    without.
+    """
     if times is not None and state.requires_grad:
-        state.register_hook(lambda gradient: limited(gradient, times))
+        state.register_hook(lambda gradient: clip_to_median_norm(gradient, times))
     return state

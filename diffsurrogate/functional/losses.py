@@ -14,7 +14,7 @@ def shac_actor_loss(
     truncated: Bool[Tensor, "time env"],
     *,
     gamma: float,
-    continuation: Float[Tensor, "time env"] | None = None,
+    continue_prob: Float[Tensor, "time env"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Negative return of short windows, bootstrapped wherever one is cut.
 
@@ -23,20 +23,20 @@ def shac_actor_loss(
     after every reset. `next_value[t]` is the value at `Window.next_obs[t]`, before any reset, and
     is dropped only where `terminated`. The sum is divided by time, envs and agents.
 
-    `continuation` is $1 - $`terminated` in value and may carry the gradient of a termination model;
-    it weighs everything that comes after the step.
+    `continue_prob` is $1 - $`terminated` in value and may carry the gradient of a termination
+    model; it weighs everything that comes after the step.
     """
     ended = terminated | truncated
-    if continuation is None:
+    if continue_prob is None:
         next_value = torch.where(terminated.unsqueeze(-1), 0.0, next_value)
     cut = ended.clone()
     cut[-1] = True  # the window itself cuts whatever is still running
-    if continuation is None:
-        continuation = (~terminated).to(reward.dtype)
-    discount = torch.ones_like(continuation[0])
+    if continue_prob is None:
+        continue_prob = (~terminated).to(reward.dtype)
+    discount = torch.ones_like(continue_prob[0])
     total = reward.new_zeros(())
     for t in range(len(reward)):
-        after = gamma * discount * continuation[t]
+        after = gamma * discount * continue_prob[t]
         total = total + (discount.unsqueeze(-1) * reward[t]).sum()
         total = total + (after * cut[t] * next_value[t].transpose(0, 1)).sum()
         discount = torch.where(ended[t], 1.0, after)
@@ -51,7 +51,7 @@ def lambda_actor_loss(
     *,
     gamma: float,
     lam: float,
-    continuation: Float[Tensor, "time env"] | None = None,
+    continue_prob: Float[Tensor, "time env"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Negative mean TD(λ) return of all states of a window, as in Dreamer (arXiv:1912.01603).
 
@@ -68,13 +68,13 @@ def lambda_actor_loss(
         truncated,
         gamma=gamma,
         lam=lam,
-        continuation=continuation,
+        continue_prob=continue_prob,
     )
     weight = sum((gamma * lam) ** k for k in range(len(reward)))
     return -returns.mean() / weight
 
 
-def box_penalty(
+def action_penalty(
     action: Float[Tensor, "*batch agent act_dim"],
     low: Float[Tensor, "agent act_dim"],
     high: Float[Tensor, "agent act_dim"],
@@ -140,25 +140,26 @@ def peer_clipped_loss(
     The clipped branch still moves g: clipping bounds its weight, not its gradient.
     """
     ratio = (log_prob - old_log_prob).exp()
-    pull = (peer_slope * action).sum(-1)
+    peer_grad = (peer_slope * action).sum(-1)
 
     def gain(ratio: Tensor) -> Tensor:
-        return (ratio * peer_ratio + ratio.detach() * pull) * advantage
+        return (ratio * peer_ratio + ratio.detach() * peer_grad) * advantage
 
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -torch.minimum(gain(ratio), gain(clipped)).mean()
 
 
 def later_ratio(
-    log_ratio: Float[Tensor, "*batch agent"], acting: list[int]
+    log_ratio: Float[Tensor, "*batch agent"], agent_order: list[int]
 ) -> Float[Tensor, "*batch agent"]:
-    r"""Return $M_i = \prod_{j \text{ acts after } i} \rho_j$ for agents that act as `acting` says.
+    r"""Return $M_i = \prod_{j \text{ acts after } i} \rho_j$ for agents that act as `agent_order`
+    says.
 
     Args:
         log_ratio: $\log \rho_j$ of each agent.
-        acting: their numbers, in the order they act.
+        agent_order: their numbers, in the order they act.
     """
-    inverse = sorted(range(len(acting)), key=acting.__getitem__)
-    ordered = log_ratio[..., acting]
+    inverse = sorted(range(len(agent_order)), key=agent_order.__getitem__)
+    ordered = log_ratio[..., agent_order]
     after = ordered.flip(-1).cumsum(-1).flip(-1) - ordered
     return after.exp()[..., inverse]

@@ -13,7 +13,7 @@ def td_lambda(
     *,
     gamma: float,
     lam: float,
-    continuation: Float[Tensor, "time env"] | None = None,
+    continue_prob: Float[Tensor, "time env"] | None = None,
 ) -> Float[Tensor, "time env agent"]:
     r"""TD(λ) targets of a window (Sutton & Barto, ch. 12; arXiv:2204.07137, eq. 6-7).
 
@@ -22,20 +22,20 @@ def td_lambda(
     the observation before any reset. A terminated step has no future at all. λ = 0 is one-step
     TD, λ = 1 the discounted sum; both are regular points. Differentiable.
 
-    `continuation` is $1 - $`terminated` in value and may carry the gradient of a termination model;
-    it weighs everything that comes after the step.
+    `continue_prob` is $1 - $`terminated` in value and may carry the gradient of a termination
+    model; it weighs everything that comes after the step.
     """
     ended = (terminated | truncated).unsqueeze(-1)
-    if continuation is None:
-        goes_on = torch.ones_like(reward)
+    if continue_prob is None:
+        continue_prob = torch.ones_like(reward)
         next_value = torch.where(terminated.unsqueeze(-1), 0.0, next_value)
     else:
-        goes_on = continuation.unsqueeze(-1)
+        continue_prob = continue_prob.unsqueeze(-1)
     targets: list[Tensor] = []
     following = next_value[-1]
     for t in range(len(reward) - 1, -1, -1):
         blended = (1 - lam) * next_value[t] + lam * following
         future = torch.where(ended[t], next_value[t], blended)
-        following = reward[t] + gamma * goes_on[t] * future
+        following = reward[t] + gamma * continue_prob[t] * future
         targets.append(following)
     return torch.stack(targets[::-1])

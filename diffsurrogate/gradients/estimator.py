@@ -13,12 +13,12 @@ from torch import Tensor
 from diffsurrogate.data.segments import Segments
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window, WindowPolicy
-from diffsurrogate.functional.gradient_flow import limit_adjoint, straight_through
+from diffsurrogate.functional.gradient_flow import clip_adjoint, straight_through
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel
 from diffsurrogate.surrogates.fitting import Surrogates
 
 
-class Chain:
+class GradientChain:
     """The state that the models are given, carried from step to step with its graph.
 
     Under `anchor="real"` it has the simulator's value and the models' gradient; under "predicted"
@@ -51,12 +51,12 @@ class Chain:
             predicted = model(self.state, given)
         return self._mask(predicted, real_next)
 
-    def anchored(self, real_next: Tensor, gradient: Tensor, predicted: Tensor) -> Tensor:
+    def anchor_value(self, real_next: Tensor, gradient: Tensor, predicted: Tensor) -> Tensor:
         """Return the state to carry on, with the value of the simulator or of the prediction."""
         value = predicted if self.config.anchor == "predicted" else real_next
-        return limit_adjoint(straight_through(value, gradient), self.config.adjoint_limit)
+        return clip_adjoint(straight_through(value, gradient), self.config.adjoint_clip)
 
-    def go_on(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
+    def advance(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
         """Carry the state on; a reset cuts it."""
         if bool(ended.any()):
             carried = torch.where(ended[:, None, None], real_obs.detach(), carried)
@@ -75,7 +75,7 @@ class Chain:
         if self.config.loop == "closed":
             return self._replay_stepwise(values, lambda obs, t: policy.at(obs, t))
         actions = straight_through(values.action, policy.at(values.obs, slice(None)))
-        actions = values.acting(actions)
+        actions = values.mask_dead_actions(actions)
         if isinstance(self.surrogates.dynamics, ActionWorldModel):
             return self._replay_at_once(values, actions)
         return self._replay_stepwise(values, lambda _, t: actions[t])
@@ -90,12 +90,12 @@ class Chain:
             obs = values.obs[t]
             if self.config.loop == "closed":
                 obs = straight_through(obs, before)
-            action = values.acting(straight_through(values.action[t], act(obs, t)), t)
+            action = values.mask_dead_actions(straight_through(values.action[t], act(obs, t)), t)
             predicted = self.predict(action, values.next_obs[t])
             final = straight_through(values.next_obs[t], predicted)
-            carried = self.anchored(values.next_obs[t], predicted, predicted)
+            carried = self.anchor_value(values.next_obs[t], predicted, predicted)
             if t + 1 < values.horizon:
-                self.go_on(carried, values.obs[t + 1], values.ended[t])
+                self.advance(carried, values.obs[t + 1], values.ended[t])
             rows.append((obs, action, final, carried, before))
         obs, action, final, value_obs, before = map(torch.stack, zip(*rows, strict=True))
         window = replace(values, obs=obs, action=action, next_obs=final, value_obs=value_obs)
@@ -110,7 +110,7 @@ class Chain:
         predicted = segments.scatter(model(segments.first(values.obs), given))
         predicted = self._mask(predicted, values.next_obs)
         final = straight_through(values.next_obs, predicted)
-        carried = self.anchored(values.next_obs, predicted, predicted)
+        carried = self.anchor_value(values.next_obs, predicted, predicted)
         opens = torch.ones_like(values.ended)
         opens[1:] = values.ended[:-1]
         shifted = torch.cat([values.obs[:1], carried[:-1]])
@@ -121,7 +121,7 @@ class Chain:
     def _given(self, action: Tensor) -> Tensor:
         """Return the action as the dynamics model takes it."""
         action = self.to_box(action)
-        return self.surrogates.scale_action(action) if self.surrogates.own_dynamics else action
+        return self.surrogates.normalise_action(action) if self.surrogates.own_dynamics else action
 
     def _mask(self, predicted: Tensor, real_next: Tensor) -> Tensor:
         return torch.where(self.surrogates.continuous.mask, predicted, real_next.detach())

@@ -11,10 +11,10 @@ from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.dico import DiCoNet
 from diffsurrogate.nets.hypernet import HyperNet
 from diffsurrogate.nets.mlp import (
+    AgentIDNet,
     AgentLinear,
-    CentralNet,
+    CentralisedNet,
     JointNet,
-    NumberedNet,
     SeparateNet,
     SharedNet,
     _between,
@@ -23,7 +23,7 @@ from diffsurrogate.nets.mlp import (
 from diffsurrogate.nets.recurrent import AgentGRU, BuildLinear, RecurrentNet
 from diffsurrogate.nets.transformer import TransformerNet
 
-AgentNet = JointNet | SeparateNet | SharedNet | TransformerNet | HyperNet | DiCoNet | CentralNet
+AgentNet = JointNet | SeparateNet | SharedNet | TransformerNet | HyperNet | DiCoNet | CentralisedNet
 
 
 def build_net(
@@ -36,9 +36,9 @@ def build_net(
     Raises:
         UsageError: diversity is asked of a single agent, or of what is no policy; or memory.
     """
-    if config.memory > 0:
+    if config.gru_size > 0:
         raise UsageError(
-            f"memory is {config.memory}, but only policies and critics of PPO, IPPO and MAPPO have "
+            f"memory is {config.gru_size}, but only policies and critics of PPO, IPPO and MAPPO have "
             "one; leave it at 0"
         )
     if config.architecture == "dico":
@@ -51,7 +51,7 @@ def build_net(
         "hyper-linear": HyperNet,
         "hyper-mlp": HyperNet,
     }
-    seen = agents * in_dim if config.central else in_dim
+    seen = agents * in_dim if config.centralised else in_dim
     net = kinds[config.architecture](config, agents, seen, out_dim)
     if isinstance(net, HyperNet):
         net.reset_head(head_gain)
@@ -59,7 +59,7 @@ def build_net(
         assert isinstance(net.head, nn.Linear | AgentLinear)
         reset_orthogonal(net.head.weight, head_gain)
         nn.init.zeros_(net.head.bias)
-    return CentralNet(net) if config.central else net
+    return CentralisedNet(net) if config.centralised else net
 
 
 def build_recurrent_net(
@@ -72,19 +72,19 @@ def build_recurrent_net(
     """
     own = config.architecture in ("joint", "separate")
     linear: BuildLinear = partial(AgentLinear, agents) if own else nn.Linear
-    seen = (agents * in_dim if config.central else in_dim) + (agents if config.agent_id else 0)
-    first = linear(seen, config.memory)
+    seen = (agents * in_dim if config.centralised else in_dim) + (agents if config.agent_id else 0)
+    first = linear(seen, config.gru_size)
     reset_orthogonal(first.weight, math.sqrt(2))
     nn.init.zeros_(first.bias)
-    encoder: nn.Module = nn.Sequential(first, *_between(config, config.memory))
+    encoder: nn.Module = nn.Sequential(first, *_between(config, config.gru_size))
     if config.agent_id:
-        encoder = NumberedNet(encoder)
-    if config.central:
-        encoder = CentralNet(encoder)
-    context = config.context and not config.central
-    reader = replace(config, memory=0, agent_id=False, central=False, context=context)
-    net = build_net(reader, agents, config.memory, out_dim, head_gain=head_gain)
-    return RecurrentNet(encoder, AgentGRU(linear, config.memory), net)
+        encoder = AgentIDNet(encoder)
+    if config.centralised:
+        encoder = CentralisedNet(encoder)
+    pool_others = config.pool_others and not config.centralised
+    reader = replace(config, gru_size=0, agent_id=False, centralised=False, pool_others=pool_others)
+    net = build_net(reader, agents, config.gru_size, out_dim, head_gain=head_gain)
+    return RecurrentNet(encoder, AgentGRU(linear, config.gru_size), net)
 
 
 def _diverse(
@@ -101,6 +101,6 @@ def _diverse(
     plain = replace(config, architecture="separate", diversity=NetConfig.diversity)
     shared, own = (
         build_net(part, agents, in_dim, out_dim, head_gain=head_gain)
-        for part in (replace(plain, architecture="shared", context=False), plain)
+        for part in (replace(plain, architecture="shared", pool_others=False), plain)
     )
     return DiCoNet(shared, own, config.diversity, agents, in_dim)

@@ -48,13 +48,13 @@ class NetConfig:
     linear embedding (the paper)."""
     heads: int = 1
     """Attention heads of the Transformer."""
-    context: bool = True
+    pool_others: bool = True
     """Let the shared MLP of an agent see the mean over all; False for its own features only."""
     agent_id: bool = False
     """Let the shared MLP of an agent, or the Transformer, see its number, one-hot: then order and
     number matter. Without, agents that see the same, as where they stand in one place, do the same
     and never part."""
-    central: bool = False
+    centralised: bool = False
     """Let the separate, shared or generated MLP of an agent see the features of all agents,
     concatenated: for a critic that knows more than the policy does."""
     identity_size: int = 4
@@ -65,7 +65,7 @@ class NetConfig:
     """Mean distance between two agents' mean actions on the same observation, in half boxes (dico);
     0 for none, None for whatever is learned. 1.2 is what the paper's two agents had on VMAS's
     Navigation."""
-    memory: int = 0
+    gru_size: int = 0
     """Features that agents remember from step to step; 0 for none. In front of the network then
     stand a layer and a GRU of that width, of policies and critics of PPO, IPPO and MAPPO only: each
     agent's own in joint and separate networks, the same for all in shared and generated ones, where
@@ -88,7 +88,7 @@ class NetConfig:
                 "agent_id numbers the agents of a shared network or a Transformer, not of a "
                 f"{self.architecture} one; leave it False"
             )
-        if self.central and self.architecture not in _SEE_THEMSELVES:
+        if self.centralised and self.architecture not in _SEE_THEMSELVES:
             raise UsageError(
                 f"central is for {', '.join(_SEE_THEMSELVES)}; a {self.architecture} network "
                 "cannot use it, leave it False"
@@ -100,9 +100,11 @@ class NetConfig:
             )
         if self.diversity is not None:
             require_range(self, "diversity", low=0.0)
-        if self.memory < 0 or (self.memory > 0 and self.architecture in ("transformer", "dico")):
+        if self.gru_size < 0 or (
+            self.gru_size > 0 and self.architecture in ("transformer", "dico")
+        ):
             raise UsageError(
-                f"memory is {self.memory} with architecture {self.architecture!r}; give a width of "
+                f"memory is {self.gru_size} with architecture {self.architecture!r}; give a width of "
                 f"at least 1 to joint or one of {', '.join(_SEE_THEMSELVES)}, or 0 for none"
             )
         self._refuse_idle()
@@ -120,5 +122,5 @@ class NetConfig:
     @property
     def hears_others(self) -> bool:
         """Whether an agent's output depends on the features of other agents."""
-        pooled = self.architecture == "shared" and self.context
-        return self.central or pooled or self.architecture in ("joint", "transformer")
+        pooled = self.architecture == "shared" and self.pool_others
+        return self.centralised or pooled or self.architecture in ("joint", "transformer")

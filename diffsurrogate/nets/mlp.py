@@ -104,7 +104,7 @@ class SharedNet(nn.Module):
         self.agents = agents if config.agent_id else 0
         width = max(config.hidden[0] // 4, 8)
         self.pool: nn.Module | None = None
-        if config.context and agents > 1 and not config.central:
+        if config.pool_others and agents > 1 and not config.centralised:
             self.pool = nn.Sequential(
                 nn.Linear(in_dim, width), _ACTIVATIONS[config.activation](), nn.LayerNorm(width)
             )
@@ -120,10 +120,10 @@ class SharedNet(nn.Module):
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, given the mean of all."""
         if self.pool is not None:
-            context = self.pool(x).mean(-2, keepdim=True)
-            x = torch.cat([x, context.expand(*x.shape[:-1], -1)], dim=-1)
+            pool_others = self.pool(x).mean(-2, keepdim=True)
+            x = torch.cat([x, pool_others.expand(*x.shape[:-1], -1)], dim=-1)
         if self.agents > 0:
-            x = numbered(x)
+            x = append_agent_id(x)
         out: Tensor = self.net(x)
         return out
 
@@ -136,13 +136,13 @@ def _between(config: NetConfig, width: int) -> list[nn.Module]:
     return layers
 
 
-def numbered(x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
+def append_agent_id(x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
     """Append each agent's number, one-hot."""
     number = torch.eye(x.shape[-2], device=x.device, dtype=x.dtype)
     return torch.cat([x, number.expand(*x.shape[:-1], -1)], dim=-1)
 
 
-class NumberedNet(nn.Module):
+class AgentIDNet(nn.Module):
     """Shows every agent its number."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -152,11 +152,11 @@ class NumberedNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features and number."""
-        out: Tensor = self.net(numbered(x))
+        out: Tensor = self.net(append_agent_id(x))
         return out
 
 
-class CentralNet(nn.Module):
+class CentralisedNet(nn.Module):
     """Shows the features of all agents, concatenated, to each agent's part of a network."""
 
     def __init__(self, net: nn.Module) -> None:

@@ -23,12 +23,12 @@ class Recurrence:
 
     hidden: Tensor
     """(env, agent, memory) after the step before the first."""
-    begins: Tensor
+    episode_start: Tensor
     """(time, env) bool: the observation is the first of its episode."""
 
     def of_envs(self, chosen: Tensor) -> "Recurrence":
         """Return that of some envs."""
-        return Recurrence(hidden=self.hidden[chosen], begins=self.begins[:, chosen])
+        return Recurrence(hidden=self.hidden[chosen], episode_start=self.episode_start[:, chosen])
 
 
 class AgentGRU(nn.Module):
@@ -50,11 +50,13 @@ class AgentGRU(nn.Module):
         self,
         x: Float[Tensor, "time *b agent width"],
         hidden: Float[Tensor, "*b agent width"],
-        begins: Bool[Tensor, "time *b"],
+        episode_start: Bool[Tensor, "time *b"],
     ) -> Float[Tensor, "time *b agent width"]:
         """Return the hidden state after each step; it is zero before the first of an episode."""
         states = []
-        for gates, begin in zip(self.inputs(x).unbind(), begins[..., None, None], strict=True):
+        for gates, begin in zip(
+            self.inputs(x).unbind(), episode_start[..., None, None], strict=True
+        ):
             # no product: across a reset neither a gradient passes nor what is not finite
             hidden = torch.where(begin, 0.0, hidden)
             reset_update, fresh = gates.split((2 * self.width, self.width), -1)
@@ -77,6 +79,6 @@ class RecurrentNet(nn.Module):
         self, x: Float[Tensor, "time *b agent i"], past: Recurrence
     ) -> tuple[Float[Tensor, "time *b agent o"], Float[Tensor, "time *b agent memory"]]:
         """Return outputs and the hidden state after each step."""
-        hidden = self.memory(self.encoder(x), past.hidden, past.begins)
+        hidden = self.memory(self.encoder(x), past.hidden, past.episode_start)
         out: Tensor = self.net(hidden)
         return out, hidden

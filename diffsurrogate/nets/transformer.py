@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffsurrogate.nets.config import _ACTIVATIONS, NetConfig
-from diffsurrogate.nets.mlp import mlp, numbered
+from diffsurrogate.nets.mlp import append_agent_id, mlp
 
 
 class AgentBlock(nn.Module):
@@ -57,7 +57,7 @@ class TransformerNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
         """Map each agent's features, attending to all."""
-        hidden = self.embed(numbered(x) if self.agents > 0 else x)
+        hidden = self.embed(append_agent_id(x) if self.agents > 0 else x)
         for block in self.blocks:
             hidden = block(hidden)
         out: Tensor = self.head(hidden)

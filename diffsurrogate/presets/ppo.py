@@ -5,7 +5,7 @@ from dataclasses import replace
 import gymnasium
 
 from diffsurrogate.algorithms.ppo import IPPOConfig, MAPPOConfig, PPOConfig
-from diffsurrogate.cli.options import CHAINED, Network, TrainOptions
+from diffsurrogate.cli.options import SEQUENTIAL_METHODS, Network, TrainOptions
 from diffsurrogate.config import as_plain
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.presets.sequential import chained, in_games
@@ -15,7 +15,7 @@ _TRANSFORMER = NetConfig(
     architecture="transformer", hidden=(64,), embed=(64,), activation="tanh", layer_norm=False
 )
 _OWN = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
-_SHARED = replace(_OWN, architecture="shared", context=False)
+_SHARED = replace(_OWN, architecture="shared", pool_others=False)
 _NETS: dict[Network, NetConfig] = {
     "shared": _SHARED,
     "shared-id": replace(_SHARED, agent_id=True),
@@ -33,13 +33,13 @@ def baseline(options: TrainOptions) -> TrainOptions:
     """Return the defaults that suit a baseline, its env, network and number of agents."""
     if options.method == "sb3-ppo":
         options = replace(options, sb3=SB3Config(joint=options.network == "mlp"))
-    elif options.method in CHAINED:
+    elif options.method in SEQUENTIAL_METHODS:
         options = chained(options)
     else:
         options = replace(options, ppo=_with_network(_own_defaults(options), options))
     if options.env.startswith("games/") and options.method != "sb3-ppo":
         return in_games(options)
-    if options.method in CHAINED:
+    if options.method in SEQUENTIAL_METHODS:
         return options
     agents = options.agents or 1
     if options.env.startswith("paper/") and agents > 2 and options.network == "mlp":
@@ -61,7 +61,7 @@ def _with_network(ppo: PPOConfig, options: TrainOptions) -> PPOConfig:
         return ppo
     actor = _NETS[options.network]
     if options.method == "ppo" and actor.architecture == "shared":
-        actor = replace(actor, context=True)
+        actor = replace(actor, pool_others=True)
     critic = _critic(options, actor, ppo.critic.net)
     return replace(ppo, actor=replace(ppo.actor, net=actor), critic=replace(ppo.critic, net=critic))
 
@@ -70,7 +70,7 @@ def _critic(options: TrainOptions, actor: NetConfig, own: NetConfig) -> NetConfi
     """Return the network of a critic that goes with the actor's; `own` is the method's own."""
     generated = actor.architecture in ("hyper-linear", "hyper-mlp")
     if options.method == "mappo" and generated:
-        return replace(actor, central=True)
+        return replace(actor, centralised=True)
     if options.method == "ippo":
         return _NETS["shared-id"] if actor.architecture == "dico" else actor
     same = actor.architecture == "transformer"

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from diffsurrogate.algorithms.bppo import ARMAPPOConfig, BPPOConfig, HAPPOConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
-from diffsurrogate.cli.options import CHAINED, TrainOptions
+from diffsurrogate.cli.options import SEQUENTIAL_METHODS, TrainOptions
 from diffsurrogate.config import as_plain
 from diffsurrogate.nets.config import NetConfig
 
@@ -33,7 +33,7 @@ def in_games(options: TrainOptions) -> TrainOptions:
     Its windows hold 10,000 plays too. They are of more copies and fewer steps, which is faster and
     all the same where an episode is one play.
     """
-    if options.method in CHAINED:
+    if options.method in SEQUENTIAL_METHODS:
         options = replace(options, bppo=_game(options.bppo))
     else:
         options = replace(options, ppo=_game(options.ppo))
@@ -48,7 +48,7 @@ def in_games(options: TrainOptions) -> TrainOptions:
 
 def _game(config: SomeConfig) -> SomeConfig:
     clip = replace(
-        config.clip, epochs=15, batch_size=10_000, lr=5e-4, max_norm=10.0, entropy_weight=0.01
+        config.clip, epochs=15, batch_size=10_000, lr=5e-4, max_grad_norm=10.0, entropy_weight=0.01
     )
     return replace(
         config,

@@ -60,7 +60,7 @@ class ActionWorldModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class KVCache:
     """What `ActionWorldModel.advance` needs of the past; a value: nothing changes it in place.
 
     Slots are the tokens entered so far, oldest first. An env sees only its last `step + 1`: its
@@ -144,13 +144,13 @@ class ActionWorldModel(nn.Module):
 
     # --- one step at a time ------------------------------------------------------------------
 
-    def begin(self, obs: Float[Tensor, "env agent obs_dim"]) -> Memory:
+    def begin(self, obs: Float[Tensor, "env agent obs_dim"]) -> KVCache:
         """Start every env's trajectory at `obs`."""
         token = self._embed_obs(obs) + self.step_embedding.weight[0]
         empty = token.new_empty(
             (len(obs), obs.shape[1], self.config.heads, 0, self.config.width // self.config.heads)
         )
-        memory = Memory(
+        memory = KVCache(
             start=obs,
             step=torch.zeros(len(obs), dtype=torch.long, device=obs.device),
             longest=0,
@@ -160,8 +160,8 @@ class ActionWorldModel(nn.Module):
         return self._enter(token, memory)[1]
 
     def advance(
-        self, memory: Memory, action: Float[Tensor, "env agent act_dim"]
-    ) -> tuple[Float[Tensor, "env agent obs_dim"], Memory]:
+        self, memory: KVCache, action: Float[Tensor, "env agent act_dim"]
+    ) -> tuple[Float[Tensor, "env agent obs_dim"], KVCache]:
         """Predict the states after one more action.
 
         The returned memory, not the one given, is the past of the next call.
@@ -178,10 +178,10 @@ class ActionWorldModel(nn.Module):
 
     def restart(
         self,
-        memory: Memory,
+        memory: KVCache,
         mask: Bool[Tensor, " env"],
         obs: Float[Tensor, "env agent obs_dim"],
-    ) -> Memory:
+    ) -> KVCache:
         """Start a new trajectory at `obs` in the envs where `mask` is set; the others go on.
 
         A restarted env's newest slot, which it will never look at again, receives the new state
@@ -194,7 +194,7 @@ class ActionWorldModel(nn.Module):
         for old, new in zip(memory.keys + memory.values, fresh.keys + fresh.values, strict=True):
             newest = old[..., -1:, :].index_put((mask,), new)
             renewed.append(torch.cat([old[..., -longest - 1 : -1, :], newest], dim=-2))
-        return Memory(
+        return KVCache(
             start=torch.where(mask[:, None, None], obs, memory.start),
             step=step,
             longest=longest,
@@ -257,7 +257,7 @@ class ActionWorldModel(nn.Module):
     def _embed_obs(self, obs: Tensor) -> Tensor:
         return self.state_in((obs - self.obs_mean) / self.obs_std)
 
-    def _enter(self, token: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    def _enter(self, token: Tensor, memory: KVCache) -> tuple[Tensor, KVCache]:
         """Run tokens (env, agent, width) through the layers and add them to the memory."""
         slots = torch.arange(memory.keys[0].shape[-2], device=token.device)
         valid = slots >= len(slots) - memory.step[:, None]

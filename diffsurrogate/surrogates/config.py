@@ -25,7 +25,7 @@ class SurrogateConfig:
     loop: Literal["closed", "open"] = "closed"
     """closed: the policy's dependence on later observations is differentiated, as on a real
     simulator. open: actions only (the paper)."""
-    adjoint_limit: float | None = None
+    adjoint_clip: float | None = None
     """Largest gradient that may arrive at one env's state along a window, in medians over the envs;
     None for no limit. A closed loop of policy and model can be chaotic: then few envs drown the
     others' gradient. Of learned dynamics: a simulator's own gradient is taken as it is."""
@@ -34,7 +34,7 @@ class SurrogateConfig:
     awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)
     termination: bool = False
     """Learn the probability of termination and let it carry a gradient to all that comes after."""
-    mixtures: float = 1.0
+    mixup_weight: float = 1.0
     """Weight of the demand that reward, step and termination model be linear in each agent's
     choice, where actions are choices: a gradient through a choice is the slope between them."""
     learning_rate: float = 3e-3
@@ -67,10 +67,10 @@ class SurrogateConfig:
         require_range(self, "minibatches", "batch_size", "trajectory_batch_size", low=1.0)
         require_range(self, "capacity", "fit_every", "reward_bins", "dynamics_bins", low=1.0)
         require_range(self, "reward_balance", low=0.0, high=1.0)
-        require_range(self, "learning_rate", "mixtures", low=0.0)
+        require_range(self, "learning_rate", "mixup_weight", low=0.0)
         require_range(self, "clip", low=1e-12)
-        if self.adjoint_limit is not None:
-            require_range(self, "adjoint_limit", low=1e-12)
+        if self.adjoint_clip is not None:
+            require_range(self, "adjoint_clip", low=1e-12)
 
     @classmethod
     def paper(cls, agents: int) -> "SurrogateConfig":

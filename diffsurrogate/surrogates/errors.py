@@ -6,14 +6,14 @@ from torch import Tensor
 from diffsurrogate.envs.window import Window
 
 
-def unexplained(predicted: Tensor, target: Tensor) -> float:
+def fvu(predicted: Tensor, target: Tensor) -> float:
     """Return the mean squared error over the variance of the target; 0 where both vanish."""
     variance = float(target.var(correction=0))
     error = float((predicted - target).square().mean())
     return error / variance if variance > 1e-12 else error
 
 
-def unexplained_entries(predicted: Tensor, window: Window, continuous: Tensor) -> Tensor:
+def fvu_by_feature(predicted: Tensor, window: Window, continuous: Tensor) -> Tensor:
     """Return the unexplained share of the changes of each entry (agent, obs_dim).
 
     NaN where an entry does not move or does not count.
@@ -28,9 +28,9 @@ def unexplained_entries(predicted: Tensor, window: Window, continuous: Tensor) -
     return torch.where(continuous & (change > 1e-12), error / change, torch.nan)
 
 
-def unexplained_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
-    """Return the mean of `unexplained_entries` over those that move; 0 if none does."""
-    shares = unexplained_entries(predicted, window, continuous)
+def fvu_of_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
+    """Return the mean of `fvu_by_feature` over those that move; 0 if none does."""
+    shares = fvu_by_feature(predicted, window, continuous)
     shares = shares[~shares.isnan()]
     return float(shares.mean()) if len(shares) else 0.0
 

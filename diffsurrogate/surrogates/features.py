@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from diffsurrogate.errors import UsageError
 
 
-class ContinuousEntries(nn.Module):
+class ContinuousFeatures(nn.Module):
     """Finds the observation entries that a gradient may pass through.
 
     Flags and one-hots are no function a model could differentiate; chained over a window, their
@@ -56,7 +56,7 @@ DECAY = 0.9
 """Of the running means, per window."""
 
 
-class Predictability(nn.Module):
+class GradientAttenuation(nn.Module):
     """Running shares of each entry's change, and of its next value, that a model explains.
 
     In windows not seen before. Until the first one everything counts as explained; what does not
@@ -102,7 +102,7 @@ class Predictability(nn.Module):
         """Share of the variance of each entry's next value that is explained, in [0, 1]."""
         return self._share(self.spread)
 
-    def damped(
+    def attenuated(
         self,
         obs: Float[Tensor, "*b agent obs_dim"],
         change: Float[Tensor, "*b agent obs_dim"],

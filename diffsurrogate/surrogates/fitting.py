@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from diffsurrogate.data.replay import BinnedCache, finite_items
+from diffsurrogate.data.replay import StratifiedReplay, finite_items
 from diffsurrogate.data.segments import Segments, padded
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import mixture_error, one_hot_of
+from diffsurrogate.functional.discrete_actions import mixup_loss, one_hot_argmax
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, trajectory_loss
 from diffsurrogate.surrogates.config import SurrogateConfig
-from diffsurrogate.surrogates.errors import some_envs, unexplained, unexplained_change
-from diffsurrogate.surrogates.features import ContinuousEntries
+from diffsurrogate.surrogates.errors import fvu, fvu_of_change, some_envs
+from diffsurrogate.surrogates.features import ContinuousFeatures
 from diffsurrogate.surrogates.heads import RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel
 
@@ -115,11 +115,11 @@ class Surrogates(nn.Module):
         super().__init__()
         self.config = config
         self.discrete = discrete
-        self.register_buffer("box_center", (low + high) / 2)
-        self.register_buffer("box_half", ((high - low) / 2).clamp(min=1e-8))
+        self.register_buffer("action_bias", (low + high) / 2)
+        self.register_buffer("action_scale", ((high - low) / 2).clamp(min=1e-8))
         act_dim = low.shape[-1]
         sizes = (agents, obs_dim, act_dim)
-        self.continuous = ContinuousEntries(agents, obs_dim, continuous)
+        self.continuous = ContinuousFeatures(agents, obs_dim, continuous)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "models"))
             self.reward, self.own_reward = _model(
@@ -143,10 +143,10 @@ class Surrogates(nn.Module):
             for name, module in self._trained().items()
         }
         bins = config.reward_bins
-        self.transitions = BinnedCache(config.capacity, bins, low.device)
+        self.transition_buffer = StratifiedReplay(config.capacity, bins, low.device)
         kept = self._dynamics_capacity()
-        self.dynamics_cache = BinnedCache(kept, config.dynamics_bins, low.device)
-        self.endings = BinnedCache(config.capacity, 2, low.device)
+        self.dynamics_buffer = StratifiedReplay(kept, config.dynamics_bins, low.device)
+        self.termination_buffer = StratifiedReplay(config.capacity, 2, low.device)
         self.fits = 0
         self.skipped = 0
         self.terminations_seen = 0
@@ -154,9 +154,9 @@ class Surrogates(nn.Module):
 
     # --- models ------------------------------------------------------------------------------
 
-    def scale_action(self, action: Tensor) -> Tensor:
+    def normalise_action(self, action: Tensor) -> Tensor:
         """Return actions in half boxes from the middle, as the models take them."""
-        center, half = self.box_center, self.box_half
+        center, half = self.action_bias, self.action_scale
         assert isinstance(center, Tensor)
         assert isinstance(half, Tensor)
         return (action - center) / half
@@ -167,12 +167,12 @@ class Surrogates(nn.Module):
         if not self.own_reward:
             ready: Tensor = self.reward(obs, action, next_obs)
             return ready
-        out: Tensor = self.reward(obs, self.scale_action(action), next_obs)
+        out: Tensor = self.reward(obs, self.normalise_action(action), next_obs)
         return out
 
     def predict_continuation(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the modelled probability that the episode goes on, `(*batch,)`."""
-        return torch.sigmoid(-self.termination(obs, self.scale_action(action)))
+        return torch.sigmoid(-self.termination(obs, self.normalise_action(action)))
 
     # --- training ------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Surrogates(nn.Module):
         """
         window = window.detach()
         report = self._unseen(some_envs(window)) if self.fits else {}
-        self.remember(window)
+        self.store(window)
         if not self._has_data():
             return report
         self.fits += 1
@@ -195,12 +195,12 @@ class Surrogates(nn.Module):
         return report
 
     @torch.no_grad()
-    def remember(self, window: Window) -> None:
+    def store(self, window: Window) -> None:
         """Put a window into the caches and the statistics."""
         action = self._box(window.action)
         flat = {
             "obs": window.obs.flatten(0, 1),
-            "action": self.scale_action(action).flatten(0, 1),
+            "action": self.normalise_action(action).flatten(0, 1),
             "next_obs": window.next_obs.flatten(0, 1),
             "reward": window.reward.flatten(0, 1),
             "terminated": window.terminated.flatten().float(),
@@ -208,28 +208,28 @@ class Surrogates(nn.Module):
         flat = finite_items(flat)
         self.continuous.update(flat["next_obs"])
         if self.own_reward:
-            self.transitions.add(flat["reward"].sum(-1), flat)
+            self.transition_buffer.add(flat["reward"].sum(-1), flat)
         if self.own_dynamics and isinstance(self.dynamics, StepModel):
             kept = {name: flat[name] for name in ("obs", "action", "next_obs")}
-            self.dynamics_cache.add(flat["reward"].sum(-1), kept)
+            self.dynamics_buffer.add(flat["reward"].sum(-1), kept)
         elif self.own_dynamics:
             segments = Segments.of(window)
             reward = segments.gather(window.reward) * segments.valid.unsqueeze(-1)
             longest = self.config.awm.max_horizon
             kept = {
                 "obs": segments.first(window.obs),
-                "action": padded(segments.gather(self.scale_action(action)), longest),
+                "action": padded(segments.gather(self.normalise_action(action)), longest),
                 "next_obs": padded(segments.gather(window.next_obs), longest),
                 "valid": padded(segments.valid, longest),
                 "return": reward.sum((1, 2)),
             }
             kept = finite_items(kept)
-            self.dynamics_cache.add(kept.pop("return"), kept)
+            self.dynamics_buffer.add(kept.pop("return"), kept)
         if self.config.termination:
             self.terminations_seen += int(flat["terminated"].sum())
             self.steps_seen += len(flat["terminated"])
             kept = {"obs": flat["obs"], "action": flat["action"], "terminated": flat["terminated"]}
-            self.endings.add(kept["terminated"], kept)
+            self.termination_buffer.add(kept["terminated"], kept)
         if self._has_data():
             self._update_statistics(flat)
 
@@ -259,24 +259,24 @@ class Surrogates(nn.Module):
         """Return the models' errors on a window; honest only if it was not trained on."""
         action = self._box(window.action)
         report = {
-            "cached_transitions": float(len(self.transitions)),
-            "continuous_entries": float(self.continuous.mask.float().mean()),
+            "cached_transitions": float(len(self.transition_buffer)),
+            "continuous_features": float(self.continuous.mask.float().mean()),
         }
         if self.reward is not None:
             predicted = self.predict_reward(window.obs, action, window.next_obs)
-            report["reward_error"] = unexplained(predicted, window.reward)
+            report["reward_error"] = fvu(predicted, window.reward)
         if isinstance(self.dynamics, ActionWorldModel):
             segments = Segments.of(window)
-            scaled = segments.gather(self.scale_action(action) if self.own_dynamics else action)
+            scaled = segments.gather(self.normalise_action(action) if self.own_dynamics else action)
             predicted = segments.scatter(self.dynamics(segments.first(window.obs), scaled))
-            report["dynamics_error"] = unexplained_change(predicted, window, self.continuous.mask)
+            report["dynamics_error"] = fvu_of_change(predicted, window, self.continuous.mask)
         elif self.dynamics is not None:
-            scaled = self.scale_action(action) if self.own_dynamics else action
-            report["dynamics_error"] = unexplained_change(
+            scaled = self.normalise_action(action) if self.own_dynamics else action
+            report["dynamics_error"] = fvu_of_change(
                 self.dynamics(window.obs, scaled), window, self.continuous.mask
             )
         if self.config.termination and self.terminations_seen:
-            logit = self.termination(window.obs, self.scale_action(action))
+            logit = self.termination(window.obs, self.normalise_action(action))
             target = window.terminated.float()
             report["termination_error"] = float(binary_cross_entropy_with_logits(logit, target))
         return report
@@ -287,9 +287,9 @@ class Surrogates(nn.Module):
         """Return caches, optimisers, counters and randomness (weights are in `state_dict`)."""
         return {
             "optimisers": {name: opt.state_dict() for name, opt in self.optimisers.items()},
-            "transitions": self.transitions.state_dict(),
-            "dynamics_cache": self.dynamics_cache.state_dict(),
-            "endings": self.endings.state_dict(),
+            "transition_buffer": self.transition_buffer.state_dict(),
+            "dynamics_buffer": self.dynamics_buffer.state_dict(),
+            "termination_buffer": self.termination_buffer.state_dict(),
             "generator": self.generator.get_state(),
             "fits": self.fits,
             "skipped": self.skipped,
@@ -301,9 +301,9 @@ class Surrogates(nn.Module):
         """Continue training where `training_state` was taken."""
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(copy.deepcopy(state["optimisers"][name]))  # it would share
-        self.transitions.load_state_dict(state["transitions"])
-        self.dynamics_cache.load_state_dict(state["dynamics_cache"])
-        self.endings.load_state_dict(state["endings"])
+        self.transition_buffer.load_state_dict(state["transition_buffer"])
+        self.dynamics_buffer.load_state_dict(state["dynamics_buffer"])
+        self.termination_buffer.load_state_dict(state["termination_buffer"])
         self.generator.set_state(state["generator"].cpu())  # a load may map it to a GPU
         self.fits = state["fits"]
         self.skipped = state["skipped"]
@@ -315,8 +315,8 @@ class Surrogates(nn.Module):
     def _unseen(self, window: Window) -> dict[str, float]:
         """Return the errors on a window not seen before, and judge by it what can be foretold."""
         if self.own_dynamics and isinstance(self.dynamics, StepModel):
-            action = self.scale_action(self._box(window.action))
-            self.dynamics.judge(window.obs, action, window.next_obs)
+            action = self.normalise_action(self._box(window.action))
+            self.dynamics.update_explained_variance(window.obs, action, window.next_obs)
         return self.held_out_errors(window)
 
     def _trained(self) -> dict[str, nn.Module]:
@@ -332,12 +332,12 @@ class Surrogates(nn.Module):
 
     def _has_data(self) -> bool:
         """Return whether every cache that a model learns from holds anything."""
-        caches = {"reward": self.transitions, "dynamics": self.dynamics_cache}
+        caches = {"reward": self.transition_buffer, "dynamics": self.dynamics_buffer}
         return all(len(caches[name]) > 0 for name in self._trained() if name in caches)
 
     def _rewards(self) -> dict[str, Tensor]:
         size, balance = self.config.batch_size, self.config.reward_balance
-        return self.transitions.sample(size, self.generator, balance)
+        return self.transition_buffer.sample(size, self.generator, balance)
 
     def _dynamics_capacity(self) -> int:
         """Return the items of one bin: as many as one would do for all of them."""
@@ -350,14 +350,16 @@ class Surrogates(nn.Module):
     def _box(self, action: Tensor) -> Tensor:
         """Return what the simulator was really given: clamped to the box, or the choice made."""
         if self.discrete:
-            return one_hot_of(action)
-        assert isinstance(self.box_center, Tensor)
-        assert isinstance(self.box_half, Tensor)
-        return torch.clamp(action, self.box_center - self.box_half, self.box_center + self.box_half)
+            return one_hot_argmax(action)
+        assert isinstance(self.action_bias, Tensor)
+        assert isinstance(self.action_scale, Tensor)
+        return torch.clamp(
+            action, self.action_bias - self.action_scale, self.action_bias + self.action_scale
+        )
 
     def _update_statistics(self, flat: dict[str, Tensor]) -> None:
         if isinstance(self.reward, RewardModel) and self.own_reward:
-            self.reward.learn_scales(flat["obs"], flat["next_obs"], flat["reward"])
+            self.reward.update_normaliser(flat["obs"], flat["next_obs"], flat["reward"])
             self.reward.reward_statistics.update(self._rewards()["reward"])
             self.reward.reward_statistics.snapshot()
         if isinstance(self.dynamics, StepModel) and self.own_dynamics:
@@ -366,7 +368,7 @@ class Surrogates(nn.Module):
             self.dynamics.change_statistics.update(flat["next_obs"] - flat["obs"])
             self.dynamics.change_statistics.snapshot()
         elif isinstance(self.dynamics, ActionWorldModel) and self.own_dynamics:
-            drawn = self.dynamics_cache.sample(2048, self.generator, balance=0.0)
+            drawn = self.dynamics_buffer.sample(2048, self.generator, balance=0.0)
             self.dynamics.set_statistics(drawn["obs"], drawn["next_obs"], drawn["valid"])
         if self.config.termination:
             self.termination.obs_statistics.update(flat["obs"])
@@ -377,14 +379,16 @@ class Surrogates(nn.Module):
             assert isinstance(self.reward, RewardModel)
             return reward_loss(self.reward, self._rewards(), self._mixtures)
         if name == "termination":
-            batch = self.endings.sample(self.config.batch_size, self.generator, balance=0.5)
+            batch = self.termination_buffer.sample(
+                self.config.batch_size, self.generator, balance=0.5
+            )
             rate = self.terminations_seen / self.steps_seen
             return termination_loss(self.termination, batch, rate, self._mixtures)
         if isinstance(self.dynamics, StepModel):
-            batch = self.dynamics_cache.sample(self.config.batch_size, self.generator)
+            batch = self.dynamics_buffer.sample(self.config.batch_size, self.generator)
             return step_loss(self.dynamics, batch, self.continuous.mask, self._mixtures)
         assert isinstance(self.dynamics, ActionWorldModel)
-        batch = self.dynamics_cache.sample(self.config.trajectory_batch_size, self.generator)
+        batch = self.dynamics_buffer.sample(self.config.trajectory_batch_size, self.generator)
         return trajectory_loss(
             self.dynamics,
             batch["obs"],
@@ -396,9 +400,9 @@ class Surrogates(nn.Module):
 
     def _mixtures(self, predict: Callable[[Tensor], Tensor], action: Tensor) -> Tensor:
         """Return the weighted error on mixtures of choices; 0 where actions are none."""
-        if not self.discrete or self.config.mixtures == 0:
+        if not self.discrete or self.config.mixup_weight == 0:
             return torch.zeros((), device=action.device)
-        return self.config.mixtures * mixture_error(predict, action, self.generator)
+        return self.config.mixup_weight * mixup_loss(predict, action, self.generator)
 
 
 def _model(choice: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool]:

@@ -64,7 +64,7 @@ class RewardModel(nn.Module):
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("high", torch.tensor(0.0))
 
-    def learn_scales(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> None:
+    def update_normaliser(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> None:
         """Take in steps `(*any, agent, …)`: the scale of what goes in, the range of rewards."""
         self.obs_statistics.update(obs)
         self.obs_statistics.snapshot()

@@ -10,20 +10,22 @@ from diffsurrogate.config import require_range
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
-from diffsurrogate.surrogates.features import Predictability
+from diffsurrogate.surrogates.features import GradientAttenuation
 
 
-def with_waves(x: Float[Tensor, "*b i"], octaves: int) -> Float[Tensor, "*b o"]:
-    """Append sine and cosine of each feature at 1, 2, 4, ... radians per unit (`octaves` many)."""
-    if octaves == 0:
+def fourier_features(x: Float[Tensor, "*b i"], num_frequencies: int) -> Float[Tensor, "*b o"]:
+    """Append sine and cosine of each feature at 1, 2, 4, ... radians per unit (`num_frequencies`
+    many).
+    """
+    if num_frequencies == 0:
         return x
-    angle = torch.cat([2.0**octave * x for octave in range(octaves)], dim=-1)
+    angle = torch.cat([2.0**octave * x for octave in range(num_frequencies)], dim=-1)
     return torch.cat([x, angle.sin(), angle.cos()], dim=-1)
 
 
-def with_waves_dim(dim: int, octaves: int) -> int:
-    """Return how many features `with_waves` makes of `dim`."""
-    return dim * (1 + 2 * octaves)
+def fourier_dim(dim: int, num_frequencies: int) -> int:
+    """Return how many features `fourier_features` makes of `dim`."""
+    return dim * (1 + 2 * num_frequencies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,12 @@ class StepModelConfig:
     """Smallest standard deviation an observation entry is normalised by."""
     change_floor: float = 0.003
     """Smallest standard deviation a change of an entry is predicted in."""
-    octaves: int = 0
+    num_frequencies: int = 0
     """Sines and cosines of each observation entry that the network is shown besides, each of twice
     the last one's frequency, the first of one radian per deviation. Contact is a matter of a
     hundredth of a deviation, which a small network does not resolve by itself
     (arXiv:2006.10739)."""
-    damping: bool = True
+    attenuate: bool = True
     """Let a gradient pass only as far as the future can be foretold: that of each entry's change
     times the square of the change's explained share in windows not seen before, that of its own
     past likewise by the next value's. Slopes of what a model cannot know (a ray that jumps to the
@@ -52,7 +54,7 @@ class StepModelConfig:
     foretold either, though its slopes may be right: there, try without."""
 
     def __post_init__(self) -> None:
-        require_range(self, "octaves", low=0.0)
+        require_range(self, "num_frequencies", low=0.0)
         require_range(self, "obs_floor", "change_floor", low=1e-12)
 
 
@@ -63,11 +65,11 @@ class StepModel(nn.Module):
         """Build; the last layer is zero."""
         super().__init__()
         self.config = config
-        in_dim = with_waves_dim(obs_dim, config.octaves) + act_dim
+        in_dim = fourier_dim(obs_dim, config.num_frequencies) + act_dim
         self.net = build_net(config.net, agents, in_dim, obs_dim, head_gain=0.0)
         self.obs_statistics = RunningStatistics((obs_dim,), floor=config.obs_floor)
         self.change_statistics = RunningStatistics((obs_dim,), floor=config.change_floor)
-        self.predictability = Predictability(agents, obs_dim)
+        self.predictability = GradientAttenuation(agents, obs_dim)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the predicted next observation `(*batch, agent, obs_dim)`.
@@ -77,12 +79,12 @@ class StepModel(nn.Module):
             action: (*batch, agent, act_dim), in half boxes.
         """
         change = self.change_statistics.std * self._net(obs, action)
-        if self.config.damping and torch.is_grad_enabled():
-            return self.predictability.damped(obs, change)
+        if self.config.attenuate and torch.is_grad_enabled():
+            return self.predictability.attenuated(obs, change)
         return obs + change
 
     @torch.no_grad()
-    def judge(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> None:
+    def update_explained_variance(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> None:
         """Learn from steps not trained on how far each entry's change can be foretold."""
         steps = (self(obs, action), obs, next_obs)
         self.predictability.update(*(x.flatten(0, -3) for x in steps))
@@ -98,6 +100,6 @@ class StepModel(nn.Module):
         return error.sum() / (mask.sum().clamp(min=1) * error[..., 0, 0].numel())
 
     def _net(self, obs: Tensor, action: Tensor) -> Tensor:
-        seen = with_waves(self.obs_statistics(obs), self.config.octaves)
+        seen = fourier_features(self.obs_statistics(obs), self.config.num_frequencies)
         out: Tensor = self.net(torch.cat([seen, action], dim=-1))
         return out

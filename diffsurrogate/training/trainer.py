@@ -32,7 +32,7 @@ _NOT_FINITE = (
     f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was left out "
     "(skipped_updates counts them), so that little or nothing is learned; check the env's own "
     "gradients (check_gradients), or let LearnedDiffWrapper learn bounded ones over fewer steps "
-    "(horizon, actor_horizon)"
+    "(horizon, segment_length)"
 )
 Callback = Callable[[Any, Metrics], bool | None]
 """Called with the trainer after every update; returning False stops the training."""
@@ -66,23 +66,23 @@ class Trainer(ABC):
         self.env = env
         self.config = config
         self.seed = seed
-        self.generator = torch.Generator(env.device).manual_seed(derive_seed(seed, "noise"))
-        self.sampler = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))
+        self.noise_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "noise"))
+        self.minibatch_rng = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))
         # of `predict`, not of training
-        self.samples = torch.Generator(env.device).manual_seed(derive_seed(seed, "samples"))
-        self.update = 0
-        self.total_updates = 0
+        self.predict_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "samples"))
+        self.iteration = 0
+        self.total_iterations = 0
         self.skipped = 0
         self.started = False
-        self.mean_actor: AveragedModel | None = None
+        self.ema_actor: AveragedModel | None = None
 
     @property
     def env_steps(self) -> int:
         """Steps taken so far, counted over all envs."""
-        return self.update * self.steps_per_update
+        return self.iteration * self.steps_per_iteration
 
     @property
-    def steps_per_update(self) -> int:
+    def steps_per_iteration(self) -> int:
         """Steps of one window, counted over all envs."""
         steps: int = self.env.num_envs * self.config.horizon
         return steps
@@ -107,7 +107,7 @@ class Trainer(ABC):
 
         if total_steps < 1:
             raise UsageError(f"total_steps is {total_steps}; give at least 1")
-        updates = -(-total_steps // self.steps_per_update)
+        iterations = -(-total_steps // self.steps_per_iteration)
         with tqdm(
             total=total_steps,
             initial=min(self.env_steps, total_steps),
@@ -115,7 +115,7 @@ class Trainer(ABC):
             unit_scale=True,
             disable=not progress_bar,
         ) as bar:
-            for metrics in self.updates(updates):
+            for metrics in self.iterations(iterations):
                 bar.update(min(self.env_steps, total_steps) - bar.n)
                 bar.set_postfix(reward=f"{metrics['reward']:.4g}")
                 if callback is not None and callback(self, metrics) is False:
@@ -137,7 +137,7 @@ class Trainer(ABC):
         with torch.no_grad():
             if not deterministic:
                 shape = (*obs.shape[:-1], self.env.act_dim)
-                noise = torch.randn(shape, generator=self.samples, device=obs.device)
+                noise = torch.randn(shape, generator=self.predict_rng, device=obs.device)
             action = self.predictor.act(obs, noise)
         return clamp_to_box(action, self.env.action_low, self.env.action_high)
 
@@ -188,42 +188,42 @@ class Trainer(ABC):
         agent.load_state_dict(state)
         return agent
 
-    def updates(self, total_updates: int) -> Iterator[Metrics]:
+    def iterations(self, total_iterations: int) -> Iterator[Metrics]:
         """Yield the metrics of one update after another; the caller logs, saves and stops.
 
         Warns:
             RuntimeWarning: gradients were not finite, and left out, in many updates in a row.
         """
-        self.total_updates = max(total_updates, 1)
+        self.total_iterations = max(total_iterations, 1)
         if not self.started:
             self._begin(self.seed)
             self.started = True
         in_a_row = 0
-        while self.update < total_updates:
+        while self.iteration < total_iterations:
             began, skipped = time.process_time(), self.skipped
             report = self._improve()
-            self.update += 1
+            self.iteration += 1
             in_a_row = in_a_row + 1 if self.skipped > skipped else 0
             if in_a_row == SKIPS_TO_WARN_OF:
                 warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=2)
-            if self.mean_actor is not None:
-                self.mean_actor.update_parameters(self.actor)
+            if self.ema_actor is not None:
+                self.ema_actor.update_parameters(self.actor)
             report["env_steps"] = float(self.env_steps)
             report["update_cpu_seconds"] = time.process_time() - began
             yield report
 
     def state_dict(self) -> State:
         """Return all of the training's state, in tensors and plain numbers."""
-        mean = None if self.mean_actor is None else dict(self.mean_actor.state_dict())
+        mean = None if self.ema_actor is None else dict(self.ema_actor.state_dict())
         return self._state() | {
             "predictor": self._predictor_state(),
-            "mean_actor": mean,
-            "generator": self.generator.get_state(),
-            "sampler": self.sampler.get_state(),
-            "samples": self.samples.get_state(),
+            "ema_actor": mean,
+            "generator": self.noise_rng.get_state(),
+            "sampler": self.minibatch_rng.get_state(),
+            "samples": self.predict_rng.get_state(),
             "config": asdict(self.config),
-            "update": self.update,
-            "total_updates": self.total_updates,
+            "update": self.iteration,
+            "total_iterations": self.total_iterations,
             "skipped": self.skipped,
             "started": self.started,
             "seed": self.seed,
@@ -247,20 +247,20 @@ class Trainer(ABC):
             )
         try:
             self._load_state(state)
-            if self.mean_actor is not None:
-                self.mean_actor.load_state_dict(state["mean_actor"])
-            self.generator.set_state(state["generator"].cpu())
-            self.sampler.set_state(state["sampler"].cpu())
-            self.samples.set_state(state["samples"].cpu())
-            self.update = state["update"]
-            self.total_updates = state["total_updates"]
+            if self.ema_actor is not None:
+                self.ema_actor.load_state_dict(state["ema_actor"])
+            self.noise_rng.set_state(state["generator"].cpu())
+            self.minibatch_rng.set_state(state["sampler"].cpu())
+            self.predict_rng.set_state(state["samples"].cpu())
+            self.iteration = state["update"]
+            self.total_iterations = state["total_iterations"]
             self.skipped = state["skipped"]
             self.started = state["started"]
             self.seed = state["seed"]
             if state["env"] is not None:
                 self.env.set_state(state["env"])
             elif self.started:
-                self._begin(derive_env_seed(self.seed, f"restart {self.update}"))
+                self._begin(derive_env_seed(self.seed, f"restart {self.iteration}"))
             self.env.load_state_dict(state["learned"])
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
@@ -271,14 +271,14 @@ class Trainer(ABC):
     def _begin(self, seed: int) -> None:
         """Start all episodes, at the ages that they are to have."""
         self.env.reset(seed=seed)
-        if self.config.stagger:
-            self.env.stagger(self.sampler, self._age_step)
+        if self.config.randomise_episode_phase:
+            self.env.randomise_episode_phase(self.minibatch_rng, self._age_step)
 
-    def _use_actor(self, actor: Actor, average: float) -> None:
-        """Take `actor` as the policy, and predict with a running mean of it if `average` > 0."""
+    def _use_actor(self, actor: Actor, ema_decay: float) -> None:
+        """Take `actor` as the policy, and predict with a running mean of it if `ema_decay` > 0."""
         self.actor = actor.to(self.env.device)
-        if average > 0:
-            self.mean_actor = AveragedModel(self.actor, multi_avg_fn=_running_mean(average))
+        if ema_decay > 0:
+            self.ema_actor = AveragedModel(self.actor, multi_avg_fn=_ema(ema_decay))
 
     @abstractmethod
     def _improve(self) -> Metrics:
@@ -309,9 +309,9 @@ class Trainer(ABC):
     @property
     def predictor(self) -> Actor:
         """The policy that `predict` acts with: the actor, or the running mean of its weights."""
-        if self.mean_actor is None:
+        if self.ema_actor is None:
             return self.actor
-        mean = self.mean_actor.module
+        mean = self.ema_actor.module
         assert isinstance(mean, Actor)
         return mean
 
@@ -333,15 +333,15 @@ class Trainer(ABC):
         optimiser: torch.optim.Optimizer,
         loss: Tensor,
         clip: float,
-        push: Gradient | None = None,
+        extra_grad: Gradient | None = None,
     ) -> float:
         """Step down a loss, clipped by the norm returned; skip and count what is not finite.
 
-        `push` is added to the gradient of the loss before that.
+        `extra_grad` is added to the gradient of the loss before that.
         """
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        for parameter, gradient in push or []:
+        for parameter, gradient in extra_grad or []:
             before = parameter.grad
             parameter.grad = gradient.clone() if before is None else before + gradient
         weights = [p for group in optimiser.param_groups for p in group["params"]]
@@ -353,7 +353,7 @@ class Trainer(ABC):
         return norm
 
 
-def _running_mean(decay: float) -> Callable[[_Weights, _Weights, Tensor | int], None]:
+def _ema(decay: float) -> Callable[[_Weights, _Weights, Tensor | int], None]:
     """Return how `AveragedModel` is to take in new weights: the mean keeps a share of itself.
 
     The share is `decay`, but less as long as that would reach back further than about the latest
@@ -361,8 +361,8 @@ def _running_mean(decay: float) -> Callable[[_Weights, _Weights, Tensor | int], 
     """
 
     @torch.no_grad()
-    def take_in(means: _Weights, weights: _Weights, updates: Tensor | int) -> None:
-        kept = min(decay, (1 + float(updates)) / (10 + float(updates)))
+    def take_in(means: _Weights, weights: _Weights, iterations: Tensor | int) -> None:
+        kept = min(decay, (1 + float(iterations)) / (10 + float(iterations)))
         for mean, weight in zip(means, weights, strict=True):
             mean.lerp_(weight, 1 - kept)
 

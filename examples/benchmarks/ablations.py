@@ -41,19 +41,19 @@ TASKS = {
 }
 """Env, agents, and the CPU-seconds a run may take."""
 
-PLAIN_STEP = "--surrogates.step.net.architecture joint --surrogates.step.octaves 0"
+PLAIN_STEP = "--surrogates.step.net.architecture joint --surrogates.step.num_frequencies 0"
 UNDAMPED = "--surrogates.step.no-damping"
 OF_STATE = "--surrogates.reward.inputs s,a"
-UNLIMITED = "--surrogates.adjoint-limit None"
+UNLIMITED = "--surrogates.adjoint-clip None"
 EARLIER = f"{PLAIN_STEP} {UNDAMPED} {OF_STATE} {UNLIMITED}"
 """The models that the preset had when most rows were trained."""
 
 PATHWISE = " ".join(
     [
         EARLIER,
-        "--shac.score.epochs 0 --shac.noise.kind ou --shac.box-weight 1 --shac.optimism 0.5",
-        "--shac.settled-optimism None",
-        "--shac.actor-horizon None --shac.actor-minibatches 1 --shac.actor-lam None",
+        "--shac.score.epochs 0 --shac.noise.kind ou --shac.action-penalty-weight 1 --shac.expectile 0.5",
+        "--shac.expectile-one-signed None",
+        "--shac.segment-length None --shac.actor-minibatches 1 --shac.actor-lam None",
         "--shac.average 0 --shac.value-capacity 20000 --shac.value-bins 9",
         "--shac.critic-updates 8 --shac.critic-batch-size 512",
     ]
@@ -147,9 +147,9 @@ def pathwise_rows() -> Iterator[Row]:
         yield Row("reward model, pathwise gradient alone", "dispersion 1", name, options)
     for name, chosen in {
         "penalty on actions, of samples": "",
-        "penalty, of means": "--shac.box-on means",
-        "neither": "--shac.box-weight 0",
-        "squash": "--shac.box-weight 0 --shac.actor.squash",
+        "penalty, of means": "--shac.action-penalty-on means",
+        "neither": "--shac.action-penalty-weight 0",
+        "squash": "--shac.action-penalty-weight 0 --shac.actor.squash",
         "white noise": "--shac.noise.kind white",
     }.items():
         yield Row(
@@ -168,8 +168,8 @@ def default_rows() -> Iterator[Row]:
             "one network for all agents, no waves, as the step model": PLAIN_STEP,
             "gradient not damped": UNDAMPED,
             "gradient not limited": UNLIMITED,
-            "pieces of 8 steps": "--shac.actor-horizon 8",
-            "all of these five": f"{EARLIER} --shac.actor-horizon 8",
+            "pieces of 8 steps": "--shac.segment-length 8",
+            "all of these five": f"{EARLIER} --shac.segment-length 8",
         }.items():
             yield Row("default recipe", task, name, chosen, longer=longer)
 
@@ -183,8 +183,8 @@ def earlier_rows() -> Iterator[Row]:
             "no pathwise gradient": "--shac.pathwise-weight 0",
             "pathwise weight 1": "--shac.pathwise-weight 1",
             "pathwise gradient alone": PATHWISE,
-            "no optimism": "--shac.optimism 0.5 --shac.settled-optimism None",
-            "optimism .8 throughout": "--shac.settled-optimism None",
+            "no expectile": "--shac.expectile 0.5 --shac.expectile-one-signed None",
+            "expectile .8 throughout": "--shac.expectile-one-signed None",
             "pathwise gradient of whole windows": "--shac.actor-minibatches 1",
             "critic of the current window": "--shac.value-capacity 0",
             "learned deviation": "--shac.actor.learn-std",
@@ -193,7 +193,7 @@ def earlier_rows() -> Iterator[Row]:
             "--shac.critic.no-normalise-obs",
             "models warmed up by PPO": "",
         }.items():
-            pieces = "" if "whole" in name or "alone" in name else "--shac.actor-horizon 8"
+            pieces = "" if "whole" in name or "alone" in name else "--shac.segment-length 8"
             models = "" if chosen == PATHWISE else EARLIER
             warm = 200_000 if "warmed" in name else 0
             yield Row(group, task, name, f"{models} {pieces} {chosen}", warm_steps=warm)
@@ -201,7 +201,7 @@ def earlier_rows() -> Iterator[Row]:
 
 def policy_rows() -> Iterator[Row]:
     """Yield the earlier recipe with other networks of the policy."""
-    models = {"shac++": f"{EARLIER} --shac.actor-horizon 8", "shac+": OF_STATE, "shac": ""}
+    models = {"shac++": f"{EARLIER} --shac.segment-length 8", "shac+": OF_STATE, "shac": ""}
     for method, (task, what) in {
         "shac++": ("dispersion 3", "all learned"),
         "shac+": ("dispersion 3", "learned reward"),
@@ -224,9 +224,9 @@ def train(row: Row, seed: int) -> dict[str, Any]:
     warm = time.process_time() - began
     agent, judge = trainer(options, env), evaluation_env(options, options.eval_envs)
     cpu, history, limit = warm, [], row.budget
-    for metrics in agent.updates(options.total_steps // agent.steps_per_update):
+    for metrics in agent.iterations(options.total_steps // agent.steps_per_iteration):
         cpu += metrics["update_cpu_seconds"]
-        if agent.update % 20 and cpu < limit:
+        if agent.iteration % 20 and cpu < limit:
             continue
         reached = evaluate(agent.predict, judge, seed=EVALUATION_SEED).normalised_return
         history.append([row.warm_steps + agent.env_steps, round(cpu, 2), round(reached, 4)])
@@ -239,7 +239,7 @@ def train(row: Row, seed: int) -> dict[str, Any]:
         "return": round(final, 4),
         "cpu_seconds": round(cpu, 1),
         "env_steps": row.warm_steps + agent.env_steps,
-        "ms_per_update": round(1000 * (cpu - warm) / agent.update),
+        "ms_per_update": round(1000 * (cpu - warm) / agent.iteration),
         "reached": first,
         "history": history,
     }

@@ -71,9 +71,9 @@ def look_at(env_id: str) -> Row:
         env_id=env_id,
         agents=env.num_agents,
         observation=sizes(env.observation_mask),
-        action=f"{sizes(env.action_mask)}, {kind}",
+        action=f"{sizes(env.valid_action_dims)}, {kind}",
         limit=env.max_steps,
-        gradients=own_gradients(env),
+        gradients=native_gradients(env),
         state=goes_on_from_a_state(env),
         picture=can_be_drawn(env_id),
         terminates=terminates(env),
@@ -86,7 +86,7 @@ def sizes(mask: Tensor) -> str:
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
 
 
-def own_gradients(env: MultiAgentVectorEnv) -> str:
+def native_gradients(env: MultiAgentVectorEnv) -> str:
     """Return what the simulator itself can differentiate."""
     found = []
     for kind in ("dynamics", "reward"):

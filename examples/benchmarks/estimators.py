@@ -29,7 +29,7 @@ class Options:
     envs: tuple[str, ...] = ("paper/dispersion", "vmas/navigation")
     agents: int = 1
     num_envs: int = 64
-    updates: int = 100
+    iterations: int = 100
     windows: int = 10
     """Fresh windows the cosine is measured on."""
     seed: int = 0
@@ -49,8 +49,8 @@ def measure(env_id: str, config: SurrogateConfig, options: Options) -> dict[str,
     env = LearnedDiffWrapper(simulator, config=config, seed=options.seed)
     agent = SHAC(env, SHACConfig(), seed=options.seed)
     began = time.process_time()
-    *_, metrics = agent.updates(options.updates)
-    cpu_ms = (time.process_time() - began) / options.updates * 1e3
+    *_, metrics = agent.iterations(options.iterations)
+    cpu_ms = (time.process_time() - began) / options.iterations * 1e3
     horizon, parameters = agent.config.horizon, list(agent.actor.net.parameters())
     process = NoiseProcess(agent.config.noise, agent.noise.shape, agent.generator)
     rows = []

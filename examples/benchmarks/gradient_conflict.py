@@ -37,7 +37,7 @@ from diffsurrogate.functional.returns import td_lambda
 RESULTS = Path(__file__).parent.parent / "results" / "gradient_conflict"
 ENVS, HORIZON, PARTS = 128, 16, 8
 PLAIN = NetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
-SHARED = replace(PLAIN, architecture="shared", context=False)
+SHARED = replace(PLAIN, architecture="shared", pool_others=False)
 NETS = {
     "one network (FuPS)": SHARED,
     "one network, told who acts (FuPS+ID)": replace(SHARED, agent_id=True),
@@ -85,23 +85,23 @@ def measured(agent: IPPO) -> dict[str, float]:
     }
 
 
-def run(net: NetConfig, seed: int, updates: int, every: int) -> dict[str, Any]:
+def run(net: NetConfig, seed: int, iterations: int, every: int) -> dict[str, Any]:
     """Train; return each measure's mean over the training, and the reward per step at its end."""
     agent = trainer(net, seed)
     found, rewards = [], []
-    for metrics in agent.updates(updates):
+    for metrics in agent.iterations(iterations):
         rewards.append(metrics["reward"])
-        if agent.update % every == 0:
+        if agent.iteration % every == 0:
             found.append(measured(agent))
     means = {name: mean(one[name] for one in found) for name in found[0]}
     return {"seed": seed, "reward": mean(rewards[-every:])} | means
 
 
-def page(found: dict[str, list[dict[str, Any]]], updates: int) -> str:
+def page(found: dict[str, list[dict[str, Any]]], iterations: int) -> str:
     """Return the table, medians over seeds."""
     lines = [
         "# Gradients of agents that share weights\n",
-        f"IPPO on VMAS Dispersion, 4 agents with choices, {updates * ENVS * HORIZON:,} env steps, "
+        f"IPPO on VMAS Dispersion, 4 agents with choices, {iterations * ENVS * HORIZON:,} env steps, "
         f"{len(next(iter(found.values())))} seeds: means over a training, medians over seeds.",
         "Conflict is the share of pairs of agents whose gradients point apart. Noise over signal "
         f"is of the gradient of {ENVS // PARTS} envs in a window of {HORIZON} steps.",
@@ -132,12 +132,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     found = {
-        name: [run(net, seed, asked.updates, asked.every) for seed in asked.seeds]
+        name: [run(net, seed, asked.iterations, asked.every) for seed in asked.seeds]
         for name, net in NETS.items()
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    text = page(found, asked.updates)
+    text = page(found, asked.iterations)
     asked.out.with_suffix(".md").write_text(text)
     print(text)
 

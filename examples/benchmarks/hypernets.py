@@ -24,7 +24,7 @@ from diffsurrogate.nets.build import build_net
 PLAIN = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 NETS = {
     "NoPS": replace(PLAIN, architecture="separate"),
-    "FuPS+ID": replace(PLAIN, architecture="shared", context=False, agent_id=True),
+    "FuPS+ID": replace(PLAIN, architecture="shared", pool_others=False, agent_id=True),
     "linear": replace(PLAIN, architecture="hyper-linear"),
     "MLP": replace(PLAIN, architecture="hyper-mlp"),
 }

@@ -73,7 +73,7 @@ def network(name: str, agents: int) -> tuple[torch.nn.Module, int]:
     All see the number 1, but FuPS+ID the agent's number alone.
     """
     own = {"hidden": (4,), "activation": "relu", "layer_norm": False}
-    common = own | {"architecture": "shared", "context": False, "hidden": (4 * agents,)}
+    common = own | {"architecture": "shared", "pool_others": False, "hidden": (4 * agents,)}
     options: dict[str, dict[str, Any]] = {
         "NoPS": own | {"architecture": "separate"},
         "FuPS": common,
@@ -105,7 +105,7 @@ def rewards(games: dict[str, Game], runs: Sequence[Run], choice: Tensor) -> Tens
     return torch.cat([games[g].payoff_of(part) for g, part in zip(GAMES, parts, strict=True)])
 
 
-def learn(name: str, agents: int, runs: Sequence[Run], updates: int) -> tuple[list[float], int]:
+def learn(name: str, agents: int, runs: Sequence[Run], iterations: int) -> tuple[list[float], int]:
     """Return the mean reward of every run at the end, and the number of weights."""
     nets = []
     for run in runs:
@@ -126,7 +126,7 @@ def learn(name: str, agents: int, runs: Sequence[Run], updates: int) -> tuple[li
     def answer(own: dict[str, Tensor], constant: dict[str, Tensor]) -> Tensor:
         return functional_call(skeleton, (own, constant), (obs,))
 
-    for _ in range(updates):
+    for _ in range(iterations):
         logits = vmap(answer)(weights, buffers)
         choice = choose(logits, 10, generator)
         reward = rewards(games, runs, choice)
@@ -149,7 +149,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             began = time.process_time()
             rates = RATES.get(name, (0.01,))
             runs = [Run(g, r, s) for g in GAMES for r in rates for s in range(args.seeds)]
-            got, weights = learn(name, agents, runs, args.updates)
+            got, weights = learn(name, agents, runs, args.iterations)
             for game in GAMES:
                 for rate in rates:
                     pairs = zip(runs, got, strict=True)
@@ -172,14 +172,14 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: list[dict[str, Any]], updates: int) -> str:
+def table(rows: list[dict[str, Any]], iterations: int) -> str:
     """Return the rows in Markdown, the paper's figures beside them."""
     places = {2: 0, 4: 1, 8: 2}
     seeds = len(rows[0]["seeds"])
     lines = [
         "# Who am I? The two games of HyperMARL",
         "",
-        f"Mean reward ± standard deviation over {seeds} seeds after {updates:,} updates of",
+        f"Mean reward ± standard deviation over {seeds} seeds after {iterations:,} updates of",
         "REINFORCE, learning rate .01 where none is named; by",
         "`python examples/benchmarks/identity_games.py`.",
         "Paper: table 2 of arXiv:2412.04233 (5 seeds), which has no hypernetworks. Bound: the most",
@@ -221,7 +221,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = measure(args)
-    text = table(rows, args.updates)
+    text = table(rows, args.iterations)
     args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     args.out.with_suffix(".md").write_text(text)
     print(text)

@@ -89,7 +89,7 @@ def run(name: str, game: str, seed: int) -> Row:
         "seed": seed,
         "payoff": round(played, 3),
         "best": best,
-        "updates": agent.update,
+        "updates": agent.iteration,
         "cpu_seconds": round(seconds, 2),
     }
 
@@ -119,9 +119,9 @@ def table(rows: list[Row]) -> str:
             counts = ", ".join(f"{p:g} ({payoffs.count(p)})" for p in dict.fromkeys(payoffs))
             found = sum(r["payoff"] == r["best"] for r in some)
             early = [r["updates"] for r in some if r["updates"] < UPDATES]
-            updates = f"{median(early):g}" if early else f"{UPDATES}"
+            iterations = f"{median(early):g}" if early else f"{UPDATES}"
             seconds = median(r["cpu_seconds"] for r in some)
-            cells = (game, name, f"{found} of {len(some)}", counts, updates, f"{seconds:.1f}")
+            cells = (game, name, f"{found} of {len(some)}", counts, iterations, f"{seconds:.1f}")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def main(options: Options) -> None:
         raise SystemExit(f"lengths {uneven} do not divide the window, {agent.config.horizon} steps")
     agent.learn(options.total_steps, progress_bar=True)
     agent.config = replace(agent.config, actor_lam=options.lam)
-    agent.actor.begin_window(agent.sampler)
+    agent.actor.freeze_normaliser(agent.sampler)
     halves: dict[int | str, list[Tensor]] = {}
     for number in range(options.windows):
         noise = agent.noise.draw(agent.config.horizon)

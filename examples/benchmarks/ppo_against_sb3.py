@@ -97,7 +97,7 @@ def train_ours(task: str, seed: int) -> tuple[Callable[[Tensor], Tensor], int]:
         critic_lr=c["lr"],
         schedule=c["schedule"],
         scale_rewards=False,
-        stagger=False,
+        randomise_episode_phase=False,
     )
     agent = PPO(make(f"gymnasium/{task}", num_envs=envs, seed=seed), settings, seed=seed)
     agent.learn(steps)

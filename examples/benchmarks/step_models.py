@@ -51,17 +51,17 @@ class Options:
 def variants(preset: SurrogateConfig) -> dict[str, SurrogateConfig]:
     """Return the preset of a task, and each of its parts left out."""
     step = preset.step
-    plain = replace(step, net=JOINT, octaves=0)
+    plain = replace(step, net=JOINT, num_frequencies=0)
     of_state = replace(preset.reward, inputs="s,a")
     return {
         "preset": preset,
-        "gradient not damped": replace(preset, step=replace(step, damping=False)),
-        "no waves": replace(preset, step=replace(step, octaves=0)),
+        "gradient not damped": replace(preset, step=replace(step, attenuate=False)),
+        "no waves": replace(preset, step=replace(step, num_frequencies=0)),
         "one network for all agents": replace(preset, step=replace(step, net=JOINT)),
         "neither": replace(preset, step=plain),
-        "neither, not damped": replace(preset, step=replace(plain, damping=False)),
+        "neither, not damped": replace(preset, step=replace(plain, attenuate=False)),
         "neither, not damped, reward from (s, a)": replace(
-            preset, step=replace(plain, damping=False), reward=of_state
+            preset, step=replace(plain, attenuate=False), reward=of_state
         ),
     }
 
@@ -70,7 +70,7 @@ def agent_of(run: Path, config: SurrogateConfig | None = None) -> SHAC:
     """Return the trainer of a run with its policy and critic, beside models that know nothing."""
     folder = RunFolder.open(run)
     options = TrainOptions.from_json(folder.config)
-    shac = replace(options.shac, actor_horizon=None, actor_minibatches=1)
+    shac = replace(options.shac, segment_length=None, actor_minibatches=1)
     surrogates = options.surrogates if config is None else config
     options = replace(options, shac=shac, surrogates=surrogates)
     agent = trainer(options, training_env(options))
@@ -101,7 +101,7 @@ def measure(
     models = env.surrogates
     errors: list[list[float]] = []
     for window in windows[:2]:
-        action = models.scale_action(window.action.clamp(env.action_low, env.action_high))
+        action = models.normalise_action(window.action.clamp(env.action_low, env.action_high))
         assert models.dynamics is not None
         models.dynamics.judge(window.obs, action, window.next_obs)
         with torch.no_grad():
@@ -142,7 +142,7 @@ def table(run: Path, options: Options) -> str:
         "|---" * (3 + len(options.lengths)) + "|",
     ]
     preset = named_by(TrainOptions.from_json(RunFolder.open(run).config)).surrogates
-    preset = replace(preset, adjoint_limit=None)  # slopes as they are
+    preset = replace(preset, adjoint_clip=None)  # slopes as they are
     for name, config in variants(preset).items():
         row = measure(run, config, windows, options)
         lines.append(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in row) + " |")
@@ -169,7 +169,7 @@ Cosine of the learned policy gradient with the simulator's own, median over piec
 for the policy that a run of SHAC++ ended with. All models learn the same windows of that policy.
 Errors are mean squared errors over the variance of what is predicted (dynamics: over the mean
 squared change, mean over entries), on windows not learned from. No gradient is limited
-(`SurrogateConfig.adjoint_limit`). Discovery's reward has no gradient:
+(`SurrogateConfig.adjoint_clip`). Discovery's reward has no gradient:
 there the learned one serves both.
 """
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
-from diffsurrogate.actor_critic.exploration import NoiseMemory
+from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.losses import box_penalty
+from diffsurrogate.functional.losses import action_penalty
 from diffsurrogate.nets.config import NetConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
@@ -61,9 +61,11 @@ def test_no_noise_is_the_mean_and_zero_noise_the_same(squash):
 def test_outside_measures_any_box_from_minus_1_to_1():
     action = torch.tensor([[-1.0, 2.0], [3.0, 2.5], [5.0, 2.25]])
     expected = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [2.0, 0.0]])
-    torch.testing.assert_close(actor().in_half_boxes(action), expected)
+    torch.testing.assert_close(actor().normalise_action(action), expected)
     one = torch.ones(AGENTS, ACT)
-    assert box_penalty(actor().in_half_boxes(action), -one, one).item() == pytest.approx(1 / AGENTS)
+    assert action_penalty(actor().normalise_action(action), -one, one).item() == pytest.approx(
+        1 / AGENTS
+    )
 
 
 @pytest.mark.parametrize("learn_std", [False, True])
@@ -132,10 +134,10 @@ def test_memory_moves_the_mean_and_narrows_the_deviation():
     """At σ = 0.5, noise known to be 2 ± 0.1: a normal of mean μ + 1 and deviation 0.05."""
     policy, obs = actor(std=0.5), draw(ENVS, AGENTS, OBS)
     carried = torch.full((ENVS, AGENTS, ACT), 2.0)
-    memory = NoiseMemory(carried=carried, fresh=torch.full((ENVS, 1, 1), 0.1))
+    memory = NoiseState(carried=carried, fresh=torch.full((ENVS, 1, 1), 0.1))
     action = policy.act(obs, carried + 0.1 * draw(ENVS, AGENTS, ACT))
     normal = torch.distributions.Normal(policy(obs) + 1, 0.05)
-    expected = normal.log_prob(policy.in_half_boxes(action)).sum(-1)
+    expected = normal.log_prob(policy.normalise_action(action)).sum(-1)
     got = policy.log_prob(obs, action, memory)
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
 

@@ -24,7 +24,7 @@ ORDERS = {
     "reversed": ({"order": "reversed"}, [2, 1, 0]),
     "given": ({"order": "given", "given_order": (1, 2, 0)}, [1, 2, 0]),
 }
-every_order = pytest.mark.parametrize(("kwargs", "acting"), ORDERS.values(), ids=ORDERS)
+every_order = pytest.mark.parametrize(("kwargs", "agent_order"), ORDERS.values(), ids=ORDERS)
 seeing = pytest.mark.parametrize("conditioning", ["projection", "raw"])
 
 
@@ -41,20 +41,20 @@ def draw(*shape: int, seed: int = 1) -> Tensor:
 
 @seeing
 @every_order
-def test_an_action_depends_on_those_before_it_only(kwargs, acting, conditioning):
+def test_an_action_depends_on_those_before_it_only(kwargs, agent_order, conditioning):
     policy = actor(conditioning=conditioning, **kwargs)
-    assert policy.acting.tolist() == acting
+    assert policy.agent_order.tolist() == agent_order
     obs, noise = draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT, seed=2)
     before = policy.act(obs, noise)
-    for place, agent in enumerate(acting):
+    for place, agent in enumerate(agent_order):
         other = noise.clone()
         other[:, agent] += 1.0
         moved = (policy.act(obs, other) != before).any(-1).any(0)
-        assert moved.nonzero().flatten().tolist() == sorted(acting[place:])
+        assert moved.nonzero().flatten().tolist() == sorted(agent_order[place:])
         obs_other = obs.clone()
         obs_other[:, agent] += 1.0
         moved = (policy.act(obs_other, noise) != before).any(-1).any(0)
-        assert moved.nonzero().flatten().tolist() == sorted(acting[place:])
+        assert moved.nonzero().flatten().tolist() == sorted(agent_order[place:])
 
 
 def test_without_conditioning_agents_are_independent():
@@ -69,7 +69,7 @@ def test_without_conditioning_agents_are_independent():
 @every_order
 @pytest.mark.parametrize("learn_std", [False, True])
 @pytest.mark.parametrize("kind", ["white", "ou"])
-def test_the_density_of_what_was_drawn_is_that_of_its_noise(kwargs, acting, learn_std, kind):
+def test_the_density_of_what_was_drawn_is_that_of_its_noise(kwargs, agent_order, learn_std, kind):
     """One batch over time and env says the same as acting step by step did."""
     policy = actor(learn_std=learn_std, std=0.5, **kwargs)
     if learn_std:
@@ -77,7 +77,7 @@ def test_the_density_of_what_was_drawn_is_that_of_its_noise(kwargs, acting, lear
             for number, own in enumerate(policy.own_log_std):
                 own.fill_(0.3 * number)
     process = NoiseProcess(NoiseConfig(kind=kind), (ENVS, AGENTS, ACT), torch.Generator())
-    noise, memory = process.draw_with_memory(HORIZON)
+    noise, memory = process.draw_with_state(HORIZON)
     obs = draw(HORIZON, ENVS, AGENTS, OBS)
     action = torch.stack([policy.act(obs[t], noise[t]) for t in range(HORIZON)])
     known, left = (0.0, 1.0) if memory is None else (memory.carried, memory.fresh)
@@ -92,7 +92,7 @@ def test_the_density_of_what_was_drawn_is_that_of_its_noise(kwargs, acting, lear
 
 @seeing
 @every_order
-def test_probabilities_of_all_joint_choices_sum_to_1(kwargs, acting, conditioning):
+def test_probabilities_of_all_joint_choices_sum_to_1(kwargs, agent_order, conditioning):
     policy = actor(discrete=True, conditioning=conditioning, **kwargs)
     obs = draw(1, AGENTS, OBS).expand(2**AGENTS, AGENTS, OBS)
     joint = torch.tensor(list(itertools.product(range(ACT), repeat=AGENTS)))
@@ -141,7 +141,7 @@ def test_the_most_probable_chain_is_what_it_does_without_noise():
     policy, obs = actor(), draw(ENVS, AGENTS, OBS)
     zero = torch.zeros(ENVS, AGENTS, ACT)
     assert torch.equal(policy.act(obs, None), policy.act(obs, zero))
-    torch.testing.assert_close(policy.in_half_boxes(policy.act(obs, None)), policy(obs))
+    torch.testing.assert_close(policy.normalise_action(policy.act(obs, None)), policy(obs))
     choosing = actor(discrete=True)
     best = choosing.act(obs, None)
     torch.testing.assert_close(choosing(obs).argmax(-1), best.argmax(-1))
@@ -152,8 +152,8 @@ def test_a_random_order_is_drawn_for_every_window_and_saved():
     policy, generator = actor(order="random"), torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(40):
-        policy.begin_window(generator)
-        seen.add(tuple(policy.acting.tolist()))
+        policy.freeze_normaliser(generator)
+        seen.add(tuple(policy.agent_order.tolist()))
     assert seen == set(itertools.permutations(range(AGENTS)))
     other = actor(order="random")
     other.load_state_dict(policy.state_dict())
@@ -184,7 +184,7 @@ def test_what_is_built_depends_on_the_order():
         ({"order": "given", "given_order": (0, 1, 1)}, "each of the 3 agents"),
         ({"order": "listed", "net": NetConfig()}, "make it separate"),
         (
-            {"order": "listed", "net": NetConfig(architecture="separate", central=True)},
+            {"order": "listed", "net": NetConfig(architecture="separate", centralised=True)},
             "leave it False",
         ),
         ({"conditioning": "raw"}, 'leave it at "projection"'),

@@ -84,10 +84,10 @@ def test_a_policy_of_certain_choices_has_a_diversity_of_pairs_that_differ():
 def test_every_agent_is_asked_about_what_any_of_them_saw():
     """Shared weights answer alike whatever each agent saw; telling them its number changes that."""
     obs = torch.randn(ENVS, AGENTS, OBS)
-    shared = actor(architecture="shared", context=False)
+    shared = actor(architecture="shared", pool_others=False)
     assert policy_diversity(shared, obs) < 1e-6
     assert (shared(obs)[:, 0] - shared(obs)[:, 1]).abs().max() > 0.1
-    numbered = actor(architecture="shared", context=False, agent_id=True)
+    numbered = actor(architecture="shared", pool_others=False, agent_id=True)
     assert policy_diversity(numbered, obs) > 0.01
 
 
@@ -111,7 +111,7 @@ def test_a_dico_policy_has_the_diversity_it_was_given():
         {"architecture": "joint"},
         {"architecture": "transformer"},
         {"architecture": "shared"},
-        {"architecture": "hyper-mlp", "central": True},
+        {"architecture": "hyper-mlp", "centralised": True},
     ],
 )
 def test_agents_that_hear_of_each_other_have_no_diversity(net):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, settled
+from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, resolve_noise
 from diffsurrogate.errors import UsageError
 
 SHAPE = (1009, 3, 2)  # 6054 streams: a variance is known to 2 %, a correlation to 1.3 %
@@ -106,7 +106,7 @@ def test_step_by_step_densities_make_up_the_joint_one_also_over_borders(rho):
     noise = process("ou", (7, 3, 2), correlation=rho)
     windows, log_prob = [], torch.zeros(7, 3, 2)
     for horizon in (5, 4):
-        window, memory = noise.draw_with_memory(horizon)
+        window, memory = noise.draw_with_state(horizon)
         assert memory is not None
         step = torch.distributions.Normal(memory.carried, memory.fresh.expand_as(window))
         log_prob += step.log_prob(window).sum(0)
@@ -120,8 +120,8 @@ def test_step_by_step_densities_make_up_the_joint_one_also_over_borders(rho):
 def test_memory_by_hand():
     """ρ = 0.6: before each step, 0.6 of the last is known, and 0.8 of a deviation is not."""
     noise = process("ou", (7, 3, 2), correlation=0.6)
-    first, before = noise.draw_with_memory(3)
-    second, after = noise.draw_with_memory(2)
+    first, before = noise.draw_with_state(3)
+    second, after = noise.draw_with_state(2)
     assert before is not None
     assert after is not None
     assert before.fresh.flatten().tolist() == pytest.approx([1.0, 0.8, 0.8])
@@ -133,7 +133,7 @@ def test_memory_by_hand():
 
 
 def test_rows_of_flat_memory_are_env_by_env_within_a_step():
-    window, memory = process("ou", (7, 3, 2)).draw_with_memory(5)
+    window, memory = process("ou", (7, 3, 2)).draw_with_state(5)
     assert memory is not None
     chosen = torch.tensor([0, 8, 34])  # steps 0, 1, 4 of envs 0, 1, 6
     flat = memory.flat().at(chosen)
@@ -147,23 +147,23 @@ def test_rows_of_flat_memory_are_env_by_env_within_a_step():
 def test_remembering_draws_the_same_numbers():
     plain, watched = process("ou", (7, 3, 2)), process("ou", (7, 3, 2))
     for horizon in (3, 5):
-        assert torch.equal(plain.draw(horizon), watched.draw_with_memory(horizon)[0])
+        assert torch.equal(plain.draw(horizon), watched.draw_with_state(horizon)[0])
 
 
 def test_white_noise_has_nothing_to_remember():
-    assert process("white").draw_with_memory(3)[1] is None
+    assert process("white").draw_with_state(3)[1] is None
 
 
 @pytest.mark.parametrize("kind", ["held", "pink"])
 def test_noise_without_a_density_is_refused(kind):
     with pytest.raises(UsageError, match=f"{kind} noise has no density"):
-        process(kind).draw_with_memory(3)
+        process(kind).draw_with_state(3)
 
 
 def test_automatic_noise_is_correlated_but_for_choices():
     auto = NoiseConfig(kind="auto", correlation=0.7)
-    assert settled(auto, choices=False) == NoiseConfig(kind="ou", correlation=0.7)
-    assert settled(auto, choices=True).kind == "white"
-    assert settled(NoiseConfig(kind="pink"), choices=True).kind == "pink"
+    assert resolve_noise(auto, choices=False) == NoiseConfig(kind="ou", correlation=0.7)
+    assert resolve_noise(auto, choices=True).kind == "white"
+    assert resolve_noise(NoiseConfig(kind="pink"), choices=True).kind == "pink"
     with pytest.raises(UsageError, match="settled first"):
         process("auto")

@@ -10,7 +10,14 @@ from toys.reach import AGENTS, ENVS, HORIZON, NET, Reach, same, weights
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
-from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig, Past, peer_feedback
+from diffsurrogate.algorithms.bppo import (
+    ARMAPPO,
+    BPPO,
+    HAPPO,
+    BPPOConfig,
+    SequentialBatch,
+    peer_feedback,
+)
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
@@ -59,13 +66,13 @@ def test_feedback_is_the_slope_of_the_ratio_of_all_who_act_later(order):
     first, *later = actor.acting.tolist()
     obs = draw(11, AGENTS, 5, seed=1).double()
     action = 2 * draw(11, AGENTS, 2, seed=2).double()
-    past = Past(
+    past = SequentialBatch(
         obs=obs,
         action=action,
         noise=action,
         log_prob=draw(11, AGENTS, seed=3).double(),
         gain=torch.zeros(11, AGENTS),
-        present=torch.ones(11, AGENTS, dtype=torch.bool),
+        alive_mask=torch.ones(11, AGENTS, dtype=torch.bool),
     )
     changes, slopes = zip(*(peer_feedback(actor, agent, past) for agent in later), strict=True)
     ratio = sum(changes).exp()
@@ -93,7 +100,7 @@ TABLE = torch.tensor([[0.5, -1.0, 0.3], [-0.2, 0.8, 0.1], [0.4, 0.6, -0.9]])
 """Logits of agent 1: its choice down, the choice of agent 0 across."""
 
 
-def two_agents(**more: Any) -> tuple[BPPO, Past]:
+def two_agents(**more: Any) -> tuple[BPPO, SequentialBatch]:
     """Agent 0 picks uniformly; agent 1 by `TABLE`, and uniformly when it acted."""
     env = make("games/climbing", num_envs=5)
     agent = BPPO(env, settings(actor={"conditioning": "raw"}, **more))
@@ -102,18 +109,18 @@ def two_agents(**more: Any) -> tuple[BPPO, Past]:
             parameter.zero_()
         agent.actor.net[1].head.weight[:, 8:11] = TABLE  # after 8 hidden features
     choices = torch.tensor([[0, 2], [1, 1], [2, 0], [1, 2], [0, 0]])
-    past = Past(
+    past = SequentialBatch(
         obs=torch.ones(5, 2, 1),
         action=torch.nn.functional.one_hot(choices, 3).float(),
         noise=draw(5, 2, 3, seed=4),
         log_prob=torch.full((5, 2), 1 / 3).log(),
         gain=torch.tensor([[1.0, 2.0], [-1.5, 0.5], [0.7, -0.3], [-2.0, 1.0], [0.1, 0.2]]),
-        present=torch.ones(5, 2, dtype=torch.bool),
+        alive_mask=torch.ones(5, 2, dtype=torch.bool),
     )
     return agent, past
 
 
-def first_agent_by_hand(past: Past, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def first_agent_by_hand(past: SequentialBatch, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """M, c, what agent 0 climbs and its gradient with respect to the agent's logits."""
     k, j = past.action[row].argmax(-1).tolist()
     chance, gain = TABLE[:, k].softmax(0), past.gain[row, 0]
@@ -131,14 +138,14 @@ def test_the_whole_objective_of_two_agents_with_choices_by_hand():
     agent, past = two_agents()
     change, slope = peer_feedback(agent.actor, 1, past)
     ratio = change.exp()
-    pull = ratio.unsqueeze(-1) * slope[:, 0]
+    peer_grad = ratio.unsqueeze(-1) * slope[:, 0]
     out = agent.actor.output(0, past.obs, past.action)
-    loss, _ = agent._loss(0, out, past, ratio, pull)
+    loss, _ = agent._loss(0, out, past, ratio, peer_grad)
     (got,) = torch.autograd.grad(loss, agent.actor.net[0].head.bias)
     rows = [first_agent_by_hand(past, row) for row in range(5)]
     m, c, value, gradient = (torch.stack(column) for column in zip(*rows, strict=True))
     torch.testing.assert_close(ratio, m)
-    torch.testing.assert_close(pull, c)
+    torch.testing.assert_close(peer_grad, c)
     torch.testing.assert_close(loss, -value.mean())
     torch.testing.assert_close(got, -gradient.mean(0))
 
@@ -146,7 +153,7 @@ def test_the_whole_objective_of_two_agents_with_choices_by_hand():
 def test_a_simultaneous_step_of_two_agents_with_choices_by_hand():
     """Agent 0 climbs as in the sequential scheme. Agent 1 acts last: M = 1, nothing is passed back,
     and min(ρ A, clip(ρ) A) lets go of a ρ above 1.2 where A > 0."""
-    clip = ClipConfig(epochs=1, batch_size=5, lr=0.0, max_norm=1e6)
+    clip = ClipConfig(epochs=1, batch_size=5, lr=0.0, max_grad_norm=1e6)
     agent, past = two_agents(scheme="simultaneous", clip=clip)
     (report,) = agent._together(past)
     first, total = torch.zeros(3), 0.0
@@ -175,11 +182,11 @@ def test_simultaneous_learners_feel_the_same_feedback():
     clip = ClipConfig(epochs=1, batch_size=5, lr=0.0)
     agent, past = two_agents(scheme="simultaneous", clip=clip)
     change, slope = peer_feedback(agent.actor, 1, past)
-    pull = change.exp().view(-1, 1, 1) * slope
+    peer_grad = change.exp().view(-1, 1, 1) * slope
     (report,) = agent._together(past)
-    assert report["peer_slope"] == pytest.approx(float(pull.abs().mean()), rel=1e-5)
+    assert report["peer_slope"] == pytest.approx(float(peer_grad.abs().mean()), rel=1e-5)
     assert report["peer_slope"] > 0
-    silent, past = two_agents(scheme="simultaneous", peer=False, clip=clip)
+    silent, past = two_agents(scheme="simultaneous", use_peer_gradient=False, clip=clip)
     (report,) = silent._together(past)
     assert report["peer_slope"] == 0.0
 
@@ -190,13 +197,13 @@ def test_simultaneous_learners_feel_the_same_feedback():
 def test_an_agents_steps_leave_the_others_alone():
     """Adam's momentum included: weights of the others do not move, nor do their deviations."""
     agent = BPPO(home(), settings()).learn(2 * 28)
-    past = Past(
+    past = SequentialBatch(
         obs=draw(28, AGENTS, 5, seed=1),
         action=draw(28, AGENTS, 2, seed=2),
         noise=draw(28, AGENTS, 2, seed=3),
         log_prob=draw(28, AGENTS, seed=4),
         gain=draw(28, AGENTS, seed=5),
-        present=torch.ones(28, AGENTS, dtype=torch.bool),
+        alive_mask=torch.ones(28, AGENTS, dtype=torch.bool),
     )
     before = {name: p.detach().clone() for name, p in agent.actor.named_parameters()}
     list(agent._alone(1, past, torch.ones(28), draw(28, 2, seed=6)))
@@ -210,7 +217,7 @@ def test_an_agents_steps_leave_the_others_alone():
 def test_the_ratio_of_an_unchanged_policy_is_1(kind, make_env):
     clip = replace(settings(kind).clip, lr=0.0)
     agent = kind(make_env(), settings(kind, clip=clip))
-    for metrics in agent.updates(3):
+    for metrics in agent.iterations(3):
         assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
         assert metrics["clipped_share"] == 0.0
     assert agent.skipped == 0
@@ -241,10 +248,10 @@ def test_gains_are_normalised_for_each_agent():
 def test_gains_are_as_they_are_or_the_teams_mean_if_asked():
     advantage, gain = advantage_and_gain(normalise=False)
     assert torch.equal(gain, advantage)
-    advantage, gain = advantage_and_gain(normalise=False, credit="team")
+    advantage, gain = advantage_and_gain(normalise=False, advantage="shared")
     team = advantage.mean(-1)
     torch.testing.assert_close(gain, team.unsqueeze(-1).expand(-1, AGENTS))
-    _, gain = advantage_and_gain(credit="team")
+    _, gain = advantage_and_gain(advantage="shared")
     normal = (team - team.mean()) / team.std(unbiased=False)
     torch.testing.assert_close(gain, normal.unsqueeze(-1).expand(-1, AGENTS), atol=1e-4, rtol=0)
 
@@ -267,14 +274,14 @@ def test_a_window_is_left_once_the_policy_moved_far_enough(scheme, target, steps
 
 def test_without_m_learning_in_turn_is_learning_at_once():
     """With minibatches of a whole window, where the order of rows does not matter."""
-    clip = ClipConfig(epochs=3, batch_size=28, lr=1e-2, max_norm=1e6)
+    clip = ClipConfig(epochs=3, batch_size=28, lr=1e-2, max_grad_norm=1e6)
     learned = {}
-    for name, scheme, compound in (
+    for name, scheme, use_peer_ratio in (
         ("in turn", "sequential", False),
         ("at once", "simultaneous", False),
         ("with M", "sequential", True),
     ):
-        more = {"scheme": scheme, "compound": compound, "peer": False, "clip": clip}
+        more = {"scheme": scheme, "compound": use_peer_ratio, "peer": False, "clip": clip}
         agent = BPPO(home(), settings(**more)).learn(28)
         learned[name] = torch.cat([p.detach().flatten() for p in agent.actor.parameters()])
     at_once = learned["at once"]
@@ -291,7 +298,7 @@ def test_without_m_learning_in_turn_is_learning_at_once():
     [
         (BPPO, {}),
         (BPPO, {"actor": {"order": "random"}}),
-        (BPPO, {"scheme": "simultaneous", "average": 0.9}),
+        (BPPO, {"scheme": "simultaneous", "ema_decay": 0.9}),
         (ARMAPPO, {}),
         (HAPPO, {}),
     ],
@@ -301,7 +308,7 @@ def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, k
     path, config = tmp_path / "agent.pt", settings(kind, schedule="linear", **more)
     unbroken, broken = (kind(make_env(), config, seed=3) for _ in range(2))
     unbroken.learn(5 * 28)
-    broken.learn(5 * 28, lambda agent, metrics: agent.update < 3).save(path)
+    broken.learn(5 * 28, lambda agent, metrics: agent.iteration < 3).save(path)
     loaded = kind.load(path, make_env())
     assert loaded.config == config
     assert same(weights(loaded), weights(broken))
@@ -320,7 +327,7 @@ def test_ppo_takes_agents_that_act_one_after_another(make_env):
     config = PPOConfig(
         horizon=HORIZON,
         actor=ActorConfig(net=SEPARATE, order="random", learn_std=True),
-        clip=ClipConfig(epochs=2, batch_size=13, ratio="team", entropy_weight=0.1),
+        clip=ClipConfig(epochs=2, batch_size=13, ratio="joint", entropy_weight=0.1),
     )
     agent = PPO(make_env(), config).learn(3 * 28)
     assert agent.skipped == 0
@@ -350,7 +357,7 @@ def test_shac_refuses_to_weigh_all_choices_of_a_chain():
     ("change", "advice"),
     [
         ({"actor": ActorConfig(net=NET)}, "choose another order"),
-        ({"clip": ClipConfig(ratio="team")}, "leave it at 'agent'"),
+        ({"clip": ClipConfig(ratio="joint")}, "leave it at 'agent'"),
         ({"turns": "random"}, "turns='backward'"),
         ({"turns": "random", "peer": False, "scheme": "simultaneous"}, "scheme='sequential'"),
         ({"compound": False}, "compound=True"),

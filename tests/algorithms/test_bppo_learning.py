@@ -9,10 +9,10 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.training.evaluate import evaluate
 
 
-def payoff(method: str, updates: int) -> float:
+def payoff(method: str, iterations: int) -> float:
     """What the most probable choices earn each agent after windows of 1,500 plays."""
     options = recommended(TrainOptions(method=method, env="games/climbing"))
-    agent = trainer(options, make(options.env, num_envs=300)).learn(updates * 1500)
+    agent = trainer(options, make(options.env, num_envs=300)).learn(iterations * 1500)
     return evaluate(agent.predict, make(options.env, num_envs=1)).mean_return / 2
 
 

@@ -55,7 +55,7 @@ def test_points_come_home_by_the_score_alone(kind):
 
 def test_the_first_ratios_are_of_the_policy_that_acted():
     settings = config(score=score(epochs=1, batch_size=10_000))
-    for report in SHAC(Reach(), settings).updates(3):
+    for report in SHAC(Reach(), settings).iterations(3):
         assert abs(report["kl"]) < 1e-6
         assert report["clipped_share"] == 0.0
 
@@ -63,8 +63,8 @@ def test_the_first_ratios_are_of_the_policy_that_acted():
 def test_the_pathwise_gradient_is_a_part_of_every_step():
     """One step of plain descent is by the sum of both gradients, each in the advantages' units."""
     limit, weight = 1e3, 0.7
-    settings = {"critic_lr": 0.0, "box_weight": 0.0}
-    one = {"epochs": 1, "batch_size": 10_000, "max_norm": limit, "credit": "team"}
+    settings = {"critic_lr": 0.0, "action_penalty_weight": 0.0}
+    one = {"epochs": 1, "batch_size": 10_000, "max_grad_norm": limit, "advantage": "team"}
 
     def step(pathwise_weight: float, **kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
         agent = SHAC(
@@ -74,14 +74,14 @@ def test_the_pathwise_gradient_is_a_part_of_every_step():
         )
         agent.score_optimiser = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
         before = [p.detach().clone() for p in agent.actor.parameters()]
-        list(agent.updates(1))
+        list(agent.iterations(1))
         after = [p.detach().clone() for p in agent.actor.parameters()]
         return before, [old - new for old, new in zip(before, after, strict=True)]
 
     def pathwise() -> list[Tensor]:
         agent = SHAC(Reach(), config(**settings), seed=5)
         agent.env.reset(seed=5)
-        agent.env.stagger(agent.sampler)
+        agent.env.randomise_episode_phase(agent.minibatch_rng)
         noise = agent.noise.draw(HORIZON)
         window = agent.env.rollout(NoisyPolicy(agent.actor, noise), HORIZON)
         advantage = agent.value_targets(window) - agent.critic.target(window.obs)
@@ -100,19 +100,19 @@ def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
         def reward(self, *args: Any) -> Tensor:
             return super().reward(*args) * 1e6
 
-    agent = SHAC(Steep(), config(score=score(max_norm=0.5), pathwise_weight=0.3))
+    agent = SHAC(Steep(), config(score=score(max_grad_norm=0.5), pathwise_weight=0.3))
     agent.env.reset(seed=0)
     window = agent.env.rollout(NoisyPolicy(agent.actor, agent.noise.draw(HORIZON)), HORIZON)
-    push, report = agent._pathwise(window, agent.noise.draw(HORIZON), torch.tensor(1.0))
+    extra_grad, report = agent._pathwise(window, agent.noise.draw(HORIZON), torch.tensor(1.0))
     assert report["actor_gradient_norm"] > 1e3
-    assert torch.stack([g.norm() for _, g in push]).norm().item() == pytest.approx(0.3 * 0.5)
+    assert torch.stack([g.norm() for _, g in extra_grad]).norm().item() == pytest.approx(0.3 * 0.5)
 
 
 def test_the_pathwise_gradient_fades_out():
     """A window is 61 envs by 5 steps, so that 4 of them are as many steps as it takes."""
     env = Reach(num_envs=61)
     settings = config(score=score(), pathwise_weight=0.6, pathwise_steps=4 * 61 * HORIZON)
-    reports = list(SHAC(env, settings).updates(6))
+    reports = list(SHAC(env, settings).iterations(6))
     weights = [report["pathwise_weight"] for report in reports]
     assert weights == pytest.approx([0.6, 0.45, 0.3, 0.15, 0.0, 0.0])
     differentiated = ["actor_gradient_norm" in report for report in reports]
@@ -129,9 +129,11 @@ def test_a_policy_is_not_left_without_any_gradient():
 @pytest.fixture(scope="module")
 def collected() -> tuple[SHAC, Window, Tensor]:
     """Return a trainer that has learned a little (new models and values are flat) and a window."""
-    settings = config(score=score(max_norm=1e9), pathwise_weight=1.0, box_weight=0.0)
+    settings = config(
+        score=score(max_grad_norm=1e9), pathwise_weight=1.0, action_penalty_weight=0.0
+    )
     agent = SHAC(learned_reach(), settings, seed=5)
-    list(agent.updates(5))
+    list(agent.iterations(5))
     noise = agent.noise.draw(HORIZON)
     return agent, agent.env.collect(NoisyPolicy(agent.actor, noise), HORIZON), noise
 
@@ -140,14 +142,14 @@ def pathwise(collected: tuple[SHAC, Window, Tensor], **kwargs: Any) -> Tensor:
     """Return the pathwise gradient of the window by itself, under some settings."""
     agent, window, noise = collected
     agent.config = replace(agent.config, **kwargs)
-    push, _ = agent._pathwise(window, noise, torch.tensor(1.0))
-    return torch.cat([values.flatten() for _, values in push])
+    extra_grad, _ = agent._pathwise(window, noise, torch.tensor(1.0))
+    return torch.cat([values.flatten() for _, values in extra_grad])
 
 
 def test_the_pathwise_gradient_may_be_of_pieces_of_a_window(collected):
     """Pieces of two steps of a window of four: each starts at a state that is a constant."""
     agent, window, noise = collected
-    agent.config = replace(agent.config, actor_minibatches=1, actor_horizon=2)
+    agent.config = replace(agent.config, actor_minibatches=1, segment_length=2)
     expected = torch.zeros(sum(p.numel() for p in agent.actor.parameters()))
     for rows in (slice(0, 2), slice(2, 4)):
         piece = window.each(lambda values, rows=rows: values[rows])
@@ -156,12 +158,12 @@ def test_the_pathwise_gradient_may_be_of_pieces_of_a_window(collected):
         expected += torch.cat([grad.flatten() for grad in grads]) / 2
     assert expected.norm() > 0
     torch.testing.assert_close(pathwise(collected), expected)
-    assert not torch.allclose(pathwise(collected, actor_horizon=HORIZON), expected, rtol=1e-2)
+    assert not torch.allclose(pathwise(collected, segment_length=HORIZON), expected, rtol=1e-2)
 
 
 def test_the_pathwise_gradient_may_be_of_a_part_of_a_window(collected):
     """Three parts of seven envs hold three, two and two of them: the first, three sevenths."""
-    whole = pathwise(collected, actor_horizon=HORIZON, actor_minibatches=1)
+    whole = pathwise(collected, segment_length=HORIZON, actor_minibatches=1)
     parts = torch.stack([pathwise(collected, actor_minibatches=3) for _ in range(200)])
     assert not torch.allclose(parts[0], whole, rtol=1e-2)
     torch.testing.assert_close(parts.mean(0), whole, rtol=0.2, atol=0.1 * float(whole.abs().max()))
@@ -185,7 +187,7 @@ def test_a_window_is_left_when_the_policy_moved_too_far():
             return descend(optimiser, *args)
 
         agent._descend = count
-        list(agent.updates(1))
+        list(agent.iterations(1))
         return sum(steps)
 
     assert counted(target_kl=None) == 5 * 4
@@ -213,7 +215,7 @@ def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env):
     path, settings = tmp_path / "agent.pt", config(score=score(), schedule="linear")
     unbroken, broken = (SHAC(make_env(), settings, seed=3) for _ in range(2))
     unbroken.learn(5 * 28)
-    broken.learn(5 * 28, lambda agent, metrics: agent.update < 3).save(path)
+    broken.learn(5 * 28, lambda agent, metrics: agent.iteration < 3).save(path)
     loaded = SHAC.load(path, make_env()).learn(5 * 28)
     assert same(weights(loaded), weights(unbroken))
     assert torch.equal(loaded.env.current_obs, unbroken.env.current_obs)
@@ -237,14 +239,14 @@ def test_every_agents_credit_is_its_own_or_the_teams():
         def reward(self, *args: Any) -> Tensor:
             return super().reward(*args) * torch.tensor([0.0, 0.0, 1.0])
 
-    def moved(credit: str) -> list[bool]:
+    def moved(advantage: str) -> list[bool]:
         net = NetConfig(architecture="separate", hidden=(8,))
         settings = config(
             actor=ActorConfig(net=net),
             critic=CriticConfig(net=net, target_decay=0.0),
             critic_lr=0.0,  # its values stay 0
             pathwise_weight=0.0,
-            score=score(credit=credit, normalise=False, lr=0.1),
+            score=score(advantage=advantage, normalise=False, lr=0.1),
         )
         agent = SHAC(Paid(num_envs=ENVS), settings)
         before = [p.detach().clone() for p in agent.actor.parameters()]

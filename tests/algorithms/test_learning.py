@@ -21,9 +21,9 @@ def preset(method: str, env: str, **changes: object) -> TrainOptions:
     return replace(recommended(start), **changes)
 
 
-def trained(options: TrainOptions, updates: int) -> SHAC:
+def trained(options: TrainOptions, iterations: int) -> SHAC:
     agent = trainer(options, training_env(options))
-    for _ in agent.updates(updates):
+    for _ in agent.iterations(iterations):
         pass
     return agent
 
@@ -33,7 +33,7 @@ def test_true_gradients_of_transport_survive_window_after_window(windows):
     """The scenario keeps last window's graph in an attribute, the known trap."""
     env = make("paper/transport", num_envs=5, n_agents=1, differentiable=True, max_steps=61)
     agent = SHAC(env, SHACConfig(critic_updates=2, critic_batch_size=64))
-    metrics = list(agent.updates(windows))
+    metrics = list(agent.iterations(windows))
     assert len(metrics) == windows
     assert agent.skipped == 0
 
@@ -83,8 +83,8 @@ def test_shac_plus_plus_balances_a_pole_by_choices(choices):
     options = preset("shac++", "gymnasium/CartPole-v1", seed=1)
     options = replace(options, shac=replace(options.shac, choices=choices))
     agent, best = trainer(options, training_env(options)), 0.0
-    for _ in agent.updates(40):
-        if agent.update % 10 == 0:
+    for _ in agent.iterations(40):
+        if agent.iteration % 10 == 0:
             result = evaluate(agent.predict, evaluation_env(options, 32), seed=1)
             best = max(best, result.mean_return)
     assert best > 200

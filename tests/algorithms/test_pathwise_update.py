@@ -26,7 +26,7 @@ from diffsurrogate.nets.config import NetConfig
 
 
 @pytest.mark.parametrize(
-    ("ends", "value_obs", "box_weight", "box_on", "loss"),
+    ("ends", "value_obs", "action_penalty_weight", "action_penalty_on", "loss"),
     [
         (False, None, 0.0, "means", -(1 + 0.5 * 1 + 0.25 * 6) / 2),
         (True, None, 0.0, "means", -(1 + 0.5 * 1) / 2),
@@ -42,12 +42,19 @@ from diffsurrogate.nets.config import NetConfig
         "2 samples 2 outside",
     ],
 )
-def test_actor_loss_by_hand(ends, value_obs, box_weight, box_on, loss):
+def test_actor_loss_by_hand(ends, value_obs, action_penalty_weight, action_penalty_on, loss):
     """Two steps of reward 1 at γ = 0.5, where the value of an observation of 6s is 6.
 
     In a box of [-1, 1] the mean action is 2.5 and the sample, with its noise, is 3.
     """
-    agent = SHAC(Reach(), config(gamma=0.5, box_weight=box_weight, box_on=box_on))
+    agent = SHAC(
+        Reach(),
+        config(
+            gamma=0.5,
+            action_penalty_weight=action_penalty_weight,
+            action_penalty_on=action_penalty_on,
+        ),
+    )
     with torch.no_grad():
         agent.actor.net.head.weight.zero_()
         agent.actor.net.head.bias.fill_(2.5)
@@ -69,7 +76,10 @@ def test_actor_loss_by_hand(ends, value_obs, box_weight, box_on, loss):
 
 def test_noise_does_not_pull_a_mean_inside_the_box_towards_the_middle():
     """Half the samples of a policy of deviation 3 are outside; its mean is not."""
-    agent = SHAC(Reach(), config(actor=ActorConfig(std=3.0), box_weight=1e3, box_on="means"))
+    agent = SHAC(
+        Reach(),
+        config(actor=ActorConfig(std=3.0), action_penalty_weight=1e3, action_penalty_on="means"),
+    )
     agent.return_loss = lambda window: window.action.sum() * 0.0
     agent.learn(5 * 28)
     assert agent.actor(torch.randn(ENVS, AGENTS, OBS)).abs().max() < 1
@@ -78,9 +88,9 @@ def test_noise_does_not_pull_a_mean_inside_the_box_towards_the_middle():
     assert same(weights_before, list(agent.actor.parameters()))
 
 
-@pytest.mark.parametrize("box_on", ["samples", "means"])
-def test_a_mean_outside_the_box_is_led_back(box_on):
-    agent = SHAC(Reach(), config(actor_lr=0.05, box_on=box_on))
+@pytest.mark.parametrize("action_penalty_on", ["samples", "means"])
+def test_a_mean_outside_the_box_is_led_back(action_penalty_on):
+    agent = SHAC(Reach(), config(actor_lr=0.05, action_penalty_on=action_penalty_on))
     agent.return_loss = lambda window: window.action.sum() * 0.0
     with torch.no_grad():
         agent.actor.net.head.bias.fill_(3.0)
@@ -91,7 +101,7 @@ def test_a_mean_outside_the_box_is_led_back(box_on):
 def test_the_deviation_falls_to_its_end_and_stays():
     """From 1 to .25 over 4 windows of 28 steps, geometrically; the first is drawn with 1."""
     agent = SHAC(Reach(), config(actor=ActorConfig(std=1.0), final_std=0.25, std_steps=4 * 28))
-    seen = [float(agent.actor.log_std.exp()[0]) for _ in agent.updates(6)]
+    seen = [float(agent.actor.log_std.exp()[0]) for _ in agent.iterations(6)]
     assert seen == pytest.approx([1.0, 0.5**0.5, 0.5, 0.5**1.5, 0.25, 0.25])
 
 
@@ -117,17 +127,17 @@ def test_returns_of_every_state_lead_home_too():
 
 def test_a_window_can_move_the_policy_several_times():
     """Two passes of three minibatches: six steps; one update of one window as ever."""
-    agent = SHAC(learned_reach(), config(actor_epochs=2, actor_minibatches=3, actor_horizon=2))
+    agent = SHAC(learned_reach(), config(actor_epochs=2, actor_minibatches=3, segment_length=2))
     taken = []
-    agent.actor_optimiser.register_step_post_hook(lambda *_: taken.append(agent.update))
-    reports = list(agent.updates(2))
+    agent.actor_optimiser.register_step_post_hook(lambda *_: taken.append(agent.iteration))
+    reports = list(agent.iterations(2))
     assert taken == [0] * 6 + [1] * 6
     assert [report["env_steps"] for report in reports] == [28.0, 56.0]
     assert all(torch.isfinite(torch.tensor(value)) for value in reports[-1].values())
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"actor_epochs": 2}, {"actor_minibatches": 2}, {"actor_horizon": 2}]
+    "kwargs", [{"actor_epochs": 2}, {"actor_minibatches": 2}, {"segment_length": 2}]
 )
 def test_a_window_of_the_simulators_gradients_moves_the_policy_once(kwargs):
     with pytest.raises(UsageError, match="actor_epochs"):

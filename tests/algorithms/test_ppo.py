@@ -13,7 +13,7 @@ from toys.reach import AGENTS, ENVS, HORIZON, NET, OBS, Reach, learned_reach, sa
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
-from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_steps, experience
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_epochs, policy_batch
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -75,7 +75,7 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind, learn_std):
     shape = (ENVS, env.num_agents, env.act_dim)
     noise = NoiseProcess(NoiseConfig(kind=kind), shape, torch.Generator().manual_seed(0))
     for _ in range(2):  # correlated noise goes on
-        drawn, memory = noise.draw_with_memory(11)
+        drawn, memory = noise.draw_with_state(11)
         window = env.collect(NoisyPolicy(policy, drawn), 11)
         if not env.discrete_actions:
             beyond = (window.action < env.action_low) | (window.action > env.action_high)
@@ -85,17 +85,17 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind, learn_std):
             unit = torch.distributions.Normal(known, left).log_prob(drawn)
             expected = (unit - policy.log_std.detach()).sum(-1)
             advantage = torch.randn(11, ENVS, env.num_agents)
-            past = experience(window, policy, advantage, memory)
+            past = policy_batch(window, policy, advantage, memory)
             torch.testing.assert_close(past.log_prob, expected, atol=1e-3, rtol=1e-4)
         assert window.ended.any()
-        past = experience(window, policy, torch.randn(11, ENVS, env.num_agents), memory)
+        past = policy_batch(window, policy, torch.randn(11, ENVS, env.num_agents), memory)
         ratios: list[Tensor] = []
         for chosen in torch.randperm(11 * ENVS).split(13):
             known = None if memory is None else memory.flat().at(chosen)
             flat = [x.flatten(0, 1)[chosen] for x in (past.obs, past.action, past.log_prob)]
             ratios.append((policy.log_prob(flat[0], flat[1], known) - flat[2]).exp())
         assert (torch.cat(ratios) - 1).abs().max() < 1e-5
-        report = clipped_steps(
+        report = clipped_epochs(
             policy,
             past,
             config=ClipConfig(epochs=2, batch_size=13),
@@ -154,8 +154,10 @@ def test_scaled_rewards_have_targets_of_order_1():
             return 1e6 * super().reward(*args)
 
     def target(env: MultiAgentVectorEnv, scale_rewards: bool) -> float:
-        agent = PPO(env, settings(scale_rewards=scale_rewards, stagger=False), seed=1)
-        return next(agent.updates(1))["value_target"]
+        agent = PPO(
+            env, settings(scale_rewards=scale_rewards, randomise_episode_phase=False), seed=1
+        )
+        return next(agent.iterations(1))["value_target"]
 
     poor, rich = (target(kind(differentiable=False), True) for kind in (Reach, Rich))
     assert rich == pytest.approx(poor, rel=1e-5)
@@ -181,7 +183,7 @@ def test_who_sees_the_other_agents(kind, actor_sees, critic_sees):
 
 
 def test_credit_and_ratio_are_the_methods_own():
-    choices = {kind: (kind().clip.ratio, kind().clip.credit) for kind in (PPOConfig, IPPOConfig)}
+    choices = {kind: (kind().clip.ratio, kind().clip.advantage) for kind in (PPOConfig, IPPOConfig)}
     assert choices == {PPOConfig: ("team", "team"), IPPOConfig: ("agent", "own")}
     assert MAPPOConfig().clip == IPPOConfig().clip
 
@@ -198,7 +200,7 @@ def test_an_independent_agent_learns_nothing_from_others_rewards():
     def trained(kind: type[PPO], factor: float) -> Tensor:
         env = Paid(differentiable=False)
         env.factor = factor
-        clip = replace(kind.config_type().clip, normalise=False, max_norm=1e9, epochs=1)
+        clip = replace(kind.config_type().clip, normalise=False, max_grad_norm=1e9, epochs=1)
         agent = kind(env, settings(kind, clip=clip, scale_rewards=False), seed=1).learn(56)
         return agent.actor(torch.ones(1, AGENTS, OBS))[0]
 
@@ -220,8 +222,8 @@ METRICS = {
 @pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
 @pytest.mark.parametrize("make_env", [plain_reach, learned_reach, dispersion, cartpole])
 def test_every_update_reports_finite_numbers(make_env, kind):
-    agent = kind(make_env(), settings(kind, stagger=False))
-    reports = list(agent.updates(3))
+    agent = kind(make_env(), settings(kind, randomise_episode_phase=False))
+    reports = list(agent.iterations(3))
     assert set(reports[-1]) >= METRICS
     for report in reports:
         assert all(torch.isfinite(torch.tensor(value)) for value in report.values())
@@ -230,20 +232,20 @@ def test_every_update_reports_finite_numbers(make_env, kind):
 
 def test_a_wrapped_env_trains_its_models_by_the_way():
     agent = PPO(learned_reach(), settings())
-    reports = list(agent.updates(4))
+    reports = list(agent.iterations(4))
     assert {"reward_error", "dynamics_error"} <= set(reports[-1])
 
 
 def test_terminations_are_told_from_time_limits():
-    agent = PPO(cartpole(max_steps=17), settings(horizon=40, stagger=False))
-    (report,) = agent.updates(1)
+    agent = PPO(cartpole(max_steps=17), settings(horizon=40, randomise_episode_phase=False))
+    (report,) = agent.iterations(1)
     ended, terminated = report["episodes_ended"], report["episodes_terminated"]
     assert 0 < terminated < ended
 
 
 def test_learning_rates_fall_linearly():
     agent, seen = PPO(plain_reach(), settings(schedule="linear", critic_lr=0.02)), []
-    for _ in agent.updates(4):
+    for _ in agent.iterations(4):
         optimisers = (agent.actor_optimiser, agent.critic_optimiser)
         seen.append([optimiser.param_groups[0]["lr"] for optimiser in optimisers])
     expected = [[1e-3 * left, 0.02 * left] for left in (1, 0.75, 0.5, 0.25)]
@@ -257,7 +259,7 @@ def test_one_infinite_reward_does_not_end_the_training():
             return obs, reward / 0 if self.broken else reward, *rest
 
     def callback(trainer: PPO, metrics: dict[str, float]) -> None:
-        trainer.env.broken = trainer.update == 2
+        trainer.env.broken = trainer.iteration == 2
 
     config = settings(scale_rewards=False)
     agent = PPO(Spike(differentiable=False), config).learn(6 * 28, callback)
@@ -286,11 +288,11 @@ def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, k
     path, config = tmp_path / "agent.pt", settings(kind, schedule="linear")
     unbroken, broken = (kind(make_env(), config, seed=3) for _ in range(2))
     unbroken.learn(5 * 28)
-    broken.learn(5 * 28, lambda agent, metrics: agent.update < 3).save(path)
+    broken.learn(5 * 28, lambda agent, metrics: agent.iteration < 3).save(path)
     env = make_env()
     env.reset(seed=11)
     loaded = kind.load(path, env)
-    assert (loaded.update, loaded.seed, loaded.config) == (3, 3, config)
+    assert (loaded.iteration, loaded.seed, loaded.config) == (3, 3, config)
     assert same(weights(loaded), weights(broken))
     loaded.learn(5 * 28)
     assert same(weights(loaded), weights(unbroken))
@@ -369,7 +371,7 @@ def test_what_cannot_be_is_refused_with_advice(build, advice):
     [
         (lambda: PPOConfig(schedule="lineal"), "did you mean 'linear'"),
         (lambda: ClipConfig(ratio="teem"), "did you mean 'team'"),
-        (lambda: ClipConfig(credit="mine"), "'own', 'team'"),
+        (lambda: ClipConfig(advantage="mine"), "'own', 'team'"),
         (lambda: PPO("gymnasium/CartPole-v1"), r"as_multi_agent\(env\)"),
         (lambda: MAPPO(None), "MAPPO cannot train on a NoneType"),
     ],

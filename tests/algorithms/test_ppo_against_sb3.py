@@ -16,9 +16,9 @@ from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
-    Experience,
-    clipped_steps,
-    experience,
+    PolicyBatch,
+    clipped_epochs,
+    policy_batch,
 )
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -28,7 +28,7 @@ from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 ENVS, AGENTS, HORIZON = 5, 3, 11
 JOINT = NetConfig(hidden=(16, 8), activation="tanh", layer_norm=False)
-SHARED = replace(JOINT, architecture="shared", context=False)
+SHARED = replace(JOINT, architecture="shared", pool_others=False)
 
 
 def dispersion() -> MultiAgentVectorEnv:
@@ -65,7 +65,7 @@ def test_advantages_and_targets_are_theirs(make_env):
     env = make_env()
     agent = ours(env, JOINT)
     env.reset(seed=1)
-    env.stagger(torch.Generator().manual_seed(0))
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
     noise = torch.randn(40, ENVS, env.num_agents, env.act_dim)
     window = env.collect(NoisyPolicy(agent.actor, noise), 40)
     assert (window.truncated & ~window.terminated)[:-1].any()
@@ -134,7 +134,7 @@ def our_log_std(agent: PPO, model: TheirPPO) -> Tensor:
     return agent.actor.log_std.detach().repeat(repeats)
 
 
-def fill(model: TheirPPO, past: Experience, *, joint: bool, discrete: bool) -> None:
+def fill(model: TheirPPO, past: PolicyBatch, *, joint: bool, discrete: bool) -> None:
     """Put what we collected into their buffer; a joint slot has one advantage, the mean."""
     buffer = model.rollout_buffer
     buffer.reset()
@@ -158,12 +158,12 @@ def fill(model: TheirPPO, past: Experience, *, joint: bool, discrete: bool) -> N
 def test_one_step_down_the_loss_is_theirs(make_env, net, joint, entropy_weight):
     env = make_env()
     ratio = "team" if joint else "agent"
-    agent = ours(env, net, ratio=ratio, credit="own", entropy_weight=entropy_weight)
+    agent = ours(env, net, ratio=ratio, advantage="individual", entropy_weight=entropy_weight)
     env.reset(seed=1)
     noise = torch.randn(HORIZON, ENVS, env.num_agents, env.act_dim)
     window = env.collect(NoisyPolicy(agent.actor, noise), HORIZON)
     advantage = torch.randn(HORIZON, ENVS, env.num_agents)
-    past = experience(window, agent.actor, advantage)
+    past = policy_batch(window, agent.actor, advantage)
     # as if the policy had moved since: ratios on both sides of both limits
     past = replace(past, log_prob=past.log_prob + 0.2 * torch.randn_like(past.log_prob))
     model = theirs(agent, joint=joint, entropy_weight=entropy_weight)
@@ -171,7 +171,7 @@ def test_one_step_down_the_loss_is_theirs(make_env, net, joint, entropy_weight):
     before = [layer.weight.detach().clone() for layer in their_layers(model)]
 
     optimiser = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
-    report = clipped_steps(
+    report = clipped_epochs(
         agent.actor,
         past,
         config=agent.config.clip,

@@ -14,7 +14,7 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
-from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, experience
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, policy_batch
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
@@ -32,27 +32,27 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind):
     """Window after window, as it acted step by step: of whole windows of any envs, over resets."""
     agent, ended = kind(make_env(), settings(kind)), 0
     agent.env.reset(seed=1)
-    agent.env.stagger(agent.sampler)
+    agent.env.randomise_episode_phase(agent.minibatch_rng)
     for _ in range(4):
         obs = agent.env.current_obs
         noise = agent.noise.draw(HORIZON)
         window = agent._collect(noise)
         advantage = torch.randn(HORIZON, ENVS, agent.env.num_agents)
-        past = experience(window, agent.actor, advantage, recurrence=agent.past["actor"])
+        past = policy_batch(window, agent.actor, advantage, recurrence=agent.past["actor"])
         # what drew the actions, from the noise
         if not agent.env.discrete_actions:
             unit = torch.distributions.Normal(0.0, 1.0).log_prob(noise)
             expected = (unit - agent.actor.log_std.detach()).sum(-1)
             torch.testing.assert_close(past.log_prob, expected, atol=1e-3, rtol=1e-4)
-        parts = list(past.minibatches(ClipConfig(epochs=2, batch_size=13), agent.sampler))
+        parts = list(past.minibatches(ClipConfig(epochs=2, batch_size=13), agent.minibatch_rng))
         assert [part.log_prob.shape[1] for part in parts] == [2, 2, 2, 1] * 2
         for part in parts:
-            new, _ = agent.actor.judge(part.obs, part.action, part.recurrence)
+            new, _ = agent.actor.evaluate_actions(part.obs, part.action, part.recurrence)
             assert ((new - part.log_prob).exp() - 1).abs().max() < 1e-5
         assert torch.equal(window.obs[0], obs)
         ended += int(window.ended[:-1].sum())
-        agent.actor.learn_scales(window.obs)
-        agent.actor.begin_window(agent.sampler)
+        agent.actor.update_normaliser(window.obs)
+        agent.actor.freeze_normaliser(agent.minibatch_rng)
     assert ended > 5
 
 
@@ -60,13 +60,13 @@ def test_a_policy_that_forgot_otherwise_would_have_another_ratio():
     """Where episodes begin decides: without resets inside the window the ratio is not 1."""
     agent = PPO(plain_reach(), settings())
     agent.env.reset(seed=1)
-    agent.env.stagger(agent.sampler)
+    agent.env.randomise_episode_phase(agent.minibatch_rng)
     window = agent._collect(agent.noise.draw(HORIZON))
     past = agent.past["actor"]
     advantage = torch.zeros(HORIZON, ENVS, AGENTS)
-    right = experience(window, agent.actor, advantage, recurrence=past).log_prob
-    never = Recurrence(hidden=past.hidden, begins=torch.zeros_like(past.begins))
-    wrong = experience(window, agent.actor, advantage, recurrence=never).log_prob
+    right = policy_batch(window, agent.actor, advantage, recurrence=past).log_prob
+    never = Recurrence(hidden=past.hidden, episode_start=torch.zeros_like(past.episode_start))
+    wrong = policy_batch(window, agent.actor, advantage, recurrence=never).log_prob
     differs = (right - wrong).abs().amax(-1) > 1e-4
     before = torch.cat([torch.zeros(1, ENVS, dtype=torch.bool), window.ended[:-1]])
     assert torch.equal(differs, before.cumsum(0) > 0)
@@ -80,7 +80,7 @@ def test_values_are_those_of_a_critic_that_lived_through_every_episode(make_env)
     """Env by env and step by step, over window borders; the end is seen before the reset."""
     agent = MAPPO(make_env(), settings(MAPPO))
     agent.env.reset(seed=1)
-    agent.env.stagger(agent.sampler)
+    agent.env.randomise_episode_phase(agent.minibatch_rng)
     with torch.no_grad():
         agent.critic.net.net.head.weight.normal_()
     shape = (1, agent.env.num_agents, 9)
@@ -94,17 +94,17 @@ def test_values_are_those_of_a_critic_that_lived_through_every_episode(make_env)
                 for env in range(ENVS):
                     seen = window.obs[step : step + 1, env : env + 1]
                     led_to = window.next_obs[step : step + 1, env : env + 1]
-                    before = Recurrence(hidden=lived[env], begins=torch.zeros(1, 1) > 0)
+                    before = Recurrence(hidden=lived[env], episode_start=torch.zeros(1, 1) > 0)
                     expected, after = agent.critic.unroll(seen, before)
                     torch.testing.assert_close(value[step, env], expected[0, 0])
-                    then = Recurrence(hidden=after[0], begins=torch.zeros(1, 1) > 0)
+                    then = Recurrence(hidden=after[0], episode_start=torch.zeros(1, 1) > 0)
                     expected, _ = agent.critic.unroll(led_to, then)
                     torch.testing.assert_close(next_value[step, env], expected[0, 0])
                     over = bool(window.ended[step, env])
                     lived[env] = torch.zeros(shape) if over else after[0]
         cut += int(window.ended.sum())
-        goes_on = ~window.ended[:-1]
-        torch.testing.assert_close(next_value[:-1][goes_on], value[1:][goes_on])
+        continue_prob = ~window.ended[:-1]
+        torch.testing.assert_close(next_value[:-1][continue_prob], value[1:][continue_prob])
     assert cut > 5
 
 
@@ -132,31 +132,31 @@ BEGINNINGS: dict[str, Callable[[], MultiAgentVectorEnv]] = {
 def test_an_env_says_where_episodes_begin(which):
     env = BEGINNINGS[which]()
     env.reset(seed=1)
-    env.stagger(torch.Generator().manual_seed(0))
-    assert env.began.shape == (ENVS,) and env.began.all()
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
+    assert env.episode_start.shape == (ENVS,) and env.episode_start.all()
     action = torch.zeros(ENVS, env.num_agents, env.act_dim)
     seen = torch.zeros(ENVS, dtype=torch.bool)
     for _ in range(14):
         _, _, terminated, truncated, _ = env.step(action)
-        assert torch.equal(env.began, terminated | truncated)
-        seen |= env.began
+        assert torch.equal(env.episode_start, terminated | truncated)
+        seen |= env.episode_start
     assert seen.all()
     env.reset()
-    assert env.began.all()
+    assert env.episode_start.all()
 
 
 def test_a_state_knows_whether_it_is_a_beginning():
     env = plain_reach()
     env.reset(seed=1)
-    env.stagger(torch.Generator().manual_seed(0))
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
     for _ in range(3):
         env.step(torch.zeros(ENVS, AGENTS, env.act_dim))
-    began, state = env.began, env.state()
-    assert 0 < began.sum() < ENVS
+    episode_start, state = env.episode_start, env.state()
+    assert 0 < episode_start.sum() < ENVS
     other = plain_reach()
     other.reset()
     other.set_state(state)
-    assert torch.equal(other.began, began)
+    assert torch.equal(other.episode_start, episode_start)
 
 
 # --- acting --------------------------------------------------------------------------------------
@@ -202,12 +202,12 @@ def test_without_memory_the_policy_of_any_env_is_predict():
 
 
 def test_the_mean_of_policies_remembers_too():
-    agent = IPPO(plain_reach(), settings(IPPO, average=0.9)).learn(3 * HORIZON * ENVS)
+    agent = IPPO(plain_reach(), settings(IPPO, ema_decay=0.9)).learn(3 * HORIZON * ENVS)
     env = plain_reach()
     env.reset(seed=1)
     actor = agent.predictor
     assert isinstance(actor, RecurrentActor) and actor is not agent.actor
-    expected, _ = actor.act_next(env.current_obs, None, actor.nothing(ENVS), env.began)
+    expected, _ = actor.act_next(env.current_obs, None, actor.nothing(ENVS), env.episode_start)
     torch.testing.assert_close(agent.policy(env)(env.current_obs), expected.clamp(-1, 1))
 
 
@@ -235,9 +235,9 @@ def test_no_closed_choice_is_taken_and_the_state_is_out_of_sight():
     obs, actor = env.current_obs, agent.actor
     assert isinstance(actor, RecurrentActor)
     other = obs.clone()
-    other[..., env.state_columns] = 7.0
+    other[..., env.global_state_slice] = 7.0
     hidden = agent.hidden["actor"]
-    one, two = (actor.act_next(seen, None, hidden, env.began)[1] for seen in (obs, other))
+    one, two = (actor.act_next(seen, None, hidden, env.episode_start)[1] for seen in (obs, other))
     assert torch.equal(one, two)
 
 
@@ -247,9 +247,9 @@ def test_densities_and_entropies_are_those_of_the_outputs():
     actor = build_actor(ActorConfig(net=replace(PLAIN, memory=5), learn_std=True), env)
     assert isinstance(actor, RecurrentActor)
     obs, action = torch.randn(HORIZON, ENVS, AGENTS, 5), torch.randn(HORIZON, ENVS, AGENTS, 2)
-    begins = torch.zeros(HORIZON, ENVS, dtype=torch.bool)
-    past = Recurrence(hidden=actor.nothing(ENVS), begins=begins)
-    log_prob, entropy = actor.judge(obs, action, past)
+    episode_start = torch.zeros(HORIZON, ENVS, dtype=torch.bool)
+    past = Recurrence(hidden=actor.nothing(ENVS), episode_start=episode_start)
+    log_prob, entropy = actor.evaluate_actions(obs, action, past)
     mean, _ = actor.unroll(obs, past)
     normal = torch.distributions.Normal(mean, actor.log_std.exp())
     torch.testing.assert_close(log_prob, normal.log_prob(action).sum(-1))

@@ -103,8 +103,8 @@ def test_predict_refuses_another_shape():
         ({"actor_lam": 1.5}, "actor_lam"),
         ({"final_std": 0.0}, "final_std"),
         ({"std_steps": 0}, "std_steps"),
-        ({"actor_horizon": 5}, "divides the horizon"),
-        ({"actor_horizon": 0}, "actor_horizon"),
+        ({"segment_length": 5}, "divides the horizon"),
+        ({"segment_length": 0}, "segment_length"),
         ({"actor_epochs": 0}, "actor_epochs"),
     ],
 )
@@ -141,8 +141,8 @@ LEARNED_METRICS = {
     ("make_env", "keys"), [(true_reach, METRICS), (learned_reach, METRICS | LEARNED_METRICS)]
 )
 def test_every_update_reports_finite_numbers(make_env, keys):
-    agent = SHAC(make_env(), config(stagger=False))
-    reports = list(agent.updates(4))
+    agent = SHAC(make_env(), config(randomise_episode_phase=False))
+    reports = list(agent.iterations(4))
     assert set(reports[-1]) >= keys
     for report in reports:
         assert all(torch.isfinite(torch.tensor(value)) for value in report.values())
@@ -155,27 +155,27 @@ def test_every_update_reports_finite_numbers(make_env, keys):
 def test_steps_are_rounded_up_to_whole_windows(total_steps):
     """A window is 7 envs of 4 steps."""
     agent = SHAC(Reach(), config()).learn(total_steps)
-    assert agent.update == {1: 1, 28: 1, 29: 2, 56: 2, 57: 3}[total_steps]
-    assert agent.env_steps == 28 * agent.update
+    assert agent.iteration == {1: 1, 28: 1, 29: 2, 56: 2, 57: 3}[total_steps]
+    assert agent.env_steps == 28 * agent.iteration
 
 
 def test_learning_goes_on_to_the_total():
     agent = SHAC(Reach(), config())
     agent.learn(56).learn(56)
-    assert agent.update == 2
+    assert agent.iteration == 2
     assert agent.learn(84).update == 3
 
 
 @pytest.mark.parametrize(("answer", "updates"), [(False, 2), (None, 5), (True, 5)])
-def test_only_false_stops(answer, updates):
+def test_only_false_stops(answer, iterations):
     agent = SHAC(Reach(), config())
 
     def callback(trainer: SHAC, metrics: dict[str, float]) -> bool | None:
         assert trainer is agent
-        assert metrics["env_steps"] == 28 * trainer.update
-        return answer if trainer.update == 2 else None
+        assert metrics["env_steps"] == 28 * trainer.iteration
+        return answer if trainer.iteration == 2 else None
 
-    assert agent.learn(5 * 28, callback).update == updates
+    assert agent.learn(5 * 28, callback).update == iterations
 
 
 def test_a_progress_bar_may_be_shown(capsys):
@@ -186,7 +186,7 @@ def test_a_progress_bar_may_be_shown(capsys):
 def rates(schedule: str) -> list[tuple[float, float]]:
     agent, seen = SHAC(Reach(), config(schedule=schedule, actor_lr=0.1, critic_lr=0.02)), []
     optimisers = (agent.actor_optimiser, agent.critic_optimiser)
-    for _ in agent.updates(4):
+    for _ in agent.iterations(4):
         seen.append(tuple(optimiser.param_groups[0]["lr"] for optimiser in optimisers))
     return seen
 
@@ -211,7 +211,7 @@ def test_non_finite_gradients_are_skipped_and_counted():
         assert same(before[-1], after) == trainer.env.broken
         assert torch.isfinite(torch.tensor(metrics["actor_gradient_norm"])) != trainer.env.broken
         before.append(after)
-        trainer.env.broken = trainer.update in (2, 3)
+        trainer.env.broken = trainer.iteration in (2, 3)
 
     before.append([p.detach().clone() for p in agent.actor.parameters()])
     agent.learn(6 * 28, callback)
@@ -234,7 +234,7 @@ def test_one_infinite_reward_does_not_end_the_training():
             return obs, reward / 0 if self.broken else reward, *rest
 
     def callback(trainer: SHAC, metrics: dict[str, float]) -> None:
-        trainer.env.broken = trainer.update == 2
+        trainer.env.broken = trainer.iteration == 2
 
     agent = SHAC(Spike(), config()).learn(6 * 28, callback)
     assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
@@ -246,7 +246,7 @@ def test_without_a_value_cache_the_critic_learns_from_the_window(batch):
     kwargs = {"value_capacity": 0, "critic_updates": 4, "critic_batch_size": batch}
     agent = SHAC(Reach(), config(actor_lr=0.0, critic_lr=0.01, gamma=0.0, **kwargs))
     assert agent.values is None
-    losses = [report["critic_loss"] for report in agent.updates(60)]
+    losses = [report["critic_loss"] for report in agent.iterations(60)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
@@ -262,10 +262,10 @@ def test_without_a_value_cache_no_state_comes_twice_before_all_came(batch, round
 
 
 def test_envs_are_staggered_if_asked():
-    for stagger in (True, False):
-        agent = SHAC(Reach(num_envs=61), config(stagger=stagger))
-        ends = [report["episodes_ended"] for report in agent.updates(4)]
-        assert (ends == [0.0, 61.0, 0.0, 61.0]) != stagger
+    for randomise_episode_phase in (True, False):
+        agent = SHAC(Reach(num_envs=61), config(randomise_episode_phase=randomise_episode_phase))
+        ends = [report["episodes_ended"] for report in agent.iterations(4)]
+        assert (ends == [0.0, 61.0, 0.0, 61.0]) != randomise_episode_phase
 
 
 @pytest.mark.parametrize(("limit", "ages"), [(32, range(0, 32, 4)), (31, range(31))])
@@ -273,7 +273,7 @@ def test_envs_are_staggered_by_windows_if_that_leaves_eight_ages(limit, ages):
     env = Reach(num_envs=997)
     env.max_steps = limit
     agent = SHAC(env, config(horizon=4))
-    next(agent.updates(1))
+    next(agent.iterations(1))
     found = (env.state()["steps"] - 4) % limit
     assert sorted(set(found.tolist())) == list(ages)
 
@@ -331,9 +331,9 @@ def test_sampling_actions_leaves_the_training_alone():
 )
 def test_it_begins_as_suits_an_env_without_gradients_of_its_own(name, has):
     bare = make(name, num_envs=2)
-    assert bare.own_gradients == ({"dynamics", "reward"} if has else set())
+    assert bare.native_gradients == ({"dynamics", "reward"} if has else set())
     env = LearnedDiffWrapper(bare)
-    assert env.own_gradients == bare.own_gradients
+    assert env.native_gradients == bare.native_gradients
     assert SHAC(env).config == (SHACConfig() if has else SHACConfig.mixed())
     assert env.config.termination != has
     assert not LearnedDiffWrapper(bare, config=SurrogateConfig()).config.termination

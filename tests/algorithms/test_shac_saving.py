@@ -54,13 +54,13 @@ def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, k
     unbroken.learn(5 * 28)
 
     def stop(agent: SHAC, metrics: dict[str, float]) -> bool:
-        return agent.update < 3
+        return agent.iteration < 3
 
     broken.learn(5 * 28, stop).save(path)
     env = make_env()
     env.reset(seed=11)
     loaded = SHAC.load(path, env, settings)
-    assert (loaded.update, loaded.seed) == (3, 3)
+    assert (loaded.iteration, loaded.seed) == (3, 3)
     assert same(weights(loaded), weights(broken))
     loaded.learn(5 * 28)
     assert same(weights(loaded), weights(unbroken))
@@ -79,14 +79,16 @@ class Forgetful(Reach):
         return super()._reset_all(seed)
 
 
-@pytest.mark.parametrize("stagger", [False, True])
+@pytest.mark.parametrize("randomise_episode_phase", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_env_that_saves_no_state_starts_anew(tmp_path, seed, stagger):
-    settings = config(stagger=stagger)
+def test_an_env_that_saves_no_state_starts_anew(tmp_path, seed, randomise_episode_phase):
+    settings = config(randomise_episode_phase=randomise_episode_phase)
     agent = SHAC(Forgetful(), settings, seed=seed).learn(2 * 28)
     agent.save(tmp_path / "agent.pt")
     loaded = SHAC.load(tmp_path / "agent.pt", Forgetful(), settings)
-    assert (len(loaded.env._steps.unique()) > 1) == stagger  # ages of episodes, all 0 or spread
+    assert (
+        len(loaded.env._steps.unique()) > 1
+    ) == randomise_episode_phase  # ages of episodes, all 0 or spread
     assert same(weights(loaded), weights(agent))
     assert loaded.learn(3 * 28).update == 3
 

@@ -6,7 +6,7 @@ import torch
 from diffsurrogate import ClipConfig, LearnedDiffWrapper, NoiseConfig, make
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.shac_config import SHACConfig
-from diffsurrogate.algorithms.value_learning import DECAY, ENOUGH, Cancellation
+from diffsurrogate.algorithms.value_learning import DECAY, ENOUGH, RewardSignBalance
 from diffsurrogate.errors import UsageError
 
 
@@ -30,49 +30,49 @@ def window(*rewards: float) -> torch.Tensor:
     ],
 )
 def test_one_window_by_hand(rewards, share):
-    cancellation = Cancellation()
-    assert cancellation.share == 1
-    cancellation.update(window(*rewards))
-    assert cancellation.share == pytest.approx(share)
+    sign_balance = RewardSignBalance()
+    assert sign_balance.share == 1
+    sign_balance.update(window(*rewards))
+    assert sign_balance.share == pytest.approx(share)
 
 
 def test_agents_of_a_team_cancel_each_other_before_windows_do():
-    cancellation = Cancellation()
-    cancellation.update(torch.tensor([[[1.0, -1.0, 0.5]]]))
-    assert cancellation.share == 0  # the team earned .5
+    sign_balance = RewardSignBalance()
+    sign_balance.update(torch.tensor([[[1.0, -1.0, 0.5]]]))
+    assert sign_balance.share == 0  # the team earned .5
 
 
 def test_older_windows_fade():
-    cancellation = Cancellation()
-    cancellation.update(window(4.0, -4.0))
+    sign_balance = RewardSignBalance()
+    sign_balance.update(window(4.0, -4.0))
     for _ in range(200):
-        cancellation.update(window(1.0))
+        sign_balance.update(window(1.0))
     gains = sum(DECAY**k for k in range(200)) + 4 * DECAY**200
-    assert 0 < cancellation.share < 1
-    assert cancellation.share == pytest.approx(4 * DECAY**200 / gains / ENOUGH)
+    assert 0 < sign_balance.share < 1
+    assert sign_balance.share == pytest.approx(4 * DECAY**200 / gains / ENOUGH)
 
 
 def test_optimism_lies_between_its_ends():
-    config = SHACConfig(optimism=0.8, settled_optimism=0.6)
-    assert [config.optimism_at(share) for share in (0.0, 0.25, 1.0)] == pytest.approx(
+    config = SHACConfig(expectile=0.8, expectile_one_signed=0.6)
+    assert [config.expectile_at(share) for share in (0.0, 0.25, 1.0)] == pytest.approx(
         [0.6, 0.65, 0.8]
     )
-    assert SHACConfig(optimism=0.8).optimism_at(0.0) == 0.8
-    with pytest.raises(UsageError, match=r"settled_optimism is 1\.0"):
-        SHACConfig(settled_optimism=1.0)
+    assert SHACConfig(expectile=0.8).expectile_at(0.0) == 0.8
+    with pytest.raises(UsageError, match=r"expectile_one_signed is 1\.0"):
+        SHACConfig(expectile_one_signed=1.0)
 
 
 def test_a_trainer_comes_down_where_rewards_are_of_one_sign():
     config = SHACConfig(
         noise=NoiseConfig(kind="white"),
         score=ClipConfig(epochs=1),
-        optimism=0.8,
-        settled_optimism=0.55,
+        expectile=0.8,
+        expectile_one_signed=0.55,
     )
     swings = LearnedDiffWrapper(make("diffsurrogate/cartpole-swingup", num_envs=4))
     agent = SHAC(swings, config)  # which costs in every step
-    reports = list(agent.updates(2))
-    assert [report["optimism"] for report in reports] == pytest.approx([0.55, 0.55], abs=1e-3)
+    reports = list(agent.iterations(2))
+    assert [report["expectile"] for report in reports] == pytest.approx([0.55, 0.55], abs=1e-3)
     other = SHAC(swings, config)
     other.load_state_dict(agent.state_dict())
-    assert other.cancellation.share == agent.cancellation.share
+    assert other.sign_balance.share == agent.sign_balance.share

@@ -12,7 +12,7 @@ from toys.reach import AGENTS, ENVS, OBS, Reach
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.doctor import page as doctor_page
-from diffsurrogate.cli.doctor.command import Verdict, describe, judge
+from diffsurrogate.cli.doctor.command import Verdict, describe, verdict_of
 from diffsurrogate.cli.doctor.measure import Diagnosis, diagnose
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make, register_env
@@ -22,7 +22,7 @@ TRANSITIONS = 2 * 2 * 32 * 7  # two windows of each kind of noise
 
 def examined(env: MultiAgentVectorEnv) -> tuple[Diagnosis, Verdict]:
     found = diagnose(env, "test/env", transitions=TRANSITIONS, seed=3)
-    return found, judge(found)
+    return found, verdict_of(found)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def test_a_smooth_env_with_gradients_is_found_to_be_one(healthy):
     assert (found.shape.agents, found.shape.obs_dim, found.shape.act_dim) == (AGENTS, OBS, 2)
     assert (found.conduct.repeats, found.conduct.continues) == (True, True)
     assert (found.conduct.not_finite, found.conduct.not_reset) == (0, 0)
-    assert found.experience.transitions == TRANSITIONS
-    assert found.experience.rewarded["white"] > 0.9
-    assert found.experience.still_entries == AGENTS  # the fifth entry is 0 for everyone
-    assert (found.experience.terminated, found.experience.truncated) == (0, 2 * 2 * 7 * 32 // 8)
+    assert found.random_play.transitions == TRANSITIONS
+    assert found.random_play.rewarded["white"] > 0.9
+    assert found.random_play.still_entries == AGENTS  # the fifth entry is 0 for everyone
+    assert (found.random_play.terminated, found.random_play.truncated) == (0, 2 * 2 * 7 * 32 // 8)
     assert set(found.own.kinds) == {"dynamics", "reward"}
     assert found.own.passed
     assert found.fit.reward_error < 0.3
@@ -106,7 +106,7 @@ def test_no_reward_at_all_is_poor():
             return torch.zeros(action.shape[:2])
 
     found, verdict = examined(Nothing())
-    assert found.experience.rewarded == {"white": 0.0, "ou": 0.0}
+    assert found.random_play.rewarded == {"white": 0.0, "ou": 0.0}
     assert verdict.chance == "poor"
 
 
@@ -144,7 +144,7 @@ def test_an_env_at_fault_is_never_judged_good():
     found, verdict = examined(NotANumber())
     assert found.conduct.not_finite > 0
     assert found.conduct.repeats  # NaN where it was NaN before
-    assert torch.tensor(found.experience.reward_mean).isfinite()
+    assert torch.tensor(found.random_play.reward_mean).isfinite()
     assert any("NaN or infinite" in fault for fault in verdict.faults)
     assert verdict.chance == "poor"
     assert "nothing speaks against it" not in verdict.findings
@@ -171,7 +171,7 @@ def test_a_reset_that_cannot_be_seen_is_no_fault():
     assert found.conduct.ends > 0
     assert found.conduct.not_reset == 0
     assert verdict.faults == ()
-    assert (found.experience.terminated, found.experience.truncated) == (TRANSITIONS, 0)
+    assert (found.random_play.terminated, found.random_play.truncated) == (TRANSITIONS, 0)
     text = describe(found, verdict)
     assert "by state, 0 by a time limit; autoreset: cannot be told" in text
     assert "nothing to tell: no entry changes" in text
@@ -201,9 +201,9 @@ class Long(Reach):
 
 def test_ends_are_seen_though_the_time_limit_is_not_reached():
     found, verdict = examined(Long())
-    assert 0 < found.experience.truncated <= ENVS
+    assert 0 < found.random_play.truncated <= ENVS
     text = describe(found, verdict)
-    assert f"0 by state, {found.experience.truncated} by a time limit; autoreset: the next" in text
+    assert f"0 by state, {found.random_play.truncated} by a time limit; autoreset: the next" in text
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_slopes_are_followed_within_episodes_only(healthy):
 def test_a_reward_model_that_knows_only_what_it_learned_from_is_named(healthy):
     found, _ = healthy
     fit = replace(found.fit, reward_error=0.28, seen_error=0.09)
-    verdict = judge(replace(found, fit=fit))
+    verdict = verdict_of(replace(found, fit=fit))
     assert verdict.chance == "fair"
     assert verdict.findings[0] == (
         "reward model at 72% of the variance on unseen episodes, 91% on those it learned from: "
@@ -234,12 +234,12 @@ def test_a_reward_model_that_knows_only_what_it_learned_from_is_named(healthy):
     )
     assert "--transitions" in verdict.advice[0]
     fit = replace(found.fit, reward_error=1.1, seen_error=1.0)
-    verdict = judge(replace(found, fit=fit))
+    verdict = verdict_of(replace(found, fit=fit))
     assert verdict.chance == "poor"
     assert "at 0% of the variance on unseen episodes: more data" in verdict.findings[0]
     assert "RewardConfig" in verdict.advice[0]
     fit = replace(found.fit, reward_error=float("nan"))
-    assert judge(replace(found, fit=fit)).chance != "good"
+    assert verdict_of(replace(found, fit=fit)).chance != "good"
 
 
 def test_held_out_episodes_are_others(healthy):

@@ -39,9 +39,9 @@ def small(method: str) -> list[str]:
     return [*run, *own, "--checkpoint-every", "1", "--no-progress"]
 
 
-def train(method: str, env: str = "paper/dispersion", *more: str, updates: int = 2) -> list[str]:
+def train(method: str, env: str = "paper/dispersion", *more: str, iterations: int = 2) -> list[str]:
     agents = ["--agents", str(AGENTS)] if env.startswith("paper/") else []
-    steps = ["--total-steps", str(updates * ENVS * HORIZON)]
+    steps = ["--total-steps", str(iterations * ENVS * HORIZON)]
     return ["train", method, env, *agents, *small(method), *steps, *more]
 
 
@@ -114,7 +114,7 @@ def test_choices_are_trained_too(method, tmp_path):
 @pytest.mark.parametrize("method", ["ppo", "sb3-ppo"])
 def test_a_killed_run_resumes_to_the_same_state(method, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = train(method, updates=20)
+    command = train(method, iterations=20)
     assert main([*command, "--out", str(whole)]) == 0
     with subprocess.Popen(
         [sys.executable, "-m", "diffsurrogate", *command, "--out", str(killed)],
@@ -225,7 +225,7 @@ def test_every_network_is_what_its_name_says(method, network, actor, critic):
     """Whether the others are seen (context) matters to shared networks only."""
     options = preset(method, network=network)
     for net, expected in ((options.ppo.actor.net, actor), (options.ppo.critic.net, critic)):
-        assert (net.architecture, net.context) == expected
+        assert (net.architecture, net.pool_others) == expected
     assert options.folder.name == f"{method}-paper-dispersion-1-{network}-0"
 
 

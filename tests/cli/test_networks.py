@@ -21,9 +21,9 @@ def preset(method: str, network: str, env: str = "paper/dispersion") -> TrainOpt
 
 def kind(net: NetConfig) -> str:
     """What a network is, in short."""
-    extras = [name for name in ("agent_id", "central") if getattr(net, name)]
-    if net.architecture == "shared" and net.context:
-        extras.append("context")
+    extras = [name for name in ("agent_id", "centralised") if getattr(net, name)]
+    if net.architecture == "shared" and net.pool_others:
+        extras.append("pool_others")
     return " ".join([net.architecture, *extras])
 
 
@@ -83,10 +83,10 @@ def test_options_survive_json(method, network):
     assert what_differs(content) == ""
 
 
-def train(method: str, env: str, network: str, *more: str, updates: int = 2) -> list[str]:
+def train(method: str, env: str, network: str, *more: str, iterations: int = 2) -> list[str]:
     section = "shac" if method.startswith("shac") else "ppo"
     sizes = ["--num-envs", str(ENVS), f"--{section}.horizon", str(HORIZON), "--eval-envs", "3"]
-    steps = ["--eval-steps", "5", "--total-steps", str(updates * ENVS * HORIZON)]
+    steps = ["--eval-steps", "5", "--total-steps", str(iterations * ENVS * HORIZON)]
     run = ["--checkpoint-every", "1", "--film-steps", "0", "--no-progress"]
     agents = ["--agents", str(AGENTS)]
     return ["train", method, env, *agents, "--network", network, *sizes, *steps, *run, *more]
@@ -94,7 +94,7 @@ def train(method: str, env: str, network: str, *more: str, updates: int = 2) -> 
 
 def test_learned_gradients_are_limited_where_one_network_acts_for_all_agents():
     def limit(network, env="paper/discovery"):
-        return read_train(["shac++", env, "--network", network]).surrogates.adjoint_limit
+        return read_train(["shac++", env, "--network", network]).surrogates.adjoint_clip
 
     assert limit("mlp") == 3.0
     assert limit("transformer") is limit("shared") is limit("mlp", "vmas/discovery") is None
@@ -127,9 +127,9 @@ def test_a_run_goes_on_with_the_measured_diversity(tmp_path):
     results: list[dict[str, Any]] = []
     for name, parts in (("whole", [4]), ("parts", [2, 4])):
         out = tmp_path / name
-        for updates in parts:
-            more = () if updates == parts[0] else ("--resume",)
-            command = train("ippo", "paper/dispersion", "dico", *more, updates=updates)
+        for iterations in parts:
+            more = () if iterations == parts[0] else ("--resume",)
+            command = train("ippo", "paper/dispersion", "dico", *more, iterations=iterations)
             assert main([*command, "--out", str(out)]) == 0
         results.append(json.loads((out / "summary.json").read_text()))
     assert results[0]["mean_return"] == results[1]["mean_return"]

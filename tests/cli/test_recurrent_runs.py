@@ -36,11 +36,11 @@ def test_every_update_reports_finite_numbers_and_moves_the_memory(make_env, arch
     )
     agent = PPO(make_env(), config)
     nets = (agent.actor.net, agent.critic.net)
-    before = [net.memory.carry.weight.detach().clone() for net in nets]
-    for report in agent.updates(3):
+    before = [net.gru_size.carry.weight.detach().clone() for net in nets]
+    for report in agent.iterations(3):
         assert all(torch.isfinite(torch.tensor(value)) for value in report.values())
     for net, weight in zip(nets, before, strict=True):
-        assert not torch.equal(net.memory.carry.weight, weight)
+        assert not torch.equal(net.gru_size.carry.weight, weight)
     assert agent.skipped == 0
 
 
@@ -49,7 +49,9 @@ def test_only_a_policy_with_memory_repeats_what_it_heard(architecture):
     """Of three agents, all are right; by chance, half. Episodes begin and end inside windows."""
 
     def trained(memory: int) -> float:
-        net = replace(PLAIN, architecture=architecture, hidden=(16,), context=False, memory=memory)
+        net = replace(
+            PLAIN, architecture=architecture, hidden=(16,), pool_others=False, memory=memory
+        )
         start = settings(IPPO, horizon=12, critic_lr=5e-3)
         clip = ClipConfig(batch_size=256, lr=5e-3)
         config = replace(
@@ -59,8 +61,8 @@ def test_only_a_policy_with_memory_repeats_what_it_heard(architecture):
             clip=clip,
         )
         agent = IPPO(Recall(num_envs=64), config, seed=1).learn(12 * 12 * 64)
-        judge = Recall(num_envs=501)
-        share = evaluate(agent.policy(judge), judge, seed=1).normalised_return
+        evaluate_actions = Recall(num_envs=501)
+        share = evaluate(agent.policy(evaluate_actions), evaluate_actions, seed=1).normalised_return
         assert share is not None
         return share
 
@@ -83,14 +85,14 @@ def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, k
         def callback(agent: PPO, metrics: dict[str, float]) -> bool:
             kept = {name: value for name, value in metrics.items() if "cpu" not in name}
             reports[index].append(kept)
-            return agent.update < stop
+            return agent.iteration < stop
 
         return callback
 
     unbroken, broken = (kind(make_env(), config, seed=3) for _ in range(2))
     unbroken.learn(6 * size, noted(0, 6))
     broken.learn(6 * size, noted(1, 3))
-    assert not broken.env.began.all()
+    assert not broken.env.episode_start.all()
     broken.save(path)
     env = make_env()
     env.reset(seed=11)
@@ -108,20 +110,20 @@ def test_an_env_that_saves_no_state_starts_with_nothing_remembered(tmp_path):
     agent.save(tmp_path / "agent.pt")
     loaded = PPO.load(tmp_path / "agent.pt", cartpole())
     loaded._collect(loaded.noise.draw(HORIZON))
-    assert loaded.past["actor"].begins[0].all()
+    assert loaded.past["actor"].episode_start[0].all()
     assert loaded.learn(3 * HORIZON * ENVS).update == 3
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs the extra jaxmarl")
 def test_no_closed_choice_is_taken_on_smax(monkeypatch):
     env = make("jaxmarl/HeuristicEnemySMAX-2s3z", num_envs=ENVS, state=True)
-    original, closed = type(env).open_action, []
+    original, closed = type(env).apply_action_mask, []
 
-    def open_action(action: Tensor) -> Tensor:
+    def apply_action_mask(action: Tensor) -> Tensor:
         closed.append(closed_choices(env, env.current_obs, action))
         return original(env, action)
 
-    monkeypatch.setattr(env, "open_action", open_action)
+    monkeypatch.setattr(env, "apply_action_mask", apply_action_mask)
     agent = MAPPO(env, settings(MAPPO), seed=0).learn(20 * HORIZON * ENVS)
     assert len(closed) == 20 * HORIZON and not any(closed)
     assert agent.skipped == 0
@@ -130,11 +132,11 @@ def test_no_closed_choice_is_taken_on_smax(monkeypatch):
 # --- the command line ----------------------------------------------------------------------------
 
 
-def command(method: str, env: str, *more: str, updates: int = 3) -> list[str]:
+def command(method: str, env: str, *more: str, iterations: int = 3) -> list[str]:
     return [
         *("train", method, env, "--num-envs", "5", "--ppo.horizon", "4", "--eval-envs", "3"),
-        *("--eval-steps", "5", "--total-steps", str(updates * 20), "--checkpoint-every", "1"),
-        *("--no-progress", "--film-steps", "3", "--ppo.actor.net.memory", "16", *more),
+        *("--eval-steps", "5", "--total-steps", str(iterations * 20), "--checkpoint-every", "1"),
+        *("--no-progress", "--film-steps", "3", "--ppo.actor.net.gru_size", "16", *more),
     ]
 
 
@@ -142,7 +144,7 @@ def command(method: str, env: str, *more: str, updates: int = 3) -> list[str]:
     ("method", "env", "more"),
     [
         ("ippo", "paper/dispersion", ["--agents", "3", "--max-steps", "5"]),
-        ("mappo", "vmas/navigation", ["--agents", "2", "--ppo.critic.net.memory", "8"]),
+        ("mappo", "vmas/navigation", ["--agents", "2", "--ppo.critic.net.gru_size", "8"]),
         ("mappo", "mpe2/simple_spread_v3", ["--network", "hyper-mlp"]),
         ("ppo", "diffsurrogate/cartpole-swingup", []),
     ],
@@ -164,9 +166,11 @@ def test_a_run_goes_on_in_the_middle_of_its_episodes(tmp_path):
     returns = []
     for name, parts in (("whole", [5]), ("parts", [2, 5])):
         out = tmp_path / name
-        for updates in parts:
-            more = ["--resume"] if updates != parts[0] else []
-            start = command("ippo", "paper/dispersion", "--max-steps", "7", *more, updates=updates)
+        for iterations in parts:
+            more = ["--resume"] if iterations != parts[0] else []
+            start = command(
+                "ippo", "paper/dispersion", "--max-steps", "7", *more, iterations=iterations
+            )
             assert main([*start, "--out", str(out)]) == 0
         returns.append(json.loads((out / "summary.json").read_text())["mean_return"])
     assert returns[0] == returns[1]
@@ -175,11 +179,11 @@ def test_a_run_goes_on_in_the_middle_of_its_episodes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["ippo", "vmas/navigation", "--network", "dico", "--ppo.actor.net.memory", "5"], "dico"),
-        (["shac++", "vmas/navigation", "--shac.actor.net.memory", "5"], "SHAC learns policies"),
-        (["shac", "vmas/navigation", "--shac.critic.net.memory", "5"], "SHAC learns policies"),
-        (["bppo", "games/climbing", "--bppo.actor.net.memory", "5"], "one after another"),
-        (["happo", "games/climbing", "--bppo.critic.net.memory", "5"], "agents in turn"),
+        (["ippo", "vmas/navigation", "--network", "dico", "--ppo.actor.net.gru_size", "5"], "dico"),
+        (["shac++", "vmas/navigation", "--shac.actor.net.gru_size", "5"], "SHAC learns policies"),
+        (["shac", "vmas/navigation", "--shac.critic.net.gru_size", "5"], "SHAC learns policies"),
+        (["bppo", "games/climbing", "--bppo.actor.net.gru_size", "5"], "one after another"),
+        (["happo", "games/climbing", "--bppo.critic.net.gru_size", "5"], "agents in turn"),
     ],
 )
 def test_memory_where_there_is_none_gets_advice(arguments, advice, tmp_path, capsys):

@@ -31,8 +31,8 @@ CARTPOLE = ["train", "shac", "diffsurrogate/cartpole-swingup", *SMALL]
 DISPERSION = ["train", "shac++", "paper/dispersion", "--agents", "2", *SMALL, "--eval-steps", "5"]
 
 
-def steps(updates: int) -> list[str]:
-    return ["--total-steps", str(updates * 5 * 3)]
+def steps(iterations: int) -> list[str]:
+    return ["--total-steps", str(iterations * 5 * 3)]
 
 
 def test_a_run_leaves_everything_a_user_opens(tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(command, tmp_path, mon
     fit_critic = SHAC._fit_critic
 
     def interrupted(agent, obs, target):
-        if agent.update == 5:
+        if agent.iteration == 5:
             signal.raise_signal(signal.SIGINT)
         return fit_critic(agent, obs, target)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsurrogate.data.replay import BinnedCache
+from diffsurrogate.data.replay import StratifiedReplay
 from diffsurrogate.errors import UsageError
 
 KEYS = st.integers(-20, 20).map(float)
@@ -25,15 +25,15 @@ def batch(keys: list[float], first: int = 0) -> tuple[Tensor, dict[str, Tensor]]
     return key, {"number": number, "pair": torch.stack([key, -key], dim=-1)}
 
 
-def filled(capacity: int, bins: int, *batches: list[float]) -> BinnedCache:
-    cache, count = BinnedCache(capacity, bins), 0
+def filled(capacity: int, bins: int, *batches: list[float]) -> StratifiedReplay:
+    cache, count = StratifiedReplay(capacity, bins), 0
     for keys in batches:
         cache.add(*batch(keys, count))
         count += len(keys)
     return cache
 
 
-def numbers(cache: BinnedCache) -> list[list[int]]:
+def numbers(cache: StratifiedReplay) -> list[list[int]]:
     """The running numbers in each bin, sorted."""
     rings = (ring.items.get("number", torch.empty(0)) for ring in cache.rings)
     return [sorted(ring.tolist()) for ring in rings]
@@ -48,7 +48,7 @@ def bin_of(key: float, low: float, high: float, bins: int) -> int:
 @settings(max_examples=100, deadline=None)
 @given(batches=BATCHES, **SIZES)
 def test_whatever_comes_items_fit_stay_paired_and_lie_in_their_bin(batches, capacity, bins):
-    cache, count, seen = BinnedCache(capacity, bins), 0, []
+    cache, count, seen = StratifiedReplay(capacity, bins), 0, []
     for keys in batches:
         cache.add(*batch(keys, count))
         count, seen = count + len(keys), seen + keys
@@ -109,7 +109,7 @@ def test_a_frequent_key_leaves_the_rare_alone():
     assert cache.occupancy == [5, 0, 1]
 
 
-def drawn_keys(cache: BinnedCache, size: int, balance: float) -> Tensor:
+def drawn_keys(cache: StratifiedReplay, size: int, balance: float) -> Tensor:
     batch = cache.sample(size, torch.Generator().manual_seed(0), balance)
     assert {name: len(rows) for name, rows in batch.items()} == {"number": size, "pair": size}
     assert torch.equal(batch["pair"][:, 0], -batch["pair"][:, 1])
@@ -141,7 +141,7 @@ def test_every_item_of_a_bin_is_equally_likely():
 
 
 def test_an_empty_cache_cannot_be_drawn_from():
-    cache = BinnedCache(3, 2)
+    cache = StratifiedReplay(3, 2)
     cache.add(*batch([]))
     assert (len(cache), cache.occupancy) == (0, [0, 0])
     with pytest.raises(UsageError, match="empty"):
@@ -151,7 +151,7 @@ def test_an_empty_cache_cannot_be_drawn_from():
 @pytest.mark.parametrize(("capacity", "bins"), [(0, 1), (1, 0)])
 def test_a_cache_that_holds_nothing_is_refused(capacity, bins):
     with pytest.raises(UsageError, match="at least 1"):
-        BinnedCache(capacity, bins)
+        StratifiedReplay(capacity, bins)
 
 
 def test_two_caches_do_not_share_bins():
@@ -164,7 +164,7 @@ def test_two_caches_do_not_share_bins():
 
 def test_kept_items_are_copies_without_a_graph():
     key, items = torch.zeros(3), {"x": torch.zeros(3, requires_grad=True)}
-    cache = BinnedCache(5, 1)
+    cache = StratifiedReplay(5, 1)
     cache.add(key, items)
     with torch.no_grad():
         items["x"].fill_(7.0)
@@ -179,7 +179,7 @@ def test_a_saved_cache_goes_on_as_if_unbroken(bins):
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = BinnedCache(3, bins)
+    second = StratifiedReplay(3, bins)
     second.load_state_dict(torch.load(file, weights_only=True))
     for cache in (first, second):
         cache.add(*batch([0.0, 9.0, 4.0], 8))
@@ -189,7 +189,7 @@ def test_a_saved_cache_goes_on_as_if_unbroken(bins):
 
 
 def test_a_loaded_state_is_not_written_to():
-    first, second = filled(2, 1, [0.0, 0.0]), BinnedCache(2, 1)
+    first, second = filled(2, 1, [0.0, 0.0]), StratifiedReplay(2, 1)
     second.load_state_dict(first.state_dict())
     second.add(*batch([0.0], 7))
     assert numbers(first) == [[0, 1]]
@@ -197,4 +197,4 @@ def test_a_loaded_state_is_not_written_to():
 
 def test_a_state_with_other_bins_is_refused():
     with pytest.raises(UsageError, match="3 bins, this one 2"):
-        BinnedCache(5, 2).load_state_dict(BinnedCache(5, 3).state_dict())
+        StratifiedReplay(5, 2).load_state_dict(StratifiedReplay(5, 3).state_dict())

@@ -15,7 +15,7 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
-from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, Experience, clipped_steps
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent, make
@@ -32,7 +32,7 @@ class HalfEmpty(Reach):
     """Agent 1 is never there, agent 0 not in env 2."""
 
     @property
-    def present(self) -> Tensor:
+    def alive_mask(self) -> Tensor:
         there = torch.ones(self.num_envs, self.num_agents, dtype=torch.bool)
         there[:, AWAY] = False
         there[2, 0] = False
@@ -56,13 +56,13 @@ def shac(env: Any, **options: Any) -> Trainer:
 
 
 SCORE = {
-    "score": ClipConfig(epochs=2, batch_size=13, credit="team"),
+    "score": ClipConfig(epochs=2, batch_size=13, advantage="shared"),
     "noise": NoiseConfig(kind="white"),
 }
 TRAINERS = {
     "ippo": lambda: proximal(IPPO),
     "mappo": lambda: proximal(MAPPO),
-    "ppo, ratio of the team": lambda: proximal(PPO, ratio="team"),
+    "ppo, ratio of the team": lambda: proximal(PPO, ratio="joint"),
     "bppo": lambda: proximal(BPPO),
     "happo": lambda: proximal(HAPPO),
     "armappo": lambda: proximal(ARMAPPO),
@@ -70,7 +70,7 @@ TRAINERS = {
     "shac++, open loop": lambda: shac(
         LearnedDiffWrapper(half_empty(), config=replace(learned(half_empty()).config, loop="open"))
     ),
-    "shac++, penalty on means": lambda: shac(learned(half_empty()), box_on="means"),
+    "shac++, penalty on means": lambda: shac(learned(half_empty()), action_penalty_on="means"),
     "shac++, score steps": lambda: shac(learned(half_empty()), **SCORE),
     "shac+": lambda: shac(LearnedDiffWrapper(HalfEmpty(), dynamics=False)),
 }
@@ -94,7 +94,7 @@ def test_who_is_never_there_learns_nothing_and_the_others_do(make_one):
     torch.manual_seed(0)
     trainer = make_one()
     before = of_agents(trainer)
-    assert all(np.isfinite(list(report.values())).all() for report in trainer.updates(3))
+    assert all(np.isfinite(list(report.values())).all() for report in trainer.iterations(3))
     for agent, pair in enumerate(zip(before, of_agents(trainer), strict=True)):
         moved = [not torch.equal(old, new) for old, new in zip(*pair, strict=True)]
         assert len(moved) >= 4
@@ -104,11 +104,11 @@ def test_who_is_never_there_learns_nothing_and_the_others_do(make_one):
 def test_choices_of_who_is_away_are_not_weighed(monkeypatch):
     env = make("games/climbing", num_envs=ENVS, steps=3)
     there = torch.tensor([True, False]).expand(ENVS, 2)
-    monkeypatch.setattr(type(env), "present", property(lambda self: there))
-    actor = ActorConfig(net=SEPARATE, order="together")
+    monkeypatch.setattr(type(env), "alive_mask", property(lambda self: there))
+    actor = ActorConfig(net=SEPARATE, order="simultaneous")
     trainer = SHAC(learned(env), shac_config(actor=actor, choices="all"))
     before = [p.detach().clone() for p in trainer.actor.parameters() if p.requires_grad]
-    list(trainer.updates(3))
+    list(trainer.iterations(3))
     after = [p.detach() for p in trainer.actor.parameters() if p.requires_grad]
     assert any(not torch.equal(a[0], b[0]) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(a[1], b[1]) for a, b in zip(before, after, strict=True))
@@ -122,17 +122,17 @@ def test_a_clipped_step_is_that_of_the_present_alone(ratio, normalise):
     actor, generator = trainer.actor, torch.Generator().manual_seed(0)
     shape = (HORIZON, ENVS, AGENTS)
     obs, action = (torch.randn(*shape, n, generator=generator) for n in (5, 2))
-    present = torch.rand(shape, generator=generator) < 0.6
+    alive_mask = torch.rand(shape, generator=generator) < 0.6
     gain = torch.randn(shape, generator=generator)
     with torch.no_grad():
         log_prob = actor.log_prob(obs, action) + 0.1 * torch.randn(shape, generator=generator)
 
     def gradient(odd: float) -> list[Tensor]:
-        strange = torch.where(present.unsqueeze(-1), action, odd)
-        old = torch.where(present, log_prob, odd)
-        own_gain = torch.where(present, gain, odd) if ratio == "agent" else gain
-        past = Experience(
-            obs=obs, action=strange, log_prob=old, advantage=own_gain, present=present
+        strange = torch.where(alive_mask.unsqueeze(-1), action, odd)
+        old = torch.where(alive_mask, log_prob, odd)
+        own_gain = torch.where(alive_mask, gain, odd) if ratio == "agent" else gain
+        past = PolicyBatch(
+            obs=obs, action=strange, log_prob=old, advantage=own_gain, alive_mask=alive_mask
         )
         found: list[Tensor] = []
 
@@ -142,10 +142,10 @@ def test_a_clipped_step_is_that_of_the_present_alone(ratio, normalise):
             return 0.0
 
         options = ClipConfig(
-            epochs=1, batch_size=1000, credit="own", ratio=ratio, normalise=normalise
+            epochs=1, batch_size=1000, advantage="individual", ratio=ratio, normalise=normalise
         )
         sampler = torch.Generator().manual_seed(1)
-        clipped_steps(actor, past, config=options, generator=sampler, descend=descend)
+        clipped_epochs(actor, past, config=options, generator=sampler, descend=descend)
         return found
 
     usual, strange = gradient(0.0), gradient(3.0)
@@ -162,11 +162,12 @@ def test_agents_of_pettingzoo_are_away_from_their_end_to_the_end_of_all():
     env.reset(seed=0)
     window = env.rollout(lambda obs: torch.zeros(ENVS, AGENTS, env.act_dim), 7)
     there = [[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 0], [1, 1, 1], [1, 1, 1]]
-    assert window.present is not None
+    assert window.alive_mask is not None
     for index in range(ENVS):
-        assert window.present[:, index].tolist() == [[bool(x) for x in row] for row in there]
+        assert window.alive_mask[:, index].tolist() == [[bool(x) for x in row] for row in there]
     assert (
-        env.rollout(lambda obs: torch.zeros(ENVS, AGENTS, env.act_dim), 0 + 1).present is not None
+        env.rollout(lambda obs: torch.zeros(ENVS, AGENTS, env.act_dim), 0 + 1).alive_mask
+        is not None
     )
 
 
@@ -174,8 +175,8 @@ def test_where_nobody_ever_leaves_there_is_no_mask():
     env = make("mpe2/simple_spread_v3", num_envs=3)
     env.reset(seed=0)
     window = env.collect(lambda obs: torch.zeros(3, 3, env.act_dim), 30)
-    assert window.present is None
-    assert Reach().present is None
+    assert window.alive_mask is None
+    assert Reach().alive_mask is None
 
 
 def test_the_dead_of_smax_are_away():
@@ -186,23 +187,25 @@ def test_the_dead_of_smax_are_away():
     seen, saved, after = 0, None, None
     for _ in range(60):
         alive = torch.from_numpy(np.asarray(env._state.state.unit_alive).copy())[:, :3]
-        present = torch.ones(5, 3, dtype=torch.bool) if env.present is None else env.present
-        assert torch.equal(present, alive)
+        alive_mask = (
+            torch.ones(5, 3, dtype=torch.bool) if env.alive_mask is None else env.alive_mask
+        )
+        assert torch.equal(alive_mask, alive)
         seen += int((~alive).sum())
         if seen and saved is None:
-            saved, after = env.state(), present.clone()
+            saved, after = env.state(), alive_mask.clone()
         env.step(torch.rand(5, 3, env.act_dim, generator=generator))
     assert seen > 0
     assert saved is not None
     env.set_state(saved)
-    assert torch.equal(env.present, after)
+    assert torch.equal(env.alive_mask, after)
 
 
 @pytest.mark.parametrize("shape", [(AGENTS,), (AGENTS, ENVS)])
 def test_who_is_there_must_be_said_of_each_agent_in_each_env(shape, monkeypatch):
     for dtype in (torch.bool, torch.float32):
         said = torch.ones((ENVS, AGENTS) if dtype == torch.float32 else shape, dtype=dtype)
-        monkeypatch.setattr(HalfEmpty, "present", property(lambda self, said=said: said))
+        monkeypatch.setattr(HalfEmpty, "alive_mask", property(lambda self, said=said: said))
         for env in (half_empty(), learned(half_empty())):
             env.reset(seed=0)
             with pytest.raises(UsageError, match=r"\(env, agent\) = \(7, 3\) and torch.bool are"):

@@ -248,11 +248,11 @@ def test_gradients_pass_untouched_and_no_graph_is_added():
 def test_a_run_that_meets_a_lie_keeps_its_last_checkpoint(tmp_path):
     env = RuleBreaker("reward", 10, spoilt((2, 0)))  # in the third window of four steps
     agent = SHAC(env, config())
-    for _ in agent.updates(2):
+    for _ in agent.iterations(2):
         agent.save(tmp_path / "last.pt")
     before = (tmp_path / "last.pt").read_bytes()
     with pytest.raises(UsageError, match=r"the reward of env 2 at step [1-8] of its"):
-        for _ in agent.updates(3):
+        for _ in agent.iterations(3):
             agent.save(tmp_path / "last.pt")
     assert (tmp_path / "last.pt").read_bytes() == before
     again = SHAC.load(tmp_path / "last.pt", Reach())

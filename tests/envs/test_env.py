@@ -216,5 +216,5 @@ def test_step_counters_can_be_staggered_in_groups():
     env = Reach(num_envs=61)
     env.max_steps = 10
     env.reset(seed=0)
-    env.stagger(torch.Generator().manual_seed(0), every=4)
+    env.randomise_episode_phase(torch.Generator().manual_seed(0), every=4)
     assert sorted(set(env.state()["steps"].tolist())) == [0, 4, 8]

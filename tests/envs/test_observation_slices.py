@@ -15,7 +15,7 @@ from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo import MAPPO, PPO, MAPPOConfig, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.envs.observation_slices import check_columns, open_now, without
+from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
@@ -55,7 +55,7 @@ def doors_actor() -> Actor:
         torch.zeros(1, CHOICES),
         torch.ones(1, CHOICES),
         discrete=True,
-        open_choices=slice(0, CHOICES),
+        action_mask_slice=slice(0, CHOICES),
     )
     head: Any = actor.net.head
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_a_policy_depends_on_no_state_and_no_gradient_passes_flags(settings):
     actor.statistics.snapshot()
     noise = torch.randn(4, ENVS, AGENTS, CHOICES, generator=torch.Generator().manual_seed(0))
     other = obs.clone()
-    other[..., env.state_columns] += 3.0
+    other[..., env.global_state_slice] += 3.0
     assert torch.equal(actor.act(obs, noise), actor.act(other, noise))
     assert closed_choices(env, obs, actor.act(obs, noise)) == 0
     seen = obs.requires_grad_()
@@ -133,20 +133,20 @@ def test_flags_are_not_normalised_and_the_network_sees_them():
     actor.statistics.update(2.0 * obs + 5.0)
     actor.statistics.snapshot()
     assert torch.equal(actor._inputs(obs)[..., SEEN:], before)
-    assert torch.equal(before, obs[..., env.open_choices])
+    assert torch.equal(before, obs[..., env.action_mask_slice])
     doors = torch.ones(CHOICES)
     closed = torch.tensor([1.0, 1, 1, 0])
     row = torch.zeros(1, AGENTS, env.obs_dim)
-    row[..., env.open_choices] = doors
+    row[..., env.action_mask_slice] = doors
     all_open = actor(row)
-    row[..., env.open_choices] = closed
+    row[..., env.action_mask_slice] = closed
     assert not torch.allclose(all_open[..., :3], actor(row)[..., :3])
 
 
 def test_columns_may_stand_in_any_order():
     """The state before the open choices, and features around them."""
     box = torch.zeros(2, 3), torch.ones(2, 3)
-    roles = {"open_choices": slice(5, 8), "state_columns": slice(1, 4)}
+    roles = {"action_mask_slice": slice(5, 8), "global_state_slice": slice(1, 4)}
     actor = Actor(ActorConfig(net=NET), 2, 9, *box, discrete=True, **roles)
     obs = torch.rand(11, 2, 9, generator=torch.Generator().manual_seed(0))
     obs[..., 5:8] = torch.tensor([0.0, 1, 0])
@@ -160,7 +160,7 @@ def test_a_critic_reads_the_state():
         nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     obs = seen_by_doors().requires_grad_()
     (slope,) = torch.autograd.grad(critic(obs).sum(), obs)
-    assert slope[..., MaskedReach.state_columns].any()
+    assert slope[..., MaskedReach.global_state_slice].any()
 
 
 # --- the env --------------------------------------------------------------------------------------
@@ -179,11 +179,11 @@ def test_what_a_random_policy_does_is_the_largest_open_choice_and_windows_say_so
     window = env.rollout(policy, 20)
     assert env.taken > 1500 and env.closed == 0
     assert closed_choices(env, window.obs, torch.stack(given)) > 500
-    now = open_now(window.obs, env.open_choices)
+    now = available_actions(window.obs, env.action_mask_slice)
     largest = torch.where(now, torch.stack(given), -1.0).argmax(-1)
     assert torch.equal(window.action.argmax(-1), largest)
     assert torch.equal(window.action.sum(-1), torch.ones(20, 31, AGENTS))
-    gone = ~window.obs[..., env.open_choices].bool().any(-1)
+    gone = ~window.obs[..., env.action_mask_slice].bool().any(-1)
     assert gone[..., 2].any() and not gone[..., :2].any()
 
 
@@ -212,18 +212,18 @@ def test_logits_outside_the_box_are_one_and_the_same_choice_everywhere():
         actions = iter(given)
         window = env.rollout(lambda obs, actions=actions: next(actions), 6)
         rewards.append(window.reward)
-        now = open_now(window.obs, env.open_choices)
+        now = available_actions(window.obs, env.action_mask_slice)
         largest = given.masked_fill(~now, -torch.inf).argmax(-1)
         assert torch.equal(window.action.argmax(-1), largest)
     assert all(torch.equal(rewards[0], reward) for reward in rewards[1:])
 
 
 def test_an_env_with_wrong_columns_is_refused_before_anything_is_learned(monkeypatch):
-    monkeypatch.setattr(MaskedReach, "open_choices", slice(0, 3))
+    monkeypatch.setattr(MaskedReach, "action_mask_slice", slice(0, 3))
     with pytest.raises(UsageError, match="4 columns are needed"):
         MaskedReach().reset(seed=0)
     env = make("vmas/transport", num_envs=2)
-    env.open_choices = slice(0, 2)
+    env.action_mask_slice = slice(0, 2)
     with pytest.raises(UsageError, match="this env's actions are numbers"):
         env.reset(seed=0)
 
@@ -233,25 +233,28 @@ def test_flags_pass_no_gradient_whatever_is_said_of_them():
         MaskedReach(), continuous=torch.ones(MaskedReach().obs_dim, dtype=torch.bool)
     )
     assert env.surrogates.continuous.mask.sum() == AGENTS * (SEEN + AGENTS)
-    assert not env.surrogates.continuous.mask[:, env.open_choices].any()
-    roles = (env.open_choices, env.state_columns, env.discrete_actions)
-    assert roles == (MaskedReach.open_choices, MaskedReach.state_columns, True)
+    assert not env.surrogates.continuous.mask[:, env.action_mask_slice].any()
+    roles = (env.action_mask_slice, env.global_state_slice, env.discrete_actions)
+    assert roles == (MaskedReach.action_mask_slice, MaskedReach.global_state_slice, True)
 
 
 @pytest.mark.parametrize(
     ("roles", "advice"),
     [
-        ({"open_choices": slice(0, 3)}, "4 columns are needed"),
-        ({"open_choices": slice(7, 11)}, "columns among the 10"),
-        ({"open_choices": slice(4)}, r"slice\(start, stop\)"),
-        ({"state_columns": slice(0, 10)}, "a policy would see nothing"),
-        ({"state_columns": slice(3, 3)}, "columns among the 10"),
-        ({"open_choices": slice(0, 4), "state_columns": slice(3, 7)}, r"share the columns \{3\}"),
-        ({"open_choices": slice(0, 4), "discrete": False}, "actions are numbers"),
+        ({"action_mask_slice": slice(0, 3)}, "4 columns are needed"),
+        ({"action_mask_slice": slice(7, 11)}, "columns among the 10"),
+        ({"action_mask_slice": slice(4)}, r"slice\(start, stop\)"),
+        ({"global_state_slice": slice(0, 10)}, "a policy would see nothing"),
+        ({"global_state_slice": slice(3, 3)}, "columns among the 10"),
+        (
+            {"action_mask_slice": slice(0, 4), "global_state_slice": slice(3, 7)},
+            r"share the columns \{3\}",
+        ),
+        ({"action_mask_slice": slice(0, 4), "discrete": False}, "actions are numbers"),
     ],
 )
 def test_columns_that_cannot_be_are_refused(roles, advice):
-    given = {"open_choices": None, "state_columns": None, "discrete": True} | roles
+    given = {"action_mask_slice": None, "global_state_slice": None, "discrete": True} | roles
     with pytest.raises(UsageError, match=advice):
         check_columns(**given, obs_dim=10, act_dim=4)
 
@@ -280,16 +283,16 @@ KINDS = ["ppo", "ppo, one after another", "mappo", "shac++", "shac++, all choice
 def test_no_closed_choice_is_ever_taken_in_training_and_none_is_replaced(kind, monkeypatch):
     """Over 200 steps of learning; the env need not replace any."""
     env, replaced = MaskedReach(), 0
-    original = MaskedReach.open_action
+    original = MaskedReach.apply_action_mask
 
-    def open_action(self: MaskedReach, action: Tensor) -> Tensor:
+    def apply_action_mask(self: MaskedReach, action: Tensor) -> Tensor:
         nonlocal replaced
         replaced += int((original(self, action) - action).abs().sum() > 0)
         return original(self, action)
 
-    monkeypatch.setattr(MaskedReach, "open_action", open_action)
+    monkeypatch.setattr(MaskedReach, "apply_action_mask", apply_action_mask)
     agent = trainer(kind, env).learn(26 * 8 * ENVS)
-    assert agent.update == 26 and agent.skipped == 0
+    assert agent.iteration == 26 and agent.skipped == 0
     assert env.taken > 200 * ENVS * 2 and env.closed == 0 and replaced == 0
     evaluate(agent.predict, test := MaskedReach())
     assert test.taken > 100 and test.closed == 0 and replaced == 0
@@ -300,11 +303,11 @@ def test_a_training_that_is_killed_goes_on_to_the_same_result(kind, tmp_path):
     unbroken, broken = trainer(kind, MaskedReach()), trainer(kind, MaskedReach())
     unbroken.learn(6 * 8 * ENVS)
     path = tmp_path / "agent.pt"
-    broken.learn(6 * 8 * ENVS, lambda agent, metrics: agent.update < 3).save(path)
+    broken.learn(6 * 8 * ENVS, lambda agent, metrics: agent.iteration < 3).save(path)
     env = MaskedReach() if kind == "ppo" else learned(MaskedReach())
     env.reset(seed=11)
     resumed = type(broken).load(path, env, broken.config).learn(6 * 8 * ENVS)
-    assert (broken.update, resumed.update) == (3, 6)
+    assert (broken.iteration, resumed.iteration) == (3, 6)
     before, after = unbroken.actor.state_dict(), resumed.actor.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert torch.equal(resumed.env.current_obs, unbroken.env.current_obs)

@@ -62,7 +62,7 @@ def test_those_start_anew_and_the_others_go_on(name):
     assert torch.equal(obs[~MASK], there[~MASK])
     assert (obs[MASK] != there[MASK]).flatten(1).any(1).all()
     assert torch.equal(env.current_obs, obs)
-    assert torch.equal(env.began, MASK)
+    assert torch.equal(env.episode_start, MASK)
     after, undisturbed = play(env, 3, 5), play(other, 3, 5)
     for step in range(3):  # until the time limit of those that go on
         for ours, theirs in zip(after[step], undisturbed[step], strict=True):
@@ -101,7 +101,7 @@ def test_wrappers_pass_it_on():
         after, _ = env.reset(options={"reset_mask": MASK})
         assert torch.equal(after[~MASK], before[~MASK])
         assert (after[MASK] != before[MASK]).flatten(1).any(1).all()
-        assert torch.equal(env.began, MASK)
+        assert torch.equal(env.episode_start, MASK)
 
 
 @pytest.mark.parametrize(

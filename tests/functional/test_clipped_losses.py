@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
-from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, Experience, clipped_steps
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
 from diffsurrogate.functional.losses import clipped_ratio_loss
 from diffsurrogate.nets.config import NetConfig
 
@@ -60,17 +60,17 @@ def actor(**kwargs: object) -> Actor:
     return Actor(config, AGENTS, OBS, -BOX, BOX)
 
 
-def past(policy: Actor, ratio: Tensor, advantage: Tensor) -> Experience:
+def past(policy: Actor, ratio: Tensor, advantage: Tensor) -> PolicyBatch:
     """One step of as many envs as rows, at which the policy now has these ratios."""
     envs = len(ratio)
     obs, action = torch.randn(1, envs, AGENTS, OBS), torch.randn(1, envs, AGENTS, ACT)
     log_prob = policy.log_prob(obs, action).detach() - ratio.log()
-    return Experience(obs=obs, action=action, log_prob=log_prob, advantage=advantage.unsqueeze(0))
+    return PolicyBatch(obs=obs, action=action, log_prob=log_prob, advantage=advantage.unsqueeze(0))
 
 
 def first_loss(config: ClipConfig, ratio: Tensor, advantage: Tensor) -> float:
     policy = actor()
-    report = clipped_steps(
+    report = clipped_epochs(
         policy,
         past(policy, ratio, advantage),
         config=config,
@@ -84,7 +84,7 @@ TWO = torch.tensor([[1.5, 0.9]]), torch.tensor([[1.0, 3.0]])  # ratios, advantag
 
 
 @pytest.mark.parametrize(
-    ("ratio", "credit", "loss"),
+    ("ratio", "advantage", "loss"),
     [
         ("agent", "own", -(1.2 * 1 + 0.9 * 3) / 2),
         ("agent", "team", -(1.2 * 2 + 0.9 * 2) / 2),
@@ -92,8 +92,8 @@ TWO = torch.tensor([[1.5, 0.9]]), torch.tensor([[1.0, 3.0]])  # ratios, advantag
         ("team", "own", -1.2 * 2),  # one ratio has one gain
     ],
 )
-def test_ratio_and_credit_by_hand(ratio, credit, loss):
-    config = ClipConfig(epochs=1, ratio=ratio, credit=credit, normalise=False)
+def test_ratio_and_credit_by_hand(ratio, advantage, loss):
+    config = ClipConfig(epochs=1, ratio=ratio, advantage=advantage, normalise=False)
     assert first_loss(config, *TWO) == pytest.approx(loss, rel=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_normalised_gains_have_mean_0_and_deviation_1(ratio, gains):
 
 
 def test_a_minibatch_of_one_state_is_not_normalised():
-    config = ClipConfig(epochs=1, batch_size=1, ratio="team")
+    config = ClipConfig(epochs=1, batch_size=1, ratio="joint")
     assert first_loss(config, *TWO) == pytest.approx(-2.4, rel=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_the_report_is_of_all_steps_and_nothing_moved_says_so():
         losses.append(loss.item())
         return float(len(losses))
 
-    report = clipped_steps(
+    report = clipped_epochs(
         policy, past(policy, *zero), config=config, generator=torch.Generator(), descend=keep
     )
     assert len(losses) == 9  # 3 epochs of 3, 3 and 1 states
@@ -149,7 +149,7 @@ def test_the_report_tells_how_far_the_policy_went():
     """log ρ = 0.5 everywhere: e^0.5 - 1 - 0.5 = 0.1487, and all beyond 1.2."""
     policy = actor()
     half = torch.full((7, AGENTS), 0.5).exp(), torch.randn(7, AGENTS)
-    report = clipped_steps(
+    report = clipped_epochs(
         policy,
         past(policy, *half),
         config=ClipConfig(epochs=1),
@@ -173,7 +173,7 @@ def test_steps_make_good_actions_likelier_and_bad_ones_less_likely():
         optimiser.step()
         return 0.0
 
-    clipped_steps(
+    clipped_epochs(
         policy,
         experience,
         config=ClipConfig(epochs=5),

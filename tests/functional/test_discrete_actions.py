@@ -16,10 +16,10 @@ from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import (
-    alternatives,
-    mixture_error,
-    one_hot_of,
-    straight_choice,
+    counterfactual_actions,
+    mixup_loss,
+    one_hot_argmax,
+    straight_through_one_hot,
 )
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
@@ -105,7 +105,7 @@ def test_the_gradient_is_that_of_the_expected_payoff(choices, tolerance):
 class ClosedClimbing(Climbing):
     """Agent a may not choose 1, nor agent b 0; the last three columns of obs say so."""
 
-    open_choices = slice(1, 4)
+    action_mask_slice = slice(1, 4)
     doors = torch.tensor([[1.0, 1, 0, 1], [1.0, 0, 1, 1]])
 
     def spawn(self, count: int, generator: torch.Generator) -> TorchState:
@@ -153,7 +153,7 @@ def test_a_learned_payoff_points_the_same_way():
 def test_choices_pass_the_gradient_of_their_chances():
     logits = torch.tensor([[0.3, -1.0, 2.0]], requires_grad=True)
     chances = logits.softmax(-1)
-    choice = straight_choice(torch.tensor([[0.1, 5.0, 0.2]]), chances)
+    choice = straight_through_one_hot(torch.tensor([[0.1, 5.0, 0.2]]), chances)
     assert choice.tolist() == [[0.0, 1.0, 0.0]]
     slope = torch.tensor([[1.0, -2.0, 0.5]])
     (choice * slope).sum().backward()
@@ -162,8 +162,8 @@ def test_choices_pass_the_gradient_of_their_chances():
 
 
 def test_alternatives_change_one_agent_at_a_time():
-    action = one_hot_of(torch.randn(7, 2, CHOICES, generator=torch.Generator().manual_seed(0)))
-    instead = alternatives(action)
+    action = one_hot_argmax(torch.randn(7, 2, CHOICES, generator=torch.Generator().manual_seed(0)))
+    instead = counterfactual_actions(action)
     assert instead.shape == (2, CHOICES, 7, 2, CHOICES)
     for agent in range(2):
         for choice in range(CHOICES):
@@ -174,9 +174,9 @@ def test_alternatives_change_one_agent_at_a_time():
 
 def test_the_error_on_mixtures_vanishes_for_what_is_linear_in_each_agents_choice():
     generator = torch.Generator().manual_seed(0)
-    action = 2 * one_hot_of(torch.randn(500, 2, CHOICES, generator=generator)) - 1
-    assert mixture_error(payoff, action, generator) < 1e-6
-    bent = mixture_error(lambda a: a[..., 0, 0] ** 2, action, generator)
+    action = 2 * one_hot_argmax(torch.randn(500, 2, CHOICES, generator=generator)) - 1
+    assert mixup_loss(payoff, action, generator) < 1e-6
+    bent = mixup_loss(lambda a: a[..., 0, 0] ** 2, action, generator)
     # half of the samples mix agent 0; 1/3 + 2/9 ... at most (1 - (2λ - 1)²)² where 1 meets -1
     share = 0.5 * (4 / 9)
     assert bent.item() == pytest.approx(share * 8 / 15, rel=0.3)

@@ -19,7 +19,7 @@ from toys.spring import (
 
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.gradient_flow import limited
+from diffsurrogate.functional.gradient_flow import clip_to_median_norm
 from diffsurrogate.functional.losses import shac_actor_loss
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
@@ -32,7 +32,7 @@ def test_only_what_exceeds_the_limit_is_cut_and_keeps_its_direction() -> None:
     torch.manual_seed(0)
     direction = torch.randn(6, 3, 4)
     gradient = sizes[:, None, None] * direction / direction.flatten(1).norm(dim=1)[:, None, None]
-    cut = limited(gradient, 2.0)  # the median of those that have one is 3
+    cut = clip_to_median_norm(gradient, 2.0)  # the median of those that have one is 3
     assert torch.allclose(cut.flatten(1).norm(dim=1), torch.tensor([1.0, 6.0, 3.0, 0.0, 2.0, 6.0]))
     assert torch.allclose(cut[1], 0.06 * gradient[1])
 
@@ -41,13 +41,13 @@ def test_each_step_has_its_own_limit() -> None:
     torch.manual_seed(0)
     scale = torch.tensor([1.0, 1e-3, 10.0])[:, None, None, None]
     gradient = scale * torch.randn(3, 7, 2, 5) * torch.randn(7, 1, 1).exp()
-    each = torch.stack([limited(step, 0.5) for step in gradient])
-    assert torch.equal(limited(gradient, 0.5), each)
+    each = torch.stack([clip_to_median_norm(step, 0.5) for step in gradient])
+    assert torch.equal(clip_to_median_norm(gradient, 0.5), each)
     assert not torch.allclose(each, gradient)
 
 
 def test_no_gradient_stays_none() -> None:
-    assert torch.equal(limited(torch.zeros(5, 3, 2), 3.0), torch.zeros(5, 3, 2))
+    assert torch.equal(clip_to_median_norm(torch.zeros(5, 3, 2), 3.0), torch.zeros(5, 3, 2))
 
 
 class OneGoesWild(nn.Module):
@@ -62,7 +62,7 @@ class OneGoesWild(nn.Module):
 
 def first_action_gradients(limit: float | None, *, by_steps: bool) -> tuple[Tensor, Window]:
     """Return the size of each env's gradient with respect to its first action (env,)."""
-    config = replace(small(), adjoint_limit=limit)
+    config = replace(small(), adjoint_clip=limit)
     env = LearnedDiffWrapper(
         Spring(),
         reward=TrueReward(),
@@ -93,5 +93,5 @@ def test_a_wild_env_is_tamed_and_the_others_keep_theirs(by_steps: bool) -> None:
 
 
 def test_a_limit_must_be_more_than_nothing() -> None:
-    with pytest.raises(UsageError, match="adjoint_limit"):
-        SurrogateConfig(adjoint_limit=0.0)
+    with pytest.raises(UsageError, match="adjoint_clip"):
+        SurrogateConfig(adjoint_clip=0.0)

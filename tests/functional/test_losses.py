@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsurrogate.functional.losses import box_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, shac_actor_loss
 from diffsurrogate.functional.returns import td_lambda
 
 ENVS, AGENTS = 7, 3
@@ -105,9 +105,9 @@ def test_the_loss_is_minus_the_mean_discounted_return(seed, horizon, gamma):
 def test_gradcheck(modelled):
     reward, value, terminated, truncated = random_window(seed=1)
 
-    def loss(reward: Tensor, value: Tensor, continuation: Tensor | None = None) -> Tensor:
+    def loss(reward: Tensor, value: Tensor, continue_prob: Tensor | None = None) -> Tensor:
         return shac_actor_loss(
-            reward, value, terminated, truncated, gamma=0.9, continuation=continuation
+            reward, value, terminated, truncated, gamma=0.9, continue_prob=continue_prob
         )
 
     inputs = [reward, value, (~terminated).double()][: 3 if modelled else 2]
@@ -116,10 +116,10 @@ def test_gradcheck(modelled):
 
 def test_continuation_weighs_all_that_comes_after():
     """1 + 0.5 c_0 (2 + 0.5 c_1 30): with c = (0.5, 0.2), 1 + 0.25 * 5 = 2.25."""
-    continuation = torch.tensor([0.5, 0.2])[:, None].expand(-1, ENVS)
+    continue_prob = torch.tensor([0.5, 0.2])[:, None].expand(-1, ENVS)
     never = flags(horizon=2)
     loss = shac_actor_loss(
-        rows(1.0, 2.0), rows(10.0, 30.0), never, never, gamma=0.5, continuation=continuation
+        rows(1.0, 2.0), rows(10.0, 30.0), never, never, gamma=0.5, continue_prob=continue_prob
     )
     assert loss.item() == pytest.approx(-2.25 / 2)
 
@@ -134,14 +134,14 @@ def test_continuation_weighs_all_that_comes_after():
     ids=["going on", "terminated at step 0"],
 )
 def test_gradient_flows_to_the_continuation(terminated, slopes):
-    continuation = (~terminated).float().requires_grad_()
+    continue_prob = (~terminated).float().requires_grad_()
     never = flags(horizon=2)
     loss = shac_actor_loss(
-        rows(1.0, 2.0), rows(10.0, 30.0), terminated, never, gamma=0.5, continuation=continuation
+        rows(1.0, 2.0), rows(10.0, 30.0), terminated, never, gamma=0.5, continue_prob=continue_prob
     )
     loss.backward()
     expected = -torch.tensor(slopes)[:, None].expand(-1, ENVS) / (2 * ENVS)
-    torch.testing.assert_close(continuation.grad, expected)
+    torch.testing.assert_close(continue_prob.grad, expected)
 
 
 # --- the mean TD(λ) return ----------------------------------------------------------------------
@@ -185,9 +185,9 @@ def test_the_lambda_loss_is_minus_the_mean_target_over_its_weights(seed, lam, ga
 def test_lambda_gradcheck(lam, modelled):
     reward, value, terminated, truncated = random_window(seed=1)
 
-    def loss(reward: Tensor, value: Tensor, continuation: Tensor | None = None) -> Tensor:
+    def loss(reward: Tensor, value: Tensor, continue_prob: Tensor | None = None) -> Tensor:
         return lambda_actor_loss(
-            reward, value, terminated, truncated, gamma=0.9, lam=lam, continuation=continuation
+            reward, value, terminated, truncated, gamma=0.9, lam=lam, continue_prob=continue_prob
         )
 
     inputs = [reward, value, (~terminated).double()][: 3 if modelled else 2]
@@ -226,19 +226,19 @@ HIGH = torch.tensor([[1.0, 5.0]]).expand(AGENTS, 2)
 )
 def test_box_penalty_by_hand(action, penalty):
     everyone = torch.tensor(action).expand(ENVS, AGENTS, 2)
-    assert box_penalty(everyone, LOW, HIGH).item() == pytest.approx(penalty)
+    assert action_penalty(everyone, LOW, HIGH).item() == pytest.approx(penalty)
     alone = torch.zeros(ENVS, AGENTS, 2)
     alone[4, 2] = torch.tensor(action)
-    assert box_penalty(alone, LOW, HIGH).item() == pytest.approx(penalty / (ENVS * AGENTS))
+    assert action_penalty(alone, LOW, HIGH).item() == pytest.approx(penalty / (ENVS * AGENTS))
 
 
 def test_descending_the_box_penalty_leads_back_into_the_box():
     action = torch.tensor([3.0, -1.0]).repeat(ENVS, AGENTS, 1).requires_grad_()
-    (grad,) = torch.autograd.grad(box_penalty(action, LOW, HIGH), action)
+    (grad,) = torch.autograd.grad(action_penalty(action, LOW, HIGH), action)
     expected = torch.tensor([2 * 2.0, -2 * 1.0]) / (ENVS * AGENTS)
     torch.testing.assert_close(grad, expected.expand_as(grad))
     inside = torch.zeros_like(action, requires_grad=True)
-    (grad,) = torch.autograd.grad(box_penalty(inside + 0.1, LOW, HIGH), inside)
+    (grad,) = torch.autograd.grad(action_penalty(inside + 0.1, LOW, HIGH), inside)
     assert not grad.any()
 
 
@@ -246,4 +246,4 @@ def test_box_penalty_gradcheck():
     generator = torch.Generator().manual_seed(0)
     action = 4 * torch.randn(2, AGENTS, 2, generator=generator, dtype=torch.float64)
     low, high = LOW.double(), HIGH.double()
-    assert torch.autograd.gradcheck(lambda a: box_penalty(a, low, high), action.requires_grad_())
+    assert torch.autograd.gradcheck(lambda a: action_penalty(a, low, high), action.requires_grad_())

@@ -22,10 +22,10 @@ SLOPE = torch.tensor([[1.0, 2.0]])
         (0.5, -2.0, 1.0, 2.4, 0.0, 1.6),
     ],
 )
-def test_loss_and_slopes_by_hand(ratio, advantage, pull, loss, by_log_prob, by_action):
+def test_loss_and_slopes_by_hand(ratio, advantage, peer_grad, loss, by_log_prob, by_action):
     log_prob = torch.tensor([-3.0]).requires_grad_()
     old = torch.tensor([-3.0]) - torch.tensor([ratio]).log()
-    action = (pull * torch.tensor([[3.0, -1.0]])).requires_grad_()
+    action = (peer_grad * torch.tensor([[3.0, -1.0]])).requires_grad_()
     half = torch.tensor([0.5])
     got = peer_clipped_loss(
         log_prob, old, torch.tensor([advantage]), half, SLOPE, action, clip_range=0.2

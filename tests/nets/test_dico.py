@@ -107,10 +107,10 @@ def test_the_next_windows_inputs_are_what_it_is_measured_on():
     """By the statistics that count from then on; the next window's beginning moves nothing."""
     policy, (obs, _) = actor(), acted()
     assert policy_diversity(policy, obs) > 1.1 * DICO.diversity
-    policy.learn_scales(obs)
+    policy.update_normaliser(obs)
     assert policy_diversity(policy, obs) == pytest.approx(DICO.diversity)
     after = policy(obs)
-    policy.begin_window(torch.Generator())
+    policy.freeze_normaliser(torch.Generator())
     assert torch.equal(policy(obs), after)
 
 
@@ -126,7 +126,7 @@ def shac(lr: float) -> SHAC:
 
 
 def test_steps_of_length_0_leave_the_ratio_at_1():
-    for metrics in ippo(lr=0.0).updates(4):
+    for metrics in ippo(lr=0.0).iterations(4):
         assert metrics["kl"] == pytest.approx(0.0, abs=1e-7)
         assert metrics["clipped_share"] == 0.0
 

@@ -160,7 +160,7 @@ def count(config: NetConfig, agents: int, out_dim: int, in_dim: int = 16) -> int
     [
         ({"architecture": "separate"}, 44_584),
         ({"architecture": "hyper-linear"}, 55_730),
-        ({"architecture": "shared", "context": False, "agent_id": True}, 11_658),
+        ({"architecture": "shared", "pool_others": False, "agent_id": True}, 11_658),
         # 65 per generated number, 320 per hidden layer, 16 per embedding: the paper's code has one
         # embedding for actor and critic and 728,346
         ({"architecture": "hyper-mlp"}, 728_346 + 16),

@@ -87,11 +87,11 @@ def test_every_agent_hears_of_the_others(architecture):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "context"),
+    ("architecture", "pool_others"),
     [("shared", False), ("separate", True), ("hyper-linear", True), ("hyper-mlp", True)],
 )
-def test_some_nets_see_their_own_agent_only(architecture, context):
-    net = trained(small(architecture, context=context))
+def test_some_nets_see_their_own_agent_only(architecture, pool_others):
+    net = trained(small(architecture, pool_others=pool_others))
     x = torch.randn(1, AGENTS, OBS, requires_grad=True)
     (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
     assert grad[0].any(-1).tolist() == [True, False, False]
@@ -149,7 +149,7 @@ CENTRAL = ["separate", "shared", "hyper-linear", "hyper-mlp"]
 @pytest.mark.parametrize("leading", [(), (ENVS,), (11, ENVS), (0,)])
 def test_a_central_net_shows_every_agent_all(architecture, leading):
     """As a net of one agent's features that are all agents' in a row."""
-    net = trained(small(architecture, central=True, layer_norm=False))
+    net = trained(small(architecture, centralised=True, layer_norm=False))
     x = torch.randn(*leading, AGENTS, OBS, requires_grad=True)
     out = net(x)
     assert out.shape == (*leading, AGENTS, OUT)
@@ -163,17 +163,17 @@ def test_a_central_net_shows_every_agent_all(architecture, leading):
 @pytest.mark.parametrize("architecture", CENTRAL)
 def test_a_central_net_begins_with_its_head_gain(architecture):
     x = torch.randn(ENVS, AGENTS, OBS)
-    config = small(architecture, central=True)
+    config = small(architecture, centralised=True)
     assert not build_net(config, AGENTS, OBS, OUT, head_gain=0.0)(x).any()
     assert build_net(config, AGENTS, OBS, OUT)(x).any()
 
 
-@pytest.mark.parametrize("context", [False, True])
-def test_a_shared_net_that_is_told_numbers_is_one_net_with_numbers_appended(context):
-    net = trained(small("shared", context=context, agent_id=True))
+@pytest.mark.parametrize("pool_others", [False, True])
+def test_a_shared_net_that_is_told_numbers_is_one_net_with_numbers_appended(pool_others):
+    net = trained(small("shared", pool_others=pool_others, agent_id=True))
     x = torch.randn(11, ENVS, AGENTS, OBS)
     parts = [x, torch.eye(AGENTS).expand(11, ENVS, -1, -1)]
-    if context:
+    if pool_others:
         parts.insert(1, net.pool(x).mean(-2, keepdim=True).expand(-1, -1, AGENTS, -1))
     torch.testing.assert_close(net(x), net.net(torch.cat(parts, dim=-1)))
     same = x[..., :1, :].expand_as(x)
@@ -197,11 +197,11 @@ def test_a_transformer_that_is_told_numbers_is_one_with_numbers_appended():
         ({"architecture": "joint"}, True),
         ({"architecture": "transformer"}, True),
         ({"architecture": "shared"}, True),
-        ({"architecture": "shared", "context": False}, False),
-        ({"architecture": "shared", "context": False, "central": True}, True),
+        ({"architecture": "shared", "pool_others": False}, False),
+        ({"architecture": "shared", "pool_others": False, "centralised": True}, True),
         ({"architecture": "separate"}, False),
         ({"architecture": "hyper-linear"}, False),
-        ({"architecture": "hyper-mlp", "central": True}, True),
+        ({"architecture": "hyper-mlp", "centralised": True}, True),
         ({"architecture": "dico"}, False),
     ],
 )
@@ -268,8 +268,8 @@ def test_the_same_seed_builds_the_same_network(architecture):
         ({"architecture": "transformer", "embed": (8, 0)}, "embed"),
         ({"architecture": "shared", "embed": (8,)}, "Transformer only"),
         ({"architecture": "separate", "agent_id": True}, "leave it False"),
-        ({"architecture": "joint", "central": True}, "cannot use it"),
-        ({"architecture": "dico", "central": True}, "cannot use it"),
+        ({"architecture": "joint", "centralised": True}, "cannot use it"),
+        ({"architecture": "dico", "centralised": True}, "cannot use it"),
         ({"architecture": "hyper-mlp", "identity_size": 0}, "identity_size is 0"),
         ({"architecture": "hyper-mlp", "hyper_hidden": ()}, "hyper-linear is the one"),
         ({"architecture": "hyper-mlp", "hyper_hidden": (64, 0)}, "hyper_hidden"),

@@ -26,13 +26,13 @@ TIME, ENVS, AGENTS, OBS, MEMORY, OUT = 11, 5, 3, 7, 13, 2
 KINDS = {
     "joint": {"architecture": "joint"},
     "separate": {"architecture": "separate"},
-    "separate, central": {"architecture": "separate", "central": True},
+    "separate, central": {"architecture": "separate", "centralised": True},
     "shared": {"architecture": "shared"},
-    "shared, numbered": {"architecture": "shared", "agent_id": True, "context": False},
-    "shared, all": {"architecture": "shared", "agent_id": True, "central": True},
+    "shared, numbered": {"architecture": "shared", "agent_id": True, "pool_others": False},
+    "shared, all": {"architecture": "shared", "agent_id": True, "centralised": True},
     "hyper-linear": {"architecture": "hyper-linear"},
     "hyper-mlp": {"architecture": "hyper-mlp"},
-    "hyper-mlp, central": {"architecture": "hyper-mlp", "central": True},
+    "hyper-mlp, central": {"architecture": "hyper-mlp", "centralised": True},
 }
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
 
@@ -53,10 +53,10 @@ def trained(kind: str) -> RecurrentNet:
 
 def some_resets() -> Tensor:
     """Env 0 never, env 1 at the start, env 2 in the middle, env 3 twice in a row, env 4 at last."""
-    begins = torch.zeros(TIME, ENVS, dtype=torch.bool)
+    episode_start = torch.zeros(TIME, ENVS, dtype=torch.bool)
     for step, env in ((0, 1), (6, 2), (4, 3), (5, 3), (TIME - 1, 4)):
-        begins[step, env] = True
-    return begins
+        episode_start[step, env] = True
+    return episode_start
 
 
 # --- the cell ------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_every_matrix_of_the_cell_starts_orthogonal(own):
 @every_kind
 def test_stepping_with_carried_states_is_the_pass_through_the_window(kind):
     """With resets inside, forward and backward, to the weights, the inputs and the first state."""
-    net, begins = trained(kind), some_resets()
+    net, episode_start = trained(kind), some_resets()
     x, first = torch.randn(TIME, ENVS, AGENTS, OBS), torch.randn(ENVS, AGENTS, MEMORY)
     weigh = torch.randn(TIME, ENVS, AGENTS, OUT)
     results = []
@@ -111,11 +111,11 @@ def test_stepping_with_carried_states_is_the_pass_through_the_window(kind):
         net.zero_grad()
         inputs, start = x.clone().requires_grad_(), first.clone().requires_grad_()
         if at_once:
-            out, states = net(inputs, Recurrence(hidden=start, begins=begins))
+            out, states = net(inputs, Recurrence(hidden=start, episode_start=episode_start))
         else:
             rows, hidden = [], start
             for step in range(TIME):
-                past = Recurrence(hidden=hidden, begins=begins[step : step + 1])
+                past = Recurrence(hidden=hidden, episode_start=episode_start[step : step + 1])
                 row, after = net(inputs[step : step + 1], past)
                 rows.append((row[0], after[0]))
                 hidden = after[0]
@@ -132,10 +132,10 @@ def test_stepping_with_carried_states_is_the_pass_through_the_window(kind):
 @every_kind
 def test_nothing_crosses_the_beginning_of_an_episode(kind):
     """Env 2 begins anew at step 6: neither values nor gradients come from before, in no env."""
-    net, begins = trained(kind), some_resets()
+    net, episode_start = trained(kind), some_resets()
     x = torch.randn(TIME, ENVS, AGENTS, OBS, requires_grad=True)
     hidden = torch.randn(ENVS, AGENTS, MEMORY, requires_grad=True)
-    out, _ = net(x, Recurrence(hidden=hidden, begins=begins))
+    out, _ = net(x, Recurrence(hidden=hidden, episode_start=episode_start))
     steps, start = torch.autograd.grad(out[-1, 2].sum(), (x, hidden))
     felt = steps.abs().sum((-2, -1)) > 0
     assert felt[:, 2].tolist() == [False] * 6 + [True] * 5
@@ -144,11 +144,11 @@ def test_nothing_crosses_the_beginning_of_an_episode(kind):
     ruined[[1, 2, 3, 4]] = torch.inf
     other = x.detach().clone()
     other[:6, 2] = torch.nan
-    again, _ = net(other, Recurrence(hidden=ruined, begins=begins))
+    again, _ = net(other, Recurrence(hidden=ruined, episode_start=episode_start))
     torch.testing.assert_close(again[6:, 2], out[6:, 2])
     torch.testing.assert_close(again[:, 1], out[:, 1])
     (whole,) = torch.autograd.grad(
-        net(x, Recurrence(hidden=hidden, begins=begins))[0][-1, 0].sum(), x
+        net(x, Recurrence(hidden=hidden, episode_start=episode_start))[0][-1, 0].sum(), x
     )
     assert (whole[:, 0].abs().sum((-2, -1)) > 0).all()  # where no episode begins, all is felt
 
@@ -174,7 +174,7 @@ def test_who_hears_of_the_others_is_as_without_memory(kind, sees):
     net = trained(kind)
     assert settings(kind).hears_others is sees
     x = torch.randn(TIME, 1, AGENTS, OBS, requires_grad=True)
-    past = Recurrence(hidden=torch.zeros(1, AGENTS, MEMORY), begins=torch.zeros(TIME, 1) > 0)
+    past = Recurrence(hidden=torch.zeros(1, AGENTS, MEMORY), episode_start=torch.zeros(TIME, 1) > 0)
     (grad,) = torch.autograd.grad(net(x, past)[0][-1, 0, 0].sum(), x)
     assert grad[0, 0].any(-1).tolist() == [True, sees, sees]  # of the first step
 
@@ -184,18 +184,18 @@ def test_agents_share_a_memory_where_they_share_or_generate_weights(kind):
     own = KINDS[kind]["architecture"] in ("joint", "separate")
     layer = AgentLinear if own else nn.Linear
     net = trained(kind)
-    parts = (*net.encoder.modules(), *net.memory.modules())
+    parts = (*net.encoder.modules(), *net.gru_size.modules())
     assert [type(m) for m in parts if isinstance(m, AgentLinear | nn.Linear)] == [layer] * 3
 
 
 @pytest.mark.parametrize("numbered", [True, False])
-def test_only_a_shared_memory_that_is_told_numbers_tells_agents_apart(numbered):
-    config = replace(settings("shared, numbered"), agent_id=numbered)
+def test_only_a_shared_memory_that_is_told_numbers_tells_agents_apart(append_agent_id):
+    config = replace(settings("shared, numbered"), agent_id=append_agent_id)
     net = build_recurrent_net(config, AGENTS, OBS, OUT)
     x = torch.randn(TIME, ENVS, 1, OBS).expand(-1, -1, AGENTS, -1)
-    past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), begins=some_resets())
+    past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), episode_start=some_resets())
     _, states = net(x, past)
-    assert bool((states[..., 0, :] != states[..., 1, :]).any()) is numbered
+    assert bool((states[..., 0, :] != states[..., 1, :]).any()) is append_agent_id
 
 
 @pytest.mark.parametrize("kind", ["hyper-linear", "hyper-mlp"])
@@ -212,7 +212,7 @@ def test_what_reads_a_shared_memory_is_generated(kind):
         for layer, (weight, bias) in zip(layers, reader.generate(), strict=True):
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
-    past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), begins=some_resets())
+    past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), episode_start=some_resets())
     out, states = net(torch.randn(TIME, ENVS, AGENTS, OBS), past)
     torch.testing.assert_close(out, plain(states))
 
@@ -220,7 +220,7 @@ def test_what_reads_a_shared_memory_is_generated(kind):
 @every_kind
 def test_the_head_has_its_gain_and_every_weight_a_gradient(kind):
     x = torch.randn(TIME, ENVS, AGENTS, OBS)
-    past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), begins=some_resets())
+    past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), episode_start=some_resets())
     still = build_recurrent_net(settings(kind), AGENTS, OBS, OUT, head_gain=0.0)
     assert not still(x, past)[0].any()
     net = trained(kind)
@@ -244,10 +244,12 @@ def test_what_a_step_led_to_is_valued_with_the_memory_of_that_step():
         linears = (critic.net.encoder[0], critic.net.net.net[0], critic.net.net.head)
         for part in linears:
             part.weight.fill_(1.0)
-        critic.net.memory.inputs.weight[..., 2, :] = 1.0  # the new content; gates stay ½
+        critic.net.gru_size.inputs.weight[..., 2, :] = 1.0  # the new content; gates stay ½
     obs = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     next_obs = torch.tensor([3.0, 4.0]).view(2, 1, 1, 1)
-    past = Recurrence(hidden=torch.full((1, 1, 1), 0.8), begins=torch.tensor([[False], [True]]))
+    past = Recurrence(
+        hidden=torch.full((1, 1, 1), 0.8), episode_start=torch.tensor([[False], [True]])
+    )
     value, next_value, hidden = critic.values_around(obs, next_obs, past)
     first = tanh(1) / 2 + 0.8 / 2
     second = tanh(2) / 2  # begins: nothing is remembered

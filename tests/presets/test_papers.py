@@ -23,7 +23,12 @@ def test_the_papers_hyperparameters():
     assert (options.num_envs, shac.horizon, options.max_steps) == (512, 32, 320)
     assert options.total_steps == 20_000 * 512 * 32
     assert (shac.actor_lr, shac.betas, shac.clip) == (1e-3, (0.9, 0.999), 1)
-    assert (shac.gamma, shac.lam, shac.box_weight, shac.box_on) == (0.99, 0.95, 1, "samples")
+    assert (shac.gamma, shac.lam, shac.action_penalty_weight, shac.action_penalty_on) == (
+        0.99,
+        0.95,
+        1,
+        "samples",
+    )
     assert (shac.noise.kind, shac.actor.std, shac.actor.normalise_obs) == ("white", 1, False)
     assert (shac.value_capacity, shac.value_bins, shac.value_balance) == (3333, 9, 0)
     assert shac.actor.net.hidden == (96, 96)

@@ -102,7 +102,7 @@ def test_the_reward_model_reads_what_it_is_told_to(inputs, reads):
     model = RewardModel(RewardConfig(net=NET, inputs=inputs), AGENTS, OBS, ACT)
     nn.init.ones_(model.net.head.weight)
     data = window(0)
-    model.learn_scales(data.obs, data.next_obs, data.reward)
+    model.update_normaliser(data.obs, data.next_obs, data.reward)
     given = [x.clone().requires_grad_() for x in (data.obs, data.action, data.next_obs)]
     grads = torch.autograd.grad(model(*given).sum(), given, allow_unused=True)
     assert [grad is not None and bool(grad.any()) for grad in grads] == reads
@@ -120,7 +120,7 @@ def test_a_reward_model_of_changes_does_not_read_flags_and_sees_changes_in_devia
         torch.manual_seed(0)
         model = RewardModel(RewardConfig(net=NET, inputs=inputs), AGENTS, OBS, ACT)
         nn.init.normal_(model.net.head.weight)
-        model.learn_scales(obs, next_obs, data.reward)
+        model.update_normaliser(obs, next_obs, data.reward)
         given = next_obs.clone().requires_grad_()
         (grad,) = torch.autograd.grad(model(obs, data.action, given).sum(), given)
         assert bool(grad[..., 3].any()) == (inputs == "s,a,s'")
@@ -133,7 +133,7 @@ def test_a_bounded_reward_model_starts_in_the_middle_of_its_range():
     model = RewardModel(RewardConfig(net=NET, range="bounded"), AGENTS, OBS, ACT)
     data = window(0)
     for rewards in ([[6.0, 1.0], [-2.0, 0.5]], [5.0]):
-        model.learn_scales(data.obs, data.next_obs, torch.tensor(rewards))
+        model.update_normaliser(data.obs, data.next_obs, torch.tensor(rewards))
     reward = torch.full_like(data.reward, 4.0)
     predicted = model(data.obs, data.action, data.next_obs)
     torch.testing.assert_close(predicted, torch.full_like(reward, 2.0))
@@ -272,9 +272,9 @@ def test_entries_said_to_be_continuous_are_not_looked_at():
 
 def test_actions_reach_the_models_clamped_and_in_half_boxes():
     models, data = surrogates(small()), window(0)
-    models.remember(replace(data, action=torch.full_like(data.action, 100.0)))
-    assert (models.transitions.sample(5, torch.Generator())["action"] == 1.0).all()
-    assert models.scale_action(torch.tensor([-2.0, 2.5])).tolist() == [[-1.0, 0.5]] * AGENTS
+    models.store(replace(data, action=torch.full_like(data.action, 100.0)))
+    assert (models.transition_buffer.sample(5, torch.Generator())["action"] == 1.0).all()
+    assert models.normalise_action(torch.tensor([-2.0, 2.5])).tolist() == [[-1.0, 0.5]] * AGENTS
 
 
 # --- budget ----------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_what_is_not_learned_is_not_kept_and_not_reported(part):
     report = models.fit(window(1))
     assert f"{part}_loss" not in report
     assert f"{part}_error" not in report
-    kept = models.transitions if part == "reward" else models.dynamics_cache
+    kept = models.transition_buffer if part == "reward" else models.dynamics_buffer
     assert len(kept) == 0
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
-from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig, with_waves
+from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig, fourier_features
 
 AGENTS, OBS, ACT = 3, 5, 2
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
@@ -20,8 +20,8 @@ def test_waves_are_sines_and_cosines_of_doubled_frequencies():
     expected = torch.tensor(
         [[*angles[:2], *torch.tensor(angles).sin(), *torch.tensor(angles).cos()]]
     )
-    torch.testing.assert_close(with_waves(x, 3), expected)
-    assert with_waves(x, 0) is x
+    torch.testing.assert_close(fourier_features(x, 3), expected)
+    assert fourier_features(x, 0) is x
 
 
 def test_waves_make_fine_differences_learnable():
@@ -31,10 +31,10 @@ def test_waves_make_fine_differences_learnable():
     action = torch.zeros(4096, 1, 1)
     next_obs = obs + torch.where((8 * obs).sin() > 0, 0.1, -0.1)
     errors = []
-    for octaves in (0, 5):
+    for num_frequencies in (0, 5):
         torch.manual_seed(0)
         net = NetConfig(hidden=(32, 32), activation="silu")
-        model = StepModel(StepModelConfig(net=net, octaves=octaves), 1, 1, 1)
+        model = StepModel(StepModelConfig(net=net, num_frequencies=num_frequencies), 1, 1, 1)
         for statistics, data in (
             (model.obs_statistics, obs),
             (model.change_statistics, next_obs - obs),
@@ -71,17 +71,17 @@ def test_the_gradient_passes_as_far_as_it_is_foretold():
     model.predictability.update(predicted, next_obs - 1.0, next_obs)
     assert model.predictability.of_change[0, 2] == pytest.approx(0.5, abs=1e-4)
     assert model.predictability.of_value[0, 2] == pytest.approx(0.995, abs=1e-4)
-    damped = slopes()
-    torch.testing.assert_close(damped[1], free[1] / 4, rtol=1e-3, atol=1e-6)
+    attenuated = slopes()
+    torch.testing.assert_close(attenuated[1], free[1] / 4, rtol=1e-3, atol=1e-6)
     stays = torch.zeros_like(obs)
     stays[..., 0, 2] = 1.0
     expected = 0.995**2 * stays + (free[0] - stays) / 4
-    torch.testing.assert_close(damped[0], expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(attenuated[0], expected, rtol=1e-3, atol=1e-6)
     assert torch.equal(model(obs, action), value)
-    model.config = replace(config, damping=False)
+    model.config = replace(config, attenuate=False)
     torch.testing.assert_close(slopes()[0], free[0])
 
 
 def test_a_negative_number_of_octaves_is_refused():
-    with pytest.raises(UsageError, match="octaves is -1"):
-        StepModelConfig(octaves=-1)
+    with pytest.raises(UsageError, match="num_frequencies is -1"):
+        StepModelConfig(num_frequencies=-1)

@@ -76,9 +76,9 @@ def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(model
         env.detach()
         window = env.rollout(gaussian_policy(env), HORIZON)
         if number == 0:
-            assert window.continuation is None  # nothing is known of ends yet
+            assert window.continue_prob is None  # nothing is known of ends yet
         else:
-            assert torch.equal(window.continuation, (~window.terminated).float())
+            assert torch.equal(window.continue_prob, (~window.terminated).float())
         losses.append(env.fit(window)["termination_loss"])
         assert 0 < window.terminated.sum() < window.terminated.numel() / 2
     assert losses[-1] < 0.5 * losses[0]
@@ -86,7 +86,7 @@ def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(model
     env.detach()
     policy = gaussian_policy(env)
     window = env.rollout(policy, HORIZON)
-    grads = torch.autograd.grad(window.continuation.sum(), list(policy.actor.net.parameters()))
+    grads = torch.autograd.grad(window.continue_prob.sum(), list(policy.actor.net.parameters()))
     assert any(grad.any() for grad in grads)
     to_the_edge = env.surrogates.predict_continuation(
         torch.tensor([-0.5, 0.9]).reshape(2, 1, 1).expand(2, AGENTS, 1), torch.ones(2, AGENTS, 1)
@@ -103,7 +103,7 @@ def test_where_nothing_terminates_there_is_no_continuation():
         env.detach()
         window = env.rollout(gaussian_policy(env), HORIZON)
         report = env.fit(window)
-        assert window.continuation is None
+        assert window.continue_prob is None
         assert "termination_error" not in report
 
 

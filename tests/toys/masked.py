@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.observation_slices import open_now
+from diffsurrogate.envs.observation_slices import available_actions
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
-from diffsurrogate.functional.discrete_actions import one_hot_of
+from diffsurrogate.functional.discrete_actions import one_hot_argmax
 
 ENVS, AGENTS, CHOICES = 7, 3, 4
 SEEN = 2
@@ -21,8 +21,8 @@ class MaskedReach(TorchEnv):
     """
 
     true_gradients = frozenset()
-    open_choices = slice(SEEN, SEEN + CHOICES)
-    state_columns = slice(SEEN + CHOICES, SEEN + CHOICES + AGENTS)
+    action_mask_slice = slice(SEEN, SEEN + CHOICES)
+    global_state_slice = slice(SEEN + CHOICES, SEEN + CHOICES + AGENTS)
 
     def __init__(self, *, num_envs: int = ENVS, max_steps: int = 8) -> None:
         super().__init__(
@@ -70,8 +70,10 @@ class MaskedReach(TorchEnv):
 
 def closed_choices(env: MultiAgentVectorEnv, obs: Tensor, action: Tensor) -> int:
     """Count the choices in `action` that `obs` says are closed."""
-    assert env.open_choices is not None
-    return int((one_hot_of(action).bool() & ~open_now(obs, env.open_choices)).sum())
+    assert env.action_mask_slice is not None
+    return int(
+        (one_hot_argmax(action).bool() & ~available_actions(obs, env.action_mask_slice)).sum()
+    )
 
 
 class HiddenHalf(TorchEnv):
@@ -91,7 +93,7 @@ class HiddenHalf(TorchEnv):
             max_steps=5,
         )
         if state:
-            self.state_columns = slice(1, 3)
+            self.global_state_slice = slice(1, 3)
 
     def spawn(self, count: int, generator: torch.Generator) -> TorchState:
         x, s = 2 * torch.rand(2, count, 2, generator=generator) - 1
@@ -99,7 +101,7 @@ class HiddenHalf(TorchEnv):
 
     def observe(self, state: TorchState) -> Tensor:
         seen = state["x"].unsqueeze(-1)
-        if self.state_columns is None:
+        if self.global_state_slice is None:
             return seen
         return torch.cat([seen, state["s"].unsqueeze(1).expand(-1, 2, -1)], dim=-1)
 

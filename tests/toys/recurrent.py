@@ -28,12 +28,12 @@ def cartpole() -> MultiAgentVectorEnv:
     return make("gymnasium/CartPole-v1", num_envs=ENVS, max_steps=13)
 
 
-def settings(kind: type[PPO] = PPO, memory: tuple[int, int] = (5, 9), **kwargs: Any) -> PPOConfig:
+def settings(kind: type[PPO] = PPO, gru_size: tuple[int, int] = (5, 9), **kwargs: Any) -> PPOConfig:
     """Memories of actor and critic; windows of 6 steps, of two envs to a minibatch."""
     start = kind.config_type()
     actor, critic = (
-        replace(PLAIN, architecture=part.net.architecture, memory=width)
-        for part, width in zip((start.actor, start.critic), memory, strict=True)
+        replace(PLAIN, architecture=part.net.architecture, gru_size=width)
+        for part, width in zip((start.actor, start.critic), gru_size, strict=True)
     )
     config = replace(
         start,

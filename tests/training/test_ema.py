@@ -12,11 +12,11 @@ from diffsurrogate.algorithms.shac_config import SHACConfig
 from diffsurrogate.errors import UsageError
 
 
-def make(kind: type, average: float) -> SHAC | PPO:
+def make(kind: type, ema_decay: float) -> SHAC | PPO:
     if kind is SHAC:
-        return SHAC(Reach(), SHACConfig(horizon=4, critic_updates=1, average=average), seed=3)
+        return SHAC(Reach(), SHACConfig(horizon=4, critic_updates=1, ema_decay=ema_decay), seed=3)
     clip = ClipConfig(epochs=1, batch_size=7)
-    return PPO(Reach(), PPOConfig(horizon=4, clip=clip, average=average), seed=3)
+    return PPO(Reach(), PPOConfig(horizon=4, clip=clip, ema_decay=ema_decay), seed=3)
 
 
 def head(actor: torch.nn.Module) -> Tensor:
@@ -26,8 +26,8 @@ def head(actor: torch.nn.Module) -> Tensor:
 @pytest.mark.parametrize("kind", [SHAC, PPO])
 def test_the_mean_starts_at_the_first_update_and_soon_forgets_by_its_decay(kind):
     """Of itself it keeps 2/11, 3/12 and then .3, for 4/13 would be more."""
-    agent, seen = make(kind, average=0.3), []
-    for _ in agent.updates(4):
+    agent, seen = make(kind, ema_decay=0.3), []
+    for _ in agent.iterations(4):
         seen.append(head(agent.actor))
     first, *later = seen
     expected = first
@@ -39,8 +39,8 @@ def test_the_mean_starts_at_the_first_update_and_soon_forgets_by_its_decay(kind)
 
 @pytest.mark.parametrize("kind", [SHAC, PPO])
 def test_predictions_are_made_with_the_mean_and_exploration_is_not(kind):
-    agent = make(kind, average=0.9)
-    list(agent.updates(3))
+    agent = make(kind, ema_decay=0.9)
+    list(agent.iterations(3))
     obs = torch.randn(11, AGENTS, OBS, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         mean, now = agent.predictor.act(obs, None), agent.actor.act(obs, None)
@@ -50,26 +50,26 @@ def test_predictions_are_made_with_the_mean_and_exploration_is_not(kind):
 
 @pytest.mark.parametrize("kind", [SHAC, PPO])
 def test_without_a_mean_the_policy_itself_predicts(kind):
-    agent = make(kind, average=0.0)
-    list(agent.updates(2))
+    agent = make(kind, ema_decay=0.0)
+    list(agent.iterations(2))
     assert agent.predictor is agent.actor
 
 
 @pytest.mark.parametrize("kind", [SHAC, PPO])
 def test_the_mean_is_saved_and_goes_on(kind, tmp_path):
-    whole = make(kind, average=0.8)
-    list(whole.updates(4))
-    half = make(kind, average=0.8)
-    list(half.updates(2))
+    whole = make(kind, ema_decay=0.8)
+    list(whole.iterations(4))
+    half = make(kind, ema_decay=0.8)
+    list(half.iterations(2))
     half.save(tmp_path / "half.pt")
     resumed = kind.load(tmp_path / "half.pt", Reach())
-    list(resumed.updates(4))
+    list(resumed.iterations(4))
     assert torch.equal(head(resumed.predictor), head(whole.predictor))
 
 
-@pytest.mark.parametrize("average", [-0.1, 1.0, float("nan")])
-def test_a_decay_outside_of_0_to_1_is_refused(average):
+@pytest.mark.parametrize("ema_decay", [-0.1, 1.0, float("nan")])
+def test_a_decay_outside_of_0_to_1_is_refused(ema_decay):
     with pytest.raises(UsageError, match="average is"):
-        SHACConfig(average=average)
+        SHACConfig(ema_decay=ema_decay)
     with pytest.raises(UsageError, match="average is"):
-        PPOConfig(average=average)
+        PPOConfig(ema_decay=ema_decay)

@@ -55,7 +55,7 @@ def test_windows_equal_stepping_in_values_and_gradients(model, anchor, loop, lim
     """Both with resets inside the window: time limits at 3 of 5 steps, and terminations."""
     results = []
     for fast in (True, False):
-        config = replace(small(model, anchor, loop), adjoint_limit=limit)
+        config = replace(small(model, anchor, loop), adjoint_clip=limit)
         env = LearnedDiffWrapper(Spring(max_steps=3), config=config)
         env.reset(seed=2)
         for _ in range(3):  # train the models, or their zero last layer hides everything

@@ -18,7 +18,7 @@ def test_the_robot_gets_the_joint_action_and_the_agents_its_numbers():
     whole, env = robot(), SplitAgents(robot(), SHARES, {"hip": [8, 0], "back": [3], "front": [16]})
     assert env.agents == ["hip", "back", "front"]
     assert env.single_action_space.shape == (3, 3)
-    assert env.action_mask.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert env.valid_action_dims.tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     assert env.observation_mask.tolist() == [[1, 1], [1, 0], [1, 0]]
     joint_obs, _ = whole.reset(seed=9)
     obs, _ = env.reset(seed=9)

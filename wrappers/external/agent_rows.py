@@ -14,7 +14,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import flat_box
 from diffsurrogate.wrappers.external.spaces import padded_box
 
-MASK = "action_mask"
+MASK = "valid_action_dims"
 """Where PettingZoo's envs say which choices are open: a key of observations, or of infos."""
 
 
@@ -75,16 +75,19 @@ class Layout:
         """Per row, without the columns of open choices and state."""
         self.action_sizes, self.action_box = _actions(self.action_spaces, self.choices)
         self.masks_in_infos = masks_in_infos and self.discrete
-        self.open_choices: slice | None = None
-        self.state_columns: slice | None = None
+        self.action_mask_slice: slice | None = None
+        self.global_state_slice: slice | None = None
         width = seen.shape[1]
         if self.masks_in_infos or self.seen_spaces != self.observation_spaces:
-            self.open_choices = slice(width, width + self.action_box.shape[1])
-            width = self.open_choices.stop
+            self.action_mask_slice = slice(width, width + self.action_box.shape[1])
+            width = self.action_mask_slice.stop
         if state_size > 0:
-            self.state_columns = slice(width, width + state_size)
+            self.global_state_slice = slice(width, width + state_size)
         low, high = (np.repeat(bound, counts, axis=0) for bound in (seen.low, seen.high))
-        more = (0, 0 if self.open_choices is None else self.action_box.shape[1]), (0, state_size)
+        more = (
+            (0, 0 if self.action_mask_slice is None else self.action_box.shape[1]),
+            (0, state_size),
+        )
         low = np.pad(np.pad(low, ((0, 0), more[0])), ((0, 0), more[1]), constant_values=-np.inf)
         high = np.pad(high, ((0, 0), more[0]), constant_values=1)
         high = np.pad(high, ((0, 0), more[1]), constant_values=np.inf)
@@ -101,20 +104,25 @@ class Layout:
     def describe(self, env: MultiAgentVectorEnv) -> None:
         """Tell an env what is padding, whether actions are choices, and what columns are for."""
         acts = np.arange(self.action_box.shape[1]) < np.array(self.action_sizes)[:, None]
-        env.action_mask = torch.from_numpy(acts).to(env.device)
+        env.valid_action_dims = torch.from_numpy(acts).to(env.device)
         env.observation_mask = torch.from_numpy(self._observation_mask()).to(env.device)
         env.discrete_actions = self.discrete
-        env.open_choices, env.state_columns = self.open_choices, self.state_columns
+        env.action_mask_slice, env.global_state_slice = (
+            self.action_mask_slice,
+            self.global_state_slice,
+        )
 
     def _observation_mask(self) -> NDArray[np.bool_]:
         mask = np.ones(self.observation_box.shape, dtype=bool)
-        ends = (self.open_choices or self.state_columns or slice(mask.shape[1], None)).start
+        ends = (
+            self.action_mask_slice or self.global_state_slice or slice(mask.shape[1], None)
+        ).start
         for row, (seen, acted) in enumerate(
             zip(self.observation_sizes, self.action_sizes, strict=True)
         ):
             mask[row, seen:ends] = False
-            if self.open_choices is not None:
-                mask[row, ends + acted : self.open_choices.stop] = False
+            if self.action_mask_slice is not None:
+                mask[row, ends + acted : self.action_mask_slice.stop] = False
         return mask
 
     def read(self, agent: Any, obs: Any) -> NDArray[np.float32]:

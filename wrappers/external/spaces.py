@@ -84,7 +84,7 @@ def action_box(space: gymnasium.Space[Any]) -> spaces.Box:
         UsageError: the actions are neither continuous nor choices.
     """
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        return spaces.Box(0, 1, tuple(action_mask(space).shape), np.float32)
+        return spaces.Box(0, 1, tuple(valid_action_dims(space).shape), np.float32)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         low, high = (bound.astype(np.float32).reshape(1, -1) for bound in (space.low, space.high))
         return spaces.Box(low, high, dtype=np.float32)
@@ -94,7 +94,7 @@ def action_box(space: gymnasium.Space[Any]) -> spaces.Box:
     )
 
 
-def action_mask(space: gymnasium.Space[Any]) -> Tensor:
+def valid_action_dims(space: gymnasium.Space[Any]) -> Tensor:
     """Return which entries of an action are not padding, `(agent, act_dim)` bool."""
     if isinstance(space, spaces.MultiDiscrete):
         choices = torch.from_numpy(space.nvec.ravel())

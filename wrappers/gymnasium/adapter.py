@@ -27,11 +27,11 @@ from diffsurrogate.wrappers.external.adapter import (
 from diffsurrogate.wrappers.external.checks import RawChecks, end_if_stuck
 from diffsurrogate.wrappers.external.spaces import (
     action_box,
-    action_mask,
     agent_names,
     bounds_of,
     is_too_narrow,
     observation_box,
+    valid_action_dims,
 )
 
 RawVectorEnv = VectorEnv[Any, Any, Any]
@@ -53,8 +53,9 @@ class GymnasiumEnv(RawEnvAdapter):
     observations is refused.
 
     Terminations and truncations are the raw env's. `max_steps` is counted here as well, so that
-    `stagger` works: an env that it cuts is reset in the raw env, whose own count starts over. The
-    simulator's state cannot be saved: a training run that is resumed starts new episodes.
+    `randomise_episode_phase` works: an env that it cuts is reset in the raw env, whose own count
+    starts over. The simulator's state cannot be saved: a training run that is resumed starts new
+    episodes.
     """
 
     library = "Gymnasium"
@@ -102,7 +103,7 @@ class GymnasiumEnv(RawEnvAdapter):
             check_bounds=False,  # `raw`'s own are checked, before agents share them
         )
         self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
-        self.action_mask = action_mask(actions).to(self.device)
+        self.valid_action_dims = valid_action_dims(actions).to(self.device)
         self.raw = raw
         self.metadata = raw.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.render_mode, self.spec = raw.render_mode, raw.spec

@@ -26,8 +26,9 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     acts for all of them and earns the sum of their rewards. Numbers are the env's own; rewards
     become float64 as in Gymnasium's vector envs, after `TeamReward`'s float32 sum.
 
-    The global state (`state_columns`) is left out. Which choices are open (`open_choices`) stays
-    among the observations; for a closed one the env takes the first that is open.
+    The global state (`global_state_slice`) is left out. Which choices are open
+    (`action_mask_slice`) stays among the observations; for a closed one the env takes the first
+    that is open.
 
     Actions are a `Box`, or, where the env has `discrete_actions`, `Discrete` for one agent and
     `MultiDiscrete` for several.
@@ -83,7 +84,7 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         self.metadata = env.metadata | {"autoreset_mode": mode}
         self.render_mode, self.spec = env.render_mode, env.spec
         seen: Any = env.single_observation_space
-        self.single_observation_space = _box(box_without(seen, env.state_columns), flatten)
+        self.single_observation_space = _box(box_without(seen, env.global_state_slice), flatten)
         self.single_action_space = _action_space(env, flatten)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
@@ -162,7 +163,9 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     def _observation(self, obs: Tensor) -> NDArray[np.float32]:
         """Return obs `(env, agent, obs_dim)` as a new array of `observation_space`."""
         shape = self.observation_space.shape
-        return without(obs, self.env.state_columns).detach().cpu().numpy().reshape(shape).copy()
+        return (
+            without(obs, self.env.global_state_slice).detach().cpu().numpy().reshape(shape).copy()
+        )
 
     def _postponed(
         self, obs: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor, final: Tensor
@@ -262,7 +265,7 @@ def _action_space(
 ) -> spaces.Box | spaces.Discrete | spaces.MultiDiscrete:
     if not env.discrete_actions:
         return _box(env.single_action_space, flatten)
-    choices = env.action_mask.sum(-1).tolist()  # without padding, which comes last
+    choices = env.valid_action_dims.sum(-1).tolist()  # without padding, which comes last
     if flatten and env.num_agents == 1:
         return spaces.Discrete(choices[0])
     return spaces.MultiDiscrete(choices)

@@ -23,20 +23,20 @@ class JaxMARLEnv(RawEnvAdapter):
 
     Values are the raw env's own, as float32; tensors and JAX's arrays share their memory.
     Observations are flattened; agents whose observations or actions are smaller than others' are
-    padded with zeros (`observation_mask`, `action_mask`), and padded actions never reach the raw
-    env. `Discrete(K)` actions become one-hot rows (`discrete_actions`), of which the raw env gets
-    the largest of the agent's own K entries.
+    padded with zeros (`observation_mask`, `valid_action_dims`), and padded actions never reach the
+    raw env. `Discrete(K)` actions become one-hot rows (`discrete_actions`), of which the raw env
+    gets the largest of the agent's own K entries.
 
     **Ends.** JaxMARL says only that an episode is over. It was *truncated* if the env would have
     gone on with a larger `max_steps` (its attribute, or that of the env in its `_env`), else it
     *terminated*; both flags are set where it was decided in its last step. An env of your own whose
     time limit is kept elsewhere terminates at it: give a `max_steps` below it. Agents that are done
     before the others keep what the env gives them (SMAX pays the dead their team's reward and shows
-    them zeros), and policies learn nothing from what they are said to do (`present`).
+    them zeros), and policies learn nothing from what they are said to do (`alive_mask`).
 
     **Choices that are closed, and the global state.** Where the env says which choices an agent has
     now (`get_avail_actions`: SMAX; Hanabi's `get_legal_moves`), observations end with it
-    (`open_choices`). With `state=True` the global state follows (`state_columns`): what
+    (`action_mask_slice`). With `state=True` the global state follows (`global_state_slice`): what
     `get_world_state(state)` gives, or else the observation "world_state".
 
     **Randomness.** Each copy has a key of its own: `jax.random.PRNGKey` of its seed in
@@ -113,7 +113,7 @@ class JaxMARLEnv(RawEnvAdapter):
     # --- the env protocol -------------------------------------------------------------------------
 
     @property
-    def present(self) -> Tensor | None:
+    def alive_mask(self) -> Tensor | None:
         """(env, agent) bool: who is not done before the others; None where nobody is."""
         return None if bool(self._there.all()) else self._there
 
@@ -144,11 +144,11 @@ class JaxMARLEnv(RawEnvAdapter):
         return to_torch(self._cut)
 
     def _save(self) -> State:
-        return self._batch.save(self._keys, self._state) | {"present": self._there.clone()}
+        return self._batch.save(self._keys, self._state) | {"alive_mask": self._there.clone()}
 
     def _restore(self, state: State) -> None:
         self._keys, self._state = self._batch.load(state, self.device)
-        self._there = state["present"].to(self.device, copy=True)
+        self._there = state["alive_mask"].to(self.device, copy=True)
 
     def _finite(self, field: str, array: Any) -> Tensor:
         """Return an array as a tensor, all of whose numbers are finite."""
@@ -180,7 +180,7 @@ def adapt(
         max_steps: steps until truncation, if fewer than the raw env's own.
         seed: of the first reset without one; None draws one.
         device: where the tensors live and JAX computes.
-        state: append the raw env's global state to observations (`state_columns`).
+        state: append the raw env's global state to observations (`global_state_slice`).
         check_bounds: refuse observations outside of their space's bounds.
 
     Raises:

@@ -145,11 +145,11 @@ class Batch:
             )
         rows = [jnp.pad(row, (0, width - row.size)) for row in rows]
         parts = [jnp.stack(rows)]
-        if layout.open_choices is not None:
+        if layout.action_mask_slice is not None:
             masks, most = self._mask_of(state), layout.action_box.shape[1]
             rows = [masks[agent].astype(jnp.float32) for agent in layout.agents]
             parts.append(jnp.stack([jnp.pad(row, (0, most - row.size)) for row in rows]))
-        if layout.state_columns is not None:
+        if layout.global_state_slice is not None:
             world = _flat(self._world_of(obs, state))
             parts.append(jnp.broadcast_to(world, (len(layout.agents), world.size)))
         return jnp.concatenate(parts, axis=1)

@@ -75,7 +75,7 @@ def make(
         differentiable: must be False.
         max_steps: steps until truncation, which the raw env is told; None for its own limit.
         render_mode: must be None: these envs cannot be drawn here yet.
-        state: append the env's global state to observations (`state_columns`).
+        state: append the env's global state to observations (`global_state_slice`).
         check_bounds: refuse observations outside of their space's bounds.
         options: of the env, such as `action_type="Continuous"` of the multi-particle envs, which
             have discrete actions else. `scenario` (or `map_name`) and `layout` may be a map's name;

@@ -88,7 +88,7 @@ def make(
             together; None for whichever can be had.
         threads: CPU threads that step copies together; the numbers do not depend on it.
         state: append the global state, what the robot would observe as one agent, to observations
-            (`state_columns`).
+            (`global_state_slice`).
         robot: what `mamujoco_v1.parallel_env` takes. `agent_obsk` is how many joints away an agent
             sees (1).
 

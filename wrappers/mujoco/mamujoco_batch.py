@@ -88,7 +88,7 @@ class MaMujocoBatchEnv(BatchEnv):
             max_steps: steps until truncation; None for never.
             seed: of the first reset without one.
             device: where the tensors live; MuJoCo computes on the CPU.
-            state: append what the robot would observe as one agent (`state_columns`).
+            state: append what the robot would observe as one agent (`global_state_slice`).
 
         Raises:
             UsageError: the robot is not known, an agent sees something else than entries of
@@ -126,8 +126,8 @@ class MaMujocoBatchEnv(BatchEnv):
         rows = np.zeros((self.num_envs, self.num_agents, self.obs_dim))
         for agent, (view, size) in enumerate(zip(self._views, self._sizes, strict=True)):
             rows[:, agent, :size] = view.of(everything)
-        if self.state_columns is not None:
-            rows[..., self.state_columns] = self._copies.observation()[:, None]
+        if self.global_state_slice is not None:
+            rows[..., self.global_state_slice] = self._copies.observation()[:, None]
         return rows
 
     def _forces(self, action: NDArray[np.float32]) -> NDArray[Any]:

@@ -43,24 +43,26 @@ class PettingZooEnv(RawEnvAdapter):
 
     Values are the raw envs' own, as float32. Boxes and other observations of fixed size are
     flattened; agents whose observations or actions are smaller than others' are padded with zeros
-    (`observation_mask`, `action_mask`), and padded actions never reach the raw env. `Discrete(K)`
-    actions become one-hot rows (`discrete_actions`), of which the raw env gets the largest of the
-    agent's own K entries. Each choice of a `MultiDiscrete` action is made by an agent of its own
-    ("pursuer_0/0", "pursuer_0/1", ...), which sees what the raw agent sees and earns an equal share
-    of its reward, so that returns, sums over agents, are the raw env's.
+    (`observation_mask`, `valid_action_dims`), and padded actions never reach the raw env.
+    `Discrete(K)` actions become one-hot rows (`discrete_actions`), of which the raw env gets the
+    largest of the agent's own K entries. Each choice of a `MultiDiscrete` action is made by an
+    agent of its own ("pursuer_0/0", "pursuer_0/1", ...), which sees what the raw agent sees and
+    earns an equal share of its reward, so that returns, sums over agents, are the raw env's.
 
-    Where observations or infos have an "action_mask", it says which choices are open now
-    (`open_choices`), and the raw env gets the largest of these. One in infos must be there from the
+    Where observations or infos have an "valid_action_dims", it says which choices are open now
+    (`action_mask_slice`), and the raw env gets the largest of these. One in infos must be there
+    from the
     reset on: the first copy is reset once, when it is taken over, to look for it.
 
     A copy is over when none of its agents is left. It *terminated* if every agent that was alive
     before the last step terminated in it, and was *truncated* if any of them was truncated instead.
     Agents that ended earlier observe and earn zero from the next step on, until all is over, and
-    policies learn nothing from what they are said to do (`present`).
+    policies learn nothing from what they are said to do (`alive_mask`).
 
-    `max_steps` is counted here as well, so that `stagger` works: a copy that it cuts is reset. Some
-    envs call their own time limit a termination (PettingZoo's multiwalker): give a `max_steps`
-    below it. The state cannot be saved: a training run that is resumed starts new episodes.
+    `max_steps` is counted here as well, so that `randomise_episode_phase` works: a copy that it
+    cuts is reset. Some envs call their own time limit a termination (PettingZoo's multiwalker):
+    give a `max_steps` below it. The state cannot be saved: a training run that is resumed starts
+    new episodes.
     """
 
     library = "PettingZoo"
@@ -84,7 +86,7 @@ class PettingZooEnv(RawEnvAdapter):
             seed: of the first reset without one; None leaves it to the raw envs.
             device: where the tensors live; the raw envs compute on the CPU.
             state: append the raw envs' global state, their `state()`, to observations
-                (`state_columns`).
+                (`global_state_slice`).
             check_bounds: refuse observations outside of their space's finite bounds, by more than a
                 thousandth of their range.
 
@@ -158,9 +160,9 @@ class PettingZooEnv(RawEnvAdapter):
     # --- the env protocol -----------------------------------------------------------------------
 
     @property
-    def present(self) -> Tensor | None:
+    def alive_mask(self) -> Tensor | None:
         """(env, agent) bool: who has not ended before the others; None where nobody has."""
-        rows = np.stack([copy.present() for copy in self._copies])
+        rows = np.stack([copy.alive_mask() for copy in self._copies])
         return None if rows.all() else self._tensor(rows)
 
     def _reset_all(self, seed: int | None) -> Tensor:
@@ -288,7 +290,7 @@ def adapt(
         max_steps: steps until truncation, if shorter than the env's own time limit.
         seed: of the first reset without one; None leaves it to the raw envs.
         device: where the tensors live.
-        state: append the global state to observations (`state_columns`).
+        state: append the global state to observations (`global_state_slice`).
         check_bounds: refuse observations outside of their space's bounds.
 
     Raises:

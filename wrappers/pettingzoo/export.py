@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.observation_slices import open_now
+from diffsurrogate.envs.observation_slices import available_actions
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
 
@@ -31,8 +31,8 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
     Every agent has a space of its own, without padding: float32 boxes, and `Discrete` actions where
     the env has `discrete_actions`. All agents of ours end together: the step that ends an episode
     gives the observation before the reset, and then `agents` is empty until `reset`. Which choices
-    are open (`open_choices`) is `infos[agent]["action_mask"]`, int8, and the global state
-    (`state_columns`) is `state()`; observations have neither.
+    are open (`action_mask_slice`) is `infos[agent]["valid_action_dims"]`, int8, and the global
+    state (`global_state_slice`) is `state()`; observations have neither.
     """
 
     def __init__(self, env: MultiAgentVectorEnv) -> None:
@@ -59,16 +59,16 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
         self.metadata = name | {k: v for k, v in env.metadata.items() if k != "autoreset_mode"}
         self.render_mode = env.render_mode
         own = env.observation_mask.clone()
-        for columns in (env.open_choices, env.state_columns):
+        for columns in (env.action_mask_slice, env.global_state_slice):
             if columns is not None:
                 own[:, columns] = False
         self._seen = [mask.cpu().numpy() for mask in own]
-        self._used = [mask.cpu().numpy() for mask in env.action_mask]
+        self._used = [mask.cpu().numpy() for mask in env.valid_action_dims]
         seen, used = env.single_observation_space, env.single_action_space
         assert isinstance(seen, spaces.Box) and isinstance(used, spaces.Box)
         self.state_space: spaces.Box | None = None
-        if env.state_columns is not None:
-            low, high = (end[0, env.state_columns] for end in (seen.low, seen.high))
+        if env.global_state_slice is not None:
+            low, high = (end[0, env.global_state_slice] for end in (seen.low, seen.high))
             self.state_space = spaces.Box(low, high, dtype=np.float32)
         self._state: NDArray[np.float32] | None = None
         self._observation_spaces, self._action_spaces = {}, {}
@@ -154,7 +154,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
             NotImplementedError: the env has none.
             UsageError: it was never reset.
         """
-        if self.env.state_columns is None:
+        if self.env.global_state_slice is None:
             raise NotImplementedError(
                 "this env gives no global state; make it with state=True where it has one"
             )
@@ -193,14 +193,14 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
 
     def _infos(self, obs: Tensor, agents: list[str]) -> dict[str, dict[str, Any]]:
         """Keep the state that goes with obs `(1, agent, obs_dim)`; return infos by agent."""
-        if self.env.state_columns is not None:
-            self._state = obs[0, 0, self.env.state_columns].detach().cpu().numpy().copy()
-        columns = self.env.open_choices
+        if self.env.global_state_slice is not None:
+            self._state = obs[0, 0, self.env.global_state_slice].detach().cpu().numpy().copy()
+        columns = self.env.action_mask_slice
         if columns is None:
             return {agent: {} for agent in agents}
-        masks = open_now(obs[0], columns).cpu().numpy().astype(np.int8)
+        masks = available_actions(obs[0], columns).cpu().numpy().astype(np.int8)
         return {
-            agent: {"action_mask": mask[used]}
+            agent: {"valid_action_dims": mask[used]}
             for agent, mask, used in zip(agents, masks, self._used, strict=True)
         }
 

@@ -63,7 +63,7 @@ def make(name: str, **options: Any) -> PettingZooEnv:
         options: num_envs (64), seed (0, of the first reset without one), device, max_steps (steps
             until truncation; None for the env's own limit), render_mode ("rgb_array" to be able to
             draw), differentiable (must be False), state (False; True appends the env's global state
-            to observations, see `state_columns`), check_bounds (True, to refuse observations
+            to observations, see `global_state_slice`), check_bounds (True, to refuse observations
             outside of their space's bounds), and what the module's `parallel_env` takes, of
             which `continuous_actions` is True if it is not given. `n_agents` is `N` where the
             env takes that.

@@ -90,7 +90,7 @@ class Copy:
             over and bool(cut),
         )
 
-    def present(self) -> NDArray[np.bool_]:
+    def alive_mask(self) -> NDArray[np.bool_]:
         """Return for each row whether its agent is there now, (agent,)."""
         there = [agent in self._alive for agent in self._layout.agents]
         return np.repeat(there, [rows.stop - rows.start for rows in self._layout.rows])
@@ -144,15 +144,15 @@ class Copy:
                 if complaint is not None:
                     raise ValueError(complaint)
                 own[:, : len(seen)] = seen
-                if layout.open_choices is not None:
-                    what = "action_mask"
+                if layout.action_mask_slice is not None:
+                    what = "valid_action_dims"
                     info = infos.get(agent) if isinstance(infos, dict) else None
-                    own[:, layout.open_choices] = layout.read_open(agent, obs[agent], info)
+                    own[:, layout.action_mask_slice] = layout.read_open(agent, obs[agent], info)
                     what = "observation"
             except ValueError as error:
                 raise self._wrong(f"the {what} of {agent!r} is {error}") from error
-        if layout.state_columns is not None:
-            rows[:, layout.state_columns] = self._state(layout.state_columns)
+        if layout.global_state_slice is not None:
+            rows[:, layout.global_state_slice] = self._state(layout.global_state_slice)
         self._check_finite("observation", rows)
         return rows
 

@@ -16,11 +16,11 @@ from diffsurrogate.wrappers.external.adapter import RawEnvAdapter, raw_actions
 from diffsurrogate.wrappers.external.checks import RawChecks, await_answers, end_if_stuck
 from diffsurrogate.wrappers.external.spaces import (
     action_box,
-    action_mask,
     agent_names,
     bounds_of,
     is_too_narrow,
     observation_box,
+    valid_action_dims,
 )
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
@@ -37,9 +37,9 @@ class AdaptedVecEnv(RawEnvAdapter):
     An episode's end is a truncation where `infos[i]["TimeLimit.truncated"]` is set, and else a
     termination; Stable-Baselines3 calls what is both at once a termination. A `VecEnv` resets its
     copies itself and none of them on demand, so there are no time limits but its own: `max_steps`
-    is None, which makes `stagger` do nothing and `evaluate` need `steps`. Seeds are handed out by
-    `VecEnv.seed`: seed, seed + 1, ... The simulator's state cannot be saved: a training run that is
-    resumed starts new episodes.
+    is None, which makes `randomise_episode_phase` do nothing and `evaluate` need `steps`. Seeds are
+    handed out by `VecEnv.seed`: seed, seed + 1, ... The simulator's state cannot be saved: a
+    training run that is resumed starts new episodes.
 
     Example:
         >>> from stable_baselines3.common.env_util import make_vec_env
@@ -97,7 +97,7 @@ class AdaptedVecEnv(RawEnvAdapter):
             check_bounds=False,  # the `VecEnv`'s own are checked, before agents share them
         )
         self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
-        self.action_mask = action_mask(actions).to(self.device)
+        self.valid_action_dims = valid_action_dims(actions).to(self.device)
         self.raw = raw
         self.render_mode = raw.render_mode
         self.metadata = self.metadata | {

@@ -32,7 +32,7 @@ class SB3Config:
     """Weight of the entropy bonus (`ent_coef`)."""
     value_weight: float = 0.5
     """Weight of the value function's loss (`vf_coef`)."""
-    max_norm: float = 0.5
+    max_grad_norm: float = 0.5
     """Largest gradient norm."""
     std: float | None = None
     """Initial standard deviation of actions in a box, in half boxes; None for Stable-Baselines3's
@@ -44,7 +44,7 @@ class SB3Config:
     its own observation and reward."""
     normalise: bool = True
     """Observations and rewards go through `VecNormalize`."""
-    stagger: bool = True
+    randomise_episode_phase: bool = True
     """Begin with time limits spread over the envs, so that rollouts hold all ages of episodes."""
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class SB3Config:
         require_range(self, "gamma", "lam", low=0.0, high=1.0)
         require_range(self, "epochs", low=1.0)
         require_range(self, "batch_size", low=2.0)
-        require_range(self, "clip_range", "max_norm", low=1e-12)
+        require_range(self, "clip_range", "max_grad_norm", low=1e-12)
         if self.std is not None:
             require_range(self, "std", low=1e-12)
         require_range(self, "lr", "entropy_weight", "value_weight", low=0.0)

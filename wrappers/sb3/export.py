@@ -39,8 +39,9 @@ class SB3VecEnv(VecEnv):
     shared by all agents, each with its own observation and reward. With `joint=True` a slot is one
     env: one policy sees all observations, gives all actions and earns the sum of the rewards.
 
-    Policies see no global state (`state_columns`); which choices are open (`open_choices`) is among
-    their observations, and for a closed one the env takes the first that is open.
+    Policies see no global state (`global_state_slice`); which choices are open
+    (`action_mask_slice`) is among their observations, and for a closed one the env takes the first
+    that is open.
 
     All agents of an env end together; info then has `terminal_observation`, and always
     `TimeLimit.truncated`. Actions are `Box`, or `Discrete(act_dim)` where the env has
@@ -228,7 +229,7 @@ def to_actions(rows: NDArray[Any], env: MultiAgentVectorEnv) -> Tensor:
 
 def _rows(env: MultiAgentVectorEnv, obs: Tensor, joint: bool) -> NDArray[np.float32]:
     """Return obs `(env, agent, obs_dim)` as a new `(slot, features)`, without the global state."""
-    obs = without(obs, env.state_columns)
+    obs = without(obs, env.global_state_slice)
     rows = obs.flatten(1) if joint else obs.flatten(0, 1)
     return rows.detach().cpu().numpy().copy()
 
@@ -236,7 +237,7 @@ def _rows(env: MultiAgentVectorEnv, obs: Tensor, joint: bool) -> NDArray[np.floa
 def _observation_space(env: MultiAgentVectorEnv, joint: bool) -> spaces.Box:
     box = env.single_observation_space
     assert isinstance(box, spaces.Box)
-    box = box_without(box, env.state_columns)
+    box = box_without(box, env.global_state_slice)
     if joint:
         return spaces.Box(box.low.flatten(), box.high.flatten(), dtype=np.float32)
     return spaces.Box(box.low.min(0), box.high.max(0), dtype=np.float32)

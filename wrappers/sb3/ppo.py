@@ -83,7 +83,7 @@ class SB3PPO:
                 clip_range=config.clip_range,
                 ent_coef=config.entropy_weight,
                 vf_coef=config.value_weight,
-                max_grad_norm=config.max_norm,
+                max_grad_norm=config.max_grad_norm,
                 policy_kwargs={"net_arch": list(config.hidden)},
                 device="cpu",
             )
@@ -116,7 +116,7 @@ class SB3PPO:
     def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
         """Return actions in the box: (*batch, agent, act_dim) for obs (*batch, agent, obs_dim)."""
         agents = self.env.num_agents if self.slots.joint else 1
-        seen = without(obs.detach().cpu(), self.env.state_columns)
+        seen = without(obs.detach().cpu(), self.env.global_state_slice)
         rows: Any = seen.reshape(-1, agents * seen.shape[-1]).numpy()
         if self.normaliser is not None:
             rows = self.normaliser.normalize_obs(rows)

@@ -52,7 +52,7 @@ class SB3Trainer(Trainer):
         return self.model.predict(obs, deterministic)
 
     def _improve(self) -> Metrics:
-        return self.model.improve(self.update / self.total_updates)
+        return self.model.improve(self.iteration / self.total_iterations)
 
     def _predictor_state(self) -> State:
         return {}  # part of the model's

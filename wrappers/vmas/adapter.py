@@ -70,8 +70,8 @@ class VmasEnv(MultiAgentVectorEnv):
     landmark of `simple_reference`, say) is drawn anew only when all envs are reset at once.
 
     Agents with smaller observations or actions than others are padded with zeros; see
-    `observation_mask` and `action_mask`. Padded actions never reach VMAS. Observations that are
-    dicts are flattened in the order of the dict. Discrete actions become one-hot rows
+    `observation_mask` and `valid_action_dims`. Padded actions never reach VMAS. Observations that
+    are dicts are flattened in the order of the dict. Discrete actions become one-hot rows
     (`discrete_actions`), of which VMAS gets the largest of the agent's own.
     """
 
@@ -115,7 +115,7 @@ class VmasEnv(MultiAgentVectorEnv):
         raw.max_steps = None  # counted here, as truncation; VMAS would call it done
         for agent, (obs_size, box) in enumerate(zip(observation_sizes, boxes, strict=True)):
             self.observation_mask[agent, obs_size:] = False
-            self.action_mask[agent, box.shape[0] :] = False
+            self.valid_action_dims[agent, box.shape[0] :] = False
         self.discrete_actions = not continuous
         self.raw = raw
         self.render_mode = "rgb_array"
@@ -135,7 +135,7 @@ class VmasEnv(MultiAgentVectorEnv):
         return self.raw.scenario
 
     @property
-    def own_gradients(self) -> frozenset[str]:
+    def native_gradients(self) -> frozenset[str]:
         """What VMAS could differentiate in this scenario, whatever its actions are."""
         return differentiable_parts(self.scenario)
 

@@ -102,7 +102,7 @@ def doctor(options: DoctorOptions) -> int:
         print(text)
         write_text(options.folder / "doctor.txt", text)
         return 1
-    verdict = judge(found)
+    verdict = verdict_of(found)
     text = describe(found, verdict)
     print(text)
     write_text(options.folder / "doctor.txt", text)
@@ -112,7 +112,7 @@ def doctor(options: DoctorOptions) -> int:
     return 1 if verdict.faults else 0
 
 
-def judge(found: Diagnosis) -> Verdict:
+def verdict_of(found: Diagnosis) -> Verdict:
     """Weigh what was found; the thresholds are rules of thumb."""
     findings: list[str] = []
     advice: list[str] = []
@@ -133,9 +133,9 @@ def judge(found: Diagnosis) -> Verdict:
     _judge_rewards(found, say)
     if not found.conduct.not_finite:
         _judge_fit(found, say)
-    if found.experience.still_entries:
-        say("good", f"observation entries that never change: {found.experience.still_entries}")
-    low, high = found.experience.scales
+    if found.random_play.still_entries:
+        say("good", f"observation entries that never change: {found.random_play.still_entries}")
+    low, high = found.random_play.scales
     if low > 0 and high / low > 1000:
         say("good", f"observation entries differ {high / low:,.0f} times in scale; normalised")
     return Verdict(
@@ -147,7 +147,7 @@ def judge(found: Diagnosis) -> Verdict:
 
 
 def _judge_rewards(found: Diagnosis, say: Callable[..., None]) -> None:
-    met = found.experience
+    met = found.random_play
     if found.shape.discrete:
         say("good", "actions are choices: SHAC++ learns slopes between them, SHAC+ cannot")
     best = max(met.rewarded, key=lambda kind: met.rewarded[kind])
@@ -164,7 +164,7 @@ def _judge_rewards(found: Diagnosis, say: Callable[..., None]) -> None:
             "fair",
             f"rewards are rare: {met.rewarded[best]:.2%} of transitions under {best} noise",
             "mix in the score function, with an optimistic critic: SHACConfig(score=…, "
-            "optimism=.8, settled_optimism=.65), as the preset of paper/… does",
+            "expectile=.8, expectile_one_signed=.65), as the preset of paper/… does",
         )
         white = met.rewarded.get("white", 0.0)
         if met.rewarded[best] > 2 * white:
@@ -200,7 +200,7 @@ def _faults(found: Diagnosis) -> list[str]:
 def _judge_fit(found: Diagnosis, say: Callable[..., None]) -> None:
     """Weigh errors; a NaN counts as the worst of them."""
     fit = found.fit
-    frequent = max(found.experience.rewarded.values()) >= RARE  # else the errors say little
+    frequent = max(found.random_play.rewarded.values()) >= RARE  # else the errors say little
     if frequent and not fit.reward_error <= GOOD_FIT:
         _judge_reward_model(fit, say)
     errors = fit.entry_errors[fit.entry_errors.isfinite()]
@@ -217,7 +217,7 @@ def _judge_fit(found: Diagnosis, say: Callable[..., None]) -> None:
             "fair",
             f"slopes grow {float(fit.growth.max()):.0f} times along a window of "
             f"{len(fit.growth)} steps",
-            "shorten what is differentiated: SHACConfig(actor_horizon=8)",
+            "shorten what is differentiated: SHACConfig(segment_length=8)",
         )
     if frequent and fit.cosine is not None and not fit.cosine >= 0.5:
         say(
@@ -259,7 +259,7 @@ def _global_state(shape: Shape) -> str:
 
 def _ends(found: Diagnosis) -> str:
     """Return how episodes ended, and what came after."""
-    shape, conduct, met = found.shape, found.conduct, found.experience
+    shape, conduct, met = found.shape, found.conduct, found.random_play
     if met.terminated + met.truncated == 0:
         enough = found.shape.num_envs * (shape.max_steps or met.transitions // shape.num_envs * 10)
         return (
@@ -301,7 +301,7 @@ def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
 
 def describe(found: Diagnosis, verdict: Verdict) -> str:
     """Return all of it as text."""
-    shape, conduct, met, own = found.shape, found.conduct, found.experience, found.own
+    shape, conduct, met, own = found.shape, found.conduct, found.random_play, found.own
     actions = f"{shape.act_dim} choices" if shape.discrete else f"{shape.act_dim} numbers"
     if shape.closes_choices:
         actions += ", not all of them open all the time,"

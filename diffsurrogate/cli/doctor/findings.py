@@ -52,7 +52,7 @@ class Conduct:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experience:
+class RandomPlay:
     """What a new policy meets; windows of its noise, white and, unless discrete, correlated."""
 
     transitions: int
@@ -121,7 +121,7 @@ class Diagnosis:
     env: str
     shape: Shape
     conduct: Conduct
-    experience: Experience
+    random_play: RandomPlay
     own: OwnGradients
     fit: Fit
     windows: tuple[Window, ...]

@@ -12,9 +12,9 @@ from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseKind, Noise
 from diffsurrogate.cli.doctor.findings import (
     Conduct,
     Diagnosis,
-    Experience,
     Fit,
     OwnGradients,
+    RandomPlay,
     Shape,
 )
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -23,7 +23,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.surrogates.config import SurrogateConfig
-from diffsurrogate.surrogates.errors import unexplained_entries
+from diffsurrogate.surrogates.errors import fvu_by_feature
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 HORIZON = 32
@@ -48,7 +48,9 @@ def diagnose(env: MultiAgentVectorEnv, name: str, *, transitions: int, seed: int
     shape = _shape(env)
     repeats, continues = _repeats(env, seed), _continues(env, seed)
     env.reset(seed=seed)
-    env.stagger(torch.Generator().manual_seed(seed))  # so that some ends are seen early
+    env.randomise_episode_phase(
+        torch.Generator().manual_seed(seed)
+    )  # so that some ends are seen early
     kinds: tuple[NoiseKind, ...] = ("white",) if env.discrete_actions else ("white", "ou")
     count = max(2, -(-transitions // (env.num_envs * HORIZON * len(kinds))))
     windows = {kind: [_window(env, kind, seed + k) for k in range(count)] for kind in kinds}
@@ -61,7 +63,7 @@ def diagnose(env: MultiAgentVectorEnv, name: str, *, transitions: int, seed: int
         env=name,
         shape=shape,
         conduct=_conduct(env, [*everything, *held], repeats, continues),
-        experience=_experience(env, windows),
+        random_play=_experience(env, windows),
         own=own,
         fit=fit,
         windows=tuple(everything),
@@ -79,12 +81,12 @@ def _shape(env: MultiAgentVectorEnv) -> Shape:
         lowest_action=float(env.action_low.min()),
         highest_action=float(env.action_high.max()),
         padded_obs=int((~env.observation_mask).sum()),
-        padded_actions=int((~env.action_mask).sum()),
+        padded_actions=int((~env.valid_action_dims).sum()),
         max_steps=env.max_steps,
         renders=env.render_mode == "rgb_array",
         maximum_known=env.max_return() is not None,
-        closes_choices=env.open_choices is not None,
-        state_size=len(range(env.obs_dim)[env.state_columns or slice(0)]),
+        closes_choices=env.action_mask_slice is not None,
+        state_size=len(range(env.obs_dim)[env.global_state_slice or slice(0)]),
         offers_state=env.offers_state,
     )
 
@@ -184,7 +186,7 @@ def _not_reset(windows: Sequence[Window], last: Tensor, fresh: Tensor) -> int:
 # --- experience ------------------------------------------------------------------------------
 
 
-def _experience(env: MultiAgentVectorEnv, windows: Mapping[NoiseKind, list[Window]]) -> Experience:
+def _experience(env: MultiAgentVectorEnv, windows: Mapping[NoiseKind, list[Window]]) -> RandomPlay:
     everything = [window for part in windows.values() for window in part]
     reward = torch.cat([window.reward.flatten(0, 1) for window in everything])
     obs = torch.cat([window.next_obs.flatten(0, 1) for window in everything])
@@ -201,7 +203,7 @@ def _experience(env: MultiAgentVectorEnv, windows: Mapping[NoiseKind, list[Windo
     still = (deviation == 0) & env.observation_mask
     whole = (obs == obs.round()).all(0) & env.observation_mask & ~still
     moving = deviation[env.observation_mask & ~still & deviation.isfinite()]
-    return Experience(
+    return RandomPlay(
         transitions=len(reward),
         rewarded=rewarded,
         usual_reward=float(usual),
@@ -260,7 +262,7 @@ def _fit(
     wrapped = LearnedDiffWrapper(env, config=SurrogateConfig(minibatches=1), seed=seed)
     models = wrapped.surrogates
     for window in windows:
-        models.remember(window)
+        models.store(window)
     seen = sum(window.terminated.numel() for window in windows)
     models.train_models(max(1, seen // _PER_MINIBATCH))
     unseen = _joined(held)
@@ -272,7 +274,7 @@ def _fit(
         reward_error=models.held_out_errors(unseen)["reward_error"],
         seen_error=models.held_out_errors(_joined(windows))["reward_error"],
         episodes=env.num_envs + int(unseen.ended[:-1].sum()),
-        entry_errors=unexplained_entries(after, unseen, models.continuous.mask).cpu(),
+        entry_errors=fvu_by_feature(after, unseen, models.continuous.mask).cpu(),
         rewards=pair.cpu(),
         growth=None if env.discrete_actions else _growth(wrapped, seed),
         cosine=_cosine(wrapped, seed) if "dynamics" in own.kinds else None,
@@ -301,11 +303,11 @@ def _growth(wrapped: LearnedDiffWrapper, seed: int) -> Tensor:
     window = wrapped.rollout(policy, HORIZON)
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(window.next_obs.shape[2:], generator=generator).to(wrapped.device)
-    goes_on = torch.ones_like(window.ended[0])
+    continue_prob = torch.ones_like(window.ended[0])
     start: Tensor | None = None
     found: list[Tensor] = []
     for obs, ended in zip(window.next_obs, window.ended, strict=True):
-        if 2 * int(goes_on.sum()) < len(goes_on):
+        if 2 * int(continue_prob.sum()) < len(continue_prob):
             break
         (slope,) = torch.autograd.grad(
             (obs * direction).sum(), policy.noise, retain_graph=True, allow_unused=True
@@ -313,8 +315,10 @@ def _growth(wrapped: LearnedDiffWrapper, seed: int) -> Tensor:
         first = torch.zeros_like(policy.noise[0]) if slope is None else slope[0]
         norms = first.flatten(1).norm(dim=1)
         start = norms if start is None else start
-        found.append((norms[goes_on].norm() / start[goes_on].norm().clamp(min=1e-12)).cpu())
-        goes_on = goes_on & ~ended
+        found.append(
+            (norms[continue_prob].norm() / start[continue_prob].norm().clamp(min=1e-12)).cpu()
+        )
+        continue_prob = continue_prob & ~ended
     wrapped.detach()
     return torch.stack(found)
 

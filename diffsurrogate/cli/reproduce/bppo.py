@@ -5,7 +5,7 @@ from diffsurrogate.cli.reproduce.table import Cell, PaperTable, Task
 
 _ON_ROBOTS = (
     *("--ppo.horizon", "100", "--ppo.clip.epochs", "5", "--ppo.clip.batch-size", "1000000"),
-    *("--ppo.clip.lr", "3e-4", "--ppo.critic-lr", "3e-4", "--ppo.clip.max-norm", "10"),
+    *("--ppo.clip.lr", "3e-4", "--ppo.critic-lr", "3e-4", "--ppo.clip.max-grad-norm", "10"),
     *("--ppo.actor.net.activation", "relu", "--ppo.critic.net.activation", "relu"),
     *("--num-envs", "40"),
     *("--total-steps", "10000000", "--eval-every", "25"),

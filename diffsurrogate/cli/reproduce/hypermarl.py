@@ -16,7 +16,7 @@ _NAVIGATION = (
     *("--max-steps", "100", "--eval-steps", "100", "--num-envs", "600"),
     *("--total-steps", "1000000", "--eval-every", "1", "--ppo.horizon", "100"),
     *("--ppo.gamma", "0.9", "--ppo.lam", "0.9"),
-    *("--ppo.clip.epochs", "45", "--ppo.clip.max-norm", "5"),
+    *("--ppo.clip.epochs", "45", "--ppo.clip.max-grad-norm", "5"),
     *("--ppo.actor.net.hidden", "256", "256", "--ppo.critic.net.hidden", "256", "256"),
 )
 """Tables 8 and 12."""
@@ -42,10 +42,10 @@ _DICO_RATES |= {("some", 8): "2.5e-4"}
 _SMAX = (
     *("--num-envs", "128", "--ppo.horizon", "128", "--total-steps", "10000000"),
     *("--eval-every", "10", "--ppo.clip.batch-size", "4096", "--ppo.schedule", "linear"),
-    *("--ppo.clip.max-norm", "0.25", "--ppo.actor.net.activation", "relu"),
+    *("--ppo.clip.max-grad-norm", "0.25", "--ppo.actor.net.activation", "relu"),
     *("--ppo.critic.net.activation", "relu"),
-    *("--ppo.actor.net.memory", "128", "--ppo.actor.net.hidden", "128"),
-    *("--ppo.critic.net.memory", "128", "--ppo.critic.net.hidden", "128"),
+    *("--ppo.actor.net.gru_size", "128", "--ppo.actor.net.hidden", "128"),
+    *("--ppo.critic.net.gru_size", "128", "--ppo.critic.net.hidden", "128"),
 )
 """Table 13: a layer, a GRU and another layer."""
 _MAPS = {

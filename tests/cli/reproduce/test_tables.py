@@ -112,7 +112,7 @@ def test_settings_are_those_of_the_papers_tables():
     assert (own.clip.lr, own.clip.clip_range, own.clip.entropy_weight) == (0.004, 0.05, 0.01)
     assert (own.actor.net.identity_size, own.actor.net.hyper_hidden) == (4, (32,))
     for net in (own.actor.net, own.critic.net):
-        assert (net.memory, net.hidden) == (128, (128,))
+        assert (net.gru_size, net.hidden) == (128, (128,))
     ten = [hypermarl("smax-smacv2-10", None, m, "hyper-mlp").ppo for m in ("ippo", "mappo")]
     assert [(ppo.clip.lr, ppo.critic_lr) for ppo in ten] == [(0.005, 0.005), (0.0003, 0.0003)]
     assert [ppo.actor.net.identity_size for ppo in ten] == [4, 64]

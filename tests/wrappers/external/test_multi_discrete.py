@@ -50,7 +50,7 @@ def sb3_locks() -> Any:
 def test_each_choice_is_an_agents(make_env):
     env = make_env()
     assert env.agents == ["choice_0", "choice_1", "choice_2"]
-    assert env.action_mask.tolist() == [[1, 1, 0, 0, 0], [1] * 5, [1, 1, 1, 0, 0]]
+    assert env.valid_action_dims.tolist() == [[1, 1, 0, 0, 0], [1] * 5, [1, 1, 1, 0, 0]]
     assert env.single_action_space.shape == (3, 5)
     assert env.discrete_actions
     obs, _ = env.reset()
@@ -82,5 +82,5 @@ def test_ppo_learns_several_choices():
 
 def test_shac_takes_learned_gradients_through_several_choices():
     agent = SHAC(LearnedDiffWrapper(locks(8, max_steps=6)), seed=1)
-    report = list(agent.updates(2))[-1]
+    report = list(agent.iterations(2))[-1]
     assert report["actor_gradient_norm"] > 0

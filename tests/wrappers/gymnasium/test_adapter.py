@@ -193,7 +193,7 @@ def test_both_autoreset_modes_give_the_same_run():
     for mode in modes:
         env = as_multi_agent(counters(mode), max_steps=2)
         env.reset(seed=4)
-        env.stagger(torch.Generator().manual_seed(1))
+        env.randomise_episode_phase(torch.Generator().manual_seed(1))
         runs.append(env.rollout(lambda obs: choose(0, 1, 2, 2, 1, among=3), 13))
     assert torch.equal(runs[0].obs, runs[1].obs)
     assert torch.equal(runs[0].next_obs, runs[1].next_obs)
@@ -203,7 +203,7 @@ def test_both_autoreset_modes_give_the_same_run():
 def test_staggered_time_limits_cut_the_raw_envs_where_our_count_says():
     env = make("gymnasium/Pendulum-v1", num_envs=ENVS, max_steps=7)
     env.reset(seed=0)
-    env.stagger(torch.Generator().manual_seed(2))
+    env.randomise_episode_phase(torch.Generator().manual_seed(2))
     first = 7 - env._steps
     assert first.unique().numel() > 1
     window = env.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 21)

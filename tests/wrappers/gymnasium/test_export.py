@@ -194,7 +194,7 @@ def test_choices_stay_choices(agents, flatten, space):
 
 def test_padded_choices_are_none():
     env = Choices()
-    env.action_mask[1, 2:] = False  # as an adapter marks an agent with 2 actions only
+    env.valid_action_dims[1, 2:] = False  # as an adapter marks an agent with 2 actions only
     assert as_gymnasium(env).single_action_space == spaces.MultiDiscrete([4, 2, 4])
 
 

@@ -140,10 +140,10 @@ class ByHand:
         padded = np.zeros((self.env.num_agents, self.env.obs_dim), np.float32)
         for row, agent in zip(padded, self.raw.agents, strict=True):
             row[: obs[agent].size] = obs[agent]
-            if self.env.open_choices is not None:
-                row[self.env.open_choices] = self.raw.get_avail_actions(state)[agent]
-            if self.env.state_columns is not None:
-                row[self.env.state_columns] = obs["world_state"]
+            if self.env.action_mask_slice is not None:
+                row[self.env.action_mask_slice] = self.raw.get_avail_actions(state)[agent]
+            if self.env.global_state_slice is not None:
+                row[self.env.global_state_slice] = obs["world_state"]
         return padded
 
     def step(self, action: Tensor) -> tuple[Any, Any, bool, bool]:
@@ -151,7 +151,7 @@ class ByHand:
         there = self.raw.get_avail_actions(self.state) if smax else {}
         given = {}
         for index, agent in enumerate(self.raw.agents):
-            own = action[index, : int(self.env.action_mask[index].sum())]
+            own = action[index, : int(self.env.valid_action_dims[index].sum())]
             own = (own if self.env.discrete_actions else own.clamp(0, 1)).numpy()
             given[agent] = own.argmax() if self.env.discrete_actions else own
             if smax:
@@ -196,7 +196,7 @@ def test_shapes_spaces_and_memory_are_those_of_the_protocol():
     assert env.agents == ["speaker_0", "listener_0"]
     assert obs.shape == (ENVS, 2, 11) and info == {}
     assert env.observation_mask.sum(1).tolist() == [3, 11]
-    assert env.action_mask.sum(1).tolist() == [3, 5]
+    assert env.valid_action_dims.sum(1).tolist() == [3, 5]
     assert not obs[:, ~env.observation_mask].any()
     assert env.single_observation_space.contains(obs[0].numpy())
     assert env.discrete_actions and not made(SPREAD).discrete_actions
@@ -235,7 +235,7 @@ def test_an_end_by_time_alone_is_a_truncation_alone():
 def test_which_choices_are_open_is_observed_and_closed_ones_are_replaced():
     env = walkers()
     obs, info = env.reset(seed=2)
-    assert (env.open_choices, env.obs_dim, info) == (slice(3, 6), 6, {})
+    assert (env.action_mask_slice, env.obs_dim, info) == (slice(3, 6), 6, {})
     assert obs[..., 3:].tolist() == [[[1, 1, 0], [0, 1, 1]]] * 3
     assert env.observation_mask.tolist() == [[True, False, False, True, True, False], [True] * 6]
     after, reward, *_ = env.step(choose([2, 0, 0], b=0))  # 2 is padding of a's: its first
@@ -245,8 +245,8 @@ def test_which_choices_are_open_is_observed_and_closed_ones_are_replaced():
     assert env.step(choose([0, 0, 0], b=0))[1][:, 1].tolist() == [0, 0, 0]
     smax = made(SMAX)
     obs, _ = smax.reset(seed=0)
-    assert obs[..., smax.open_choices].shape == (ENVS, 3, 8)
-    assert (obs[..., smax.open_choices].sum(-1) == 5).all()  # nobody is near enough to shoot
+    assert obs[..., smax.action_mask_slice].shape == (ENVS, 3, 8)
+    assert (obs[..., smax.action_mask_slice].sum(-1) == 5).all()  # nobody is near enough to shoot
 
 
 def test_same_seed_same_run_whatever_other_envs_do():
@@ -277,7 +277,7 @@ def saved(env: MultiAgentVectorEnv) -> Any:
 def test_a_saved_state_goes_on_exactly(name):
     env = made(name)
     env.reset(seed=4)
-    env.stagger(torch.Generator().manual_seed(0))
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
     play(env, actions(env, 11))
     state = saved(env)
     given = actions(env, 30, seed=1)
@@ -386,5 +386,5 @@ def test_ppo_and_shac_take_updates_on_it(name):
     agent = SHAC(learned(made(name)), config(), seed=0)
     before = [p.detach().clone() for p in agent.actor.parameters()]
     agent.learn(2 * 4 * ENVS)
-    assert (agent.update, agent.skipped) == (2, 0)
+    assert (agent.iteration, agent.skipped) == (2, 0)
     assert not equal(before, list(agent.actor.parameters()))

@@ -70,14 +70,14 @@ def test_a_random_policy_takes_open_choices_only(watched):
 def test_trained_policies_take_open_choices_only(watched, kind, monkeypatch):
     """None of theirs has to be replaced by the env."""
     env, counts = watched
-    original, replaced = type(env).open_action, []
+    original, replaced = type(env).apply_action_mask, []
 
-    def open_action(action: Tensor) -> Tensor:
+    def apply_action_mask(action: Tensor) -> Tensor:
         result = original(env, action)
         replaced.append(bool((result != action).any()))
         return result
 
-    monkeypatch.setattr(env, "open_action", open_action)
+    monkeypatch.setattr(env, "apply_action_mask", apply_action_mask)
     agent: Any
     if kind == "shac++":
         settings = config(horizon=16, noise=NoiseConfig(), actor=ActorConfig(net=NET))
@@ -100,9 +100,11 @@ def test_trained_policies_take_open_choices_only(watched, kind, monkeypatch):
 def test_a_global_state_is_there_only_if_asked_for_and_refused_where_there_is_none():
     env = smax()
     assert env.offers_state
-    assert env.state_columns == slice(env.open_choices.stop, env.open_choices.stop + 10 * 12)
+    assert env.global_state_slice == slice(
+        env.action_mask_slice.stop, env.action_mask_slice.stop + 10 * 12
+    )
     spread = make("jaxmarl/MPE_simple_spread_v3", num_envs=2)
-    assert (spread.state_columns, spread.offers_state) == (None, False)
+    assert (spread.global_state_slice, spread.offers_state) == (None, False)
     with pytest.raises(UsageError, match="SimpleSpreadMPE has no global state"):
         make("jaxmarl/MPE_simple_spread_v3", num_envs=2, state=True)
 
@@ -113,7 +115,7 @@ def test_the_policy_is_blind_to_the_world_state():
     agent = MAPPO(env, MAPPOConfig(horizon=4), seed=0).learn(2 * 4 * ENVS)
     obs = env.current_obs
     other = obs.clone()
-    other[..., env.state_columns] = 7.0
+    other[..., env.global_state_slice] = 7.0
     assert torch.equal(agent.actor(obs), agent.actor(other))
     assert not torch.equal(agent.critic(obs), agent.critic(other))
 

@@ -111,9 +111,9 @@ def test_a_saved_state_goes_on_exactly(name):
 
 def test_what_trains_on_it_takes_its_steps():
     env = learned(make("mujoco/Walker2d-v5", num_envs=3))
-    reports = list(SHAC(env, config()).updates(2))
+    reports = list(SHAC(env, config()).iterations(2))
     assert all(np.isfinite(list(report.values())).all() for report in reports)
-    list(PPO(make("mujoco/InvertedPendulum-v5", num_envs=3)).updates(1))
+    list(PPO(make("mujoco/InvertedPendulum-v5", num_envs=3)).iterations(1))
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,9 @@ def test_agents_see_further_if_told_to():
 
 def test_shac_and_ppo_take_their_steps():
     env = learned(make("mamujoco/Ant-4x2", num_envs=3))
-    reports = list(SHAC(env, config()).updates(2))
+    reports = list(SHAC(env, config()).iterations(2))
     assert all(np.isfinite(list(report.values())).all() for report in reports)
-    list(PPO(make("mamujoco/Hopper-3x1", num_envs=3)).updates(1))
+    list(PPO(make("mamujoco/Hopper-3x1", num_envs=3)).iterations(1))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_every_number_is_that_of_copies_stepped_one_by_one(name, near):
     assert isinstance(one_by_one, PettingZooEnv)
     assert together.agents == one_by_one.agents
     assert torch.equal(together.observation_mask, one_by_one.observation_mask)
-    assert torch.equal(together.action_mask, one_by_one.action_mask)
+    assert torch.equal(together.valid_action_dims, one_by_one.valid_action_dims)
     assert_equal(together, one_by_one, 50)
 
 
@@ -92,14 +92,14 @@ def test_the_global_state_is_what_one_agent_would_observe(name):
         make(f"mujoco/{name.partition('-')[0]}-v5", num_envs=3, max_steps=20),
     )
     assert env.offers_state and other.offers_state
-    assert env.state_columns == other.state_columns
-    assert env.state_columns == slice(env.obs_dim - alone.obs_dim, env.obs_dim)
+    assert env.global_state_slice == other.global_state_slice
+    assert env.global_state_slice == slice(env.obs_dim - alone.obs_dim, env.obs_dim)
     assert torch.equal(env.observation_mask, other.observation_mask)
     assert_equal(env, other, 30)
     obs, expected = env.reset(seed=5)[0], alone.reset(seed=5)[0]
-    assert torch.equal(obs[..., env.state_columns], expected.expand(-1, env.num_agents, -1))
+    assert torch.equal(obs[..., env.global_state_slice], expected.expand(-1, env.num_agents, -1))
     without = make(f"mamujoco/{name}", num_envs=3)
-    assert without.offers_state and without.state_columns is None
+    assert without.offers_state and without.global_state_slice is None
 
 
 def test_values_are_mamujocos_own():
@@ -156,7 +156,7 @@ def test_an_older_mujoco_steps_one_by_one(monkeypatch):
 
 
 def test_shac_takes_its_steps():
-    reports = list(SHAC(learned(make("mamujoco/Ant-4x2", num_envs=3)), config()).updates(2))
+    reports = list(SHAC(learned(make("mamujoco/Ant-4x2", num_envs=3)), config()).iterations(2))
     assert all(np.isfinite(list(report.values())).all() for report in reports)
 
 

@@ -86,7 +86,7 @@ def test_values_and_ends_are_the_bare_envs_bit_for_bit(name, options, limit):
     assert torch.equal(obs, torch.tensor(np.array(reference.obs, np.float32)))
     generator = torch.Generator().manual_seed(0)
     ends = torch.zeros(2, dtype=torch.long)
-    sizes = env.action_mask.sum(1).tolist()
+    sizes = env.valid_action_dims.sum(1).tolist()
     for _ in range(60):
         action = 1.4 * torch.rand(ENVS, env.num_agents, env.act_dim, generator=generator) - 0.2
         raw_actions: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ def test_shapes_spaces_and_names_are_those_of_the_protocol():
 def test_smaller_actions_are_padded_and_padding_is_left_out():
     env = as_multi_agent(lives(*[(9, TERMINATE)] * 3))
     env.reset()
-    assert env.action_mask.sum(1).tolist() == [1, 2, 4]
+    assert env.valid_action_dims.sum(1).tolist() == [1, 2, 4]
     assert env.single_action_space.low.tolist() == [[-2, -1, -1, -1], [-2, -2, -1, -1], [-2] * 4]
     env.step(torch.tensor([[[4.0, 9, 9, 9], [1, -7, 9, 9], [0, 1, 2, -1]]]))
     assert {a: v.tolist() for a, v in env.raws[0].got.items()} == {
@@ -154,7 +154,7 @@ def test_the_largest_of_an_agents_own_choices_is_taken():
     env = as_multi_agent(lives(*[(9, TERMINATE)] * 3, **choices))
     assert env.discrete_actions
     assert (env.single_action_space.low == 0).all() and (env.single_action_space.high == 1).all()
-    assert env.action_mask.sum(1).tolist() == [2, 3, 5]
+    assert env.valid_action_dims.sum(1).tolist() == [2, 3, 5]
     env.reset()
     env.step(torch.tensor([[[0, 0, 0, 1.0, 0], [0.2, 0.3, 0.1, 0.9, 0], [0, 0, 0, 0, 1]]]))
     assert env.raws[0].got == {"a": 2, "b": 4, "c": 9}  # a one-hot in the padding is the first
@@ -211,7 +211,7 @@ def test_who_comes_late_observes_zero_until_then():
 def test_our_time_limit_starts_the_raw_envs_anew_where_our_count_says():
     env = make("mpe2/simple_spread_v3", num_envs=ENVS, max_steps=5)
     env.reset(seed=0)
-    env.stagger(torch.Generator().manual_seed(2))
+    env.randomise_episode_phase(torch.Generator().manual_seed(2))
     first = 5 - env._steps
     assert first.unique().numel() > 1
     window = env.rollout(still(env), 15)
@@ -307,12 +307,12 @@ def test_ppo_and_shac_take_updates_on_it(discrete):
     options = {"num_envs": ENVS, "max_steps": 6, "continuous_actions": not discrete}
     env = make("mpe2/simple_speaker_listener_v4", **options)
     agent = PPO(env, PPOConfig(horizon=4), seed=0).learn(2 * 4 * ENVS)
-    assert (agent.update, agent.skipped) == (2, 0)
+    assert (agent.iteration, agent.skipped) == (2, 0)
     if not discrete:
         shac = SHAC(learned(make("mpe2/simple_tag_v3", **options)), config(), seed=0)
         before = [p.detach().clone() for p in shac.actor.parameters()]
         shac.learn(2 * 4 * ENVS)
-        assert (shac.update, shac.skipped) == (2, 0)
+        assert (shac.iteration, shac.skipped) == (2, 0)
         after = list(shac.actor.parameters())
         assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 

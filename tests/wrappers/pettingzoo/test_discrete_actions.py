@@ -19,7 +19,7 @@ from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.observation_slices import open_now
+from diffsurrogate.envs.observation_slices import available_actions
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.gymnasium.export import as_gymnasium
@@ -56,8 +56,8 @@ class Locks(ParallelEnv):
         if where == "observations":
             masks = {a: spaces.MultiBinary(sum(sizes)) for a, sizes in self.sizes.items()}
             self.sees = {
-                "a": spaces.Dict({"action_mask": masks["a"], "observation": self.sees["a"]}),
-                "b": spaces.Dict({**self.sees["b"].spaces, "action_mask": masks["b"]}),
+                "a": spaces.Dict({"valid_action_dims": masks["a"], "observation": self.sees["a"]}),
+                "b": spaces.Dict({**self.sees["b"].spaces, "valid_action_dims": masks["b"]}),
             }
 
     def observation_space(self, agent: str) -> Any:
@@ -88,9 +88,9 @@ class Locks(ParallelEnv):
             self.masks[agent] = parts
             if self.where == "observations":
                 own = seen[agent] if agent == "b" else {"observation": seen[agent]}
-                seen[agent] = own | {"action_mask": np.concatenate(parts).astype(np.int8)}
+                seen[agent] = own | {"valid_action_dims": np.concatenate(parts).astype(np.int8)}
             else:
-                infos[agent] = {"action_mask": tuple(parts) if len(parts) > 1 else parts[0]}
+                infos[agent] = {"valid_action_dims": tuple(parts) if len(parts) > 1 else parts[0]}
         return seen, infos
 
     def step(self, actions: dict[str, Any]) -> Any:
@@ -118,15 +118,15 @@ def adapted(where: str, **options: Any) -> MultiAgentVectorEnv:
 def test_masks_are_columns_and_closed_choices_never_reach_the_env(where, several):
     env: Any = adapted(where, several=several)
     assert env.agents == (["a", "b/0", "b/1"] if several else ["a", "b"])
-    assert env.open_choices == (slice(2, 5) if several else slice(2, 7))
+    assert env.action_mask_slice == (slice(2, 5) if several else slice(2, 7))
     sizes = [3, 2, 3] if several else [3, 5]
-    assert env.action_mask.sum(1).tolist() == sizes
-    assert env.observation_mask[:, env.open_choices].sum(1).tolist() == sizes
-    assert env.discrete_actions and env.state_columns is None and env.offers_state
+    assert env.valid_action_dims.sum(1).tolist() == sizes
+    assert env.observation_mask[:, env.action_mask_slice].sum(1).tolist() == sizes
+    assert env.discrete_actions and env.global_state_slice is None and env.offers_state
     obs, _ = env.reset()
     generator = torch.Generator().manual_seed(0)
     for step in range(120):
-        for rows, raw in zip(obs[..., env.open_choices], env.raws, strict=True):
+        for rows, raw in zip(obs[..., env.action_mask_slice], env.raws, strict=True):
             masks = [*raw.masks["a"], *raw.masks["b"]]
             for row, mask in zip(rows, masks, strict=True):
                 assert row[: len(mask)].tolist() == mask.tolist() and not row[len(mask) :].any()
@@ -142,7 +142,7 @@ def test_several_choices_reach_the_env_as_it_counts_them():
     env: Any = adapted("infos", several=True)
     obs, _ = env.reset()
     assert torch.equal(obs[:, 1, :2], obs[:, 2, :2])
-    obs[..., env.open_choices] = 1.0  # as it would be if all were open
+    obs[..., env.action_mask_slice] = 1.0  # as it would be if all were open
     for raw in env.raws:
         raw.masks = {"a": [np.ones(3, int)], "b": [np.ones(2, int), np.ones(3, int)]}
     got: list[Any] = []
@@ -153,21 +153,23 @@ def test_several_choices_reach_the_env_as_it_counts_them():
 
 
 def test_an_env_without_masks_has_no_columns_for_them():
-    assert make("pettingzoo/classic/rps_v2", num_envs=2).open_choices is None
+    assert make("pettingzoo/classic/rps_v2", num_envs=2).action_mask_slice is None
 
 
 def test_a_mask_that_is_none_is_named():
     env: Any = adapted("infos")
     env.reset()
     raw = env.raws[2]
-    raw.observe = lambda: ({**Locks.observe(raw)[0]}, {"a": {"action_mask": [1, 0]}})
-    with pytest.raises(UsageError, match=r"env 2, step 1.*action_mask of 'a' is \[1, 0\]; 3 entri"):
+    raw.observe = lambda: ({**Locks.observe(raw)[0]}, {"a": {"valid_action_dims": [1, 0]}})
+    with pytest.raises(
+        UsageError, match=r"env 2, step 1.*valid_action_dims of 'a' is \[1, 0\]; 3 entri"
+    ):
         env.step(torch.rand(ENVS, 2, 5))
 
 
 def test_the_global_state_is_the_raw_envs_and_ends_every_row():
     env: Any = adapted("infos", state=True)
-    assert (env.open_choices, env.state_columns) == (slice(2, 7), slice(7, 10))
+    assert (env.action_mask_slice, env.global_state_slice) == (slice(2, 7), slice(7, 10))
     obs, _ = env.reset()
     for step in range(4):
         for agent in range(2):
@@ -179,7 +181,7 @@ def test_the_global_state_is_the_raw_envs_and_ends_every_row():
 def test_mpe_and_mamujoco_have_a_state():
     env: Any = make("mpe2/simple_spread_v3", num_envs=ENVS, state=True)
     env.reset(seed=1)
-    assert env.state_columns == slice(18, 18 + 54)
+    assert env.global_state_slice == slice(18, 18 + 54)
     for row, raw in zip(env.current_obs, env.raws, strict=True):
         for agent in range(3):
             assert row[agent, 18:].tolist() == raw.state().astype(np.float32).tolist()
@@ -191,9 +193,13 @@ def test_mpe_and_mamujoco_have_a_state():
     obs, *_ = robot.step(torch.rand(2, 2, 1))
     for row, raw in zip(obs, robot.raws, strict=True):
         own = raw.single_agent_env.unwrapped._get_obs().astype(np.float32).tolist()
-        assert row[0, robot.state_columns].tolist() == row[1, robot.state_columns].tolist() == own
+        assert (
+            row[0, robot.global_state_slice].tolist()
+            == row[1, robot.global_state_slice].tolist()
+            == own
+        )
     agent = SHAC(learned(robot), config(), seed=0).learn(2 * 4 * 2)
-    assert (agent.update, agent.skipped) == (2, 0)
+    assert (agent.iteration, agent.skipped) == (2, 0)
 
 
 def test_a_state_is_refused_where_there_is_none():
@@ -222,7 +228,7 @@ def test_a_wrapper_may_give_an_env_its_state_and_a_raw_env_keeps_its_seed():
     env = as_multi_agent(make_one, num_envs=2, state=True)
     obs, _ = env.reset(seed=0)
     assert env.offers_state
-    assert obs[:, :, env.state_columns].flatten(0, 1).tolist() == [[3.0, 4.0]] * (
+    assert obs[:, :, env.global_state_slice].flatten(0, 1).tolist() == [[3.0, 4.0]] * (
         2 * env.num_agents
     )
     seeds = []
@@ -244,13 +250,13 @@ def test_ppo_and_shac_train_on_masks_and_several_choices(where, several):
     """`Locks` itself refuses closed choices."""
     env: Any = adapted(where, several=several, state=True)
     agent = PPO(env, PPOConfig(horizon=20), seed=0).learn(4 * 20 * ENVS)
-    assert (agent.update, agent.skipped) == (4, 0)
+    assert (agent.iteration, agent.skipped) == (4, 0)
     shac = SHAC(learned(env), config(noise=NoiseConfig()), seed=0).learn(20 * 4 * ENVS)
-    assert (shac.update, shac.skipped) == (20, 0)
+    assert (shac.iteration, shac.skipped) == (20, 0)
     obs = env.current_obs
     for _ in range(50):
         action = agent.predict(obs)
-        assert (action.bool() <= open_now(obs, env.open_choices)).all()
+        assert (action.bool() <= available_actions(obs, env.action_mask_slice)).all()
         obs, *_ = env.step(action)
 
 
@@ -266,14 +272,14 @@ def test_pettingzoos_tests_pass_with_masks_in_infos_and_the_state_apart():
     for index, agent in enumerate(env.agents):
         assert observations[agent].tolist() == raw[index, :2].tolist()
         assert env.observation_space(agent).contains(observations[agent])
-        assert infos[agent]["action_mask"].tolist() == raw[index, 2:6].tolist()
+        assert infos[agent]["valid_action_dims"].tolist() == raw[index, 2:6].tolist()
         assert env.state().tolist() == raw[index, 6:].tolist()
     back: Any = as_multi_agent(
         lambda: as_pettingzoo(MaskedReach(num_envs=1)), num_envs=2, state=True
     )
-    assert (back.open_choices, back.state_columns) == (
-        MaskedReach.open_choices,
-        MaskedReach.state_columns,
+    assert (back.action_mask_slice, back.global_state_slice) == (
+        MaskedReach.action_mask_slice,
+        MaskedReach.global_state_slice,
     )
     obs, _ = back.reset(seed=0)
     for row, raw_env in zip(obs, back.raws, strict=True):
@@ -302,15 +308,20 @@ def test_split_agents_keep_the_state_apart():
     spread = lambda: simple_spread_v3.parallel_env(N=1, continuous_actions=True)  # noqa: E731
     robot = as_multi_agent(spread, num_envs=2, state=True)
     robot.reset(seed=0)
-    seen, state = robot.state_columns.start, robot.state_columns.stop - robot.state_columns.start
+    seen, state = (
+        robot.global_state_slice.start,
+        robot.global_state_slice.stop - robot.global_state_slice.start,
+    )
     halves = {"one": [0, 1, 2], "two": [3, 4]}
     for given, width in ((None, seen), ({"one": [0, 3], "two": [1]}, 2)):
         env = SplitAgents(robot, halves, given)
-        assert env.state_columns == slice(width, width + state)
+        assert env.global_state_slice == slice(width, width + state)
         obs, _ = env.reset(seed=0)
         whole = robot.current_obs[:, 0]
-        assert torch.equal(obs[..., env.state_columns], whole[:, None, seen:].expand(-1, 2, -1))
+        assert torch.equal(
+            obs[..., env.global_state_slice], whole[:, None, seen:].expand(-1, 2, -1)
+        )
         assert torch.equal(obs[:, 0, :2], whole[:, [0, 1] if given is None else [0, 3]])
-        assert env.observation_mask[:, env.state_columns].all()
+        assert env.observation_mask[:, env.global_state_slice].all()
     with pytest.raises(UsageError, match="of the global state"):
         SplitAgents(robot, halves, {"one": [0], "two": [seen]})

@@ -155,7 +155,7 @@ def test_shapes_spaces_and_names_are_those_of_the_protocol():
     env.reset()
     env.step(torch.zeros(ENVS, 1, 1))
     assert (env.current_obs == 7).all()
-    env.stagger(torch.Generator())
+    env.randomise_episode_phase(torch.Generator())
     with pytest.raises(NotImplementedError, match="episodes start anew"):
         env.state()
     with pytest.raises(NotImplementedError, match="reset"):
@@ -223,7 +223,7 @@ def test_shac_learns_on_it():
     env = LearnedDiffWrapper(pendulum())
     config = SHACConfig(horizon=4, actor=ActorConfig(net=NET), critic=CriticConfig(net=NET))
     agent = SHAC(env, config)
-    reports = list(agent.updates(2))
+    reports = list(agent.iterations(2))
     assert len(reports) == 2
     assert all(np.isfinite(list(report.values())).all() for report in reports)
     result = evaluate(agent.predict, as_multi_agent(pendulum()), steps=11)
@@ -238,7 +238,7 @@ def test_ppo_learns_choices_on_it():
         critic=CriticConfig(net=NET),
         clip=ClipConfig(epochs=1, batch_size=40),
     )
-    reports = list(PPO(as_multi_agent(cartpole()), config).updates(2))
+    reports = list(PPO(as_multi_agent(cartpole()), config).iterations(2))
     assert len(reports) == 2
     assert all(np.isfinite(list(report.values())).all() for report in reports)
 

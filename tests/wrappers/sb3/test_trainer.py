@@ -54,7 +54,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("joint", [False, True])
 def test_it_learns_what_stable_baselines_learns(joint):
     """From the same weights and random streams, by its own `learn` on the same episodes."""
-    agent = SB3Trainer(dispersion(), settings(joint=joint, normalise=False, stagger=False), seed=5)
+    agent = SB3Trainer(
+        dispersion(), settings(joint=joint, normalise=False, randomise_episode_phase=False), seed=5
+    )
     vec = SB3VecEnv(dispersion(), joint=joint)
     slots = ENVS * (1 if joint else AGENTS)
     model = TheirPPO(
@@ -90,8 +92,8 @@ def test_metrics_are_of_the_env_not_of_what_was_normalised(normalise):
             return torch.tensor([1.0, 2.0, 3.0]).expand(self.num_envs, AGENTS)
 
     for joint in (False, True):
-        config = settings(joint=joint, normalise=normalise, stagger=False)
-        reports = list(SB3Trainer(Rich(differentiable=False), config).updates(3))
+        config = settings(joint=joint, normalise=normalise, randomise_episode_phase=False)
+        reports = list(SB3Trainer(Rich(differentiable=False), config).iterations(3))
         assert [report["reward"] for report in reports] == [pytest.approx(2.0)] * 3
         assert [report["episodes_ended"] for report in reports] == [0.0, 7.0, 0.0]
         assert [report["episodes_terminated"] for report in reports] == [0.0] * 3
@@ -103,15 +105,15 @@ def test_metrics_are_of_the_env_not_of_what_was_normalised(normalise):
 
 
 def test_terminations_are_told_from_time_limits():
-    agent = SB3Trainer(cartpole(max_steps=17), settings(horizon=40, stagger=False))
-    (report,) = agent.updates(1)
+    agent = SB3Trainer(cartpole(max_steps=17), settings(horizon=40, randomise_episode_phase=False))
+    (report,) = agent.iterations(1)
     assert 0 < report["episodes_terminated"] < report["episodes_ended"]
 
 
 def test_episodes_are_staggered_and_the_rate_falls_if_asked():
     agent = SB3Trainer(home(num_envs=61), settings(schedule="linear", lr=0.1))
     rates, ends = [], []
-    for report in agent.updates(4):
+    for report in agent.iterations(4):
         rates.append(agent.model.model.policy.optimizer.param_groups[0]["lr"])
         ends.append(report["episodes_ended"])
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
@@ -179,11 +181,11 @@ def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, k
     path, config = tmp_path / "agent.pt", settings(**kwargs)
     unbroken, broken = (SB3Trainer(make_env(), config, seed=3) for _ in range(2))
     unbroken.learn(5 * 28)
-    broken.learn(5 * 28, lambda agent, metrics: agent.update < 3).save(path)
+    broken.learn(5 * 28, lambda agent, metrics: agent.iteration < 3).save(path)
     env = make_env()
     env.reset(seed=11)
     loaded = SB3Trainer.load(path, env)
-    assert (loaded.update, loaded.seed, loaded.config) == (3, 3, config)
+    assert (loaded.iteration, loaded.seed, loaded.config) == (3, 3, config)
     assert same(parameters(loaded), parameters(broken))
     obs = broken.env.current_obs
     for deterministic in (True, False):

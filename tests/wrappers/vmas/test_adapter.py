@@ -125,14 +125,14 @@ def test_actions_are_clamped_to_the_box():
 def test_smaller_agents_are_padded_and_the_padding_does_nothing():
     env = vmas.make("simple_world_comm", num_envs=ENVS)
     obs, _ = env.reset(seed=1)
-    assert env.action_mask.sum(1).tolist() == [6, 2, 2, 2, 2, 2]  # the leader says 4 numbers
+    assert env.valid_action_dims.sum(1).tolist() == [6, 2, 2, 2, 2, 2]  # the leader says 4 numbers
     assert env.observation_mask.sum(1).unique().numel() == 2
     assert not obs[:, ~env.observation_mask].any()
     assert env.action_low[0].tolist() == [-1, -1, 0, 0, 0, 0]
     state, given = env.state(), actions(env, 5)
     expected = play(env, given)
     env.set_state(state)
-    assert_same(expected, play(env, torch.where(env.action_mask, given, 0.5)))
+    assert_same(expected, play(env, torch.where(env.valid_action_dims, given, 0.5)))
 
 
 def test_dict_spaces_and_dict_observations_are_flattened():

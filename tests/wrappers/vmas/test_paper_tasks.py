@@ -235,7 +235,7 @@ def test_windows_with_gradients_and_partial_resets(task):
     env = make(task, differentiable=True, max_steps=50)
     parts = {"discovery": {"dynamics"}, "sampling": {"dynamics", "reward"}}[task]
     assert env.gradients == parts
-    env.stagger(torch.Generator().manual_seed(0))
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
     resets = 0
     for window in range(10):
         env.detach()

@@ -6,7 +6,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 
 
-def enable_unlearned(
+def enable_native(
     env: MultiAgentVectorEnv, *, reward: bool | nn.Module, dynamics: bool | nn.Module, mix: float
 ) -> None:
     """Switch on the gradients of an env's own that are not learned, or are mixed in.
