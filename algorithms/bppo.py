@@ -165,7 +165,7 @@ class BPPO(PPO):
                 f"{name} passes nothing back, but peer is True; give a {name}Config, or train BPPO"
             )
 
-    def _climb(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
+    def _policy_step(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
         past = self._past(window, noise, advantage)
         if self.config.scheme == "simultaneous":
             return mean_report(list(self._together(past)))
@@ -220,7 +220,7 @@ class BPPO(PPO):
             part = past.at(chosen)
             out = self.actor.output(agent, part.obs, self.actor.seen(part.action))
             loss, new = self._loss(agent, out, part, ratio[chosen], peer_grad[chosen])
-            norm = self._descend(self.actor_optimiser, loss, config.max_grad_norm)
+            norm = self.actor_optimiser.step(loss)
             report = step_report(loss, norm, new, part.log_prob[:, agent], config)
             yield report | {"peer_slope": float(peer_grad[chosen].abs().mean())}
             if config.target_kl is not None and report["kl"] > config.target_kl:
@@ -249,7 +249,7 @@ class BPPO(PPO):
                 for agent in agents
             ]
             loss = torch.stack(losses).sum()
-            norm = self._descend(self.actor_optimiser, loss, config.max_grad_norm)
+            norm = self.actor_optimiser.step(loss)
             report = step_report(loss, norm, torch.stack(new, -1), part.log_prob, config)
             yield report | {"peer_slope": float(peer_grad.abs().mean())}
             if config.target_kl is not None and report["kl"] > config.target_kl:

@@ -4,7 +4,6 @@ They need no gradient of the env: baselines, and methods in their own right. On 
 `LearnedDiffWrapper` they train its models by the way, which is a cold start for SHAC++.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,7 +32,8 @@ from diffsurrogate.functional.returns import td_lambda
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.recurrent import Recurrence
 from diffsurrogate.seeding import derive_seed
-from diffsurrogate.training.trainer import Metrics, Trainer, adam
+from diffsurrogate.training.optimisation import ClippedAdam
+from diffsurrogate.training.trainer import Metrics, Trainer, window_metrics
 
 _JOINT = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 _SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="tanh", layer_norm=False)
@@ -94,7 +94,6 @@ class MAPPOConfig(IPPOConfig):
     critic: CriticConfig = field(default_factory=lambda: CriticConfig(net=_JOINT, target_decay=0.0))
 
 
-_BETAS = (0.9, 0.999)
 _EPS = 1e-5
 """Adam's; a smaller one blows up what little gradient a solved task leaves, and unlearns it."""
 
@@ -139,8 +138,19 @@ class PPO(Trainer):
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.noise_rng)
         self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(env.device)
-        self.actor_optimiser = adam(self.actor, self.config.clip.lr, _BETAS, _EPS)
-        self.critic_optimiser = adam(self.critic, self.config.critic_lr, _BETAS, _EPS)
+        limit = self.config.clip.max_grad_norm
+        self.actor_optimiser = ClippedAdam(
+            self.actor, self.config.clip.lr, max_grad_norm=limit, eps=_EPS
+        )
+        self.critic_optimiser = ClippedAdam(
+            self.critic, self.config.critic_lr, max_grad_norm=limit, eps=_EPS
+        )
+        self.register(
+            critic=self.critic,
+            reward_scale=self.scale,
+            actor_optimiser=self.actor_optimiser,
+            critic_optimiser=self.critic_optimiser,
+        )
         widths = {
             "actor": self.config.actor.net.gru_size,
             "critic": self.config.critic.net.gru_size,
@@ -150,7 +160,7 @@ class PPO(Trainer):
             for name, width in widths.items()
             if width > 0
         }
-        """What actor and critic, those that have memory, know now: (env, agent, memory)."""
+        """Hidden states of actor and critic, those that are recurrent: (env, agent, gru_size)."""
         self.past: dict[str, Recurrence] = {}
         """The same before the window under way, and where it is void."""
 
@@ -161,7 +171,8 @@ class PPO(Trainer):
             return RecurrentPolicy(actor, env)
         return super().policy(env)
 
-    def _improve(self) -> Metrics:
+    def iterate(self) -> Metrics:
+        """Collect one window, improve the policy by it, then the critic, then the env's models."""
         config = self.config
         self._set_learning_rates()
         self.actor.freeze_normaliser(self.minibatch_rng)
@@ -169,15 +180,9 @@ class PPO(Trainer):
         noise = self.noise.draw(config.horizon)
         window = self._collect(noise)
         target, advantage = self._targets(window)
-        report = self._climb(window, noise, advantage)
+        report = self._policy_step(window, noise, advantage)
         report |= self._fit_critic(window.obs, target)
-        report |= {
-            "skipped_updates": float(self.skipped),
-            "reward": float(window.reward.mean()),
-            "value_target": float(target.mean()),
-            "episodes_ended": float(window.ended.sum()),
-            "episodes_terminated": float(window.terminated.sum()),
-        }
+        report |= window_metrics(window, self.skipped) | {"value_target": float(target.mean())}
         report |= self.env.fit(window)
         self.actor.update_normaliser(window.obs)
         self.critic.statistics.update(window.obs)
@@ -203,7 +208,7 @@ class PPO(Trainer):
         }
         return window
 
-    def _climb(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
+    def _policy_step(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
         """Improve the policy by a window, drawn with `noise`; return what to log."""
         clip = self.config.clip
         return clipped_epochs(
@@ -211,7 +216,7 @@ class PPO(Trainer):
             policy_batch(window, self.actor, advantage, recurrence=self.past.get("actor")),
             config=clip,
             generator=self.minibatch_rng,
-            descend=lambda loss: self._descend(self.actor_optimiser, loss, clip.max_grad_norm),
+            descend=self.actor_optimiser.step,
         )
 
     @torch.no_grad()
@@ -245,7 +250,7 @@ class PPO(Trainer):
         losses = []
         for value, wanted in self._value_minibatches(obs, target):
             loss = (value - wanted).square().mean()
-            self._descend(self.critic_optimiser, loss, self.config.clip.max_grad_norm)
+            self.critic_optimiser.step(loss)
             losses.append(float(loss.detach()))
         return {"critic_loss": sum(losses) / len(losses)}
 
@@ -264,33 +269,15 @@ class PPO(Trainer):
     def _set_learning_rates(self) -> None:
         if self.config.schedule == "constant":
             return
-        left = 1 - self.iteration / self.total_iterations
-        pairs = (
-            (self.actor_optimiser, self.config.clip.lr),
-            (self.critic_optimiser, self.config.critic_lr),
-        )
-        for optimiser, initial in pairs:
-            for group in optimiser.param_groups:
-                group["lr"] = initial * left
+        share = self.iteration / self.total_iterations
+        self.actor_optimiser.anneal(share, 0.0)
+        self.critic_optimiser.anneal(share, 0.0)
 
     def _state(self) -> State:
-        return {
-            "actor": dict(self.actor.state_dict()),
-            "critic": dict(self.critic.state_dict()),
-            "scale": dict(self.scale.state_dict()),
-            "hidden": dict(self.hidden),
-            "actor_optimiser": self.actor_optimiser.state_dict(),
-            "critic_optimiser": self.critic_optimiser.state_dict(),
-        }
+        return {"hidden": dict(self.hidden)}
 
     def _load_state(self, state: State) -> None:
-        self.actor.load_state_dict(state["actor"])
-        self.critic.load_state_dict(state["critic"])
-        self.scale.load_state_dict(state["scale"])
         self.hidden = dict(state["hidden"])
-        # copies: an optimiser would share its loaded tensors with whoever saved them
-        self.actor_optimiser.load_state_dict(copy.deepcopy(state["actor_optimiser"]))
-        self.critic_optimiser.load_state_dict(copy.deepcopy(state["critic_optimiser"]))
 
 
 class IPPO(PPO):

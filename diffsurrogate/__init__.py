@@ -21,9 +21,15 @@ from diffsurrogate.algorithms.bppo import (
     HAPPOConfig,
 )
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.policy_updates import (
+    AllActionConfig,
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make, register_adapter, register_env
 from diffsurrogate.envs.torch_env import TorchEnv
@@ -49,11 +55,14 @@ __all__ = [
     "SHAC",
     "ARMAPPOConfig",
     "ActorConfig",
+    "AllActionConfig",
     "BPPOConfig",
     "ClipConfig",
     "CriticConfig",
     "Evaluation",
+    "GradientUpdateConfig",
     "HAPPOConfig",
+    "HybridUpdateConfig",
     "IPPOConfig",
     "LearnedDiffWrapper",
     "MAPPOConfig",
@@ -61,12 +70,14 @@ __all__ = [
     "NetConfig",
     "NoiseConfig",
     "PPOConfig",
+    "PathwiseConfig",
     "RewardConfig",
     "SHACConfig",
     "StepModelConfig",
     "SurrogateConfig",
     "TorchEnv",
     "UsageError",
+    "ValueLearningConfig",
     "Window",
     "as_multi_agent",
     "check_gradients",

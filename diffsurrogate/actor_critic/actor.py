@@ -40,13 +40,11 @@ class ActorConfig:
     """Normalise observations by a snapshot of their running statistics."""
     head_gain: float = 0.01
     """Orthogonal gain of the last layer: a new policy is close to the middle of the box."""
-    order: Literal["simultaneous", "listed", "reversed", "random", "given"] = "simultaneous"
-    """together: agents act at once. The others: one after another, each with a network of its own
-    that may see what those before did (`AutoregressiveActor`): as the env lists them, the other way
-    round, in an order drawn for every window, or as `given_order` says. With random, predictions
-    and evaluations act in the order drawn last in training."""
-    given_order: tuple[int, ...] = ()
-    """Numbers of all agents in the order they act, for `order="given"`."""
+    order: Literal["simultaneous", "listed", "reversed", "random"] = "simultaneous"
+    """simultaneous: agents act at once. The others: one after another, each with a separate network
+    that may see the actions of those before (`AutoregressiveActor`): as the env lists them, the
+    other way round, or in an order drawn for every window. With random, predictions and evaluations
+    act in the order drawn last in training."""
     conditioning: Literal["projection", "raw", "none"] = "projection"
     """How an agent's network sees the actions before its own. projection: brought to the width of
     the hidden layer by an MLP and added to it. raw: appended to the hidden layer. none: not at
@@ -55,11 +53,6 @@ class ActorConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_range(self, "std", "head_gain", low=0.0)
-        if (self.order == "given") != bool(self.given_order):
-            raise UsageError(
-                f"order is {self.order!r} and given_order {self.given_order}; name all agents' "
-                'numbers in given_order together with order="given", and only then'
-            )
         if self.order != "simultaneous" and self.net.architecture != "separate":
             raise UsageError(
                 f"order={self.order!r} gives every agent a network of its own, but "
@@ -67,7 +60,7 @@ class ActorConfig:
             )
         if self.order != "simultaneous" and self.net.centralised:
             raise UsageError(
-                f"net.central is for agents that act together, but order is {self.order!r}; leave "
+                f"net.centralised is for agents that act at once, but order is {self.order!r}; leave "
                 "it False"
             )
         if self.order != "simultaneous" and self.net.gru_size > 0:
@@ -78,7 +71,7 @@ class ActorConfig:
         if self.order == "simultaneous" and self.conditioning != "projection":
             raise UsageError(
                 f"conditioning={self.conditioning!r} is of agents that act one after another, but "
-                'order is "together"; leave it at "projection", or choose another order'
+                'order is "simultaneous"; leave it at "projection", or choose another order'
             )
 
 

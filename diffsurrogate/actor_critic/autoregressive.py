@@ -14,17 +14,12 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig, gumbel
 from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import one_hot_argmax, straight_through_one_hot
 from diffsurrogate.nets.mlp import mlp
 
 
 def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
-    """Return the configured actor for an env; `to` its device is left to the caller.
-
-    Raises:
-        UsageError: `given_order` does not name every agent of the env once.
-    """
+    """Return the configured actor for an env; `to` its device is left to the caller."""
     if config.net.gru_size > 0:
         return RecurrentActor.of(config, env)
     kind = Actor if config.order == "simultaneous" else AutoregressiveActor
@@ -109,16 +104,10 @@ class AutoregressiveActor(Actor):
         """Build for the box `low`, `high` (agent, act_dim); arguments as of `Actor`.
 
         Raises:
-            UsageError: `given_order` does not name every agent once, agents act together, or as
-                `Actor`.
+            UsageError: agents act simultaneously, or as `Actor`.
         """
         super().__init__(config, agents, obs_dim, low, high, **roles)
-        order = list(config.given_order) or list(range(agents))
-        if sorted(order) != list(range(agents)):
-            raise UsageError(
-                f"given_order is {config.given_order}; it must name each of the {agents} agents, "
-                f"0 to {agents - 1}, once"
-            )
+        order = list(range(agents))
         if config.order == "reversed":
             order.reverse()
         self.register_buffer("agent_order", torch.tensor(order))

@@ -112,7 +112,7 @@ def _actor(
     low, high = env.action_low, env.action_high
     configs = {"ppo": options.ppo.actor, "bppo": options.bppo.actor, "shac": options.shac.actor}
     actor = build_actor(configs[options.sections[0]], env).to(env.device)
-    actor.load_state_dict(state["predictor"] if "predictor" in state else state["actor"])
+    actor.load_state_dict(state["predictor"])
     if isinstance(actor, RecurrentActor):
         return RecurrentPolicy(actor, env)
 

@@ -8,7 +8,7 @@ import tyro
 
 from diffsurrogate.algorithms.bppo import BPPOConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.config import config_from_dict, require_range
 from diffsurrogate.errors import UsageError
 from diffsurrogate.surrogates.config import SurrogateConfig

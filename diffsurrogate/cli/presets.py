@@ -11,7 +11,13 @@ import tyro
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.policy_updates import (
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
+from diffsurrogate.algorithms.shac import SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.cli.options import (
     NOT_LEARNED_BY,
     Method,
@@ -86,7 +92,12 @@ def recommended(options: TrainOptions) -> TrainOptions:
 
 def parse_train(arguments: Sequence[str], default: TrainOptions) -> TrainOptions:
     """Return `default` as changed by what follows `train` on a command line."""
-    return tyro.cli(TrainOptions, prog="diffsurrogate train", args=list(arguments), default=default)
+    return tyro.cli(
+        tyro.conf.AvoidSubcommands[TrainOptions],
+        prog="diffsurrogate train",
+        args=list(arguments),
+        default=default,
+    )
 
 
 def names_in(arguments: Sequence[str]) -> TrainOptions | None:
@@ -160,11 +171,20 @@ def _sized(options: TrainOptions) -> TrainOptions:
 
 def _foreign(options: TrainOptions) -> TrainOptions:
     """Return what learns from few steps, with `SHACConfig.mixed`."""
-    usual, mixed = SHACConfig(), SHACConfig.mixed()
-    changed = {k: v for k, v in vars(mixed).items() if v != getattr(usual, k)}
-    std, learn_std = mixed.actor.std, mixed.actor.learn_std
-    changed["actor"] = replace(options.shac.actor, std=std, learn_std=learn_std)  # its own network
-    shac = replace(options.shac, **changed)
+    shac, external = options.shac, SHACConfig.for_external_envs()
+    assert isinstance(external.update, HybridUpdateConfig)
+    gradient = replace(external.update.gradient, minibatches=shac.update.gradient.minibatches)
+    std, learn_std = external.actor.std, external.actor.learn_std
+    shac = replace(
+        external,
+        actor=replace(shac.actor, std=std, learn_std=learn_std),  # its own network
+        critic=shac.critic,
+        betas=shac.betas,
+        update=replace(external.update, gradient=gradient),
+        value=replace(
+            shac.value, minibatches=external.value.minibatches, capacity=external.value.capacity
+        ),
+    )
     surrogates = replace(options.surrogates, termination=True)
     return replace(
         options,
@@ -182,22 +202,24 @@ def _mixed(options: TrainOptions, actor: ActorConfig, *, lr: float) -> SHACConfi
     Where all is learned the pathwise gradient is of half the envs, at half the price.
     """
     shac = options.shac
-    if options.method == "shac++":
-        shac = replace(shac, actor_minibatches=2)
+    gradient = PathwiseConfig(
+        lam=0.4, minibatches=2 if options.method == "shac++" else 1, action_penalty_weight=0.0
+    )
+    ppo = replace(HybridUpdateConfig().ppo, batch_size=2048, lr=lr)
     return replace(
         shac,
         actor=actor,
         noise=NoiseConfig(kind="white"),
-        score=replace(shac.score, epochs=4, batch_size=2048, lr=lr),
-        pathwise_weight=0.2,
-        actor_lam=0.4,
-        action_penalty_weight=0.0,
-        expectile=0.8,
-        expectile_one_signed=0.65,
-        critic_updates=16,
-        critic_batch_size=1024,
-        value_bins=1,
-        value_capacity=60_000,
+        update=HybridUpdateConfig(ppo=ppo, weight=0.2, gradient=gradient),
+        value=replace(
+            shac.value,
+            expectile=0.8,
+            expectile_one_signed=0.65,
+            minibatches=16,
+            batch_size=1024,
+            bins=1,
+            capacity=60_000,
+        ),
         ema_decay=0.95,
     )
 
@@ -208,12 +230,9 @@ def classic_shac() -> SHACConfig:
     return SHACConfig(
         actor=ActorConfig(net=net, std=math.exp(-1), learn_std=True, squash=True),
         critic=CriticConfig(net=net),
-        actor_lr=1e-2,
-        critic_lr=1e-3,
-        schedule="linear",
-        action_penalty_weight=0.0,
-        critic_updates=64,
-        value_capacity=0,
+        update=GradientUpdateConfig(gradient=PathwiseConfig(action_penalty_weight=0.0), lr=1e-2),
+        value=ValueLearningConfig(lr=1e-3, minibatches=64, capacity=0),
+        lr_schedule="linear",
         randomise_episode_phase=False,
     )
 
@@ -225,10 +244,11 @@ def _weights_in_common(options: TrainOptions) -> TrainOptions:
     takes a good value function and a reward model without phantom slopes. The other networks start
     from the same, unmeasured.
     """
+    shac = _mixed(options, replace(options.shac.actor, net=_NETS[options.network]), lr=1e-3)
     shac = replace(
-        _mixed(options, replace(options.shac.actor, net=_NETS[options.network]), lr=1e-3),
-        critic=replace(options.shac.critic, net=_SHARED),
-        critic_lr=1e-3,
+        shac,
+        critic=replace(shac.critic, net=_SHARED),
+        value=replace(shac.value, lr=1e-3),
         betas=(0.9, 0.99),
     )
     reward = replace(options.surrogates.reward, net=_SHARED, range="bounded")

@@ -6,8 +6,10 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
@@ -86,21 +88,20 @@ def _shac(actor: ActorConfig, critic: CriticConfig) -> SHACConfig:
     return SHACConfig(
         horizon=_HORIZON,
         gamma=0.99,
-        lam=0.95,
         actor=actor,
         critic=critic,
         noise=NoiseConfig(kind="white"),
-        actor_lr=1e-3,
-        critic_lr=1e-3,
+        update=GradientUpdateConfig(lr=1e-3),
+        value=ValueLearningConfig(
+            lam=0.95,
+            lr=1e-3,
+            minibatches=30,
+            batch_size=1000,
+            capacity=30_000 // 9,
+            bins=9,
+            balance=0.0,
+        ),
         betas=(0.9, 0.999),
-        clip=1.0,
-        action_penalty_weight=1.0,
-        action_penalty_on="samples",
-        critic_updates=30,
-        critic_batch_size=1000,
-        value_capacity=30_000 // 9,
-        value_bins=9,
-        value_balance=0.0,
         randomise_episode_phase=False,
     )
 

@@ -1,31 +1,30 @@
 """What every trainer of a policy shares: the loop, predictions, checkpoints."""
 
-import math
+import copy
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from diffsurrogate.actor_critic.actor import Actor
 from diffsurrogate.config import check_same_config, config_from_dict
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.training.optimisation import ClippedAdam, ema_of
 
 Metrics = dict[str, float]
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
-Gradient = list[tuple[nn.Parameter, Tensor]]
-"""Of some parameters."""
-_Weights = tuple[Tensor, ...] | list[Tensor]
 SKIPS_TO_WARN_OF = 10
 """Updates in a row with a gradient that was not finite."""
 _NOT_FINITE = (
@@ -38,11 +37,24 @@ Callback = Callable[[Any, Metrics], bool | None]
 """Called with the trainer after every update; returning False stops the training."""
 
 
+@runtime_checkable
+class Saved(Protocol):
+    """What a checkpoint can hold: a module, an optimiser, a replay."""
+
+    def state_dict(self) -> Any:
+        """Return tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Continue where `state_dict` was taken."""
+        ...
+
+
 class Trainer(ABC):
     """Improves an actor window by window.
 
-    Subclasses build `actor` (or override `predict`) and whatever else they learn, and implement
-    `_improve`, `_state` and `_load_state`.
+    Subclasses build `actor` (or override `predict`) and whatever else they learn, `register` each
+    part of it for checkpoints, and implement `iterate`.
     """
 
     config_type: ClassVar[type]
@@ -72,9 +84,19 @@ class Trainer(ABC):
         self.predict_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "samples"))
         self.iteration = 0
         self.total_iterations = 0
-        self.skipped = 0
         self.started = False
         self.ema_actor: AveragedModel | None = None
+        self._parts: dict[str, Saved] = {}
+
+    def register(self, **parts: Saved) -> None:
+        """Name parts that checkpoints hold; what is loaded is theirs alone."""
+        self._parts |= parts
+
+    @property
+    def skipped(self) -> int:
+        """Gradients that were not finite, and left out, counted over all optimisers."""
+        optimisers = [part for part in self._parts.values() if isinstance(part, ClippedAdam)]
+        return sum(optimiser.skipped for optimiser in optimisers)
 
     @property
     def env_steps(self) -> int:
@@ -201,7 +223,7 @@ class Trainer(ABC):
         in_a_row = 0
         while self.iteration < total_iterations:
             began, skipped = time.process_time(), self.skipped
-            report = self._improve()
+            report = self.iterate()
             self.iteration += 1
             in_a_row = in_a_row + 1 if self.skipped > skipped else 0
             if in_a_row == SKIPS_TO_WARN_OF:
@@ -214,17 +236,13 @@ class Trainer(ABC):
 
     def state_dict(self) -> State:
         """Return all of the training's state, in tensors and plain numbers."""
-        mean = None if self.ema_actor is None else dict(self.ema_actor.state_dict())
         return self._state() | {
+            "parts": {name: _plain(part.state_dict()) for name, part in self._parts.items()},
             "predictor": self._predictor_state(),
-            "ema_actor": mean,
-            "generator": self.noise_rng.get_state(),
-            "sampler": self.minibatch_rng.get_state(),
-            "samples": self.predict_rng.get_state(),
+            "streams": {name: stream.get_state() for name, stream in self._streams.items()},
             "config": asdict(self.config),
-            "update": self.iteration,
+            "iteration": self.iteration,
             "total_iterations": self.total_iterations,
-            "skipped": self.skipped,
             "started": self.started,
             "seed": self.seed,
             "shape": list(self._shape),
@@ -246,15 +264,13 @@ class Trainer(ABC):
                 f"has {self._shape}; make it as it was then"
             )
         try:
+            for name, part in self._parts.items():
+                part.load_state_dict(copy.deepcopy(state["parts"][name]))  # else it would share
             self._load_state(state)
-            if self.ema_actor is not None:
-                self.ema_actor.load_state_dict(state["ema_actor"])
-            self.noise_rng.set_state(state["generator"].cpu())
-            self.minibatch_rng.set_state(state["sampler"].cpu())
-            self.predict_rng.set_state(state["samples"].cpu())
-            self.iteration = state["update"]
+            for name, stream in self._streams.items():
+                stream.set_state(state["streams"][name].cpu())
+            self.iteration = state["iteration"]
             self.total_iterations = state["total_iterations"]
-            self.skipped = state["skipped"]
             self.started = state["started"]
             self.seed = state["seed"]
             if state["env"] is not None:
@@ -275,22 +291,31 @@ class Trainer(ABC):
             self.env.randomise_episode_phase(self.minibatch_rng, self._age_step)
 
     def _use_actor(self, actor: Actor, ema_decay: float) -> None:
-        """Take `actor` as the policy, and predict with a running mean of it if `ema_decay` > 0."""
+        """Take `actor` as the policy, and predict with its EMA if `ema_decay` > 0."""
         self.actor = actor.to(self.env.device)
+        self.register(actor=self.actor)
         if ema_decay > 0:
-            self.ema_actor = AveragedModel(self.actor, multi_avg_fn=_ema(ema_decay))
+            self.ema_actor = ema_of(self.actor, ema_decay)
+            self.register(ema_actor=self.ema_actor)
 
     @abstractmethod
-    def _improve(self) -> Metrics:
+    def iterate(self) -> Metrics:
         """Collect a window, learn from it and return what to log."""
 
-    @abstractmethod
     def _state(self) -> State:
-        """Return what the subclass learned: nets, optimisers, caches."""
+        """Return what is no registered part."""
+        return {}
 
-    @abstractmethod
-    def _load_state(self, state: State) -> None:
+    def _load_state(self, state: State) -> None:  # noqa: B027 (optional)
         """Take over what `_state` returned."""
+
+    @property
+    def _streams(self) -> dict[str, torch.Generator]:
+        return {
+            "noise": self.noise_rng,
+            "minibatches": self.minibatch_rng,
+            "samples": self.predict_rng,
+        }
 
     def _predictor_state(self) -> State:
         """Return the weights of `predictor`."""
@@ -328,50 +353,22 @@ class Trainer(ABC):
         except NotImplementedError:
             return None
 
-    def _descend(
-        self,
-        optimiser: torch.optim.Optimizer,
-        loss: Tensor,
-        clip: float,
-        extra_grad: Gradient | None = None,
-    ) -> float:
-        """Step down a loss, clipped by the norm returned; skip and count what is not finite.
 
-        `extra_grad` is added to the gradient of the loss before that.
-        """
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for parameter, gradient in extra_grad or []:
-            before = parameter.grad
-            parameter.grad = gradient.clone() if before is None else before + gradient
-        weights = [p for group in optimiser.param_groups for p in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(weights, clip))
-        if math.isfinite(norm):
-            optimiser.step()
-        else:
-            self.skipped += 1
-        return norm
+def window_metrics(window: Window, skipped: int) -> Metrics:
+    """Return what every trainer logs of a window.
 
-
-def _ema(decay: float) -> Callable[[_Weights, _Weights, Tensor | int], None]:
-    """Return how `AveragedModel` is to take in new weights: the mean keeps a share of itself.
-
-    The share is `decay`, but less as long as that would reach back further than about the latest
-    ninth of all updates: a young policy has moved on.
+    Args:
+        window: what was seen and done.
+        skipped: gradients left out so far.
     """
-
-    @torch.no_grad()
-    def take_in(means: _Weights, weights: _Weights, iterations: Tensor | int) -> None:
-        kept = min(decay, (1 + float(iterations)) / (10 + float(iterations)))
-        for mean, weight in zip(means, weights, strict=True):
-            mean.lerp_(weight, 1 - kept)
-
-    return take_in
+    return {
+        "skipped_updates": float(skipped),
+        "reward": float(window.reward.mean()),
+        "episodes_ended": float(window.ended.sum()),
+        "episodes_terminated": float(window.terminated.sum()),
+    }
 
 
-def adam(
-    module: nn.Module, rate: float, betas: tuple[float, float], eps: float = 1e-8
-) -> torch.optim.Adam:
-    """Return Adam over the weights of a module that learn."""
-    learned = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.Adam(learned, lr=rate, betas=betas, eps=eps, fused=True)
+def _plain(state: Any) -> Any:
+    """Return a module's state as a plain dict, which loads without pickled classes."""
+    return dict(state) if isinstance(state, dict) else state

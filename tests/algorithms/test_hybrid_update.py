@@ -22,8 +22,7 @@ from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import expectile_loss

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.cli.build import evaluation_env, trainer, training_env
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended

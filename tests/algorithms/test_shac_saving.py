@@ -22,8 +22,7 @@ from toys.reach import (
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig

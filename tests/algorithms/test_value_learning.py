@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from diffsurrogate import ClipConfig, LearnedDiffWrapper, NoiseConfig, make
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import DECAY, ENOUGH, RewardSignBalance
 from diffsurrogate.errors import UsageError
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.algorithms.bppo import ARMAPPOConfig, BPPOConfig, HAPPOConfig
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.build import build_net, build_recurrent_net
 from diffsurrogate.nets.config import NetConfig

@@ -6,8 +6,7 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.nets.config import NetConfig

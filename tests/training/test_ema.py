@@ -7,8 +7,7 @@ from toys.reach import AGENTS, OBS, Reach
 
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
-from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.algorithms.shac_config import SHACConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.errors import UsageError
 
 

@@ -51,7 +51,8 @@ class SB3Trainer(Trainer):
         self.check_obs(obs)
         return self.model.predict(obs, deterministic)
 
-    def _improve(self) -> Metrics:
+    def iterate(self) -> Metrics:
+        """Collect one rollout and train on it."""
         return self.model.improve(self.iteration / self.total_iterations)
 
     def _predictor_state(self) -> State:

@@ -1,0 +1,463 @@
+"""Which gradient SHAC improves a policy by, and by what steps: two gradients, two kinds of steps.
+
+`PathwiseGradient` differentiates the return of short windows through the env's own or learned
+dynamics (SHAC); `AllActionGradient` weighs every discrete action by what the models say of it.
+`GradientUpdate` descends either; `HybridUpdate` takes PPO's clipped steps with either as a part.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
+from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.actor_critic.exploration import NoiseState
+from diffsurrogate.algorithms.clipped_surrogate import (
+    ClipConfig,
+    clipped_epochs,
+    mean_report,
+    policy_batch,
+)
+from diffsurrogate.algorithms.value_learning import ValueLearning
+from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.data.segments import minibatches
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.window import Window
+from diffsurrogate.errors import UsageError
+from diffsurrogate.functional.discrete_actions import counterfactual_actions
+from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.training.optimisation import ClippedAdam, Gradient
+from diffsurrogate.training.trainer import Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllActionConfig:
+    """The gradient over all discrete actions of each agent, valued one modelled step ahead."""
+
+    minibatches: int = 1
+    """Random parts of a window, with a step on each."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "minibatches", low=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathwiseConfig:
+    """The gradient of the return of short windows through dynamics and reward (SHAC)."""
+
+    lam: float | None = None
+    """λ of the return that is ascended from every state of a window, in [0, 1]; None for SHAC's
+    own objective: the window's rewards and the value at its end."""
+    minibatches: int = 1
+    """Random parts of a window, with a step on each; more than 1 needs SHAC++."""
+    segment_length: int | None = None
+    """Steps of the segments that windows are cut into first (SHAC++ only); None for whole windows.
+    Shorter ones see less far and err less: Jacobians of models are multiplied along a segment."""
+    action_penalty_weight: float = 1.0
+    """α of the penalty on actions outside their bounds (SHAC++, eq. 3); 0 for none."""
+    action_penalty_on: Literal["samples", "means"] = "samples"
+    """samples: actions with their noise (the paper), which also pulls means towards the middle.
+    means: actions without it, which leaves a mean inside the bounds alone."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_range(self, "minibatches", low=1.0)
+        require_range(self, "action_penalty_weight", low=0.0)
+        if self.lam is not None:
+            require_range(self, "lam", low=0.0, high=1.0)
+        if self.segment_length is not None:
+            require_range(self, "segment_length", low=1.0)
+
+    def check_horizon(self, horizon: int) -> None:
+        """Refuse segments that windows of `horizon` steps cannot be cut into."""
+        length = self.segment_length or horizon
+        if horizon % min(length, horizon):
+            raise UsageError(
+                f"segment_length is {length}; give one that divides the horizon, {horizon}, or "
+                "None for whole windows"
+            )
+
+    @property
+    def replays(self) -> bool:
+        """Whether windows are collected first and differentiated afterwards, in parts."""
+        return self.minibatches > 1 or self.segment_length is not None
+
+
+GradientConfig = AllActionConfig | PathwiseConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientUpdateConfig:
+    """Steps down a gradient by Adam."""
+
+    gradient: GradientConfig = field(default_factory=PathwiseConfig)
+    lr: float = 3e-3
+    """Adam's learning rate of the policy."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+
+    def __post_init__(self) -> None:
+        require_range(self, "lr", low=0.0)
+        require_range(self, "max_grad_norm", low=1e-12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridUpdateConfig:
+    """PPO's clipped steps, each with a gradient as a part.
+
+    A pathwise gradient sees nothing where the reward does not change under small changes of the
+    action; PPO's likelihood-ratio gradient does, at the price of its variance.
+    """
+
+    ppo: ClipConfig = field(default_factory=lambda: ClipConfig(advantage="shared", target_kl=0.03))
+    weight: float = 0.3
+    """Of the gradient, in units of the advantages' deviation; 0 for PPO's alone."""
+    gradient: GradientConfig = field(default_factory=PathwiseConfig)
+
+    def __post_init__(self) -> None:
+        require_range(self, "weight", low=0.0)
+        if self.ppo.epochs < 1:
+            raise UsageError(
+                "a hybrid update takes PPO's steps, but ppo.epochs is 0; give at least 1, or a "
+                "GradientUpdateConfig for steps without them"
+            )
+
+
+UpdateConfig = GradientUpdateConfig | HybridUpdateConfig
+
+
+@runtime_checkable
+class PredictsSteps(Protocol):
+    """An env whose models say what a step would lead to: `LearnedDiffWrapper`."""
+
+    def predict_step(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return reward, next obs and the probability of going on."""
+        ...
+
+
+class PathwiseGradient:
+    """The negative return of short windows, with its graph (arXiv:2204.07137, eq. 5)."""
+
+    def __init__(
+        self,
+        config: PathwiseConfig,
+        env: MultiAgentVectorEnv,
+        actor: Actor,
+        value: ValueLearning,
+        generator: torch.Generator,
+    ) -> None:
+        """Check that the env can be differentiated as the configuration says.
+
+        Raises:
+            UsageError: segments, minibatches or discrete actions without learned models.
+        """
+        if config.replays and not env.can_replay:
+            raise UsageError(
+                "minibatches and segment_length differentiate a window again, which needs learned "
+                "dynamics and reward: SHAC(LearnedDiffWrapper(env), config); or leave them at 1 "
+                "and None"
+            )
+        _require_models_if_discrete(env)
+        self.config = config
+        self.env = env
+        self.actor = actor
+        self.value = value
+        self.generator = generator
+
+    def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
+        """Return a window, with its graph unless it is differentiated in parts afterwards."""
+        collect = self.env.collect if self.config.replays else self.env.rollout
+        return collect(policy, horizon)
+
+    def parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
+        """Yield the window or random parts of it, each with the graph of the current policy."""
+        if not self.config.replays:
+            yield window
+            return
+        for part, part_noise in minibatches(
+            window,
+            noise,
+            length=min(self.config.segment_length or window.horizon, window.horizon),
+            count=self.config.minibatches,
+            generator=self.generator,
+        ):
+            yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
+
+    def loss(self, window: Window) -> Tensor:
+        """Return `return_loss` and the penalty on actions outside their bounds."""
+        loss, weight = self.return_loss(window), self.config.action_penalty_weight
+        if weight == 0 or self.actor.config.squash or self.actor.discrete:
+            return loss
+        one = torch.ones_like(self.actor.action_scale)
+        if self.config.action_penalty_on == "means":
+            action = window.mask_dead_actions(self.actor(window.obs.detach()))
+        else:
+            action = self.actor.normalise_action(window.action)
+        return loss + weight * action_penalty(action, -one, one)
+
+    def return_loss(self, window: Window) -> Tensor:
+        """Return the negative value of a window that still has its graph."""
+        value_obs = window.next_obs if window.value_obs is None else window.value_obs
+        reward = window.reward / self.value.scale.scale
+        rest = (reward, self.value.critic.target(value_obs), window.terminated, window.truncated)
+        gamma, lam, continue_prob = self.value.gamma, self.config.lam, window.continue_prob
+        if lam is None:
+            return shac_actor_loss(*rest, gamma=gamma, continue_prob=continue_prob)
+        return lambda_actor_loss(*rest, gamma=gamma, lam=lam, continue_prob=continue_prob)
+
+
+class AllActionGradient:
+    """The policy gradient over every discrete action, valued one modelled step ahead."""
+
+    def __init__(
+        self,
+        config: AllActionConfig,
+        env: MultiAgentVectorEnv,
+        actor: Actor,
+        value: ValueLearning,
+        generator: torch.Generator,
+    ) -> None:
+        """Check that actions are discrete and steps can be predicted.
+
+        Raises:
+            UsageError: they are not, or agents act one after another.
+        """
+        if not env.discrete_actions:
+            raise UsageError(
+                "AllActionConfig weighs an agent's discrete actions, but this env's actions are "
+                "numbers; use PathwiseConfig"
+            )
+        if actor.config.order != "simultaneous":
+            raise UsageError(
+                "AllActionConfig keeps the other agents' actions while it tries an agent's, which "
+                f"order={actor.config.order!r} of the actor does not; use PathwiseConfig"
+            )
+        _require_models_if_discrete(env)
+        self.config = config
+        self.env = env
+        self.actor = actor
+        self.value = value
+        self.generator = generator
+
+    def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
+        """Return a window without a graph: none is needed."""
+        return self.env.collect(policy, horizon)
+
+    def parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
+        """Yield the window, or random parts of it."""
+        if self.config.minibatches == 1:
+            yield window
+            return
+        for part, _ in minibatches(
+            window,
+            noise,
+            length=window.horizon,
+            count=self.config.minibatches,
+            generator=self.generator,
+        ):
+            yield part
+
+    def loss(self, window: Window) -> Tensor:
+        """Return the negative one-step return, expected over each agent's actions."""
+        assert isinstance(self.env, PredictsSteps)
+        return all_action_loss(
+            self.env,
+            self.actor,
+            self.value.critic,
+            window,
+            gamma=self.value.gamma,
+            reward_unit=self.value.scale.scale,
+        )
+
+
+PolicyGradient = PathwiseGradient | AllActionGradient
+
+
+class GradientUpdate:
+    """Descends a gradient, by one step for each part of a window."""
+
+    def __init__(
+        self, config: GradientUpdateConfig, gradient: PolicyGradient, betas: tuple[float, float]
+    ) -> None:
+        """Make the optimiser of the policy."""
+        self.gradient = gradient
+        self.optimiser = ClippedAdam(
+            gradient.actor, config.lr, max_grad_norm=config.max_grad_norm, betas=betas
+        )
+
+    def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
+        """Return a window as the gradient needs it."""
+        return self.gradient.collect(policy, horizon)
+
+    def step(
+        self, window: Window, noise: Tensor, state: NoiseState | None, target: Tensor
+    ) -> Metrics:
+        """Improve the policy by a window.
+
+        Args:
+            window: what `collect` returned.
+            noise: (time, env, agent, act_dim), that it was drawn with.
+            state: of correlated noise; it does not matter here.
+            target: (time, env, agent) TD(λ) returns; they do not matter here.
+        """
+        reports = []
+        for part in self.gradient.parts(window, noise):
+            loss = self.gradient.loss(part)
+            norm = self.optimiser.step(loss)
+            reports.append({"actor_loss": float(loss.detach()), "actor_gradient_norm": norm})
+        return mean_report(reports)
+
+
+class HybridUpdate:
+    """Takes PPO's clipped steps on a window, each with the weighted gradient as a part."""
+
+    def __init__(
+        self, config: HybridUpdateConfig, gradient: PolicyGradient, generator: torch.Generator
+    ) -> None:
+        """Make the optimiser of the policy."""
+        self.config = config
+        self.gradient = gradient
+        self.generator = generator
+        self.optimiser = ClippedAdam(
+            gradient.actor, config.ppo.lr, max_grad_norm=config.ppo.max_grad_norm
+        )
+
+    def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
+        """Return a window as the gradient needs it; without a graph if its weight is 0."""
+        if self.config.weight == 0:
+            return self.gradient.env.collect(policy, horizon)
+        return self.gradient.collect(policy, horizon)
+
+    def step(
+        self, window: Window, noise: Tensor, state: NoiseState | None, target: Tensor
+    ) -> Metrics:
+        """Improve the policy by a window.
+
+        Args:
+            window: what `collect` returned.
+            noise: (time, env, agent, act_dim), that it was drawn with.
+            state: of correlated noise; None for white.
+            target: (time, env, agent) TD(λ) returns.
+        """
+        actor = self.gradient.actor
+        with torch.no_grad():
+            advantage = target - self.gradient.value.critic.target(window.obs)
+        batch = policy_batch(window, actor, advantage, state)  # before the policy moves
+        extra_grad, report = self._weighted_gradient(window, noise, advantage.sum(-1).std())
+        return report | clipped_epochs(
+            actor,
+            batch,
+            config=self.config.ppo,
+            generator=self.generator,
+            descend=lambda loss: self.optimiser.step(loss, extra_grad),
+        )
+
+    def _weighted_gradient(
+        self, window: Window, noise: Tensor, deviation: Tensor
+    ) -> tuple[Gradient, Metrics]:
+        """Return the weighted gradient of a window or a part of it, and its norm before that.
+
+        Divided by the deviation of the team's advantages it is in the units of PPO's gradient,
+        whose advantages are divided by it too; its norm is then clipped to `ppo.max_grad_norm`, as
+        where a model errs it can be of any size.
+        """
+        weight, limit = self.config.weight, self.config.ppo.max_grad_norm
+        if weight == 0:
+            return [], {}
+        part = next(self.gradient.parts(window, noise))
+        weights = self.optimiser.weights
+        found = torch.autograd.grad(self.gradient.loss(part), weights, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(weights, found, strict=True) if g is not None]
+        scale = 1 / deviation.clamp(min=1e-3)
+        norm = float(scale * torch.stack([g.norm() for _, g in pairs]).norm())
+        report = {"actor_gradient_norm": norm}
+        if not math.isfinite(norm):
+            self.optimiser.skipped += 1
+            return [], report
+        scale = scale * weight * min(1.0, limit / max(norm, 1e-12))
+        return [(p, scale * g) for p, g in pairs], report
+
+
+def build_update(
+    config: UpdateConfig,
+    env: MultiAgentVectorEnv,
+    actor: Actor,
+    value: ValueLearning,
+    *,
+    betas: tuple[float, float],
+    generator: torch.Generator,
+) -> GradientUpdate | HybridUpdate:
+    """Return the update that a configuration describes.
+
+    Args:
+        config: which gradient, which steps.
+        env: what windows are collected on.
+        actor: the policy.
+        value: critic and reward scale.
+        betas: of Adam, of plain steps.
+        generator: on the CPU, of minibatches.
+
+    Raises:
+        UsageError: the gradient does not suit the env.
+    """
+    parts = (env, actor, value, generator)
+    gradient: PolicyGradient
+    if isinstance(config.gradient, AllActionConfig):
+        gradient = AllActionGradient(config.gradient, *parts)
+    else:
+        gradient = PathwiseGradient(config.gradient, *parts)
+    if isinstance(config, HybridUpdateConfig):
+        return HybridUpdate(config, gradient, generator)
+    return GradientUpdate(config, gradient, betas)
+
+
+def all_action_loss(
+    env: PredictsSteps,
+    actor: Actor,
+    critic: Critic,
+    window: Window,
+    *,
+    gamma: float,
+    reward_unit: Tensor,
+) -> Tensor:
+    r"""Return the negative one-step return, expected over each agent's discrete actions.
+
+    $-\frac{1}{TE} \sum_{t,e,i,k} \pi_{ik}(o) \, \frac{1}{N} \sum_j [R_j + \gamma c V_j](o, (k,
+    a_{-i}))$ with the models' reward R, next observation and probability c of going on: every
+    agent's action is replaced by each other one while the others' stay as they were drawn. No
+    action needs to be sampled for its own gradient, so that the variance is that of the others
+    alone.
+
+    Args:
+        env: predicts steps.
+        actor: of discrete actions.
+        critic: values next observations by its target copy.
+        window: what was seen and done.
+        gamma: discount.
+        reward_unit: a scalar, the size of a reward in the critic's units.
+    """
+    obs = window.obs.detach().flatten(0, 1)
+    action = window.action.detach().flatten(0, 1)
+    with torch.no_grad():
+        instead = counterfactual_actions(action)  # (agent, choice, batch, agent, choice)
+        before = obs.expand(*instead.shape[:3], *obs.shape[1:])
+        reward, after, continue_prob = env.predict_step(before, instead)
+        value = reward / reward_unit + gamma * continue_prob.unsqueeze(-1) * critic.target(after)
+        worth = value.mean(-1).permute(2, 0, 1)  # (batch, agent, choice)
+    probability = actor(obs).softmax(-1)
+    gain = (probability * worth).sum(-1)
+    if window.alive_mask is not None:
+        gain = gain.where(window.alive_mask.flatten(0, 1), 0.0)
+    return -gain.sum(-1).mean()
+
+
+def _require_models_if_discrete(env: MultiAgentVectorEnv) -> None:
+    if env.discrete_actions and not env.can_replay:
+        raise UsageError(
+            "a discrete action passes a gradient to learned models only, not to a simulator's own; "
+            "learn both: SHAC(LearnedDiffWrapper(env))"
+        )
