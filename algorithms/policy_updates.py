@@ -192,7 +192,7 @@ class PathwiseGradient:
         loss, weight = self.return_loss(window), self.config.action_penalty_weight
         if weight == 0 or self.actor.config.squash or self.actor.discrete:
             return loss
-        one = torch.ones_like(self.actor.action_scale)
+        one = torch.ones_like(self.actor.action_space.scale)
         if self.config.action_penalty_on == "means":
             action = window.mask_dead_actions(self.actor(window.obs.detach()))
         else:

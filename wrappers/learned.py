@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from diffsurrogate.config import check_same_config
 from diffsurrogate.data.recordings import check_window
-from diffsurrogate.envs.action_space import clamp_to_box
-from diffsurrogate.envs.env import Policy, State
+from diffsurrogate.envs.action_space import ActionSpace
+from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.envs.window import (
     Window,
@@ -20,14 +20,11 @@ from diffsurrogate.envs.window import (
     step_of,
 )
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 from diffsurrogate.functional.gradient_flow import straight_through
 from diffsurrogate.gradients.estimator import GradientChain, agreement, policy_gradient
-from diffsurrogate.surrogates.action_world_model import ActionWorldModel
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.wrappers.base import EnvWrapper
-from diffsurrogate.wrappers.native_gradients import enable_native
 
 
 class LearnedDiffWrapper(EnvWrapper):
@@ -50,7 +47,6 @@ class LearnedDiffWrapper(EnvWrapper):
         dynamics: bool | nn.Module = True,
         config: SurrogateConfig | None = None,
         continuous: Tensor | None = None,
-        mix: float = 0.0,
         seed: int = 0,
     ) -> None:
         """Wrap an env.
@@ -66,11 +62,10 @@ class LearnedDiffWrapper(EnvWrapper):
                 terminations where the env has no gradients of its own at all.
             continuous: (agent, obs_dim) bool, the observation entries a gradient may pass; found
                 out from the data if None.
-            mix: share of the env's true gradient blended into the learned one, where both exist.
             seed: of the models' initial weights and minibatches.
 
         Raises:
-            UsageError: the env lacks a gradient that `False` or `mix` asks for.
+            UsageError: the env lacks a gradient that `False` asks for.
         """
         if isinstance(env, LearnedDiffWrapper):
             raise UsageError("the env is wrapped already; wrap the env itself (its .env)")
@@ -88,29 +83,28 @@ class LearnedDiffWrapper(EnvWrapper):
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self._keep_roles()
         self.config = config or SurrogateConfig(termination=not env.native_gradients)
-        if not 0 <= mix <= 1:
-            raise UsageError(f"mix is {mix}; the share of the true gradient must be in [0, 1]")
-        self.mix = mix
-        enable_native(env, reward=reward, dynamics=dynamics, mix=mix)
+        if dynamics is False:
+            _require_native(env, "dynamics")
+        if reward is False:
+            _require_native(env, "reward", "dynamics")  # it runs through the physics
         self.learns_reward = reward is not False
         self.learns_dynamics = dynamics is not False
         self.surrogates = Surrogates(
             self.config,
-            agents=self.num_agents,
             obs_dim=self.obs_dim,
-            low=self.action_low,
-            high=self.action_high,
+            action_space=ActionSpace(
+                self.action_low, self.action_high, discrete=self.discrete_actions
+            ),
             reward=reward,
             dynamics=dynamics,
             continuous=continuous,
-            discrete=self.discrete_actions,
             seed=seed,
         )
         if self.action_mask_slice is not None:  # flags, whatever `continuous` says
             self.surrogates.continuous.seen[:, self.action_mask_slice] = False
-        if isinstance(self.surrogates.dynamics, ActionWorldModel):
-            self.max_horizon = self.surrogates.dynamics.config.max_horizon
-        self._chain = GradientChain(self.surrogates, self._box)
+        if self.surrogates.dynamics is not None:
+            self.max_horizon = self.surrogates.dynamics.max_horizon
+        self._chain = GradientChain(self.surrogates)
 
     # --- the env protocol ----------------------------------------------------------------------
 
@@ -136,7 +130,7 @@ class LearnedDiffWrapper(EnvWrapper):
         actions = self.apply_action_mask(actions)
         before = self._chain.state
         obs, reward, terminated, truncated, info = self._simulate(actions)
-        action = self._box(actions)
+        action = self.surrogates.action_space.executed(actions)
         reward = self._attach_reward(before, action, info["value_obs"], reward)
         return obs, reward, terminated, truncated, info
 
@@ -181,15 +175,14 @@ class LearnedDiffWrapper(EnvWrapper):
             UsageError: reward or dynamics are not learned, or not step by step.
         """
         models = self.surrogates
-        if not self.can_replay or isinstance(models.dynamics, ActionWorldModel):
+        if not self.can_replay or models.dynamics is None or models.dynamics.from_start:
             raise UsageError(
                 "single steps can be predicted only where reward and dynamics are learned by a "
-                'step model: LearnedDiffWrapper(env), with SurrogateConfig(model="step")'
+                "step model: LearnedDiffWrapper(env), with SurrogateConfig(dynamics=StepModelConfig())"
             )
-        assert models.dynamics is not None
-        action = self._box(action)
-        given = models.normalise_action(action) if models.own_dynamics else action
-        after = torch.where(models.continuous.mask, models.dynamics(obs, given), obs)
+        action = models.action_space.executed(action)
+        after, _ = models.dynamics.step(None, obs, models.dynamics_action(action))
+        after = torch.where(models.continuous.mask, after, obs)
         reward = models.predict_reward(obs, action, after)
         continue_prob = torch.ones(obs.shape[:-2], device=obs.device)
         if self.config.termination and models.terminations_seen:
@@ -257,7 +250,7 @@ class LearnedDiffWrapper(EnvWrapper):
 
     def _settings(self) -> State:
         """Return what decides which gradient is learned."""
-        flags = {"reward": self.learns_reward, "dynamics": self.learns_dynamics, "mix": self.mix}
+        flags = {"reward": self.learns_reward, "dynamics": self.learns_dynamics}
         return asdict(self.config) | flags
 
     # --- diagnostics -----------------------------------------------------------------------------
@@ -287,18 +280,18 @@ class LearnedDiffWrapper(EnvWrapper):
             UsageError: the env has no dynamics gradient of its own.
         """
         weights, state, before = list(parameters), self.env.state(), self.env.gradients
-        flags = (self.learns_dynamics, self.learns_reward, self.mix)
+        flags = (self.learns_dynamics, self.learns_reward)
         try:
             self.detach()
             learned = policy_gradient(self, policy(), horizon, loss, weights)
             self.set_state(state)
             self.env.enable_gradients("dynamics")
-            self.learns_dynamics, self.mix = False, 0.0
+            self.learns_dynamics = False
             self.learns_reward = "reward" not in self.env.gradients
             self.detach()
             true = policy_gradient(self, policy(), horizon, loss, weights)
         finally:
-            self.learns_dynamics, self.learns_reward, self.mix = flags
+            self.learns_dynamics, self.learns_reward = flags
             if not before:
                 self.env.disable_gradients()
             self.set_state(state)
@@ -309,18 +302,12 @@ class LearnedDiffWrapper(EnvWrapper):
     @property
     def can_replay(self) -> bool:
         """Whether everything is learned, so that a window can be differentiated again."""
-        return self.learns_dynamics and self.learns_reward and self.mix == 0
+        return self.learns_dynamics and self.learns_reward
 
     def _start_chain(self) -> None:
         """Begin at the simulator's observation, without a past."""
         self._current = self.env.current_obs.detach()
         self._chain.start(self._current)
-
-    def _box(self, action: Tensor) -> Tensor:
-        """Return what the simulator makes of an action."""
-        if self.discrete_actions:
-            return straight_through_one_hot(action, action)
-        return clamp_to_box(action, self.action_low, self.action_high)
 
     def _simulate(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Step the env and attach the dynamics' gradient; the reward keeps what the env gives."""
@@ -332,11 +319,9 @@ class LearnedDiffWrapper(EnvWrapper):
             self._start_chain()
             return obs, reward, terminated, truncated, info | {"value_obs": final}
         if self.learns_dynamics:
-            predicted = gradient = self._chain.predict(actions, final)
-            if self.mix > 0:
-                gradient = self.mix * final + (1 - self.mix) * predicted
-            carried = self._chain.anchor_value(final, gradient, predicted)
-            final = straight_through(final, gradient)
+            predicted = self._chain.predict(actions, final)
+            carried = self._chain.anchor_value(final, predicted)
+            final = straight_through(final, predicted)
         self._chain.advance(carried, obs, info["_final_obs"])
         if self.learns_dynamics:
             obs = straight_through(obs, self._chain.state)
@@ -351,13 +336,11 @@ class LearnedDiffWrapper(EnvWrapper):
         if not self.learns_reward:
             return reward
         modelled = self.surrogates.predict_reward(obs, action, next_obs)
-        if self.mix > 0 and "reward" in self.env.gradients:
-            modelled = self.mix * reward + (1 - self.mix) * modelled
         return straight_through(reward, modelled)
 
     def _with_rewards(self, window: Window, before: Tensor) -> Window:
         """Give rewards and ends their gradients, from the states the models were given."""
-        action = self._box(window.action)
+        action = self.surrogates.action_space.executed(window.action)
         value_obs = window.value_obs
         assert value_obs is not None
         reward = self._attach_reward(before, action, value_obs, window.reward)
@@ -380,3 +363,18 @@ class LearnedDiffWrapper(EnvWrapper):
             steps.append(step_of(obs, action, result) | {"value_obs": result[-1]["value_obs"]})
             states.append(before)
         return Window.of(steps, alive_mask), torch.stack(states)
+
+
+def _require_native(env: MultiAgentVectorEnv, asked: str, *also: str) -> None:
+    """Turn on the env's own gradients.
+
+    Raises:
+        UsageError: it has none; the message says what to do instead.
+    """
+    try:
+        env.enable_gradients(asked, *also)
+    except UsageError as error:
+        raise UsageError(
+            f"{asked}=False asks for the env's own {asked} gradient, but it has none: {error}. "
+            f"Leave {asked}=True to learn one"
+        ) from error

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.errors import UsageError
@@ -83,8 +84,6 @@ class Actor(nn.Module):
     """
 
     log_std: Tensor
-    action_bias: Tensor
-    action_scale: Tensor
     missing: Tensor | None
     """(agent, act_dim) bool: choices an agent has not."""
     flags: Tensor | None
@@ -154,8 +153,7 @@ class Actor(nn.Module):
         seen = len(without(torch.zeros(obs_dim), global_state_slice))
         self.net = self._network(agents, seen, low.shape[-1])
         self.statistics = RunningStatistics((obs_dim,))
-        self.register_buffer("action_bias", (low + high) / 2)
-        self.register_buffer("action_scale", (high - low) / 2)
+        self.action_space = ActionSpace(low, high, discrete=discrete)
         missing = None if available is None or bool(available.all()) else ~available
         self.register_buffer("missing", missing, persistent=False)
         log_std = torch.full((low.shape[-1],), config.std).log()
@@ -216,7 +214,7 @@ class Actor(nn.Module):
 
     def normalise_action(self, action: Tensor, agents: slice = _ALL) -> Tensor:
         """Return actions in half boxes from the middle: the box is [-1, 1] whatever its size."""
-        return (action - self.action_bias[agents]) / self.action_scale[agents].clamp(min=1e-8)
+        return self.action_space.normalise(action, agents)
 
     def log_std_of(self, agents: slice = _ALL) -> Tensor:
         """Return log standard deviations that broadcast over (*batch, agent, act_dim)."""
@@ -284,7 +282,7 @@ class Actor(nn.Module):
             out = out + self.log_std_of(agents).exp() * noise
         if self.config.squash:
             out = torch.tanh(out)
-        return self.action_bias[agents] + self.action_scale[agents] * out
+        return self.action_space.denormalise(out, agents)
 
     def _log_density(
         self, out: Tensor, action: Tensor, memory: NoiseState | None, agents: slice = _ALL
@@ -308,7 +306,7 @@ class Actor(nn.Module):
 
     def _of_free_features(self, values: Tensor, agents: slice = _ALL) -> Tensor:
         """Sum over action features, without those whose box is a point: noise never moved them."""
-        return torch.where(self.action_scale[agents] > 0, values, 0.0).sum(-1)
+        return torch.where(self.action_space.scale[agents] > 0, values, 0.0).sum(-1)
 
 
 class NoisyPolicy:

@@ -217,7 +217,7 @@ class AutoregressiveActor(Actor):
         """Return (agent,) 1 for those who act before `agent`."""
         place = torch.empty_like(self.agent_order)
         place[self.agent_order] = torch.arange(len(place), device=place.device)
-        return (place < place[agent]).to(self.action_scale.dtype)
+        return (place < place[agent]).to(self.action_space.scale.dtype)
 
     def _output(self, agent: int, inputs: Tensor, seen: Tensor, acted: Tensor) -> Tensor:
         own = slice(agent, agent + 1)
@@ -234,7 +234,7 @@ class AutoregressiveActor(Actor):
     def _chain(self, obs: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Let one agent act after another; return what they do and their outputs."""
         inputs, agents = self._inputs(obs), len(self.net)
-        nothing = inputs.new_zeros(*inputs.shape[:-2], 1, self.action_scale.shape[-1])
+        nothing = inputs.new_zeros(*inputs.shape[:-2], 1, self.action_space.scale.shape[-1])
         seen, actions, outs = [nothing] * agents, [nothing] * agents, [nothing] * agents
         acted = torch.zeros(agents, dtype=nothing.dtype, device=nothing.device)
         for agent in self.agent_order.tolist():

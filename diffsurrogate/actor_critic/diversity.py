@@ -48,7 +48,7 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
     if reason is not None:
         raise UsageError(f"diversity compares agents on the same observation, but {reason}")
     total, seen = 0.0, obs.reshape(-1, 1, features)
-    act_dim = actor.action_scale.shape[-1]
+    act_dim = actor.action_space.scale.shape[-1]
     for part in seen.split(max(1, _ENTRIES // (agents * agents * act_dim))):
         out = actor(part.expand(-1, agents, -1))
         if actor.discrete:

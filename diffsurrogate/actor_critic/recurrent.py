@@ -33,8 +33,8 @@ class RecurrentActor(Actor):
 
     def nothing(self, num_envs: int) -> Tensor:
         """Return hidden states (env, agent, memory) of those who have seen nothing."""
-        shape = (num_envs, len(self.action_scale), self.config.net.gru_size)
-        return torch.zeros(shape, device=self.action_scale.device)
+        shape = (num_envs, len(self.action_space.scale), self.config.net.gru_size)
+        return torch.zeros(shape, device=self.action_space.scale.device)
 
     def unroll(self, obs: Tensor, past: Recurrence) -> tuple[Tensor, Tensor]:
         """Return means before squashing, or logits, along a window, and hidden states.

@@ -31,6 +31,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.presets.papers import paper_preset
 from diffsurrogate.presets.ppo import baseline
+from diffsurrogate.surrogates.step_model import StepModelConfig
 
 _TRANSFORMER = NetConfig(
     architecture="transformer", hidden=(64,), embed=(128, 128), activation="silu"
@@ -85,8 +86,8 @@ def recommended(options: TrainOptions) -> TrainOptions:
         surrogates = replace(options.surrogates, adjoint_clip=3.0)
         options = replace(options, shac=_mixed(options, actor, lr=2e-3), surrogates=surrogates)
     if options.env.startswith("paper/"):
-        step = replace(options.surrogates.step, net=_ALIKE, num_frequencies=6)
-        options = replace(options, surrogates=replace(options.surrogates, step=step))
+        step = StepModelConfig(net=_ALIKE, num_frequencies=6)
+        options = replace(options, surrogates=replace(options.surrogates, dynamics=step))
     return _sized(options)
 
 

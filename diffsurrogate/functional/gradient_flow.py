@@ -21,9 +21,7 @@ def clip_to_median_norm(
 
 
 def clip_adjoint(state: Tensor, times: float | None) -> Tensor:
-    """Return states (*time, env, agent, obs_dim) with their gradient `clip_to_median_norm`, None
-    without.
-    """
+    """Return states (*time, env, agent, obs_dim) with their gradient clipped; None for no limit."""
     if times is not None and state.requires_grad:
         state.register_hook(lambda gradient: clip_to_median_norm(gradient, times))
     return state

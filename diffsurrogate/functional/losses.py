@@ -152,8 +152,7 @@ def peer_clipped_loss(
 def later_ratio(
     log_ratio: Float[Tensor, "*batch agent"], agent_order: list[int]
 ) -> Float[Tensor, "*batch agent"]:
-    r"""Return $M_i = \prod_{j \text{ acts after } i} \rho_j$ for agents that act as `agent_order`
-    says.
+    r"""Return $M_i = \prod_{j \text{ acts after } i} \rho_j$.
 
     Args:
         log_ratio: $\log \rho_j$ of each agent.

@@ -1,6 +1,7 @@
 """Which gradient a window carries: the chain of predictions beside the simulator's states.
 
-Three switches of `SurrogateConfig` decide: `model`, `anchor` and `loop`. Numbers are never touched.
+Three switches of `SurrogateConfig` decide: `dynamics`, `anchor` and `loop`. Numbers are never
+touched.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsurrogate.data.segments import Segments
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window, WindowPolicy
 from diffsurrogate.functional.gradient_flow import clip_adjoint, straight_through
-from diffsurrogate.surrogates.action_world_model import ActionWorldModel
 from diffsurrogate.surrogates.fitting import Surrogates
 
 
@@ -25,44 +24,39 @@ class GradientChain:
     it is the models' own prediction.
     """
 
-    def __init__(self, surrogates: Surrogates, to_box: Callable[[Tensor], Tensor]) -> None:
-        """Build a chain that must be started before use; `to_box` clamps actions."""
+    def __init__(self, surrogates: Surrogates) -> None:
+        """Build a chain that must be started before use."""
         self.surrogates = surrogates
         self.config = surrogates.config
-        self.to_box = to_box
         self.state = torch.empty(0)
         """(env, agent, obs_dim) what the models are given at the next step."""
-        self._memory: Any = None
+        self._carry: Any = None
 
     def start(self, obs: Tensor) -> None:
         """Begin at the simulator's observation, without a past."""
         self.state = obs
         model = self.surrogates.dynamics
-        self._memory = model.begin(obs) if isinstance(model, ActionWorldModel) else None
+        self._carry = None if model is None else model.begin(obs)
 
     def predict(self, action: Tensor, real_next: Tensor) -> Tensor:
         """Return the modelled next observation, real where no gradient may pass."""
         model = self.surrogates.dynamics
         assert model is not None
-        given = self._given(action)
-        if isinstance(model, ActionWorldModel):
-            predicted, self._memory = model.advance(self._memory, given)
-        else:
-            predicted = model(self.state, given)
+        predicted, self._carry = model.step(self._carry, self.state, self._given(action))
         return self._mask(predicted, real_next)
 
-    def anchor_value(self, real_next: Tensor, gradient: Tensor, predicted: Tensor) -> Tensor:
+    def anchor_value(self, real_next: Tensor, predicted: Tensor) -> Tensor:
         """Return the state to carry on, with the value of the simulator or of the prediction."""
         value = predicted if self.config.anchor == "predicted" else real_next
-        return clip_adjoint(straight_through(value, gradient), self.config.adjoint_clip)
+        return clip_adjoint(straight_through(value, predicted), self.config.adjoint_clip)
 
     def advance(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
         """Carry the state on; a reset cuts it."""
         if bool(ended.any()):
             carried = torch.where(ended[:, None, None], real_obs.detach(), carried)
             model = self.surrogates.dynamics
-            if isinstance(model, ActionWorldModel) and self._memory is not None:
-                self._memory = model.restart(self._memory, ended, real_obs.detach())
+            if model is not None:
+                self._carry = model.restart(self._carry, ended, real_obs.detach())
         self.state = carried
 
     def replay(self, values: Window, policy: WindowPolicy) -> tuple[Window, Tensor]:
@@ -76,7 +70,8 @@ class GradientChain:
             return self._replay_stepwise(values, lambda obs, t: policy.at(obs, t))
         actions = straight_through(values.action, policy.at(values.obs, slice(None)))
         actions = values.mask_dead_actions(actions)
-        if isinstance(self.surrogates.dynamics, ActionWorldModel):
+        model = self.surrogates.dynamics
+        if model is not None and model.from_start:
             return self._replay_at_once(values, actions)
         return self._replay_stepwise(values, lambda _, t: actions[t])
 
@@ -93,7 +88,7 @@ class GradientChain:
             action = values.mask_dead_actions(straight_through(values.action[t], act(obs, t)), t)
             predicted = self.predict(action, values.next_obs[t])
             final = straight_through(values.next_obs[t], predicted)
-            carried = self.anchor_value(values.next_obs[t], predicted, predicted)
+            carried = self.anchor_value(values.next_obs[t], predicted)
             if t + 1 < values.horizon:
                 self.advance(carried, values.obs[t + 1], values.ended[t])
             rows.append((obs, action, final, carried, before))
@@ -102,15 +97,13 @@ class GradientChain:
         return window, before
 
     def _replay_at_once(self, values: Window, actions: Tensor) -> tuple[Window, Tensor]:
-        """Open loop with the action world model: policy and model once over (time, env)."""
+        """Open loop with a model of whole trajectories: policy and model once over (time, env)."""
         model = self.surrogates.dynamics
-        assert isinstance(model, ActionWorldModel)
-        segments = Segments.of(values)
-        given = segments.gather(self._given(actions))
-        predicted = segments.scatter(model(segments.first(values.obs), given))
+        assert model is not None
+        predicted = model.predict(values, self._given(actions))
         predicted = self._mask(predicted, values.next_obs)
         final = straight_through(values.next_obs, predicted)
-        carried = self.anchor_value(values.next_obs, predicted, predicted)
+        carried = self.anchor_value(values.next_obs, predicted)
         opens = torch.ones_like(values.ended)
         opens[1:] = values.ended[:-1]
         shifted = torch.cat([values.obs[:1], carried[:-1]])
@@ -120,8 +113,7 @@ class GradientChain:
 
     def _given(self, action: Tensor) -> Tensor:
         """Return the action as the dynamics model takes it."""
-        action = self.to_box(action)
-        return self.surrogates.normalise_action(action) if self.surrogates.own_dynamics else action
+        return self.surrogates.dynamics_action(self.surrogates.action_space.executed(action))
 
     def _mask(self, predicted: Tensor, real_next: Tensor) -> Tensor:
         return torch.where(self.surrogates.continuous.mask, predicted, real_next.detach())

@@ -9,16 +9,11 @@ from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 
-DynamicsKind = Literal["step", "awm"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateConfig:
     """Which gradient is learned, by which models, with what budget."""
 
-    model: DynamicsKind = "step"
-    """step: one-step residual model, chained along the window. awm: the paper's action world
-    model, from the first state and all actions at once."""
     anchor: Literal["real", "predicted"] = "real"
     """real: models, reward and value are differentiated at the simulator's states. predicted: at
     the model's own predictions (the paper)."""
@@ -30,28 +25,25 @@ class SurrogateConfig:
     None for no limit. A closed loop of policy and model can be chaotic: then few envs drown the
     others' gradient. Of learned dynamics: a simulator's own gradient is taken as it is."""
     reward: RewardConfig = field(default_factory=RewardConfig)
-    step: StepModelConfig = field(default_factory=StepModelConfig)
-    awm: ActionWorldModelConfig = field(default_factory=ActionWorldModelConfig)
+    dynamics: StepModelConfig | ActionWorldModelConfig = field(default_factory=StepModelConfig)
+    """A one-step residual model, chained along the window; or the paper's action world model, from
+    the first state and all actions at once."""
     termination: bool = False
     """Learn the probability of termination and let it carry a gradient to all that comes after."""
     mixup_weight: float = 1.0
     """Weight of the demand that reward, step and termination model be linear in each agent's
     choice, where actions are choices: a gradient through a choice is the slope between them."""
-    learning_rate: float = 3e-3
+    lr: float = 3e-3
     """Adam's learning rate of all models."""
-    clip: float = 1.0
-    """Largest gradient norm of one minibatch."""
+    max_grad_norm: float = 1.0
+    """Gradients of a minibatch are clipped to this norm."""
     minibatches: int = 8
     """Minibatches per update, for each model."""
     batch_size: int = 512
     """Transitions of a minibatch."""
-    trajectory_batch_size: int = 128
-    """Trajectories of a minibatch of the action world model."""
     capacity: int = 20_000
     """Transitions each bin of the reward cache holds; the dynamics cache holds twice as many, as
     transitions or in trajectories, shared out among its bins."""
-    trajectories: int | None = None
-    """Trajectories each bin of the action world model's cache holds, if not by `capacity`."""
     reward_bins: int = 9
     """Bins of the reward cache, by reward."""
     reward_balance: float = 0.5
@@ -64,11 +56,11 @@ class SurrogateConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_range(self, "minibatches", "batch_size", "trajectory_batch_size", low=1.0)
+        require_range(self, "minibatches", "batch_size", low=1.0)
         require_range(self, "capacity", "fit_every", "reward_bins", "dynamics_bins", low=1.0)
         require_range(self, "reward_balance", low=0.0, high=1.0)
-        require_range(self, "learning_rate", "mixup_weight", low=0.0)
-        require_range(self, "clip", low=1e-12)
+        require_range(self, "lr", "mixup_weight", low=0.0)
+        require_range(self, "max_grad_norm", low=1e-12)
         if self.adjoint_clip is not None:
             require_range(self, "adjoint_clip", low=1e-12)
 
@@ -82,17 +74,16 @@ class SurrogateConfig:
         """
         hidden = NetConfig(hidden=(32 * agents,) * 2, activation="relu")
         return cls(
-            model="awm",
             anchor="predicted",
             loop="open",
             reward=RewardConfig(net=hidden, inputs="s,a,s'"),
-            awm=ActionWorldModelConfig(predict="absolute", normalise=False),
-            learning_rate=1e-3,
+            dynamics=ActionWorldModelConfig(
+                predict="absolute", normalise=False, batch_size=1000, trajectories=30_000 // 25
+            ),
+            lr=1e-3,
             minibatches=300,
             batch_size=1000,
-            trajectory_batch_size=1000,
             capacity=30_000 // 9,
-            trajectories=30_000 // 25,
             dynamics_bins=25,
             fit_every=10,
         )

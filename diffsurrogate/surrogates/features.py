@@ -52,6 +52,10 @@ class ContinuousFeatures(nn.Module):
         self.seen |= (rows != rows.round()).any(0)
 
 
+OBS_FLOOR = 0.02
+"""Smallest standard deviation an observation feature is normalised by."""
+CHANGE_FLOOR = 0.003
+"""Smallest standard deviation a change of a feature is measured in."""
 DECAY = 0.9
 """Of the running means, per window."""
 

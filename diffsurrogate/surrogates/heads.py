@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.config import require_choices
+from diffsurrogate.functional.discrete_actions import Mixup
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
+from diffsurrogate.surrogates.dynamics import Batch, repeat_to
+from diffsurrogate.surrogates.features import CHANGE_FLOOR, OBS_FLOOR
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
 RewardRange = Literal["bounded", "unbounded"]
@@ -26,23 +29,17 @@ class RewardConfig:
         )
     )
     inputs: RewardInputs = "s,a,change"
-    """change: what becomes of the observation in the step, in deviations of such changes, without
-    the entries that only take whole numbers. Many rewards are a plain function of it (a distance
-    covered), which from s' itself is the small difference of large numbers, and from s and a all of
-    the dynamics. A reward that can be read off a flag in s' ("eaten") fits perfectly and teaches
-    nothing."""
+    """change: s' - s in standard deviations of such changes, without features that only take whole
+    numbers. Many rewards are a plain function of it (a distance covered), which from s' itself is
+    the small difference of large numbers, and from s and a all of the dynamics. A reward that can
+    be read off a flag in s' ("eaten") fits perfectly and teaches nothing."""
     range: RewardRange = "unbounded"
     """unbounded: a regression. bounded: a logistic function between the least and the largest of 0
     and the rewards seen, fitted by cross-entropy: flat wherever the reward is at either end, so
     that the errors of a sparse reward's model do not drown the gradient of the value."""
-    obs_floor: float = 0.02
-    """Smallest standard deviation an observation entry is normalised by."""
-    change_floor: float = 0.003
-    """Smallest standard deviation a change of an entry is normalised by."""
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_range(self, "obs_floor", "change_floor", low=1e-12)
 
 
 class RewardModel(nn.Module):
@@ -58,8 +55,8 @@ class RewardModel(nn.Module):
         more = 0 if config.inputs == "s,a" else obs_dim
         in_dim = obs_dim if config.inputs == "s'" else obs_dim + act_dim + more
         self.net = build_net(config.net, agents, in_dim, 1, head_gain=0.0)
-        self.obs_statistics = RunningStatistics((obs_dim,), floor=config.obs_floor)
-        self.change_statistics = RunningStatistics((obs_dim,), floor=config.change_floor)
+        self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
+        self.change_statistics = RunningStatistics((obs_dim,), floor=CHANGE_FLOOR)
         self.reward_statistics = RunningStatistics((), floor=1e-3)
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("high", torch.tensor(0.0))
@@ -90,7 +87,17 @@ class RewardModel(nn.Module):
         out: Tensor = scale.mean + scale.std * raw
         return out
 
-    def loss(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
+    def loss(self, batch: Batch, mixup: Mixup) -> Tensor:
+        """Return the error of a minibatch and that of mixtures, in deviations of the reward."""
+        obs, action, next_obs = batch["obs"], batch["action"], batch["next_obs"]
+
+        def scaled(action: Tensor) -> Tensor:
+            reward: Tensor = self(repeat_to(obs, action), action, repeat_to(next_obs, action))
+            return reward / self.reward_statistics.std
+
+        return self.error(obs, action, next_obs, batch["reward"]) + mixup(scaled, action)
+
+    def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """Return the mean squared error in units of the rewards' standard deviation.
 
         With a bounded range: the cross-entropy, with the reward's place in the range as target.
@@ -122,10 +129,28 @@ class TerminationModel(nn.Module):
         """Build; the logit is the mean over agents of one output each."""
         super().__init__()
         self.net = build_net(net, agents, obs_dim + act_dim, 1, head_gain=0.0)
-        self.obs_statistics = RunningStatistics((obs_dim,), floor=0.02)
+        self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the logit for obs `(*batch, agent, obs_dim)` and action in half boxes."""
         inputs = torch.cat([self.obs_statistics(obs), action], dim=-1)
         out: Tensor = self.net(inputs).squeeze(-1).mean(-1)
         return out
+
+    def loss(self, batch: Batch, rate: float, mixup: Mixup) -> Tensor:
+        """Return the cross-entropy, weighted as if both ends were drawn as often as they happen.
+
+        Args:
+            batch: with `terminated` (batch,), drawn evenly.
+            rate: share of steps that terminate.
+            mixup: of probabilities.
+        """
+        obs, action, target = batch["obs"], batch["action"], batch["terminated"]
+        drawn = target.mean().clamp(0.01, 0.99)
+        weight = torch.where(target > 0, rate / drawn, (1 - rate) / (1 - drawn))
+
+        def probability(action: Tensor) -> Tensor:
+            return torch.sigmoid(self(repeat_to(obs, action), action))
+
+        loss = functional.binary_cross_entropy_with_logits(self(obs, action), target, weight)
+        return loss + mixup(probability, action)

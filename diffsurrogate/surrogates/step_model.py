@@ -1,22 +1,24 @@
 """One-step residual dynamics and the probability that a step ends the episode."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffsurrogate.config import require_range
+from diffsurrogate.envs.window import Window
+from diffsurrogate.functional.discrete_actions import Mixup
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
-from diffsurrogate.surrogates.features import GradientAttenuation
+from diffsurrogate.surrogates.dynamics import Batch, LearnedDynamics, repeat_to
+from diffsurrogate.surrogates.features import CHANGE_FLOOR, OBS_FLOOR, GradientAttenuation
 
 
 def fourier_features(x: Float[Tensor, "*b i"], num_frequencies: int) -> Float[Tensor, "*b o"]:
-    """Append sine and cosine of each feature at 1, 2, 4, ... radians per unit (`num_frequencies`
-    many).
-    """
+    """Append sine and cosine of each feature at 1, 2, 4, ... radians per unit."""
     if num_frequencies == 0:
         return x
     angle = torch.cat([2.0**octave * x for octave in range(num_frequencies)], dim=-1)
@@ -37,28 +39,22 @@ class StepModelConfig:
             architecture="joint", hidden=(128, 128), activation="silu"
         )
     )
-    obs_floor: float = 0.02
-    """Smallest standard deviation an observation entry is normalised by."""
-    change_floor: float = 0.003
-    """Smallest standard deviation a change of an entry is predicted in."""
     num_frequencies: int = 0
-    """Sines and cosines of each observation entry that the network is shown besides, each of twice
-    the last one's frequency, the first of one radian per deviation. Contact is a matter of a
-    hundredth of a deviation, which a small network does not resolve by itself
-    (arXiv:2006.10739)."""
+    """Fourier features (arXiv:2006.10739): sines and cosines of each observation feature, the first
+    of one radian per standard deviation, each next one of twice the frequency; 0 for none, 6 where
+    contact is a matter of a hundredth of a deviation."""
     attenuate: bool = True
-    """Let a gradient pass only as far as the future can be foretold: that of each entry's change
-    times the square of the change's explained share in windows not seen before, that of its own
-    past likewise by the next value's. Slopes of what a model cannot know (a ray that jumps to the
-    next obstacle) are noise, which grows with every step along a chain. What chance moves cannot be
-    foretold either, though its slopes may be right: there, try without."""
+    """Gradient attenuation: multiply the gradient of each feature's change by the square of its R²
+    in windows not trained on, and that through its own past by the next value's. Jacobians of what
+    a model cannot know (a ray that jumps to the next obstacle) are noise, which grows with every
+    step.
+    Noise in the dynamics lowers R² too, though Jacobians may be right: there, try False."""
 
     def __post_init__(self) -> None:
         require_range(self, "num_frequencies", low=0.0)
-        require_range(self, "obs_floor", "change_floor", low=1e-12)
 
 
-class StepModel(nn.Module):
+class StepModel(LearnedDynamics):
     """Predicts the next observation; a new model means "nothing moves"."""
 
     def __init__(self, config: StepModelConfig, agents: int, obs_dim: int, act_dim: int) -> None:
@@ -67,9 +63,9 @@ class StepModel(nn.Module):
         self.config = config
         in_dim = fourier_dim(obs_dim, config.num_frequencies) + act_dim
         self.net = build_net(config.net, agents, in_dim, obs_dim, head_gain=0.0)
-        self.obs_statistics = RunningStatistics((obs_dim,), floor=config.obs_floor)
-        self.change_statistics = RunningStatistics((obs_dim,), floor=config.change_floor)
-        self.predictability = GradientAttenuation(agents, obs_dim)
+        self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
+        self.change_statistics = RunningStatistics((obs_dim,), floor=CHANGE_FLOOR)
+        self.attenuation = GradientAttenuation(agents, obs_dim)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the predicted next observation `(*batch, agent, obs_dim)`.
@@ -80,19 +76,72 @@ class StepModel(nn.Module):
         """
         change = self.change_statistics.std * self._net(obs, action)
         if self.config.attenuate and torch.is_grad_enabled():
-            return self.predictability.attenuated(obs, change)
+            return self.attenuation.attenuated(obs, change)
         return obs + change
 
-    @torch.no_grad()
-    def update_explained_variance(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> None:
-        """Learn from steps not trained on how far each entry's change can be foretold."""
-        steps = (self(obs, action), obs, next_obs)
-        self.predictability.update(*(x.flatten(0, -3) for x in steps))
+    def begin(self, obs: Tensor) -> None:
+        """Return nothing: a step depends on the state alone."""
 
-    def loss(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
+    def step(self, carry: None, obs: Tensor, action: Tensor) -> tuple[Tensor, None]:
+        """Return the next observation."""
+        return self(obs, action), None
+
+    def restart(self, carry: None, mask: Tensor, obs: Tensor) -> None:
+        """Return nothing."""
+
+    def predict(self, window: Window, action: Tensor) -> Tensor:
+        """Return the next observation of every step of a window."""
+        out: Tensor = self(window.obs, action)
+        return out
+
+    @torch.no_grad()
+    def evaluate(self, window: Window, action: Tensor) -> None:
+        """Update the R² of each feature's change by a window not trained on."""
+        steps = (self(window.obs, action), window.obs, window.next_obs)
+        self.attenuation.update(*(x.flatten(0, -3) for x in steps))
+
+    def items(self, window: Window, action: Tensor) -> Batch:
+        """Return single steps, by the team's reward."""
+        return {
+            "obs": window.obs.flatten(0, 1),
+            "action": action.flatten(0, 1),
+            "next_obs": window.next_obs.flatten(0, 1),
+            "key": window.reward.flatten(0, 1).sum(-1),
+        }
+
+    def items_for(self, transitions: int) -> int:
+        """Return as many: an item is a transition."""
+        return transitions
+
+    def batch_size(self, transitions: int) -> int:
+        """Return as many."""
+        return transitions
+
+    @torch.no_grad()
+    def update_normaliser(
+        self, obs: Tensor, next_obs: Tensor, draw: Callable[[int], Batch]
+    ) -> None:
+        """Take in the statistics of a window."""
+        self.obs_statistics.update(obs)
+        self.obs_statistics.snapshot()
+        self.change_statistics.update(next_obs - obs)
+        self.change_statistics.snapshot()
+
+    def loss(self, batch: Batch, continuous: Tensor, mixup: Mixup) -> Tensor:
+        """Return the error of the changes, in their standard deviations, and that of mixtures."""
+        obs, action = batch["obs"], batch["action"]
+        mask = continuous.to(obs.dtype)
+
+        def scaled(action: Tensor) -> Tensor:
+            after: Tensor = self(repeat_to(obs, action), action)
+            return after * (mask / self.change_statistics.std)
+
+        return self.error(obs, action, batch["next_obs"], mask) + mixup(scaled, action)
+
+    def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
         """Return the mean squared error in units of the changes' standard deviation.
 
-        `mask` (agent, obs_dim) is 1 where an entry counts: entries that only take discrete values
+        `mask` (agent, obs_dim) is 1 where a feature counts: those that only take discrete values
         are no dynamics a gradient could use.
         """
         change = (next_obs - obs) / self.change_statistics.std

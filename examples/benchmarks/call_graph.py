@@ -1,0 +1,92 @@
+"""Which files one training iteration runs through, and which pairs of files call both ways.
+
+    python examples/benchmarks/call_graph.py [METHOD ENV …]
+
+Trains two iterations of `diffsurrogate train` (by default SHAC++ on the paper's Dispersion with
+three agents) and records every call of the second between files of this package.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import diffsurrogate.wrappers
+from diffsurrogate.cli.build import trainer, training_env
+from diffsurrogate.cli.presets import read_train
+from diffsurrogate.training.trainer import Trainer
+
+USUAL = ["shac++", "paper/dispersion", "--agents", "3", "--num-envs", "8"]
+CHECKOUT = Path(diffsurrogate.wrappers.__file__).parent.parent
+
+
+def recorded_calls(agent: Trainer) -> dict[tuple[str, str], int]:
+    """Return how often each file called another one of ours in one iteration."""
+    calls: dict[tuple[str, str], int] = defaultdict(int)
+
+    def watch(frame: FrameType, event: str, argument: Any) -> None:
+        if event != "call":
+            return
+        callee, above = ours(frame), frame.f_back
+        while above is not None and ours(above) is None:  # through torch and the standard library
+            above = above.f_back
+        caller = None if above is None else ours(above)
+        if caller is not None and callee is not None and caller != callee:
+            calls[caller, callee] += 1
+
+    sys.setprofile(watch)
+    try:
+        agent.iterate()
+    finally:
+        sys.setprofile(None)
+    return dict(calls)
+
+
+def ours(frame: FrameType) -> str | None:
+    """Return the file of a frame, relative to the checkout, if it is one of the package."""
+    path = Path(frame.f_code.co_filename)
+    if not path.is_relative_to(CHECKOUT):
+        return None
+    name = path.relative_to(CHECKOUT).as_posix()
+    return name if name.startswith(("diffsurrogate/", "wrappers/", "algorithms/")) else None
+
+
+def files_in(calls: dict[tuple[str, str], int]) -> list[str]:
+    """Return the files that called or were called, those of most calls first."""
+    weight: dict[str, int] = defaultdict(int)
+    for pair, count in calls.items():
+        for file in pair:
+            weight[file] += count
+    return sorted(weight, key=lambda file: -weight[file])
+
+
+def both_ways(calls: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
+    """Return the pairs of files that called each other."""
+    return sorted((one, other) for one, other in calls if one < other and (other, one) in calls)
+
+
+def made(words: list[str]) -> Trainer:
+    """Return a trainer after its first iteration."""
+    torch.set_num_threads(1)
+    options = read_train(words)
+    agent = trainer(options, training_env(options))
+    for _ in agent.iterations(1):
+        pass
+    return agent
+
+
+def main() -> None:
+    """Print the files, the pairs and the calls."""
+    calls = recorded_calls(made(sys.argv[1:] or USUAL))
+    files, pairs = files_in(calls), both_ways(calls)
+    print(f"{len(files)} files, {len(calls)} pairs of caller and callee, {len(pairs)} both ways")
+    print("\n".join(files))
+    for one, other in pairs:
+        print(f"both ways: {one} ({calls[one, other]}) {other} ({calls[other, one]})")
+
+
+if __name__ == "__main__":
+    main()
