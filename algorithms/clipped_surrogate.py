@@ -1,6 +1,6 @@
 """Steps of a policy up PPO's clipped objective: what PPO does, and SHAC may do besides."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import clipped_ratio_loss
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.recurrent import Recurrence
+from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +73,6 @@ def refuse_squash(actor: ActorConfig) -> None:
             "PPO's ratio needs the density of the action as it was drawn, which a squashed one "
             "does not keep; leave actor.squash False"
         )
-
-
-Descend = Callable[[Tensor], float]
-"""Takes one optimiser step down a loss and returns the gradient's norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +154,8 @@ def clipped_epochs(
     *,
     config: ClipConfig,
     generator: torch.Generator,
-    descend: Descend,
+    optimiser: ClippedAdam,
+    extra_grad: Gradient | None = None,
 ) -> dict[str, float]:
     """Climb the clipped objective of one window for some epochs.
 
@@ -166,7 +164,8 @@ def clipped_epochs(
         past: what it did.
         config: epochs, minibatches and clipping.
         generator: on the CPU, of minibatches.
-        descend: takes a step down a loss.
+        optimiser: of the policy.
+        extra_grad: added to the gradient of every step.
 
     Returns:
         means over all steps: loss, norm, approximate KL divergence and the share that was clipped.
@@ -200,7 +199,7 @@ def clipped_epochs(
             if config.ratio == "joint":
                 entropy = entropy.sum(-1)  # of the actions of all
             loss = loss - config.entropy_weight * entropy.mean()
-        report = step_report(loss, descend(loss), new, old, config)
+        report = step_report(loss, optimiser.step(loss, extra_grad), new, old, config)
         reports.append(report)
         if config.target_kl is not None and report["kl"] > config.target_kl:
             break

@@ -353,7 +353,8 @@ class HybridUpdate:
             batch,
             config=self.config.ppo,
             generator=self.generator,
-            descend=lambda loss: self.optimiser.step(loss, extra_grad),
+            optimiser=self.optimiser,
+            extra_grad=extra_grad,
         )
 
     def _weighted_gradient(

@@ -16,7 +16,6 @@ from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
-from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
     clipped_epochs,
@@ -24,16 +23,17 @@ from diffsurrogate.algorithms.clipped_surrogate import (
     refuse_squash,
     shuffled,
 )
+from diffsurrogate.algorithms.value_learning import ReturnScale
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.window import Window, check_horizon
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.returns import td_lambda
+from diffsurrogate.functional.losses import td_lambda
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.recurrent import Recurrence
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.optimisation import ClippedAdam
-from diffsurrogate.training.trainer import Metrics, Trainer, window_metrics
+from diffsurrogate.training.trainer import Metrics, Trainer
 
 _JOINT = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 _SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="tanh", layer_norm=False)
@@ -182,7 +182,7 @@ class PPO(Trainer):
         target, advantage = self._targets(window)
         report = self._policy_step(window, noise, advantage)
         report |= self._fit_critic(window.obs, target)
-        report |= window_metrics(window, self.skipped) | {"value_target": float(target.mean())}
+        report |= window.summary() | {"value_target": float(target.mean())}
         report |= self.env.fit(window)
         self.actor.update_normaliser(window.obs)
         self.critic.statistics.update(window.obs)
@@ -216,7 +216,7 @@ class PPO(Trainer):
             policy_batch(window, self.actor, advantage, recurrence=self.past.get("actor")),
             config=clip,
             generator=self.minibatch_rng,
-            descend=self.actor_optimiser.step,
+            optimiser=self.actor_optimiser,
         )
 
     @torch.no_grad()

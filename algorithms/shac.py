@@ -28,7 +28,7 @@ from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.seeding import derive_seed
-from diffsurrogate.training.trainer import Metrics, Trainer, window_metrics
+from diffsurrogate.training.trainer import Metrics, Trainer
 
 FINAL_LR = 1e-5
 """Learning rate at the end of a linear schedule."""
@@ -210,7 +210,7 @@ class SHAC(Trainer):
         target = self.value.targets(window)  # eq. 6 and 7, without a gradient
         metrics = self.policy_update.step(window, noise, noise_state, target)  # eq. 5
         window = window.detach()  # from here on, nothing can reach the policy
-        metrics |= window_metrics(window, self.skipped)
+        metrics |= window.summary()
         metrics |= self.value.fit(window, target)  # eq. 8
         metrics |= self.env.fit(window)  # last: models must not move under a live graph
         self.actor.update_normaliser(window.obs)

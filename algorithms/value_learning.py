@@ -8,12 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.critic import Critic
-from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.config import require_range
 from diffsurrogate.data.replay import StratifiedReplay
 from diffsurrogate.envs.window import Window
-from diffsurrogate.functional.losses import expectile_loss
-from diffsurrogate.functional.returns import td_lambda
+from diffsurrogate.functional.losses import expectile_loss, td_lambda
 from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Metrics
 
@@ -189,3 +187,39 @@ class RewardSignBalance(nn.Module):
         """
         less, more = sorted([float(self.gains), float(self.losses)])
         return 1.0 if more == 0 else min(1.0, less / (ENOUGH * more))
+
+
+class ReturnScale(nn.Module):
+    r"""Running deviation of the discounted return, about zero.
+
+    The return of each env and agent is summed forward, $R_t = \gamma R_{t-1} + r_t$, and starts
+    anew with each episode.
+    """
+
+    running: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, envs: int, agents: int, gamma: float) -> None:
+        """Start at a scale of 1."""
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("running", torch.zeros(envs, agents))
+        self.register_buffer("square", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, reward: Tensor, ended: Tensor) -> None:
+        """Take in the rewards (time, env, agent) of a window; `ended` (time, env) cuts returns."""
+        for r, end in zip(reward, ended, strict=True):
+            self.running = self.gamma * self.running + r
+            self.square = self.square + self.running.double().square().sum()
+            self.count = self.count + self.running.numel()
+            self.running = torch.where(end.unsqueeze(-1), 0.0, self.running)
+
+    @property
+    def scale(self) -> Tensor:
+        """The deviation, a scalar; 1 while every reward was zero."""
+        if float(self.square) == 0:
+            return torch.ones((), device=self.running.device)
+        return (self.square / self.count).sqrt().to(self.running.dtype)

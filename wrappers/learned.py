@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.config import check_same_config
-from diffsurrogate.data.recordings import check_window
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.registry import as_multi_agent
@@ -16,12 +15,17 @@ from diffsurrogate.envs.window import (
     Window,
     WindowPolicy,
     check_horizon,
+    check_window,
     mask_dead_actions,
     step_of,
 )
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.gradient_flow import straight_through
-from diffsurrogate.gradients.estimator import GradientChain, agreement, policy_gradient
+from diffsurrogate.gradients.estimator import (
+    GradientChain,
+    agreement,
+    policy_gradient,
+    straight_through,
+)
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.wrappers.base import EnvWrapper
@@ -214,7 +218,7 @@ class LearnedDiffWrapper(EnvWrapper):
         return report
 
     def _fit_window(self, window: Any) -> dict[str, float]:
-        check_window(window, self)
+        check_window(window, (self.num_agents, self.obs_dim, self.act_dim))
         return self.surrogates.fit(window.to(self.device))
 
     def detach(self) -> None:

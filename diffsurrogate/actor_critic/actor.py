@@ -253,7 +253,8 @@ class Actor(nn.Module):
         seen = self.statistics(obs) if self.config.normalise_obs else obs
         if self.flags is not None:
             seen = torch.where(self.flags, obs.detach(), seen)
-        return without(seen, self.global_state_slice)
+        hidden = self.global_state_slice
+        return seen if hidden is None else without(seen, hidden)
 
     def _possible(self, out: Tensor, inputs: Tensor, agents: slice = _ALL) -> Tensor:
         """Rule out the choices that agents have not, or not now; `inputs` are of all agents."""

@@ -31,26 +31,6 @@ def record(
         yield window.detach()
 
 
-def check_window(window: Any, env: MultiAgentVectorEnv) -> None:
-    """Refuse what an env's models cannot learn from.
-
-    Raises:
-        UsageError: it is no window, or of another kind of env.
-    """
-    if not isinstance(window, Window):
-        raise UsageError(
-            f"cannot fit a {type(window).__name__}; turn recorded episodes into Windows by "
-            "diffsurrogate.data.recordings.windows_from_minari"
-        )
-    needed = (env.num_agents, env.obs_dim, env.act_dim)
-    given = (*window.obs.shape[2:], window.action.shape[-1])
-    if given != needed:
-        raise UsageError(
-            f"the data have (agents, obs_dim, act_dim) = {given}, this env {needed}; record "
-            "them on the same kind of env"
-        )
-
-
 def windows_from_minari(
     dataset: Any, *, horizon: int = 32, batch: int = 64, device: torch.device | str = "cpu"
 ) -> Iterator[Window]:

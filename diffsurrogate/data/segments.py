@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffsurrogate.envs.window import Window
+from diffsurrogate.envs.window import Window, cut
 from diffsurrogate.errors import UsageError
 
 
@@ -73,11 +73,6 @@ def padded(values: Tensor, length: int) -> Tensor:
     return torch.cat([values, rest], dim=1)
 
 
-def cut(values: Tensor, length: int) -> Tensor:
-    """Cut (time, env, ...) into pieces of `length` steps, side by side: (length, piece, ...)."""
-    return values.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)
-
-
 def minibatches(
     window: Window,
     noise: Tensor,
@@ -95,11 +90,7 @@ def minibatches(
         count: parts, of about equally many pieces.
         generator: on the CPU, of the order of pieces.
     """
-    pieces, noise = window.each(lambda values: cut(values, length)), cut(noise, length)
+    segments, noise = window.segments(length), cut(noise, length)
     order = torch.randperm(noise.shape[1], generator=generator).to(noise.device)
     for chosen in order.chunk(count):
-        yield _columns(pieces, chosen), noise[:, chosen]
-
-
-def _columns(window: Window, chosen: Tensor) -> Window:
-    return window.each(lambda values: values[:, chosen])
+        yield segments.chosen(chosen), noise[:, chosen]

@@ -75,6 +75,22 @@ class Window:
         """Return actions `(*any, agent, act_dim)` of a step or all, without gradient of absent."""
         return mask_dead_actions(action, None if self.alive_mask is None else self.alive_mask[step])
 
+    def segments(self, length: int) -> "Window":
+        """Return segments of `length` steps side by side: (length, segment, ...)."""
+        return self.each(lambda values: cut(values, length))
+
+    def chosen(self, envs: Tensor) -> "Window":
+        """Return some of the envs, or segments, by number."""
+        return self.each(lambda values: values[:, envs])
+
+    def summary(self) -> dict[str, float]:
+        """Return what every trainer logs: mean reward, and how many episodes ended."""
+        return {
+            "reward": float(self.reward.mean()),
+            "episodes_ended": float(self.ended.sum()),
+            "episodes_terminated": float(self.terminated.sum()),
+        }
+
     def detach(self) -> "Window":
         """Return the same numbers without any graph."""
         return self.each(lambda tensor: tensor.detach())
@@ -136,3 +152,27 @@ def check_horizon(horizon: int) -> None:
     """Refuse a horizon below one step."""
     if horizon < 1:
         raise UsageError(f"horizon is {horizon}; a window needs at least 1 step")
+
+
+def check_window(window: Any, sizes: tuple[int, int, int]) -> None:
+    """Refuse what the models of an env with (agents, obs_dim, act_dim) `sizes` cannot learn from.
+
+    Raises:
+        UsageError: it is no window, or of another kind of env.
+    """
+    if not isinstance(window, Window):
+        raise UsageError(
+            f"cannot fit a {type(window).__name__}; turn recorded episodes into Windows by "
+            "diffsurrogate.data.recordings.windows_from_minari"
+        )
+    given = (*window.obs.shape[2:], window.action.shape[-1])
+    if given != sizes:
+        raise UsageError(
+            f"the data have (agents, obs_dim, act_dim) = {given}, this env {sizes}; record "
+            "them on the same kind of env"
+        )
+
+
+def cut(values: Tensor, length: int) -> Tensor:
+    """Cut (time, env, ...) into pieces of `length` steps, side by side: (length, piece, ...)."""
+    return values.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)

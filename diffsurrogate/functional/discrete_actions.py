@@ -1,7 +1,6 @@
 """Actions that are choices: one-hot rows, the gradient through them, and mixtures of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -38,20 +37,6 @@ def counterfactual_actions(
         rows = every.view(choices, *[1] * (action.dim() - 2), choices)
         others[agent, ..., agent, :] = rows
     return others
-
-
-@dataclass(frozen=True)
-class Mixup:
-    """`mixup_loss` with a weight; 0 where actions are not discrete."""
-
-    weight: float
-    generator: torch.Generator
-
-    def __call__(self, predict: Callable[[Tensor], Tensor], action: Tensor) -> Tensor:
-        """Return the weighted loss of what predicts from actions."""
-        if self.weight == 0:
-            return torch.zeros((), device=action.device)
-        return self.weight * mixup_loss(predict, action, self.generator)
 
 
 def mixup_loss(

@@ -19,7 +19,6 @@ from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.data.segments import Segments, padded
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import Mixup
 from diffsurrogate.surrogates.dynamics import Batch, LearnedDynamics
 from diffsurrogate.surrogates.structured_attention import StructuredLayer
 
@@ -250,8 +249,8 @@ class ActionWorldModel(LearnedDynamics):
         drawn = draw(2048)
         self.set_statistics(drawn["obs"], drawn["next_obs"], drawn["valid"])
 
-    def loss(self, batch: Batch, continuous: Tensor, mixup: Mixup) -> Tensor:
-        """Return `trajectory_loss` of a minibatch; mixtures are not asked for."""
+    def loss(self, batch: Batch, continuous: Tensor) -> Tensor:
+        """Return `trajectory_loss` of a minibatch."""
         sizes = (batch["obs"], batch["action"], batch["next_obs"], batch["valid"])
         return trajectory_loss(self, *sizes, continuous)
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from diffsurrogate.envs.window import Window
-from diffsurrogate.functional.discrete_actions import Mixup
 
 Batch = dict[str, Tensor]
 
@@ -68,14 +67,20 @@ class LearnedDynamics(DynamicsModel):
         """Return the items of a minibatch, where models of steps take that many transitions."""
 
     @abstractmethod
-    def loss(self, batch: Batch, continuous: Tensor, mixup: Mixup) -> Tensor:
+    def loss(self, batch: Batch, continuous: Tensor) -> Tensor:
         """Return the mean squared error on a minibatch, in units of the changes' deviation.
 
         Args:
             batch: items of the replay.
             continuous: (agent, obs_dim) bool, the features that count.
-            mixup: consistency loss of discrete actions.
         """
+
+    def response(self, batch: Batch, continuous: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Return what maps actions (n × batch) to scaled predictions; None if nothing does.
+
+        Discrete actions hold it to be linear between two of them (`mixup_loss`).
+        """
+        return None
 
     @abstractmethod
     def update_normaliser(
@@ -120,3 +125,9 @@ class GivenDynamics(DynamicsModel):
         """Return the module's next observations."""
         out: Tensor = self.module(window.obs, action)
         return out
+
+
+OBS_FLOOR = 0.02
+"""Smallest standard deviation an observation feature is normalised by."""
+CHANGE_FLOOR = 0.003
+"""Smallest standard deviation a change of a feature is measured in."""

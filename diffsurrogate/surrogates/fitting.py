@@ -1,7 +1,7 @@
 """The learned models beside an env, their caches, their training budget and their errors."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -13,13 +13,11 @@ from diffsurrogate.data.replay import StratifiedReplay, finite_items
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import Mixup
+from diffsurrogate.functional.discrete_actions import mixup_loss
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
-from diffsurrogate.surrogates.errors import fvu, fvu_of_change, some_envs
-from diffsurrogate.surrogates.features import ContinuousFeatures
 from diffsurrogate.surrogates.heads import RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
@@ -70,8 +68,6 @@ class Surrogates(nn.Module):
         for module in (*self._trained().values(), self.termination):
             module.requires_grad_(False)  # but for a module of the user's: that stays as it is
         self.generator = torch.Generator().manual_seed(derive_seed(seed, "model minibatches"))
-        mixup_weight = config.mixup_weight if action_space.discrete else 0.0
-        self.mixup = Mixup(mixup_weight, self.generator)
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), lr=config.lr, fused=True)
             for name, module in self._trained().items()
@@ -269,16 +265,23 @@ class Surrogates(nn.Module):
             self.termination.obs_statistics.snapshot()
 
     def _loss(self, name: str) -> Tensor:
-        if name == "reward":
-            return self._learned_reward.loss(self._rewards(), self.mixup)
         size = self.config.batch_size
-        if name == "termination":
+        response: Callable[[Tensor], Tensor] | None
+        if name == "reward":
+            batch = self._rewards()
+            loss, response = self._learned_reward.loss(batch), self._learned_reward.response(batch)
+        elif name == "termination":
             batch = self.termination_buffer.sample(size, self.generator, balance=0.5)
-            rate = self.terminations_seen / self.steps_seen
-            return self.termination.loss(batch, rate, self.mixup)
-        model = self._learned_dynamics
-        batch = self.dynamics_buffer.sample(model.batch_size(size), self.generator)
-        return model.loss(batch, self.continuous.mask, self.mixup)
+            loss = self.termination.loss(batch, self.terminations_seen / self.steps_seen)
+            response = self.termination.response(batch)
+        else:
+            model, mask = self._learned_dynamics, self.continuous.mask
+            batch = self.dynamics_buffer.sample(model.batch_size(size), self.generator)
+            loss, response = model.loss(batch, mask), model.response(batch, mask)
+        if not self.action_space.discrete or self.config.mixup_weight == 0 or response is None:
+            return loss
+        mixup = mixup_loss(response, batch["action"], self.generator)
+        return loss + self.config.mixup_weight * mixup
 
     @property
     def _learned_reward(self) -> RewardModel:
@@ -327,3 +330,84 @@ def build_dynamics(
 def as_dynamics(module: nn.Module) -> DynamicsModel:
     """Return a module as a model of the dynamics: itself, or one that maps (obs, action)."""
     return module if isinstance(module, DynamicsModel) else GivenDynamics(module)
+
+
+class ContinuousFeatures(nn.Module):
+    """Finds the observation entries that a gradient may pass through.
+
+    Flags and one-hots are no function a model could differentiate; chained over a window, their
+    spurious slopes explode. An entry counts as discrete while every value seen of it is a whole
+    number, and as continuous for ever once one was not.
+    """
+
+    seen: Tensor
+    fixed: Tensor
+
+    def __init__(self, agents: int, obs_dim: int, continuous: Tensor | None = None) -> None:
+        """Start with nothing known.
+
+        Args:
+            agents: number of agents.
+            obs_dim: features of one agent.
+            continuous: (agent, obs_dim) or (obs_dim,) bool, to say it instead of finding out.
+        """
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(agents, obs_dim, dtype=torch.bool))
+        self.register_buffer("fixed", torch.tensor(continuous is not None))
+        if continuous is not None:
+            given = torch.as_tensor(continuous).cpu()
+            if given.dtype != torch.bool or given.shape not in (self.seen.shape, (obs_dim,)):
+                raise UsageError(
+                    f"continuous is {given.dtype} of shape {tuple(given.shape)}; a bool tensor of "
+                    f"(agent, obs_dim) = {tuple(self.seen.shape)} or (obs_dim,) is needed"
+                )
+            self.seen |= given
+
+    @property
+    def mask(self) -> Tensor:
+        """(agent, obs_dim) bool: True where an entry is continuous."""
+        return self.seen
+
+    @torch.no_grad()
+    def update(self, obs: Tensor) -> None:
+        """Look at observations `(*any, agent, obs_dim)`."""
+        if bool(self.fixed) or bool(self.seen.all()):
+            return
+        rows = obs.reshape(-1, *self.seen.shape)
+        self.seen |= (rows != rows.round()).any(0)
+
+
+def fvu(predicted: Tensor, target: Tensor) -> float:
+    """Return the mean squared error over the variance of the target; 0 where both vanish."""
+    variance = float(target.var(correction=0))
+    error = float((predicted - target).square().mean())
+    return error / variance if variance > 1e-12 else error
+
+
+def fvu_by_feature(predicted: Tensor, window: Window, continuous: Tensor) -> Tensor:
+    """Return the unexplained share of the changes of each entry (agent, obs_dim).
+
+    NaN where an entry does not move or does not count.
+
+    Args:
+        predicted: (time, env, agent, obs_dim), of `window.next_obs`.
+        window: what happened.
+        continuous: (agent, obs_dim) bool, the entries that count.
+    """
+    error = (predicted - window.next_obs).square().mean((0, 1))
+    change = (window.next_obs - window.obs).square().mean((0, 1))
+    return torch.where(continuous & (change > 1e-12), error / change, torch.nan)
+
+
+def fvu_of_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
+    """Return the mean of `fvu_by_feature` over those that move; 0 if none does."""
+    shares = fvu_by_feature(predicted, window, continuous)
+    shares = shares[~shares.isnan()]
+    return float(shares.mean()) if len(shares) else 0.0
+
+
+def some_envs(window: Window, envs: int = 32) -> Window:
+    """Return a few envs of a window: enough to measure an error on."""
+    if window.reward.shape[1] <= envs:
+        return window
+    return window.each(lambda values: values[:, :envs])

@@ -1,5 +1,6 @@
 """What is predicted of a step besides the next observation: reward and termination."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,12 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsurrogate.config import require_choices
-from diffsurrogate.functional.discrete_actions import Mixup
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
-from diffsurrogate.surrogates.dynamics import Batch, repeat_to
-from diffsurrogate.surrogates.features import CHANGE_FLOOR, OBS_FLOOR
+from diffsurrogate.surrogates.dynamics import CHANGE_FLOOR, OBS_FLOOR, Batch, repeat_to
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
 RewardRange = Literal["bounded", "unbounded"]
@@ -87,15 +86,19 @@ class RewardModel(nn.Module):
         out: Tensor = scale.mean + scale.std * raw
         return out
 
-    def loss(self, batch: Batch, mixup: Mixup) -> Tensor:
-        """Return the error of a minibatch and that of mixtures, in deviations of the reward."""
-        obs, action, next_obs = batch["obs"], batch["action"], batch["next_obs"]
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the error of a minibatch."""
+        return self.error(batch["obs"], batch["action"], batch["next_obs"], batch["reward"])
+
+    def response(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """Return what maps actions to rewards, in their deviations."""
 
         def scaled(action: Tensor) -> Tensor:
-            reward: Tensor = self(repeat_to(obs, action), action, repeat_to(next_obs, action))
+            obs, next_obs = (repeat_to(batch[name], action) for name in ("obs", "next_obs"))
+            reward: Tensor = self(obs, action, next_obs)
             return reward / self.reward_statistics.std
 
-        return self.error(obs, action, next_obs, batch["reward"]) + mixup(scaled, action)
+        return scaled
 
     def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """Return the mean squared error in units of the rewards' standard deviation.
@@ -137,20 +140,19 @@ class TerminationModel(nn.Module):
         out: Tensor = self.net(inputs).squeeze(-1).mean(-1)
         return out
 
-    def loss(self, batch: Batch, rate: float, mixup: Mixup) -> Tensor:
+    def loss(self, batch: Batch, rate: float) -> Tensor:
         """Return the cross-entropy, weighted as if both ends were drawn as often as they happen.
 
         Args:
             batch: with `terminated` (batch,), drawn evenly.
             rate: share of steps that terminate.
-            mixup: of probabilities.
         """
-        obs, action, target = batch["obs"], batch["action"], batch["terminated"]
+        target = batch["terminated"]
         drawn = target.mean().clamp(0.01, 0.99)
         weight = torch.where(target > 0, rate / drawn, (1 - rate) / (1 - drawn))
+        logit = self(batch["obs"], batch["action"])
+        return functional.binary_cross_entropy_with_logits(logit, target, weight)
 
-        def probability(action: Tensor) -> Tensor:
-            return torch.sigmoid(self(repeat_to(obs, action), action))
-
-        loss = functional.binary_cross_entropy_with_logits(self(obs, action), target, weight)
-        return loss + mixup(probability, action)
+    def response(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """Return what maps actions to the probability of termination."""
+        return lambda action: torch.sigmoid(self(repeat_to(batch["obs"], action), action))

@@ -5,16 +5,20 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.window import Window
-from diffsurrogate.functional.discrete_actions import Mixup
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
-from diffsurrogate.surrogates.dynamics import Batch, LearnedDynamics, repeat_to
-from diffsurrogate.surrogates.features import CHANGE_FLOOR, OBS_FLOOR, GradientAttenuation
+from diffsurrogate.surrogates.dynamics import (
+    CHANGE_FLOOR,
+    OBS_FLOOR,
+    Batch,
+    LearnedDynamics,
+    repeat_to,
+)
 
 
 def fourier_features(x: Float[Tensor, "*b i"], num_frequencies: int) -> Float[Tensor, "*b o"]:
@@ -127,16 +131,15 @@ class StepModel(LearnedDynamics):
         self.change_statistics.update(next_obs - obs)
         self.change_statistics.snapshot()
 
-    def loss(self, batch: Batch, continuous: Tensor, mixup: Mixup) -> Tensor:
-        """Return the error of the changes, in their standard deviations, and that of mixtures."""
-        obs, action = batch["obs"], batch["action"]
-        mask = continuous.to(obs.dtype)
+    def loss(self, batch: Batch, continuous: Tensor) -> Tensor:
+        """Return the error of the changes of continuous features."""
+        mask = continuous.to(batch["obs"].dtype)
+        return self.error(batch["obs"], batch["action"], batch["next_obs"], mask)
 
-        def scaled(action: Tensor) -> Tensor:
-            after: Tensor = self(repeat_to(obs, action), action)
-            return after * (mask / self.change_statistics.std)
-
-        return self.error(obs, action, batch["next_obs"], mask) + mixup(scaled, action)
+    def response(self, batch: Batch, continuous: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what maps actions to next observations, in deviations of the changes."""
+        scale = continuous.to(batch["obs"].dtype) / self.change_statistics.std
+        return lambda action: self(repeat_to(batch["obs"], action), action) * scale
 
     def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
         """Return the mean squared error in units of the changes' standard deviation.
@@ -152,3 +155,69 @@ class StepModel(LearnedDynamics):
         seen = fourier_features(self.obs_statistics(obs), self.config.num_frequencies)
         out: Tensor = self.net(torch.cat([seen, action], dim=-1))
         return out
+
+
+DECAY = 0.9
+"""Of the running means, per window."""
+
+
+class GradientAttenuation(nn.Module):
+    """Running shares of each entry's change, and of its next value, that a model explains.
+
+    In windows not seen before. Until the first one everything counts as explained; what does not
+    change is not.
+    """
+
+    error: Tensor
+    change: Tensor
+    spread: Tensor
+    windows: Tensor
+
+    def __init__(self, agents: int, obs_dim: int) -> None:
+        """Start with nothing known about `obs_dim` entries of each agent."""
+        super().__init__()
+        for name in ("error", "change", "spread"):
+            self.register_buffer(name, torch.zeros(agents, obs_dim))
+        self.register_buffer("windows", torch.tensor(0))
+
+    @torch.no_grad()
+    def update(
+        self,
+        predicted: Float[Tensor, "step agent obs_dim"],
+        obs: Float[Tensor, "step agent obs_dim"],
+        next_obs: Float[Tensor, "step agent obs_dim"],
+    ) -> None:
+        """Take in steps of a new window, and what was predicted of them."""
+        self.windows += 1
+        share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # running means without a bias
+        for mean, difference in (
+            (self.error, predicted - next_obs),
+            (self.change, next_obs - obs),
+            (self.spread, next_obs - next_obs.mean(0)),
+        ):
+            mean.lerp_(difference.square().mean(0), share)
+
+    @property
+    def of_change(self) -> Float[Tensor, "agent obs_dim"]:
+        """Share of each entry's mean squared change that is explained, in [0, 1]."""
+        return self._share(self.change)
+
+    @property
+    def of_value(self) -> Float[Tensor, "agent obs_dim"]:
+        """Share of the variance of each entry's next value that is explained, in [0, 1]."""
+        return self._share(self.spread)
+
+    def attenuated(
+        self,
+        obs: Float[Tensor, "*b agent obs_dim"],
+        change: Float[Tensor, "*b agent obs_dim"],
+    ) -> Float[Tensor, "*b agent obs_dim"]:
+        """Return `obs + change`, each with the square of what is explained of its gradient."""
+        parts = ((obs, self.of_value), (change, self.of_change))
+        stays, moves = (x.detach() + s.square() * (x - x.detach()) for x, s in parts)
+        return stays + moves
+
+    def _share(self, of: Tensor) -> Tensor:
+        share = (1 - self.error / of).clamp(min=0)
+        known = torch.where(of > 1e-12, share, 0.0)
+        return torch.where(self.windows > 0, known, 1.0)

@@ -17,7 +17,6 @@ from diffsurrogate.actor_critic.actor import Actor
 from diffsurrogate.config import check_same_config, config_from_dict
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
-from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
@@ -230,6 +229,7 @@ class Trainer(ABC):
                 warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=2)
             if self.ema_actor is not None:
                 self.ema_actor.update_parameters(self.actor)
+            report["skipped_updates"] = float(self.skipped)
             report["env_steps"] = float(self.env_steps)
             report["update_cpu_seconds"] = time.process_time() - began
             yield report
@@ -352,21 +352,6 @@ class Trainer(ABC):
             return self.env.state()
         except NotImplementedError:
             return None
-
-
-def window_metrics(window: Window, skipped: int) -> Metrics:
-    """Return what every trainer logs of a window.
-
-    Args:
-        window: what was seen and done.
-        skipped: gradients left out so far.
-    """
-    return {
-        "skipped_updates": float(skipped),
-        "reward": float(window.reward.mean()),
-        "episodes_ended": float(window.ended.sum()),
-        "episodes_terminated": float(window.terminated.sum()),
-    }
 
 
 def _plain(state: Any) -> Any:

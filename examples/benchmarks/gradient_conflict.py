@@ -32,7 +32,7 @@ from gradient_interference import (
 from diffsurrogate import IPPO, IPPOConfig, NetConfig, make
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
-from diffsurrogate.functional.returns import td_lambda
+from diffsurrogate.functional.losses import td_lambda
 
 RESULTS = Path(__file__).parent.parent / "results" / "gradient_conflict"
 ENVS, HORIZON, PARTS = 128, 16, 8

@@ -23,7 +23,7 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import named_by
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import NetConfig
-from diffsurrogate.surrogates.errors import unexplained
+from diffsurrogate.surrogates.fitting import unexplained
 from diffsurrogate.training.run_folder import RunFolder, write_text
 
 JOINT = NetConfig(architecture="joint", hidden=(128, 128), activation="silu")

@@ -8,9 +8,9 @@ from torch import Tensor
 from toys.reach import HORIZON, Reach, config, weights
 
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.actor_critic.reward_scaling import ReturnScale
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.value_learning import ReturnScale
 
 ENVS, AGENTS = 7, 3
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from diffsurrogate.data.segments import cut, minibatches
-from diffsurrogate.envs.window import Window
+from diffsurrogate.data.segments import minibatches
+from diffsurrogate.envs.window import Window, cut
 
 HORIZON, ENVS, AGENTS, OBS, ACT = 12, 7, 3, 5, 2
 

@@ -19,8 +19,8 @@ from toys.spring import (
 
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.gradient_flow import clip_to_median_norm
 from diffsurrogate.functional.losses import shac_actor_loss
+from diffsurrogate.gradients.estimator import clip_to_median_norm
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 

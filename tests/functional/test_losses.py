@@ -6,8 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, shac_actor_loss
-from diffsurrogate.functional.returns import td_lambda
+from diffsurrogate.functional.losses import (
+    action_penalty,
+    lambda_actor_loss,
+    shac_actor_loss,
+    td_lambda,
+)
 
 ENVS, AGENTS = 7, 3
 

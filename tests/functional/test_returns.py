@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate.functional.returns import td_lambda
+from diffsurrogate.functional.losses import td_lambda
 
 ENVS, AGENTS = 7, 3
 NEVER = torch.zeros(3, ENVS, dtype=torch.bool)

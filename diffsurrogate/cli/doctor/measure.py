@@ -23,7 +23,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.surrogates.config import SurrogateConfig
-from diffsurrogate.surrogates.errors import fvu_by_feature
+from diffsurrogate.surrogates.fitting import fvu_by_feature
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 HORIZON = 32
