@@ -87,8 +87,9 @@ class BPPOConfig(MAPPOConfig):
             )
         if self.scheme == "simultaneous" and self.update_order != "backward":
             raise UsageError(
-                f"turns={self.update_order!r} says who learns first, but scheme is 'simultaneous', where "
-                "all learn at once; leave turns at 'backward', or set scheme='sequential'"
+                f"update_order={self.update_order!r} says which agent learns first, but scheme is "
+                "'simultaneous', where all learn at once; leave update_order at 'backward', or set "
+                "scheme='sequential'"
             )
         if self.use_peer_gradient and not (self.use_peer_ratio and self.update_order == "backward"):
             raise UsageError(

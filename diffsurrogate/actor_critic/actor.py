@@ -61,8 +61,8 @@ class ActorConfig:
             )
         if self.order != "simultaneous" and self.net.centralised:
             raise UsageError(
-                f"net.centralised is for agents that act at once, but order is {self.order!r}; leave "
-                "it False"
+                f"net.centralised is for agents that act at once, but order is {self.order!r}; "
+                "leave it False"
             )
         if self.order != "simultaneous" and self.net.gru_size > 0:
             raise UsageError(

@@ -84,8 +84,8 @@ def check_columns(
     if action_mask_slice is not None:
         if not discrete:
             raise UsageError(
-                "action_mask_slice says which choices are open, but this env's actions are numbers; "
-                "leave it None, or set discrete_actions = True"
+                "action_mask_slice says which actions are available, but this env's actions are "
+                "numbers; leave it None, or set discrete_actions = True"
             )
         if action_mask_slice.stop - action_mask_slice.start != act_dim:
             raise UsageError(

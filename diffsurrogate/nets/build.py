@@ -38,8 +38,8 @@ def build_net(
     """
     if config.gru_size > 0:
         raise UsageError(
-            f"memory is {config.gru_size}, but only policies and critics of PPO, IPPO and MAPPO have "
-            "one; leave it at 0"
+            f"gru_size is {config.gru_size}, but only policies and critics of PPO, IPPO and MAPPO "
+            "are recurrent; leave it at 0"
         )
     if config.architecture == "dico":
         return _diverse(config, agents, in_dim, out_dim, head_gain)

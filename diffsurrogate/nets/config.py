@@ -104,8 +104,8 @@ class NetConfig:
             self.gru_size > 0 and self.architecture in ("transformer", "dico")
         ):
             raise UsageError(
-                f"memory is {self.gru_size} with architecture {self.architecture!r}; give a width of "
-                f"at least 1 to joint or one of {', '.join(_SEE_THEMSELVES)}, or 0 for none"
+                f"gru_size is {self.gru_size} with architecture {self.architecture!r}; give a "
+                f"width of at least 1 to joint or one of {', '.join(_SEE_THEMSELVES)}, or 0 for none"
             )
         self._refuse_idle()
 
