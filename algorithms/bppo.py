@@ -20,7 +20,7 @@ from diffsurrogate.algorithms.clipped_surrogate import (
     shuffled,
     step_report,
 )
-from diffsurrogate.algorithms.ppo import PPO, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.config import require_choices
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
@@ -43,7 +43,7 @@ def whole_windows() -> ClipConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BPPOConfig(MAPPOConfig):
+class BPPOConfig(PPOConfig):
     """Bidirectional PPO: agents act one after another and learn the other way round.
 
     Every agent has a policy of its own and advantages normalised by themselves.
@@ -65,25 +65,35 @@ class BPPOConfig(MAPPOConfig):
     use_peer_gradient: bool = True
     """Add the feedback of those that act after an agent: how M changes with its action."""
 
+    @classmethod
+    def armappo(cls) -> "BPPOConfig":
+        """Return the defaults of ARMAPPO: all agents learn at once, each by its own ratio."""
+        return cls(scheme="simultaneous", use_peer_ratio=False, use_peer_gradient=False)
+
+    @classmethod
+    def happo(cls) -> "BPPOConfig":
+        """Return the defaults of HAPPO: independent policies, updated in turn in a random order."""
+        return cls(actor=chained_actor("none"), update_order="random", use_peer_gradient=False)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choices(self)
         refuse_memory("a method of agents in turn", self.actor.net, self.critic.net)
         if self.actor.order == "simultaneous":
             raise UsageError(
-                "actor.order is 'together', but these methods give every agent a policy that "
+                "actor.order is 'simultaneous', but these methods give every agent a policy that "
                 "learns by itself; choose another order (with conditioning='none' agents do not "
                 "see each other's actions)"
             )
         if self.clip.ratio != "per_agent":
             raise UsageError(
                 f"clip.ratio is {self.clip.ratio!r}, but every agent climbs by its own ratio here; "
-                "leave it at 'agent'"
+                "leave it at 'per_agent'"
             )
         if self.use_peer_gradient and self.actor.conditioning == "none":
             raise UsageError(
-                "peer=True passes feedback through the actions that agents see, but "
-                "actor.conditioning is 'none'; set peer=False, or let them see actions"
+                "use_peer_gradient=True passes feedback through the actions that agents see, but "
+                "actor.conditioning is 'none'; set it to False, or let them see actions"
             )
         if self.scheme == "simultaneous" and self.update_order != "backward":
             raise UsageError(
@@ -93,27 +103,9 @@ class BPPOConfig(MAPPOConfig):
             )
         if self.use_peer_gradient and not (self.use_peer_ratio and self.update_order == "backward"):
             raise UsageError(
-                "peer=True passes back the change of M with actions, which needs compound=True and "
-                "turns='backward'; set peer=False otherwise"
+                "use_peer_gradient=True passes back the change of M with actions, which needs "
+                "use_peer_ratio=True and update_order='backward'; set it to False otherwise"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ARMAPPOConfig(BPPOConfig):
-    """MAPPO with an autoregressive policy: all agents learn at once, each by its own ratio."""
-
-    scheme: Literal["sequential", "simultaneous"] = "simultaneous"
-    use_peer_ratio: bool = False
-    use_peer_gradient: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class HAPPOConfig(BPPOConfig):
-    """Heterogeneous-agent PPO: independent policies that learn in turn, in a random order."""
-
-    actor: ActorConfig = field(default_factory=lambda: chained_actor("none"))
-    update_order: Literal["backward", "random"] = "random"
-    use_peer_gradient: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +152,17 @@ class BPPO(PPO):
             UsageError: as `PPO`; or the method passes nothing back, but `use_peer_gradient` is set.
         """
         super().__init__(env, config, seed=seed)
-        if self.config.use_peer_gradient and not self.config_type().use_peer_gradient:
+        if self.config.use_peer_gradient and not self.default_config().use_peer_gradient:
             name = type(self).__name__
             raise UsageError(
-                f"{name} passes nothing back, but peer is True; give a {name}Config, or train BPPO"
+                f"{name} passes nothing back, but use_peer_gradient is True; start from "
+                f"BPPOConfig.{name.lower()}(), or train BPPO"
             )
+
+    @classmethod
+    def default_config(cls) -> BPPOConfig:
+        """Return the hyperparameters that are taken where none are given."""
+        return BPPOConfig()
 
     def _policy_step(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
         past = self._past(window, noise, advantage)
@@ -279,15 +277,19 @@ class BPPO(PPO):
 class ARMAPPO(BPPO):
     """MAPPO whose agents act one after another; nothing is passed back."""
 
-    config_type = ARMAPPOConfig
-    other_config_type = BPPOConfig
+    @classmethod
+    def default_config(cls) -> BPPOConfig:
+        """Return `BPPOConfig.armappo()`."""
+        return BPPOConfig.armappo()
 
 
 class HAPPO(BPPO):
     """Independent agents that learn in turn, each knowing the ratios of those before it."""
 
-    config_type = HAPPOConfig
-    other_config_type = BPPOConfig
+    @classmethod
+    def default_config(cls) -> BPPOConfig:
+        """Return `BPPOConfig.happo()`."""
+        return BPPOConfig.happo()
 
 
 def peer_feedback(

@@ -5,7 +5,7 @@ They need no gradient of the env: baselines, and methods in their own right. On 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -66,6 +66,20 @@ class PPOConfig:
     randomise_episode_phase: bool = True
     """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
 
+    @classmethod
+    def ippo(cls) -> "PPOConfig":
+        """Return the defaults of independent PPO: each agent's own observation and reward."""
+        return cls(
+            actor=ActorConfig(net=_SEPARATE, learn_std=True),
+            critic=CriticConfig(net=_SEPARATE, target_decay=0.0),
+            clip=ClipConfig(),
+        )
+
+    @classmethod
+    def mappo(cls) -> "PPOConfig":
+        """Return the defaults of MAPPO: IPPO with a critic that sees every observation."""
+        return replace(cls.ippo(), critic=CriticConfig(net=_JOINT, target_decay=0.0))
+
     def __post_init__(self) -> None:
         require_choices(self)
         check_horizon(self.horizon)
@@ -74,24 +88,6 @@ class PPOConfig:
         require_range(self, "critic_lr", low=0.0)
         require_range(self.clip, "epochs", low=1.0)
         refuse_squash(self.actor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IPPOConfig(PPOConfig):
-    """Independent PPO: every agent learns from its own observation and reward alone."""
-
-    actor: ActorConfig = field(default_factory=lambda: ActorConfig(net=_SEPARATE, learn_std=True))
-    critic: CriticConfig = field(
-        default_factory=lambda: CriticConfig(net=_SEPARATE, target_decay=0.0)
-    )
-    clip: ClipConfig = field(default_factory=ClipConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MAPPOConfig(IPPOConfig):
-    """Multi-agent PPO (arXiv:2103.01955): IPPO with a critic that sees every observation."""
-
-    critic: CriticConfig = field(default_factory=lambda: CriticConfig(net=_JOINT, target_decay=0.0))
 
 
 _EPS = 1e-5
@@ -117,7 +113,7 @@ class PPO(Trainer):
 
         Args:
             env: any env of ours; no gradients are needed.
-            config: hyperparameters.
+            config: hyperparameters; None for `default_config()`.
             seed: of weights, noise and minibatches, and of the env's first reset.
 
         Raises:
@@ -128,7 +124,7 @@ class PPO(Trainer):
                 f"{type(self).__name__} cannot train on a {type(env).__name__}; adapt it: "
                 "as_multi_agent(env)"
             )
-        super().__init__(env, config or self.config_type(), seed)
+        super().__init__(env, config or self.default_config(), seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             actor = build_actor(self.config.actor, env)
@@ -163,6 +159,11 @@ class PPO(Trainer):
         """Hidden states of actor and critic, those that are recurrent: (env, agent, gru_size)."""
         self.past: dict[str, Recurrence] = {}
         """The same before the window under way, and where it is void."""
+
+    @classmethod
+    def default_config(cls) -> PPOConfig:
+        """Return the hyperparameters that are taken where none are given."""
+        return PPOConfig()
 
     def policy(self, env: MultiAgentVectorEnv) -> Policy:
         """Return what acts on an env, deterministically and, where there is memory, with it."""
@@ -283,12 +284,16 @@ class PPO(Trainer):
 class IPPO(PPO):
     """Independent PPO: each agent's own observation, reward and, by default, weights."""
 
-    config_type = IPPOConfig
-    other_config_type = PPOConfig
+    @classmethod
+    def default_config(cls) -> PPOConfig:
+        """Return `PPOConfig.ippo()`."""
+        return PPOConfig.ippo()
 
 
 class MAPPO(PPO):
     """PPO whose agents act on their own observations, with a critic that sees all of them."""
 
-    config_type = MAPPOConfig
-    other_config_type = PPOConfig
+    @classmethod
+    def default_config(cls) -> PPOConfig:
+        """Return `PPOConfig.mappo()`."""
+        return PPOConfig.mappo()

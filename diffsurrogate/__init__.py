@@ -12,14 +12,7 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.bppo import (
-    ARMAPPO,
-    BPPO,
-    HAPPO,
-    ARMAPPOConfig,
-    BPPOConfig,
-    HAPPOConfig,
-)
+from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.policy_updates import (
     AllActionConfig,
@@ -27,7 +20,7 @@ from diffsurrogate.algorithms.policy_updates import (
     HybridUpdateConfig,
     PathwiseConfig,
 )
-from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -37,6 +30,8 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.presets.recipe import Recipe, RunConfig
+from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
@@ -53,7 +48,6 @@ __all__ = [
     "MAPPO",
     "PPO",
     "SHAC",
-    "ARMAPPOConfig",
     "ActorConfig",
     "AllActionConfig",
     "BPPOConfig",
@@ -61,17 +55,16 @@ __all__ = [
     "CriticConfig",
     "Evaluation",
     "GradientUpdateConfig",
-    "HAPPOConfig",
     "HybridUpdateConfig",
-    "IPPOConfig",
     "LearnedDiffWrapper",
-    "MAPPOConfig",
     "MultiAgentVectorEnv",
     "NetConfig",
     "NoiseConfig",
     "PPOConfig",
     "PathwiseConfig",
+    "Recipe",
     "RewardConfig",
+    "RunConfig",
     "SHACConfig",
     "StepModelConfig",
     "SurrogateConfig",
@@ -84,6 +77,7 @@ __all__ = [
     "evaluate",
     "make",
     "policy_diversity",
+    "recommended",
     "register_adapter",
     "register_env",
     "visited",

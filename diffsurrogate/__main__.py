@@ -10,6 +10,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from diffsurrogate.cli.arguments import (
+    TrainUsage,
+    names_method_and_env,
+    read_train,
+    resumed,
+    wants_help,
+)
 from diffsurrogate.cli.doctor.command import DoctorOptions, doctor
 from diffsurrogate.cli.envs import EnvsOptions, list_envs
 from diffsurrogate.cli.evaluate import (
@@ -21,14 +28,12 @@ from diffsurrogate.cli.evaluate import (
     render_run,
 )
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import named_by, names_in, parse_train
 from diffsurrogate.cli.report import ReportOptions, report
 from diffsurrogate.cli.reproduce.command import ReproduceOptions, reproduce, split_extra
-from diffsurrogate.cli.resume import resumed
 from diffsurrogate.cli.train import train
 from diffsurrogate.errors import UsageError
 
-_Train = Annotated[TrainOptions, tyro.conf.subcommand("train")]
+_Train = Annotated[TrainUsage, tyro.conf.subcommand("train")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 _Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
 _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
@@ -37,7 +42,6 @@ _Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
 _Doctor = Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
 _Envs = Annotated[EnvsOptions, tyro.conf.subcommand("envs")]
 _COMMANDS: dict[type, Callable[[Any], int]] = {
-    TrainOptions: train,
     EvaluateOptions: evaluate_run,
     RenderOptions: render_run,
     ReportOptions: report,
@@ -68,7 +72,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     try:
         command = _parse(arguments)
-        return _COMMANDS[type(command)](command)
+        run = train if isinstance(command, TrainOptions) else _COMMANDS[type(command)]
+        return run(command)
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -76,21 +81,16 @@ def _run(arguments: list[str]) -> int:
         return 130
 
 
-def _parse(arguments: list[str]) -> _Command:
-    """Parse; the defaults of `train` are those that its method, env and network recommend.
-
-    With `--resume` they are the run's own options. Help after METHOD and ENV shows the defaults in
-    force.
-    """
+def _parse(arguments: list[str]) -> Any:
+    """Return the options of a command; `train` has those of its method."""
     first = arguments
     if arguments[:1] == ["reproduce"]:
         first, extra = split_extra(arguments)
     if arguments[:1] == ["train"]:
-        if "--resume" in arguments and not {"-h", "--help"} & set(arguments):
+        if "--resume" in arguments and not wants_help(arguments):
             return resumed(arguments[1:])
-        names = names_in(arguments[1:])
-        if names is not None:
-            return parse_train(arguments[1:], named_by(names))
+        if names_method_and_env(arguments[1:]):
+            return read_train(arguments[1:])
     description = "Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO."
     command: _Command = tyro.cli(
         _Command,
@@ -100,8 +100,8 @@ def _parse(arguments: list[str]) -> _Command:
     )
     if isinstance(command, ReproduceOptions):
         return replace(command, extra=extra)
-    if isinstance(command, TrainOptions):
-        return parse_train(arguments[1:], named_by(command))
+    if isinstance(command, TrainUsage):
+        return TrainOptions.recommended(**vars(command))
     return command
 
 

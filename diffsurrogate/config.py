@@ -1,7 +1,6 @@
 """Checks of configurations, and their form in checkpoints and JSON."""
 
 import difflib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -48,11 +47,6 @@ def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
             f"the saved configuration does not fit this version of {kind.__name__} ({error}); "
             "use the version that wrote it"
         ) from error
-
-
-def as_plain(kind: type[T], own: T) -> T:
-    """Return a configuration as one of its base class, which its JSON is read back to."""
-    return kind(**{field.name: getattr(own, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def check_same_config(saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -181,8 +181,8 @@ class LearnedDiffWrapper(EnvWrapper):
         models = self.surrogates
         if not self.can_replay or models.dynamics is None or models.dynamics.from_start:
             raise UsageError(
-                "single steps can be predicted only where reward and dynamics are learned, the latter "
-                "by a step model: LearnedDiffWrapper(env), with dynamics=StepModelConfig()"
+                "single steps can be predicted only where reward and dynamics are learned, and "
+                "dynamics by a step model: SurrogateConfig(dynamics=StepModelConfig())"
             )
         action = models.action_space.executed(action)
         after, _ = models.dynamics.step(None, obs, models.dynamics_action(action))

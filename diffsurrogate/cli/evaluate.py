@@ -14,11 +14,11 @@ from diffsurrogate.cli.options import (
     TrainOptions,
     check_env_options,
     made_with,
-    usual_agents,
 )
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
+from diffsurrogate.presets.recommend import usual_agents
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder, write_json
 

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter
 from scipy import stats
 
-from diffsurrogate.cli.presets import what_differs
+from diffsurrogate.cli.options import what_differs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.run_folder import RunFolder
 

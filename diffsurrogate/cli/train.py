@@ -13,13 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
-from diffsurrogate.cli.build import (
-    evaluation_env,
-    filmed_env,
-    trained_policy,
-    trainer,
-    training_env,
-)
+from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
 from diffsurrogate.cli.figures import draw_curve, draw_gif
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.errors import UsageError
@@ -37,8 +31,9 @@ def train(options: TrainOptions) -> int:
     torch.set_num_threads(options.threads)
     if options.resume:
         folder = RunFolder.open(options.folder)
-    env = training_env(options)
-    agent = trainer(options, env)
+    agent, env = options.recipe.make(
+        seed=options.seed, device=options.device, **options.env_options
+    )
     session = _Session(options, agent)
     if options.resume:
         session.folder = folder

@@ -105,7 +105,8 @@ class NetConfig:
         ):
             raise UsageError(
                 f"gru_size is {self.gru_size} with architecture {self.architecture!r}; give a "
-                f"width of at least 1 to joint or one of {', '.join(_SEE_THEMSELVES)}, or 0 for none"
+                f"width of at least 1 to joint or one of {', '.join(_SEE_THEMSELVES)}, or 0 for "
+                "none"
             )
         self._refuse_idle()
 

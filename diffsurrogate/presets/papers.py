@@ -10,15 +10,15 @@ from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
-from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.presets.recipe import Choice, Recipe, RunConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 
 _ENVS, _HORIZON, _EPISODES = 512, 32, 20_000
 
 
-def paper_preset(options: TrainOptions) -> TrainOptions:
+def paper_recipe(choice: Choice) -> Recipe:
     """Return the hyperparameters of SHAC++ (Bertolotti et al., ECAI 2025; its tables 3 and 4).
 
     Without `agents` the networks are as wide as for one. Where the paper is silent, its public
@@ -39,49 +39,44 @@ def paper_preset(options: TrainOptions) -> TrainOptions:
     Corrected on purpose, so that figures mean something: value targets (the code's TD(λ) weighs
     the last value wrongly and pairs targets with the next state), caches that overwrite their own
     batch and share one range of bins, PPO's ratio (the code's is not 1 at equal parameters), and
-    the random stream of evaluations, which trained envs do not see here. Envs start anew one by
-    one after 320 steps, the ten windows after which the paper restarts them all.
+    the random stream of evaluations, which trained envs do not see here. Envs are reset one by
+    one after 320 steps, the ten windows after which the paper resets them all.
 
     Raises:
         UsageError: the paper has no such method or network.
     """
-    if options.method not in ("shac", "shac+", "shac++", "ppo"):
+    if choice.method not in ("shac", "shac+", "shac++", "ppo"):
         raise UsageError(
-            f"the paper has no {options.method}; --preset paper is for ppo, shac, shac+ and "
+            f"the paper has no {choice.method}; --preset paper is for ppo, shac, shac+ and "
             "shac++, leave it out for the others"
         )
-    if options.network not in ("mlp", "transformer"):
+    if choice.network not in ("mlp", "transformer"):
         raise UsageError(
-            f"the paper has no {options.network} network; with --preset paper use --network mlp or "
+            f"the paper has no {choice.network} network; with --preset paper use --network mlp or "
             "transformer"
         )
-    net = _net(options)
+    net = _net(choice)
     actor = ActorConfig(net=net, std=1.0, normalise_obs=False)
     critic = CriticConfig(net=net, target_decay=0.0, normalise_obs=False)
-    options = replace(
-        options,
+    run = RunConfig(
         num_envs=_ENVS,
         total_steps=_EPISODES * _ENVS * _HORIZON,
+        max_steps=10 * _HORIZON if choice.library == "paper" else None,
         stop_at=0.9,
         eval_every=100,
-        eval_envs=512,
         checkpoint_every=100,
     )
-    if options.env.startswith("paper/"):
-        options = replace(options, agents=options.agents or 1, max_steps=10 * _HORIZON)
-    if options.method == "ppo":
-        return replace(options, ppo=_ppo(actor, critic))
-    options = replace(options, shac=_shac(actor, critic))
-    if options.method == "shac":
-        return options
-    return replace(options, surrogates=_surrogates(options, net))
+    if choice.method == "ppo":
+        return Recipe(**vars(choice), run=run, config=_ppo(actor, critic))
+    learned = None if choice.method == "shac" else _surrogates(choice, net)
+    return Recipe(**vars(choice), run=run, config=_shac(actor, critic), surrogates=learned)
 
 
-def _net(options: TrainOptions) -> NetConfig:
+def _net(choice: Choice) -> NetConfig:
     """Return the network of policy, value and reward."""
-    if options.network == "transformer":
+    if choice.network == "transformer":
         return NetConfig(architecture="transformer", hidden=(64,), activation="relu")
-    return NetConfig(hidden=(32 * (options.agents or 1),) * 2, activation="relu")
+    return NetConfig(hidden=(32 * (choice.agents or 1),) * 2, activation="relu")
 
 
 def _shac(actor: ActorConfig, critic: CriticConfig) -> SHACConfig:
@@ -106,11 +101,11 @@ def _shac(actor: ActorConfig, critic: CriticConfig) -> SHACConfig:
     )
 
 
-def _surrogates(options: TrainOptions, net: NetConfig) -> SurrogateConfig:
+def _surrogates(choice: Choice, net: NetConfig) -> SurrogateConfig:
     """Return the models; SHAC+ differentiates the simulator, through the policy as well."""
-    paper = SurrogateConfig.paper(options.agents or 1)
+    paper = SurrogateConfig.paper(choice.agents or 1)
     paper = replace(paper, reward=replace(paper.reward, net=net))
-    if options.method == "shac+":
+    if choice.method == "shac+":
         return replace(paper, anchor="real", loop="closed")
     return paper
 

@@ -1,14 +1,13 @@
-"""Starting points of the methods that need no gradients: ppo, its relatives and sb3-ppo."""
+"""Recipes of ppo, ippo, mappo and sb3-ppo."""
 
 from dataclasses import replace
 
 import gymnasium
 
-from diffsurrogate.algorithms.ppo import IPPOConfig, MAPPOConfig, PPOConfig
-from diffsurrogate.cli.options import SEQUENTIAL_METHODS, Network, TrainOptions
-from diffsurrogate.config import as_plain
+from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.nets.config import NetConfig
-from diffsurrogate.presets.sequential import chained, in_games
+from diffsurrogate.presets.recipe import Choice, Network
+from diffsurrogate.presets.sequential import in_games
 from diffsurrogate.wrappers.sb3.config import SB3Config
 
 _TRANSFORMER = NetConfig(
@@ -25,96 +24,89 @@ _NETS: dict[Network, NetConfig] = {
     "hyper-mlp": replace(_OWN, architecture="hyper-mlp"),
     "dico": replace(_OWN, architecture="dico"),
 }
-"""Of the policy, but for mlp; that of ppo's one controller hears all (context)."""
-_ROBOTS = ("mujoco/", "mamujoco/")
+"""Of the policy, but for mlp; that of ppo's one controller hears all (`pool_others`)."""
 
 
-def baseline(options: TrainOptions) -> TrainOptions:
-    """Return the defaults that suit a baseline, its env, network and number of agents."""
-    if options.method == "sb3-ppo":
-        options = replace(options, sb3=SB3Config(joint=options.network == "mlp"))
-    elif options.method in SEQUENTIAL_METHODS:
-        options = chained(options)
-    else:
-        options = replace(options, ppo=_with_network(_own_defaults(options), options))
-    if options.env.startswith("games/") and options.method != "sb3-ppo":
-        return in_games(options)
-    if options.method in SEQUENTIAL_METHODS:
-        return options
-    agents = options.agents or 1
-    if options.env.startswith("paper/") and agents > 2 and options.network == "mlp":
-        return _wider(options, 32 * agents)
-    if options.env.startswith(("gymnasium/", *_ROBOTS)):
-        return _gymnasium(options)
-    return options
+def recommended_ppo(choice: Choice) -> PPOConfig:
+    """Return the hyperparameters of PPO, IPPO or MAPPO."""
+    start = {"ppo": PPOConfig, "ippo": PPOConfig.ippo, "mappo": PPOConfig.mappo}
+    config = _with_network(start[choice.method](), choice)
+    if choice.library == "games":
+        return in_games(config)
+    width = _width(choice)
+    if width is not None:
+        actor, critic = (_wider(part.net, width) for part in (config.actor, config.critic))
+        return replace(
+            config,
+            actor=replace(config.actor, net=actor),
+            critic=replace(config.critic, net=critic),
+        )
+    if not _has_slow_steps(choice):
+        return config
+    robot = _is_robot(choice)
+    clip = replace(config.clip, epochs=10, batch_size=256, lr=_rate(robot))
+    actor_config = replace(config.actor, std=0.5) if robot else config.actor
+    return replace(config, horizon=128, actor=actor_config, clip=clip)
 
 
-def _own_defaults(options: TrainOptions) -> PPOConfig:
-    """Return the method's own defaults."""
-    kinds = {"ppo": PPOConfig, "ippo": IPPOConfig, "mappo": MAPPOConfig}
-    return as_plain(PPOConfig, kinds[options.method]())
+def recommended_sb3(choice: Choice) -> SB3Config:
+    """Return the hyperparameters of Stable-Baselines3's PPO."""
+    config = SB3Config(joint=choice.network == "mlp")
+    width = _width(choice)
+    if width is not None:
+        return replace(config, hidden=(width, width))
+    if not _has_slow_steps(choice):
+        return config
+    robot = _is_robot(choice)
+    config = replace(config, horizon=128, epochs=10, batch_size=256, lr=_rate(robot))
+    return replace(config, std=0.5) if robot else config
 
 
-def _with_network(ppo: PPOConfig, options: TrainOptions) -> PPOConfig:
+def _with_network(ppo: PPOConfig, choice: Choice) -> PPOConfig:
     """Return `ppo` with the network asked for, and a critic to match."""
-    if options.network == "mlp":
+    if choice.network == "mlp":
         return ppo
-    actor = _NETS[options.network]
-    if options.method == "ppo" and actor.architecture == "shared":
+    actor = _NETS[choice.network]
+    if choice.method == "ppo" and actor.architecture == "shared":
         actor = replace(actor, pool_others=True)
-    critic = _critic(options, actor, ppo.critic.net)
+    critic = _critic(choice, actor, ppo.critic.net)
     return replace(ppo, actor=replace(ppo.actor, net=actor), critic=replace(ppo.critic, net=critic))
 
 
-def _critic(options: TrainOptions, actor: NetConfig, own: NetConfig) -> NetConfig:
+def _critic(choice: Choice, actor: NetConfig, own: NetConfig) -> NetConfig:
     """Return the network of a critic that goes with the actor's; `own` is the method's own."""
     generated = actor.architecture in ("hyper-linear", "hyper-mlp")
-    if options.method == "mappo" and generated:
+    if choice.method == "mappo" and generated:
         return replace(actor, centralised=True)
-    if options.method == "ippo":
+    if choice.method == "ippo":
         return _NETS["shared-id"] if actor.architecture == "dico" else actor
     same = actor.architecture == "transformer"
-    same |= actor.architecture == "shared" and options.method == "ppo"
+    same |= actor.architecture == "shared" and choice.method == "ppo"
     return actor if same else own
 
 
-def _wider(options: TrainOptions, width: int) -> TrainOptions:
-    """Return joint networks of that width; separate ones stay as they are."""
-    hidden, ppo = (width, width), options.ppo
-    if options.method == "sb3-ppo":
-        return replace(options, sb3=replace(options.sb3, hidden=hidden))
-    if ppo.actor.net.architecture == "joint":
-        net = replace(ppo.actor.net, hidden=hidden)
-        ppo = replace(ppo, actor=replace(ppo.actor, net=net))
-    if ppo.critic.net.architecture == "joint":
-        net = replace(ppo.critic.net, hidden=hidden)
-        ppo = replace(ppo, critic=replace(ppo.critic, net=net))
-    return replace(options, ppo=ppo)
+def _width(choice: Choice) -> int | None:
+    """Return the width of joint networks where many agents need more than usual."""
+    agents = choice.agents or 1
+    many = choice.library == "paper" and agents > 2 and choice.network == "mlp"
+    return 32 * agents if many else None
 
 
-def _gymnasium(options: TrainOptions) -> TrainOptions:
-    """Return few envs, long windows and more passes over them: its steps are slow ones."""
-    ppo, sb3 = options.ppo, options.sb3
-    robot = _is_robot(options.env)
-    lr = 5e-4 if robot else 1e-3
-    if options.method == "sb3-ppo":
-        sb3 = replace(sb3, horizon=128, epochs=10, batch_size=256, lr=lr)
-        sb3 = replace(sb3, std=0.5) if robot else sb3
-    else:
-        clip = replace(ppo.clip, epochs=10, batch_size=256, lr=lr)
-        ppo = replace(ppo, horizon=128, clip=clip)
-        ppo = replace(ppo, actor=replace(ppo.actor, std=0.5)) if robot else ppo
-    return replace(
-        options,
-        ppo=ppo,
-        sb3=sb3,
-        num_envs=16,
-        total_steps=500_000,
-        eval_every=10,
-    )
+def _wider(net: NetConfig, width: int) -> NetConfig:
+    """Return a joint network of that width; a separate one stays as it is."""
+    return replace(net, hidden=(width, width)) if net.architecture == "joint" else net
 
 
-def _is_robot(env: str) -> bool:
+def _has_slow_steps(choice: Choice) -> bool:
+    """Return whether few envs, long windows and more passes over them pay."""
+    return choice.library == "gymnasium" or choice.robot
+
+
+def _is_robot(choice: Choice) -> bool:
     """Return whether an env is one of MuJoCo's, which fall over where noise is large."""
-    known = gymnasium.registry.get(env.removeprefix("gymnasium/"))
-    return env.startswith(_ROBOTS) or "envs.mujoco" in str(known and known.entry_point)
+    known = gymnasium.registry.get(choice.env.removeprefix("gymnasium/"))
+    return choice.robot or "envs.mujoco" in str(known and known.entry_point)
+
+
+def _rate(robot: bool) -> float:
+    return 5e-4 if robot else 1e-3

@@ -10,7 +10,11 @@ import torch
 from diffsurrogate.errors import UsageError
 
 _FORMAT = "diffsurrogate-checkpoint"
-_VERSION = 1
+FORMAT_VERSION = 2
+"""Raised whenever checkpoints or `config.json` of before can no longer be read."""
+WRITTEN_BEFORE = (
+    "format 1 is read only by development versions of 0.1.0 before format 2, see CHANGELOG.md"
+)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -18,7 +22,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
-        torch.save({"format": _FORMAT, "version": _VERSION, "state": state}, file)
+        torch.save({"format": _FORMAT, "version": FORMAT_VERSION, "state": state}, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -43,10 +47,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         ) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT or "state" not in content:
         raise UsageError(f"{path} is not a checkpoint of diffsurrogate; give one that it wrote")
-    if content.get("version") != _VERSION:
+    if content.get("version") != FORMAT_VERSION:
         raise UsageError(
             f"{path} is a checkpoint of format {content.get('version')}, this version reads "
-            f"{_VERSION}; use the version that wrote it, or train anew"
+            f"{FORMAT_VERSION}; use the version that wrote it ({WRITTEN_BEFORE}), or train again"
         )
     state: dict[str, Any] = content["state"]
     return state

@@ -57,8 +57,6 @@ class Trainer(ABC):
     """
 
     config_type: ClassVar[type]
-    other_config_type: ClassVar[type | None] = None
-    """Of the same fields, if there is one, as `config.json` is read back to."""
     actor: Actor
 
     def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
@@ -69,13 +67,13 @@ class Trainer(ABC):
             config: hyperparameters, a frozen dataclass.
             seed: of everything random, and of the env's first reset.
         """
-        if type(config) not in (self.config_type, self.other_config_type):
+        if type(config) is not self.config_type:
             raise UsageError(
                 f"{type(self).__name__} is set by {self.config_type.__name__}, not by "
                 f"{type(config).__name__}, of which it would not read all"
             )
         self.env = env
-        self.config = config
+        self.config: Any = config
         self.seed = seed
         self.noise_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "noise"))
         self.minibatch_rng = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))

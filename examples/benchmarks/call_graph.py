@@ -1,13 +1,14 @@
 """Which files one training iteration runs through, and which pairs of files call both ways.
 
-    python examples/benchmarks/call_graph.py [METHOD ENV …]
+    python examples/benchmarks/call_graph.py [METHOD ENV [AGENTS]]
 
-Trains two iterations of `diffsurrogate train` (by default SHAC++ on the paper's Dispersion with
+Trains two iterations of the recommended recipe (by default SHAC++ on the paper's Dispersion with
 three agents) and records every call of the second between files of this package.
 """
 
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,11 +16,10 @@ from typing import Any
 import torch
 
 import diffsurrogate.wrappers
-from diffsurrogate.cli.build import trainer, training_env
-from diffsurrogate.cli.presets import read_train
+from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.training.trainer import Trainer
 
-USUAL = ["shac++", "paper/dispersion", "--agents", "3", "--num-envs", "8"]
+USUAL = ["shac++", "paper/dispersion", "3"]
 CHECKOUT = Path(diffsurrogate.wrappers.__file__).parent.parent
 
 
@@ -71,8 +71,10 @@ def both_ways(calls: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
 def made(words: list[str]) -> Trainer:
     """Return a trainer after its first iteration."""
     torch.set_num_threads(1)
-    options = read_train(words)
-    agent = trainer(options, training_env(options))
+    method, env, *agents = words
+    recipe = recommended(method, env, agents=int(agents[0]) if agents else None)
+    run = replace(recipe.run, num_envs=min(8, recipe.run.num_envs))
+    agent, _ = replace(recipe, run=run).make(seed=0)
     for _ in agent.iterations(1):
         pass
     return agent

@@ -102,7 +102,8 @@ def page(found: dict[str, list[dict[str, Any]]], iterations: int) -> str:
     lines = [
         "# Gradients of agents that share weights\n",
         f"IPPO on VMAS Dispersion, 4 agents with discrete actions, "
-        f"{iterations * ENVS * HORIZON:,} env steps, {len(next(iter(found.values())))} seeds: means over a training, medians over seeds.",
+        f"{iterations * ENVS * HORIZON:,} env steps, "
+        f"{len(next(iter(found.values())))} seeds: means over a training, medians over seeds.",
         "Conflict is the share of pairs of agents whose gradients point apart. Noise over signal "
         f"is of the gradient of {ENVS // PARTS} envs in a window of {HORIZON} steps.",
         "Variance over weights is HyperMARL's measure; it depends on how many weights there are.\n",

@@ -1,6 +1,7 @@
 """`--env-options`: what an env is made with reaches training, evaluation and the doctor."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,8 +23,9 @@ def test_a_run_keeps_what_its_env_was_made_with(tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(out), "--num-envs", "3"]) == 0  # 9 choices, not 2 forces
     assert "mean_return" in capsys.readouterr().out
-    options = TrainOptions(
-        method="mappo", env="mujoco/Ant-v5", env_options={"xml_file": "a/b.xml", "threads": 2}
+    options = replace(
+        TrainOptions.recommended("mappo", "mujoco/Ant-v5"),
+        env_options={"xml_file": "a/b.xml", "threads": 2},
     )
     assert options.folder.name == "mappo-mujoco-Ant-v5-mlp-threads=2-xml_file=a-b.xml-0"
 

@@ -19,9 +19,8 @@ from torch import Tensor
 from toys.processes import wait_for_updates
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.algorithms.ppo import IPPOConfig, MAPPOConfig, PPOConfig
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended, what_differs
+from diffsurrogate.algorithms.ppo import PPOConfig
+from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.config import differences
 from diffsurrogate.training.checkpoint import load_checkpoint
 
@@ -205,7 +204,7 @@ def test_a_run_ends_well_though_it_cannot_be_filmed(lamp, tmp_path, capsys):
 
 
 def preset(method: str, env: str = "paper/dispersion", **start: Any) -> TrainOptions:
-    return recommended(TrainOptions(method=method, env=env, **start))  # type: ignore[arg-type]
+    return TrainOptions.recommended(method, env, **start)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +234,8 @@ def test_stable_baselines_is_joint_or_shared():
 
 
 @pytest.mark.parametrize(
-    ("method", "config"), [("ppo", PPOConfig), ("ippo", IPPOConfig), ("mappo", MAPPOConfig)]
+    ("method", "config"),
+    [("ppo", PPOConfig), ("ippo", PPOConfig.ippo), ("mappo", PPOConfig.mappo)],
 )
 def test_a_method_starts_from_its_own_defaults(method, config):
     ppo = preset(method, "vmas/navigation").ppo
@@ -269,8 +269,9 @@ def test_options_survive_json_and_do_not_differ_from_themselves(method, network,
     content = json.loads(json.dumps(options.to_json()))
     assert TrainOptions.from_json(content) == options
     assert what_differs(content) == ""
-    sections = {"shac", "surrogates", "ppo", "sb3"} & content.keys()
-    assert sections == set(options.sections)
+    sections = {"shac", "surrogates", "ppo", "bppo", "sb3"} & content.keys()
+    expected = {"shac++": {"shac", "surrogates"}, "sb3-ppo": {"sb3"}}
+    assert sections == expected.get(method, {"ppo"})
 
 
 def test_what_was_changed_is_named():
@@ -284,9 +285,22 @@ BAD = {
     "transformer of sb3": (["sb3-ppo", "paper/dispersion", "--network", "transformer"], "shared"),
     "no gradients": (["shac", "gymnasium/CartPole-v1"], "no gradients of its own"),
     "choices": (["shac+", "gymnasium/CartPole-v1"], "Leave dynamics=True to learn one"),
-    "another's options": (["ppo", "paper/dispersion", "--shac.horizon", "4"], "--ppo."),
-    "ours to theirs": (["sb3-ppo", "paper/dispersion", "--ppo.horizon", "4"], "set --sb3."),
-    "surrogates of ppo": (["mappo", "paper/dispersion", "--surrogates.minibatches", "4"], "--ppo."),
+    "another's options": (
+        ["ppo", "paper/dispersion", "--shac.horizon", "4"],
+        "ppo has no option --shac.horizon; did you mean --ppo.horizon?",
+    ),
+    "ours to theirs": (["sb3-ppo", "paper/dispersion", "--ppo.horizon", "4"], "--sb3.horizon"),
+    "surrogates of ppo": (
+        ["mappo", "paper/dispersion", "--surrogates.minibatches", "4"],
+        "mappo has no option --surrogates.minibatches",
+    ),
+    "surrogates of shac": (
+        ["shac", "paper/transport", "--surrogates.minibatches=4"],
+        "shac has no option --surrogates.minibatches",
+    ),
+    "misspelt": (["ppo", "paper/dispersion", "--num_env", "4"], "did you mean --num-envs?"),
+    "a stray word": (["ppo", "paper/dispersion", "3"], "ppo has no option 3;"),
+    "unknown method": (["ppp", "paper/dispersion"], "did you mean 'ppo'?"),
     "horizon": (["ppo", "paper/dispersion", "--ppo.horizon", "0"], "at least 1"),
     "their horizon": (["sb3-ppo", "paper/dispersion", "--sb3.horizon", "0"], "at least 1"),
     "their minibatch": (["sb3-ppo", "paper/dispersion", "--sb3.batch-size", "1"], "at least 2"),

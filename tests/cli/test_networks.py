@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import read_train, recommended, what_differs
+from diffsurrogate.cli.arguments import read_train
+from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.nets.config import NetConfig
 
 NEW = ["shared-id", "transformer-id", "hyper-linear", "hyper-mlp", "dico"]
@@ -16,7 +16,7 @@ ENVS, AGENTS, HORIZON = 5, 3, 4
 
 
 def preset(method: str, network: str, env: str = "paper/dispersion") -> TrainOptions:
-    return recommended(TrainOptions(method=method, env=env, network=network, agents=AGENTS))
+    return TrainOptions.recommended(method, env, AGENTS, network)
 
 
 def kind(net: NetConfig) -> str:
@@ -35,11 +35,11 @@ def kind(net: NetConfig) -> str:
         ("ippo", "hyper-mlp", "hyper-mlp", "hyper-mlp"),
         ("ippo", "dico", "dico", "shared agent_id"),
         ("mappo", "shared-id", "shared agent_id", "joint"),
-        ("mappo", "hyper-linear", "hyper-linear", "hyper-linear central"),
-        ("mappo", "hyper-mlp", "hyper-mlp", "hyper-mlp central"),
+        ("mappo", "hyper-linear", "hyper-linear", "hyper-linear centralised"),
+        ("mappo", "hyper-mlp", "hyper-mlp", "hyper-mlp centralised"),
         ("mappo", "dico", "dico", "joint"),
         ("mappo", "transformer-id", "transformer agent_id", "transformer agent_id"),
-        ("ppo", "shared-id", "shared agent_id context", "shared agent_id context"),
+        ("ppo", "shared-id", "shared agent_id pool_others", "shared agent_id pool_others"),
         ("ppo", "hyper-linear", "hyper-linear", "joint"),
         ("ppo", "hyper-mlp", "hyper-mlp", "joint"),
         ("ppo", "dico", "dico", "joint"),
@@ -56,7 +56,7 @@ def test_actor_and_critic_of_ppo_are_what_the_name_says(method, network, actor, 
 @pytest.mark.parametrize(
     ("network", "actor"),
     [
-        ("shared-id", "shared agent_id context"),
+        ("shared-id", "shared agent_id pool_others"),
         ("transformer-id", "transformer agent_id"),
         ("hyper-linear", "hyper-linear"),
         ("hyper-mlp", "hyper-mlp"),
@@ -66,7 +66,7 @@ def test_actor_and_critic_of_ppo_are_what_the_name_says(method, network, actor, 
 def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
     """The critic sees the mean of all, as that of a shared policy does."""
     shac = preset(method, network, env).shac
-    assert (kind(shac.actor.net), kind(shac.critic.net)) == (actor, "shared context")
+    assert (kind(shac.actor.net), kind(shac.critic.net)) == (actor, "shared pool_others")
 
 
 @pytest.mark.parametrize(

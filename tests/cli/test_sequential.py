@@ -6,14 +6,13 @@ import pytest
 
 from diffsurrogate.__main__ import _parse, main
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
 
 METHODS = ["bppo", "armappo", "happo"]
 SMALL = ["--num-envs", "7", "--eval-envs", "3", "--eval-every", "2", "--film-steps", "0"]
 
 
 def preset(method: str, env: str) -> TrainOptions:
-    return recommended(TrainOptions(method=method, env=env))
+    return TrainOptions.recommended(method, env)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +27,9 @@ def test_defaults_are_the_papers(method, conditioning, scheme, compound, peer):
     options = preset(method, "games/penalty")
     config = options.bppo
     assert config.actor.conditioning == conditioning
-    assert (config.scheme, config.compound, config.peer) == (scheme, compound, peer)
-    assert config.turns == ("random" if method == "happo" else "backward")
+    found = (config.scheme, config.use_peer_ratio, config.use_peer_gradient)
+    assert found == (scheme, compound, peer)
+    assert config.update_order == ("random" if method == "happo" else "backward")
     assert options.num_envs * config.horizon == 50 * 200
     assert (config.clip.epochs, config.clip.lr, config.clip.entropy_weight) == (15, 5e-4, 0.01)
     assert config.actor.net.hidden == config.critic.net.hidden == (64,)
@@ -68,9 +68,9 @@ def test_a_run_is_resumed_to_the_same_end_and_evaluated(method, tmp_path, capsys
     ("arguments", "advice"),
     [
         (["bppo", "games/climbing", "--network", "shared"], "leave out --network"),
-        (["bppo", "games/climbing", "--ppo.gamma", "0.5"], "--bppo."),
-        (["mappo", "games/climbing", "--bppo.gamma", "0.5"], "--ppo."),
-        (["bppo", "games/climbing", "--bppo.turns", "random"], "backward"),
+        (["bppo", "games/climbing", "--ppo.gamma", "0.5"], "--bppo.gamma"),
+        (["mappo", "games/climbing", "--bppo.gamma", "0.5"], "--ppo.gamma"),
+        (["bppo", "games/climbing", "--bppo.update_order", "random"], "backward"),
     ],
 )
 def test_what_a_method_cannot_use_is_refused(arguments, advice, tmp_path, capsys):
@@ -81,8 +81,8 @@ def test_what_a_method_cannot_use_is_refused(arguments, advice, tmp_path, capsys
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["happo", "games/climbing", "--bppo.turns", "random"],
-        ["happo", "games/climbing", "--bppo.no-compound"],
+        ["happo", "games/climbing", "--bppo.update_order", "random"],
+        ["happo", "games/climbing", "--bppo.no-use-peer-ratio"],
         ["armappo", "games/climbing", "--bppo.actor.conditioning", "none"],
     ],
     ids=" ".join,
@@ -90,4 +90,4 @@ def test_what_a_method_cannot_use_is_refused(arguments, advice, tmp_path, capsys
 def test_options_are_judged_by_the_methods_own_defaults(arguments):
     options = _parse(["train", *arguments])
     assert isinstance(options, TrainOptions)
-    assert not options.bppo.peer
+    assert not options.bppo.use_peer_gradient

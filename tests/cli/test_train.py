@@ -100,7 +100,6 @@ def test_evaluate_render_and_report_read_a_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "envs"),
     [
-        ([], "default: 256"),
         (["ppo", "gymnasium/CartPole-v1"], "default: 16"),
         (["shac", "diffsurrogate/cartpole-swingup"], "default: 64"),
     ],

@@ -4,17 +4,12 @@ import json
 from pathlib import Path
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended, what_differs
+from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.surrogates.config import SurrogateConfig
 
 
 def paper(method: str, network: str = "mlp", agents: int = 3) -> TrainOptions:
-    return recommended(
-        TrainOptions(
-            method=method, env="paper/transport", agents=agents, network=network, preset="paper"
-        )
-    )
+    return TrainOptions.recommended(method, "paper/transport", agents, network, "paper")
 
 
 def test_the_papers_hyperparameters():
@@ -50,10 +45,8 @@ def test_the_preset_is_in_the_name_and_in_what_differs():
     options = paper("shac++", agents=1)
     assert options.folder == Path("runs/shac++-paper-transport-1-mlp-paper-0")
     assert what_differs(options.to_json()) == "preset=paper"
-    usual = recommended(TrainOptions(method="ppo", env="paper/transport", agents=1))
+    usual = TrainOptions.recommended("ppo", "paper/transport", 1)
     assert what_differs(usual.to_json()) == ""
-    old = {name: value for name, value in usual.to_json().items() if name != "preset"}
-    assert what_differs(old) == ""
 
 
 def test_the_papers_preset_trains_and_resumes(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
 
 TABLE = ["reproduce", "table1"]
 GRID = [*TABLE, "--tasks", "dispersion", "--agents", "1", "--networks", "mlp"]
@@ -17,8 +16,8 @@ def fake(
     out: Path, method: str, seed: int, value: float, *, done: bool = True, **options: Any
 ) -> None:
     """Leave what a run on Dispersion 1 leaves that came to `value`."""
-    asked = TrainOptions(method=method, env="paper/dispersion", agents=1, seed=seed)
-    asked = replace(recommended(asked), total_steps=100, stop_at=None, **options)
+    asked = TrainOptions.recommended(method, "paper/dispersion", agents=1)
+    asked = replace(asked, seed=seed, total_steps=100, stop_at=None, **options)
     run = out / "default" / f"dispersion-1-{method}-mlp-{seed}"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps(asked.to_json()))

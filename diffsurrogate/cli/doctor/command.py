@@ -11,10 +11,11 @@ import tyro
 from diffsurrogate.cli.doctor.findings import Diagnosis, Fit, Shape
 from diffsurrogate.cli.doctor.measure import HORIZON, diagnose
 from diffsurrogate.cli.doctor.page import write_page
-from diffsurrogate.cli.options import EnvOptions, check_env_options, made_with, usual_agents
+from diffsurrogate.cli.options import EnvOptions, check_env_options, made_with
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
+from diffsurrogate.presets.recommend import usual_agents
 from diffsurrogate.training.run_folder import write_text
 
 Chance = Literal["good", "fair", "poor"]

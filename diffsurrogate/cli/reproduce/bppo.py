@@ -1,7 +1,7 @@
 """The matrix games and MaMuJoCo curves of BPPO's paper, which gives no numbers for either."""
 
-from diffsurrogate.cli.options import Preset
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable, Task
+from diffsurrogate.presets.recipe import Preset
 
 _ON_ROBOTS = (
     *("--ppo.horizon", "100", "--ppo.clip.epochs", "5", "--ppo.clip.batch-size", "1000000"),
@@ -53,7 +53,7 @@ BPTA = PaperTable(
             "armappo": ("--bppo.actor.conditioning", "raw"),
             "bppo": ("--bppo.actor.conditioning", "raw"),
         },
-        "no-peer": {"bppo": ("--bppo.no-peer",)},
+        "no-peer": {"bppo": ("--bppo.no-use-peer-gradient",)},
         "simultaneous": {"bppo": ("--bppo.scheme", "simultaneous")},
         "reversed": {"bppo": ("--bppo.actor.order", "reversed")},
         "random": {"bppo": ("--bppo.actor.order", "random")},

@@ -8,7 +8,6 @@ from typing import Literal
 
 import tyro
 
-from diffsurrogate.cli.options import Method, Network, Preset
 from diffsurrogate.cli.reproduce.bppo import BPTA
 from diffsurrogate.cli.reproduce.grid import Run, cores, count, states_of, tail, train_all
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
@@ -18,6 +17,7 @@ from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.cli.reproduce.workers import Children, locked
 from diffsurrogate.config import require_range
 from diffsurrogate.errors import UsageError
+from diffsurrogate.presets.recipe import Method, Network, Preset
 
 TABLES: dict[str, PaperTable] = {table.name: table for table in (TABLE1, BPTA, HYPERMARL)}
 _OURS = ("out", "resume", "agents", "network", "preset", "seed", "total-steps", "cpu-limit")

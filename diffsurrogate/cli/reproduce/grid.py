@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
-from diffsurrogate.cli.presets import read_train
 from diffsurrogate.cli.reproduce.table import Cell
 from diffsurrogate.cli.reproduce.workers import Children, Job
 from diffsurrogate.config import differences
@@ -64,7 +64,7 @@ def states_of(runs: Sequence[Run]) -> dict[Run, str]:
         kind = (run.cell.task, run.cell.column)
         if exists or kind not in tried:
             tried.add(kind)
-            wanted = _parse(run)
+            wanted = read_train(run.command)
         states[run] = _state(run, wanted) if exists else "new"
     return states
 
@@ -121,13 +121,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _parse(run: Run) -> TrainOptions:
-    """Return the options a run has, as `train` would read them."""
-    wanted = read_train(run.command)
-    wanted.refuse_idle_sections()
-    return wanted
 
 
 def _state(run: Run, wanted: TrainOptions) -> str:

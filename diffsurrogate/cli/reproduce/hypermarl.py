@@ -1,7 +1,7 @@
 """The learning curves of HyperMARL, which gives no numbers for them."""
 
-from diffsurrogate.cli.options import Preset
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable, Task
+from diffsurrogate.presets.recipe import Preset
 
 _DISPERSION = (
     *("--env-options", "continuous_actions", "False", "food_radius", "0.08"),

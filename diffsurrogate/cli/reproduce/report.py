@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffsurrogate.cli.options import Method, Network, Preset
 from diffsurrogate.cli.reproduce.figures import Curve, draw_curves, draw_table
 from diffsurrogate.cli.reproduce.statistics import (
     Figures,
@@ -16,6 +15,7 @@ from diffsurrogate.cli.reproduce.statistics import (
     read_results,
 )
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
+from diffsurrogate.presets.recipe import Method, Network, Preset
 from diffsurrogate.training.run_folder import write_json, write_text
 
 _RETURNS = """\

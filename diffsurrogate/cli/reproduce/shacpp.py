@@ -1,7 +1,7 @@
 """Table 1 of the SHAC++ paper: what it published, and which cells there are to train."""
 
-from diffsurrogate.cli.options import Method, Preset
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable, Task
+from diffsurrogate.presets.recipe import Method, Preset
 
 _NO = None
 _METHODS: tuple[Method, ...] = ("ppo", "shac", "shac+", "shac++")

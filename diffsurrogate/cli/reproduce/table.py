@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from diffsurrogate.cli.options import Method, Network, Preset, TrainOptions
 from diffsurrogate.errors import UsageError
+from diffsurrogate.presets.recipe import Choice, Method, Network, Preset
 
 METHODS: tuple[Method, ...] = tuple(
     sorted(get_args(Method), key=lambda method: method.startswith("shac"))
@@ -183,7 +183,7 @@ class PaperTable:
         """Return why `train` would refuse a cell; None if it would not."""
         env, agents = self.tasks[cell.task].env, cell.agents
         try:
-            TrainOptions(method=cell.method, env=env, network=cell.network, agents=agents)
+            Choice(method=cell.method, env=env, network=cell.network, agents=agents)
         except UsageError as error:
             return str(error).split(";")[0]
         return None

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from diffsurrogate.__main__ import main
+from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import named_by, read_train
 from diffsurrogate.cli.reproduce.bppo import BPTA
 from diffsurrogate.cli.reproduce.command import TABLES
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
@@ -135,7 +135,7 @@ def test_one_team_learns_against_a_scripted_one(task, agents):
 def test_a_run_is_not_tabled_as_another(tmp_path):
     folder = tmp_path / "default" / "climbing-happo-mlp-3"
     folder.mkdir(parents=True)
-    options = named_by(TrainOptions(method="happo", env="games/climbing"))
+    options = TrainOptions.recommended("happo", "games/climbing")
     (folder / "config.json").write_text(json.dumps(replace(options, seed=4).to_json()))
     results, unreadable = read_results(tmp_path / "default", BPTA)
     assert not results

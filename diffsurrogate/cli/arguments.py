@@ -1,0 +1,166 @@
+"""From what follows `diffsurrogate train` to its options, each argument read once.
+
+METHOD and ENV stand first, and with --agents, --network and --preset decide the defaults of all
+other options, which the class of the method's options then reads.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import tyro
+
+from diffsurrogate.cli.options import NamedOptions, TrainOptions
+from diffsurrogate.config import differences
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.presets.recipe import Choice, Method
+from diffsurrogate.training.run_folder import RunFolder
+
+T = TypeVar("T")
+FREE_TO_CHANGE = {
+    *("total_steps", "time_limit", "cpu_limit", "stop_at"),
+    *("film_steps", "threads", "progress"),
+}
+"""What a run may be resumed with another value of."""
+_HELP, _HELP_ALL = {"-h", "--help"}, "--help-all"
+_LEFT_TO_HELP_ALL = (NetConfig,)
+"""Types of settings that --help leaves out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainUsage(Choice):
+    """Train a policy, and leave a run folder with checkpoints, metrics, a curve and a GIF.
+
+    Defaults depend on METHOD, ENV, --agents, --network and --preset: `diffsurrogate train METHOD
+    ENV --help` lists the options that the method has, with the defaults in force. `diffsurrogate
+    train --resume --out FOLDER` continues a run.
+    """
+
+    method: tyro.conf.Positional[Method]
+    env: tyro.conf.Positional[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Resumed:
+    """The options that say which run to continue."""
+
+    out: Path | None = None
+    resume: bool = False
+
+
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Return whether help is asked for."""
+    return bool({*_HELP, _HELP_ALL} & set(arguments))
+
+
+def names_method_and_env(arguments: Sequence[str]) -> bool:
+    """Return whether METHOD and ENV stand first."""
+    return len(arguments) > 1 and not any(word.startswith("-") for word in arguments[:2])
+
+
+def read_train(arguments: Sequence[str]) -> TrainOptions:
+    """Return the options of what follows `train`, METHOD and ENV first.
+
+    Raises:
+        UsageError: METHOD, ENV or an option is not known, or they do not go together.
+    """
+    if not names_method_and_env(arguments):
+        raise UsageError(
+            f"train {' '.join(arguments[:2])} names no method and env; start with these: "
+            "diffsurrogate train METHOD ENV"
+        )
+    method, env, *rest = arguments
+    start = NamedOptions(method=cast(Method, method), env=env)
+    named, rest = _known(start, rest)
+    return _read(TrainOptions.recommended(**vars(named)), rest)
+
+
+def resumed(arguments: Sequence[str]) -> TrainOptions:
+    """Return the options of what follows `train`, with those the run was started with as defaults.
+
+    Raises:
+        UsageError: there is no run, or an option contradicts it.
+    """
+    first = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    names, rest = dict(zip(("method", "env"), arguments[:first], strict=False)), arguments[first:]
+    where, rest = _known(_Resumed(), rest)
+    if where.out is None and len(names) < 2:
+        raise UsageError("--resume needs to know which run; give its folder by --out")
+    folder = RunFolder.open(where.out or read_train([*names.values(), *rest]).folder)
+    saved = replace(TrainOptions.from_json(folder.config), out=folder.path, resume=True)
+    had = {part.name: getattr(saved, part.name) for part in fields(Choice)}
+    named, rest = _known(NamedOptions(**had), rest)
+    options = _read(replace(saved, env_options={}), rest)  # or they were options each
+    options = replace(options, env_options=options.env_options or saved.env_options)
+    for name, was, now in differences(asdict(saved), asdict(options) | vars(named) | names):
+        if name not in FREE_TO_CHANGE:
+            raise UsageError(
+                f"the run in {folder.path} has {name} {was}, not {now}; leave the option out, or "
+                "start another run with another --out"
+            )
+    return options
+
+
+def _known(start: T, arguments: Sequence[str]) -> tuple[T, list[str]]:
+    """Return `start` as changed by those arguments that are its options, and the others."""
+    return tyro.cli(
+        type(start), default=start, args=arguments, add_help=False, return_unknown_args=True
+    )
+
+
+def _read(default: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
+    """Return `default` as changed by arguments, or show help.
+
+    Raises:
+        UsageError: an option is not known.
+    """
+    program = f"diffsurrogate train {default.method} {default.env}"
+    everything = _HELP_ALL in arguments
+    options, unknown = tyro.cli(
+        type(default),
+        prog=program,
+        description=f"Options of {default.method}, with the defaults for {default.env}. "
+        + ("" if everything else f"{_HELP_ALL} lists the settings of networks too."),
+        args=["--help"] if everything else arguments,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),  # of a setting that is one of several classes
+        registry=_short_help() if wants_help(arguments) and not everything else None,
+        return_unknown_args=True,
+    )
+    if unknown:
+        flags = [f"--{name.replace('_', '-')}" for name in _names(asdict(default))]
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, 1, 0.4)
+        raise UsageError(
+            f"{default.method} has no option {word}"
+            f"{f'; did you mean {close[0]}?' if close else ';'} {program} {_HELP_ALL} lists what "
+            "there is"
+        )
+    return options
+
+
+def _names(content: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Yield the dotted names of a configuration's values."""
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _names(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def _short_help() -> tyro.constructors.ConstructorRegistry:
+    """Return rules that leave out of help what is rarely set; nothing else is read by them."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def leave_out(
+        info: tyro.constructors.StructTypeInfo,
+    ) -> tyro.constructors.StructConstructorSpec | None:
+        if info.type not in _LEFT_TO_HELP_ALL:
+            return None
+        return tyro.constructors.StructConstructorSpec(instantiate=info.type, fields=())
+
+    return registry

@@ -1,0 +1,217 @@
+"""A recipe: all that decides what a method learns on an env, and how to make both from it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.training.trainer import Trainer
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.sb3.config import SB3Config
+
+Method = Literal[
+    "shac", "shac+", "shac++", "ppo", "ippo", "mappo", "bppo", "armappo", "happo", "sb3-ppo"
+]
+Network = Literal[
+    "mlp",
+    "shared",
+    "shared-id",
+    "transformer",
+    "transformer-id",
+    "hyper-linear",
+    "hyper-mlp",
+    "dico",
+]
+Preset = Literal["default", "paper"]
+SEQUENTIAL_METHODS = ("bppo", "armappo", "happo")
+"""Methods whose agents learn apart, each with a policy of its own."""
+_TRAINERS: dict[Method, type[SHAC | PPO]] = {
+    "shac": SHAC,
+    "shac+": SHAC,
+    "shac++": SHAC,
+    "ppo": PPO,
+    "ippo": IPPO,
+    "mappo": MAPPO,
+    "bppo": BPPO,
+    "armappo": ARMAPPO,
+    "happo": HAPPO,
+}
+_ROBOTS = ("mujoco", "mamujoco")
+_EXTERNAL = (*_ROBOTS, "gymnasium", "pettingzoo", "mpe2", "jaxmarl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What is trained on what: all that recommended settings depend on."""
+
+    method: Method
+    """shac: the simulator's own gradients. shac+: its dynamics and a learned reward. shac++:
+    everything learned. The others need no gradients. ppo: one controller of all agents. ippo: every
+    agent learns from its own observation and reward. mappo: agents act on their own observations,
+    a critic sees all. bppo: mappo whose agents act one after another, seeing the actions before
+    their own, and learn the other way round, with feedback from those after them. armappo: the same
+    without feedback, all at once. happo: mappo whose agents learn in turn. sb3-ppo:
+    Stable-Baselines3's PPO, an extra."""
+    env: str
+    """Such as paper/dispersion, vmas/navigation, gymnasium/CartPole-v1 or
+    diffsurrogate/cartpole-swingup."""
+    agents: int | None = None
+    """Number of agents, where the env lets one choose."""
+    network: Network = "mlp"
+    """Of the policy. mlp: the method's own, one over all agents together; for ippo and mappo one
+    for each agent. shared: one for every agent with the same weights, which sees the mean of all;
+    for ippo, mappo and sb3-ppo its own features only. shared-id: shared, and told the number of the
+    agent. transformer: attention over agents, which knows no number or order of them; not for ippo.
+    transformer-id: the same, and told their numbers. hyper-linear, hyper-mlp: one for each agent,
+    whose weights a hypernetwork generates from the agent's identity (HyperMARL); of ippo and mappo
+    the critic too. dico: shared plus one for each agent, in a given diversity; not for discrete
+    actions. sb3-ppo has mlp and shared only."""
+    preset: Preset = "default"
+    """Of all the defaults. default: what measured best. paper: the numbers of SHAC++ (ECAI 2025),
+    for ppo, shac, shac+ and shac++."""
+
+    def __post_init__(self) -> None:
+        """Refuse networks that the method cannot use."""
+        require_choices(self)
+        if self.agents is not None:
+            require_range(self, "agents", low=1.0)
+        if self.network != "mlp" and self.method in SEQUENTIAL_METHODS:
+            raise UsageError(
+                f"{self.method} gives every agent an MLP of its own; leave out --network "
+                f"{self.network}, or use another method"
+            )
+        if self.network.startswith("transformer") and self.method == "ippo":
+            raise UsageError(
+                "ippo cannot use a Transformer over agents, as its agents see only themselves; use "
+                "another --network, or another method"
+            )
+        if self.network not in ("mlp", "shared") and self.method == "sb3-ppo":
+            raise UsageError(
+                f"sb3-ppo has no {self.network} network; use --network mlp or shared, or another "
+                "method"
+            )
+        if self.network == "dico" and self.agents == 1:
+            raise UsageError(
+                "--network dico sets how differently agents act, but there is 1; give --agents, or "
+                "use --network mlp"
+            )
+
+    @property
+    def library(self) -> str:
+        """What stands before the slash of the env's id."""
+        return self.env.partition("/")[0]
+
+    @property
+    def external(self) -> bool:
+        """Of another library: steps that may be slow, rewards of any size, ends by state."""
+        return self.library in _EXTERNAL
+
+    @property
+    def robot(self) -> bool:
+        """One of MuJoCo's, but for those that are made by Gymnasium's ids."""
+        return self.library in _ROBOTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long a method trains, on how many copies, and how often it is evaluated."""
+
+    num_envs: int = 256
+    """Copies of the env that are stepped together."""
+    total_steps: int = 5_000_000
+    """Env steps to take in all, counted over the copies."""
+    max_steps: int | None = None
+    """Time limit of training episodes, in steps; None for the env's own."""
+    stop_at: float | None = 0.95
+    """Normalised return at which to stop; envs without a known maximum never do."""
+    eval_every: int = 20
+    """Updates between evaluations."""
+    eval_envs: int = 512
+    """Episodes of an evaluation."""
+    checkpoint_every: int = 25
+    """Updates between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        require_range(self, "num_envs", "total_steps", "eval_every", "eval_envs", low=1.0)
+        require_range(self, "checkpoint_every", low=1.0)
+        if self.max_steps is not None:
+            require_range(self, "max_steps", low=1.0)
+
+
+AlgorithmConfig = SHACConfig | PPOConfig | BPPOConfig | SB3Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Choice):
+    """What `diffsurrogate train` trains an env with, for Python."""
+
+    run: RunConfig
+    config: AlgorithmConfig
+    """Hyperparameters of the method."""
+    surrogates: SurrogateConfig | None = None
+    """Models of the env that shac+ and shac++ learn; None for the other methods."""
+
+    def make(self, *, seed: int = 0, **options: Any) -> tuple[Trainer, MultiAgentVectorEnv]:
+        """Return a trainer and its env; arguments as of `make_env`.
+
+        Example:
+            >>> from diffsurrogate import recommended
+            >>> recipe = recommended("shac", "diffsurrogate/cartpole-swingup")
+            >>> agent, env = recipe.make(seed=1)
+            >>> agent.learn(recipe.run.total_steps)  # doctest: +SKIP
+        """
+        env = self.make_env(seed=seed, **options)
+        return self.make_agent(env, seed=seed), env
+
+    def make_env(
+        self, *, seed: int = 0, device: torch.device | str = "cpu", **options: Any
+    ) -> MultiAgentVectorEnv:
+        """Make the env to train on, wrapped as the method needs it.
+
+        Args:
+            seed: of the env and of the models beside it.
+            device: where the tensors live.
+            options: what else `make` takes.
+
+        Raises:
+            UsageError: the env or an option is not known, or it has not what the method needs.
+        """
+        own = {"n_agents": self.agents, "max_steps": self.run.max_steps}
+        env = make(
+            self.env,
+            num_envs=self.run.num_envs,
+            seed=seed,
+            device=device,
+            differentiable=self.method == "shac",
+            **{name: value for name, value in own.items() if value is not None},
+            **options,
+        )
+        if self.surrogates is None:
+            return env
+        dynamics = self.method == "shac++"
+        return LearnedDiffWrapper(env, dynamics=dynamics, config=self.surrogates, seed=seed)
+
+    def make_agent(self, env: MultiAgentVectorEnv, *, seed: int = 0) -> Trainer:
+        """Make the trainer.
+
+        Args:
+            env: what `make_env` gave.
+            seed: of weights, noise and minibatches.
+
+        Raises:
+            UsageError: the env has not what the method needs, or Stable-Baselines3 is missing.
+        """
+        if self.method == "sb3-ppo":
+            from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
+
+            return SB3Trainer(env, self.config, seed=seed)  # type: ignore[arg-type]
+        return _TRAINERS[self.method](env, self.config, seed=seed)  # type: ignore[arg-type]

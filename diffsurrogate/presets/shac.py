@@ -1,0 +1,160 @@
+"""Recipes of SHAC, SHAC+ and SHAC++."""
+
+import math
+from dataclasses import replace
+
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.policy_updates import (
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
+from diffsurrogate.algorithms.shac import SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
+from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.presets.recipe import Choice, Network
+from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
+
+_TRANSFORMER = NetConfig(
+    architecture="transformer", hidden=(64,), embed=(128, 128), activation="silu"
+)
+_SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
+_NETS: dict[Network, NetConfig] = {
+    "shared": _SHARED,
+    "shared-id": replace(_SHARED, agent_id=True),
+    "transformer": _TRANSFORMER,
+    "transformer-id": replace(_TRANSFORMER, agent_id=True),
+    "hyper-linear": NetConfig(architecture="hyper-linear", activation="silu"),
+    "hyper-mlp": NetConfig(architecture="hyper-mlp", activation="silu"),
+    "dico": NetConfig(architecture="dico", activation="silu"),
+}
+"""Of the policy, but for mlp."""
+_ALIKE = NetConfig(architecture="shared", hidden=(128, 128), activation="silu")
+"""Of the step model of the paper's tasks, whose agents are all alike and touch things."""
+
+
+def recommended_shac(choice: Choice) -> SHACConfig:
+    """Return the hyperparameters of SHAC, SHAC+ or SHAC++."""
+    if is_classic(choice):
+        return _classic(choice.network)
+    config = SHACConfig()
+    if choice.network != "mlp":
+        config = _shared_weights(config, choice)
+    elif choice.library == "paper":
+        width = max(64, 32 * (choice.agents or 1))
+        actor = replace(config.actor, net=NetConfig(hidden=(width, width)))
+        config = _mixed(config, choice, actor, lr=2e-3)
+    if choice.external and choice.method == "shac++":
+        config = _external(config)
+    return config
+
+
+def recommended_surrogates(choice: Choice) -> SurrogateConfig:
+    """Return the models that SHAC+ or SHAC++ learns."""
+    config = SurrogateConfig()
+    if choice.network != "mlp":
+        # Agents that share a policy need a reward model without slopes that are not there.
+        reward = replace(config.reward, net=_SHARED, range="bounded")
+        config = replace(config, reward=reward, minibatches=12)
+    elif choice.library == "paper":
+        config = replace(config, adjoint_clip=3.0)
+    if choice.library == "paper":
+        step = StepModelConfig(net=_ALIKE, num_frequencies=6)
+        config = replace(config, dynamics=step)
+    if choice.external and choice.method == "shac++":
+        config = replace(config, termination=True)
+    return config
+
+
+def is_classic(choice: Choice) -> bool:
+    """Return whether it is SHAC on the task of its own paper, cart-pole swing-up."""
+    return choice.method == "shac" and choice.env == "diffsurrogate/cartpole-swingup"
+
+
+def classic_shac() -> SHACConfig:
+    """Return SHAC as its paper trains cart-pole swing-up (arXiv:2204.07137, table 4)."""
+    net = NetConfig(hidden=(64, 64))
+    return SHACConfig(
+        actor=ActorConfig(net=net, std=math.exp(-1), learn_std=True, squash=True),
+        critic=CriticConfig(net=net),
+        update=GradientUpdateConfig(gradient=PathwiseConfig(action_penalty_weight=0.0), lr=1e-2),
+        value=ValueLearningConfig(lr=1e-3, minibatches=64, capacity=0),
+        lr_schedule="linear",
+        randomise_episode_phase=False,
+    )
+
+
+def _classic(network: Network) -> SHACConfig:
+    config = classic_shac()
+    if network == "mlp":
+        return config
+    net = _NETS[network]
+    critic = net if network in ("shared", "transformer") else _SHARED
+    return replace(
+        config,
+        actor=replace(config.actor, net=net),
+        critic=replace(config.critic, net=critic),
+    )
+
+
+def _external(config: SHACConfig) -> SHACConfig:
+    """Return `SHACConfig.for_external_envs()` with the networks and rates of `config`."""
+    external = SHACConfig.for_external_envs()
+    assert isinstance(external.update, HybridUpdateConfig)
+    gradient = replace(external.update.gradient, minibatches=config.update.gradient.minibatches)
+    std, learn_std = external.actor.std, external.actor.learn_std
+    minibatches, capacity = external.value.minibatches, external.value.capacity
+    return replace(
+        external,
+        actor=replace(config.actor, std=std, learn_std=learn_std),
+        critic=config.critic,
+        betas=config.betas,
+        update=replace(external.update, gradient=gradient),
+        value=replace(config.value, minibatches=minibatches, capacity=capacity),
+    )
+
+
+def _mixed(config: SHACConfig, choice: Choice, actor: ActorConfig, *, lr: float) -> SHACConfig:
+    """Return pathwise and likelihood-ratio gradients mixed, as tasks gated by contact need them.
+
+    Where all is learned the pathwise gradient is of half the envs, at half the price.
+    """
+    gradient = PathwiseConfig(
+        lam=0.4, minibatches=2 if choice.method == "shac++" else 1, action_penalty_weight=0.0
+    )
+    ppo = replace(HybridUpdateConfig().ppo, batch_size=2048, lr=lr)
+    return replace(
+        config,
+        actor=actor,
+        noise=NoiseConfig(kind="white"),
+        update=HybridUpdateConfig(ppo=ppo, weight=0.2, gradient=gradient),
+        value=replace(
+            config.value,
+            expectile=0.8,
+            expectile_one_signed=0.65,
+            minibatches=16,
+            batch_size=1024,
+            bins=1,
+            capacity=60_000,
+        ),
+        ema_decay=0.95,
+    )
+
+
+def _shared_weights(config: SHACConfig, choice: Choice) -> SHACConfig:
+    """Return what measured best for a Transformer over agents as the policy (SHAC++, B.2).
+
+    Agents that share a policy and see almost the same must learn "to the nearest one left", which
+    takes a good value function. The other networks start from the same, unmeasured.
+    """
+    actor = replace(config.actor, net=_NETS[choice.network])
+    config = _mixed(config, choice, actor, lr=1e-3)
+    return replace(
+        config,
+        critic=replace(config.critic, net=_SHARED),
+        value=replace(config.value, lr=1e-3),
+        betas=(0.9, 0.99),
+    )
