@@ -168,6 +168,26 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
+def write_rows(file: Path, content: dict[str, Any] | list[Any]) -> None:
+    """Replace a JSON file whole, with a line for each row of a table."""
+    write_text(file, _lines_of(content) + "\n")
+
+
+def _lines_of(content: Any, depth: int = 0) -> str:
+    """Return JSON with containers of containers spread over lines, two levels deep."""
+    inner = content.values() if isinstance(content, dict) else content
+    if depth == 2 or not any(isinstance(value, dict | list) for value in inner):
+        return json.dumps(content)
+    if isinstance(content, dict):
+        rows = [f"{json.dumps(name)}: {_row(value, depth)}" for name, value in content.items()]
+        return "{\n" + ",\n".join(rows) + "\n}"
+    return "[\n" + ",\n".join(_row(value, depth) for value in content) + "\n]"
+
+
+def _row(value: Any, depth: int) -> str:
+    return _lines_of(value, depth + 1) if isinstance(value, dict | list) else json.dumps(value)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read JSON.
 

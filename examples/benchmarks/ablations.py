@@ -27,6 +27,7 @@ from diffsurrogate import PPO, evaluate
 from diffsurrogate.cli.build import evaluation_env, trainer, training_env
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.cli.presets import read_train, recommended
+from diffsurrogate.training.run_folder import write_rows
 
 RESULTS = Path(__file__).parent.parent / "results"
 GOAL = 0.95
@@ -324,7 +325,7 @@ def main() -> None:
         for done, future in enumerate(as_completed(running), start=1):
             row, result = running[future], future.result()
             found[row.key] = sorted([*found.get(row.key, []), result], key=lambda run: run["seed"])
-            file.write_text(json.dumps(found, indent=1) + "\n")
+            write_rows(file, found)
             page.write_text(table(found))
             print(
                 f"[{done}/{len(chosen)}] {row.key}, seed {result['seed']}: {result['return']:.3f}",

@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt
 from diffsurrogate import evaluate, make
 from diffsurrogate.__main__ import main as diffsurrogate
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED
-from diffsurrogate.training.run_folder import RunFolder, write_json, write_text
+from diffsurrogate.training.run_folder import RunFolder, write_json, write_rows, write_text
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parent.parent / "results"
@@ -184,7 +184,7 @@ def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
         draw(row, found, name, budget)
     figure.savefig(file.with_suffix(".png"), dpi=110)
     write_text(file.with_suffix(".md"), "\n".join(lines) + "\n")
-    write_json(file.with_suffix(".json"), plain)
+    write_rows(file.with_suffix(".json"), plain)
 
 
 def draw(row: Iterable[Any], found: dict[str, list[Curve]], name: str, budget: float) -> None:

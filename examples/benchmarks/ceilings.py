@@ -7,7 +7,6 @@ policies are in `scripted.py`; two of them look into the simulator.
     python examples/benchmarks/ceilings.py --out examples/results/ceilings
 """
 
-import json
 import shlex
 import sys
 import time
@@ -28,6 +27,7 @@ from scripted import (
 )
 
 from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.vmas import paper_tasks as paper
 from diffsurrogate.wrappers.vmas.adapter import VmasEnv
 
@@ -101,7 +101,7 @@ def main() -> None:
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         data = {"command": command, "num_envs": options.num_envs, "rows": rows}
-        options.out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+        write_rows(options.out.with_suffix(".json"), data)
         title = (
             "# What scripted policies earn\n\n"
             f"Return over the largest return, {options.num_envs} envs, {options.steps} steps, seed "

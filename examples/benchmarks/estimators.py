@@ -8,7 +8,6 @@ reward where that has a gradient (Dispersion's has none: there the learned rewar
 """
 
 import itertools
-import json
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import tyro
 from diffsurrogate import SHAC, LearnedDiffWrapper, SHACConfig, SurrogateConfig, make
 from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.actor_critic.exploration import NoiseProcess
+from diffsurrogate.training.run_folder import write_rows
 
 
 @dataclass
@@ -95,7 +95,7 @@ def main() -> None:
             flush=True,
         )
         if options.out is not None:
-            options.out.write_text(json.dumps(rows, indent=1))
+            write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Networks of one's own share nothing: their agents' gradients are orthogonal.
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
@@ -33,6 +32,7 @@ from diffsurrogate import IPPO, IPPOConfig, NetConfig, make
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.functional.losses import td_lambda
+from diffsurrogate.training.run_folder import write_rows
 
 RESULTS = Path(__file__).parent.parent / "results" / "gradient_conflict"
 ENVS, HORIZON, PARTS = 128, 16, 8
@@ -137,7 +137,7 @@ def main() -> None:
         for name, net in NETS.items()
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    write_rows(asked.out.with_suffix(".json"), found)
     text = page(found, asked.iterations)
     asked.out.with_suffix(".md").write_text(text)
     print(text)

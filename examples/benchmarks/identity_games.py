@@ -12,7 +12,6 @@ as a leading axis of all weights. JSON and Markdown go to examples/results.
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from diffsurrogate import NetConfig, make
 from diffsurrogate.nets.build import build_net
+from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.builtin.matrix_games import Game
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -222,7 +222,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = measure(args)
     text = table(rows, args.iterations)
-    args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_rows(args.out.with_suffix(".json"), rows)
     args.out.with_suffix(".md").write_text(text)
     print(text)
 

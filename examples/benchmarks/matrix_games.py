@@ -24,6 +24,7 @@ from diffsurrogate import evaluate, make
 from diffsurrogate.cli.build import trainer
 from diffsurrogate.cli.options import Method, TrainOptions
 from diffsurrogate.cli.presets import recommended
+from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.training.trainer import Metrics, Trainer
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -141,7 +142,7 @@ def main() -> None:
     for row in runs(arguments.games, arguments.methods, arguments.seeds, list(rows)):
         rows.append(row)
         print(*row.values(), flush=True)
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+        write_rows(arguments.out, rows)
     whole = len(rows) == 10 * len(GAMES) * len(METHODS)
     text = f"{HEAD}\n\n{table(rows)}\n\n{READING if whole else PARTIAL}\n"
     arguments.out.with_suffix(".md").write_text(text)

@@ -27,6 +27,7 @@ from diffsurrogate import PPO, ActorConfig, ClipConfig, CriticConfig, NetConfig,
 from diffsurrogate import evaluate as evaluate_policy
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.presets import recommended
+from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
 
 NET = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
@@ -182,7 +183,7 @@ def main() -> None:
     (args.out / "ppo_against_sb3.md").write_text(text)
     settings = {task: {"num_envs": TASKS[task][0], **TASKS[task][2]} for task in args.tasks}
     content = {"settings": settings, "runs": rows}
-    (args.out / "ppo_against_sb3.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_rows(args.out / "ppo_against_sb3.json", content)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from diffsurrogate.cli.reproduce.statistics import (
 )
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.presets.recipe import Method, Network, Preset
-from diffsurrogate.training.run_folder import write_json, write_text
+from diffsurrogate.training.run_folder import write_rows, write_text
 
 _RETURNS = """\
 Return: of the deterministic policy at the end, in new episodes; the interquartile mean over seeds
@@ -69,7 +69,7 @@ def write_table(
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{table.name}.md", text)
     cells_of = [_plain(table, f, results) for f in figures]
-    write_json(
+    write_rows(
         out / f"{table.name}.json", {"paper": table.citation, "preset": preset, "cells": cells_of}
     )
     draw_table(table, [(f.cell, f.mean, f.paper, f.seeds, not f.missing) for f in figures], out)
