@@ -12,11 +12,19 @@ from typing import Any, TypeVar, cast
 
 import tyro
 
+from diffsurrogate.algorithms.policy_updates import (
+    AllActionConfig,
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
 from diffsurrogate.cli.options import NamedOptions, TrainOptions
 from diffsurrogate.config import differences
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.presets.recipe import Choice, Method
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.training.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -25,6 +33,12 @@ FREE_TO_CHANGE = {
     *("film_steps", "threads", "progress"),
 }
 """What a run may be resumed with another value of."""
+VARIANTS: dict[str, dict[str, type]] = {
+    "shac.update": {"gradient": GradientUpdateConfig, "hybrid": HybridUpdateConfig},
+    "shac.update.gradient": {"pathwise": PathwiseConfig, "all-action": AllActionConfig},
+    "surrogates.dynamics": {"step": StepModelConfig, "awm": ActionWorldModelConfig},
+}
+"""Settings that are one of several classes, and the words that choose one."""
 _HELP, _HELP_ALL = {"-h", "--help"}, "--help-all"
 _LEFT_TO_HELP_ALL = (NetConfig,)
 """Types of settings that --help leaves out."""
@@ -118,12 +132,14 @@ def _read(default: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
         UsageError: an option is not known.
     """
     program = f"diffsurrogate train {default.method} {default.env}"
+    default, arguments = _with_variants(default, list(arguments))
     everything = _HELP_ALL in arguments
     options, unknown = tyro.cli(
         type(default),
         prog=program,
         description=f"Options of {default.method}, with the defaults for {default.env}. "
-        + ("" if everything else f"{_HELP_ALL} lists the settings of networks too."),
+        + ("" if everything else f"{_HELP_ALL} lists the settings of networks too.")
+        + _variants_help(default),
         args=["--help"] if everything else arguments,
         default=default,
         config=(tyro.conf.AvoidSubcommands,),  # of a setting that is one of several classes
@@ -140,6 +156,51 @@ def _read(default: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
             "there is"
         )
     return options
+
+
+def _with_variants(default: TrainOptions, arguments: list[str]) -> tuple[TrainOptions, list[str]]:
+    """Return `default` with the variants that arguments choose, and the other arguments.
+
+    Raises:
+        UsageError: there is no such variant.
+    """
+    for path, variants in VARIANTS.items():
+        while f"--{path}" in arguments:
+            place = arguments.index(f"--{path}")
+            word = arguments[place + 1] if place + 1 < len(arguments) else ""
+            if word not in variants or not _has(default, path):
+                raise UsageError(
+                    f"--{path} is {word!r}; give one of {', '.join(variants)}"
+                    if _has(default, path)
+                    else f"{default.method} has no option --{path}"
+                )
+            default = _with_variant(default, path.split("."), variants[word])
+            arguments = arguments[:place] + arguments[place + 2 :]
+    return default, arguments
+
+
+def _with_variant(config: Any, path: list[str], kind: type) -> Any:
+    """Return a configuration with a setting of another class; what both have stays."""
+    name, *rest = path
+    old = getattr(config, name)
+    if rest:
+        return replace(config, **{name: _with_variant(old, rest, kind)})
+    if type(old) is kind:
+        return config
+    kept = {part.name for part in fields(kind)} & {part.name for part in fields(old)}
+    return replace(config, **{name: kind(**{part: getattr(old, part) for part in kept})})
+
+
+def _has(options: TrainOptions, path: str) -> bool:
+    return hasattr(options, path.split(".")[0])
+
+
+def _variants_help(options: TrainOptions) -> str:
+    """Return which settings have variants, for help to begin with."""
+    lines = [f"--{path} {{{','.join(v)}}}" for path, v in VARIANTS.items() if _has(options, path)]
+    if not lines:
+        return ""
+    return f" Variants, each with options of its own: {'; '.join(lines)}."
 
 
 def _names(content: dict[str, Any], path: str = "") -> Iterator[str]:

@@ -42,8 +42,8 @@ TASKS = {
 }
 """Env, agents, and the CPU-seconds a run may take."""
 
-PLAIN_STEP = "--surrogates.step.net.architecture joint --surrogates.step.num_frequencies 0"
-UNDAMPED = "--surrogates.step.no-damping"
+PLAIN_STEP = "--surrogates.dynamics.net.architecture joint --surrogates.dynamics.num-frequencies 0"
+UNDAMPED = "--surrogates.dynamics.no-attenuate"
 OF_STATE = "--surrogates.reward.inputs s,a"
 UNLIMITED = "--surrogates.adjoint-clip None"
 EARLIER = f"{PLAIN_STEP} {UNDAMPED} {OF_STATE} {UNLIMITED}"
@@ -52,14 +52,17 @@ EARLIER = f"{PLAIN_STEP} {UNDAMPED} {OF_STATE} {UNLIMITED}"
 PATHWISE = " ".join(
     [
         EARLIER,
-        "--shac.score.epochs 0 --shac.noise.kind ou --shac.action-penalty-weight 1 --shac.expectile 0.5",
-        "--shac.expectile-one-signed None",
-        "--shac.segment-length None --shac.actor-minibatches 1 --shac.actor-lam None",
-        "--shac.average 0 --shac.value-capacity 20000 --shac.value-bins 9",
-        "--shac.critic-updates 8 --shac.critic-batch-size 512",
+        "--shac.update gradient --shac.update.lr 3e-3 --shac.noise.kind ou",
+        "--shac.update.gradient.action-penalty-weight 1 --shac.update.gradient.lam None",
+        "--shac.update.gradient.segment-length None --shac.update.gradient.minibatches 1",
+        "--shac.value.expectile 0.5 --shac.value.expectile-one-signed None",
+        "--shac.value.capacity 20000 --shac.value.bins 9",
+        "--shac.value.minibatches 8 --shac.value.batch-size 512 --shac.ema-decay 0",
     ]
 )
 """The pathwise gradient alone, with the package's defaults (`SHACConfig`)."""
+PATHWISE_AWM = f"{PATHWISE.removeprefix(f'{PLAIN_STEP} {UNDAMPED}')} --surrogates.dynamics awm"
+"""The same with the action world model."""
 
 OWN = "--shac.actor.net.architecture separate"
 POLICIES = {
@@ -118,18 +121,18 @@ def pathwise_rows() -> Iterator[Row]:
     """Yield what is made differently where the pathwise gradient is alone."""
     alone = "estimator, pathwise gradient alone"
     for model in ("step", "awm"):
+        start = PATHWISE if model == "step" else PATHWISE_AWM
         for anchor in ("real", "predicted"):
             for loop in ("closed", "open"):
-                chosen = f"--surrogates.model {model} --surrogates.anchor {anchor} "
-                chosen += f"--surrogates.loop {loop}"
+                chosen = f"--surrogates.anchor {anchor} --surrogates.loop {loop}"
                 name = f"{model}, {anchor} states, {loop} loop"
-                yield Row(alone, "dispersion 1", name, f"{PATHWISE} {chosen}")
-    awm = f"{PATHWISE} --surrogates.model awm --surrogates.loop open"
+                yield Row(alone, "dispersion 1", name, f"{start} {chosen}")
+    awm = f"{PATHWISE_AWM} --surrogates.loop open"
     for name, chosen in {
         "change, normalised, feed-forward 128, 8 minibatches": "",
-        "absolute": "--surrogates.awm.predict absolute",
-        "not normalised": "--surrogates.awm.no-normalise",
-        "feed-forward 512": "--surrogates.awm.feedforward 512",
+        "absolute": "--surrogates.dynamics.predict absolute",
+        "not normalised": "--surrogates.dynamics.no-normalise",
+        "feed-forward 512": "--surrogates.dynamics.feedforward 512",
         "2 minibatches": "--surrogates.minibatches 2",
         "32 minibatches": "--surrogates.minibatches 32",
     }.items():
@@ -148,9 +151,9 @@ def pathwise_rows() -> Iterator[Row]:
         yield Row("reward model, pathwise gradient alone", "dispersion 1", name, options)
     for name, chosen in {
         "penalty on actions, of samples": "",
-        "penalty, of means": "--shac.action-penalty-on means",
-        "neither": "--shac.action-penalty-weight 0",
-        "squash": "--shac.action-penalty-weight 0 --shac.actor.squash",
+        "penalty, of means": "--shac.update.gradient.action-penalty-on means",
+        "neither": "--shac.update.gradient.action-penalty-weight 0",
+        "squash": "--shac.update.gradient.action-penalty-weight 0 --shac.actor.squash",
         "white noise": "--shac.noise.kind white",
     }.items():
         yield Row(
@@ -164,13 +167,13 @@ def default_rows() -> Iterator[Row]:
         longer = 75 if task == "discovery 1" else 0
         for name, chosen in {
             "default": "",
-            "no pathwise gradient": "--shac.pathwise-weight 0",
+            "no pathwise gradient": "--shac.update.weight 0",
             "reward from (s, a)": OF_STATE,
             "one network for all agents, no waves, as the step model": PLAIN_STEP,
             "gradient not damped": UNDAMPED,
             "gradient not limited": UNLIMITED,
-            "pieces of 8 steps": "--shac.segment-length 8",
-            "all of these five": f"{EARLIER} --shac.segment-length 8",
+            "pieces of 8 steps": "--shac.update.gradient.segment-length 8",
+            "all of these five": f"{EARLIER} --shac.update.gradient.segment-length 8",
         }.items():
             yield Row("default recipe", task, name, chosen, longer=longer)
 
@@ -181,20 +184,23 @@ def earlier_rows() -> Iterator[Row]:
     for task in ("dispersion 3", "transport 1", "discovery 1"):
         for name, chosen in {
             "all of it": "",
-            "no pathwise gradient": "--shac.pathwise-weight 0",
-            "pathwise weight 1": "--shac.pathwise-weight 1",
+            "no pathwise gradient": "--shac.update.weight 0",
+            "pathwise weight 1": "--shac.update.weight 1",
             "pathwise gradient alone": PATHWISE,
-            "no expectile": "--shac.expectile 0.5 --shac.expectile-one-signed None",
-            "expectile .8 throughout": "--shac.expectile-one-signed None",
-            "pathwise gradient of whole windows": "--shac.actor-minibatches 1",
-            "critic of the current window": "--shac.value-capacity 0",
+            "no expectile": "--shac.value.expectile 0.5 --shac.value.expectile-one-signed None",
+            "expectile .8 throughout": "--shac.value.expectile-one-signed None",
+            "pathwise gradient of whole windows": "--shac.update.gradient.minibatches 1",
+            "critic of the current window": "--shac.value.capacity 0",
             "learned deviation": "--shac.actor.learn-std",
-            "deviation falls to .3": "--shac.final-std 0.3",
             "no observation normalisation": "--shac.actor.no-normalise-obs "
             "--shac.critic.no-normalise-obs",
             "models warmed up by PPO": "",
         }.items():
-            pieces = "" if "whole" in name or "alone" in name else "--shac.segment-length 8"
+            pieces = (
+                ""
+                if "whole" in name or "alone" in name
+                else "--shac.update.gradient.segment-length 8"
+            )
             models = "" if chosen == PATHWISE else EARLIER
             warm = 200_000 if "warmed" in name else 0
             yield Row(group, task, name, f"{models} {pieces} {chosen}", warm_steps=warm)
@@ -202,7 +208,11 @@ def earlier_rows() -> Iterator[Row]:
 
 def policy_rows() -> Iterator[Row]:
     """Yield the earlier recipe with other networks of the policy."""
-    models = {"shac++": f"{EARLIER} --shac.segment-length 8", "shac+": OF_STATE, "shac": ""}
+    models = {
+        "shac++": f"{EARLIER} --shac.update.gradient.segment-length 8",
+        "shac+": OF_STATE,
+        "shac": "",
+    }
     for method, (task, what) in {
         "shac++": ("dispersion 3", "all learned"),
         "shac+": ("dispersion 3", "learned reward"),

@@ -95,7 +95,7 @@ def measure(
     assert isinstance(env, LearnedDiffWrapper)
     env.reset(seed=options.seed + 2)
     for window in windows[2:]:
-        env.surrogates.remember(window)
+        env.surrogates.store(window)
     for _ in range(options.rounds):
         env.surrogates.train_models(config.minibatches)
     models = env.surrogates
