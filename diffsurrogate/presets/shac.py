@@ -66,12 +66,13 @@ def is_classic(choice: Choice) -> bool:
     return choice.method == "shac" and choice.env == "diffsurrogate/cartpole-swingup"
 
 
-def classic_shac() -> SHACConfig:
+def _classic(network: Network) -> SHACConfig:
     """Return SHAC as its paper trains cart-pole swing-up (arXiv:2204.07137, table 4)."""
-    net = NetConfig(hidden=(64, 64))
+    net = _NETS.get(network, NetConfig(hidden=(64, 64)))
+    critic = net if network in ("mlp", "shared", "transformer") else _SHARED
     return SHACConfig(
         actor=ActorConfig(net=net, std=math.exp(-1), learn_std=True, squash=True),
-        critic=CriticConfig(net=net),
+        critic=CriticConfig(net=critic),
         actor_lr=1e-2,
         critic_lr=1e-3,
         schedule="linear",
@@ -79,19 +80,6 @@ def classic_shac() -> SHACConfig:
         critic_updates=64,
         value_capacity=0,
         randomise_episode_phase=False,
-    )
-
-
-def _classic(network: Network) -> SHACConfig:
-    config = classic_shac()
-    if network == "mlp":
-        return config
-    net = _NETS[network]
-    critic = net if network in ("shared", "transformer") else _SHARED
-    return replace(
-        config,
-        actor=replace(config.actor, net=net),
-        critic=replace(config.critic, net=critic),
     )
 
 
