@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffsurrogate import recommended
+from diffsurrogate import SHAC, LearnedDiffWrapper, make, recommended
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.bppo import BPPOConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
@@ -101,6 +101,15 @@ def flat(state: object) -> list[torch.Tensor]:
         return []
     parts = state.values() if isinstance(state, dict) else state
     return [tensor for part in parts for tensor in flat(part)]
+
+
+@pytest.mark.parametrize(
+    "env", ["gymnasium/Pendulum-v1", "mpe2/simple_spread_v3", "vmas/navigation"]
+)
+def test_a_bare_constructor_is_the_recipe_where_a_task_has_none_of_its_own(env):
+    recipe = recommended("shac++", env)
+    learned = LearnedDiffWrapper(make(env, num_envs=4))
+    assert (SHAC(learned).config, learned.config) == (recipe.config, recipe.surrogates)
 
 
 def test_what_is_not_known_gets_advice():
