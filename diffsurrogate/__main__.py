@@ -91,6 +91,7 @@ def _parse(arguments: list[str]) -> Any:
             return resumed(arguments[1:])
         if names_method_and_env(arguments[1:]):
             return read_train(arguments[1:])
+        first = ["train", "--help"] if wants_help(arguments) else arguments
     description = "Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO."
     command: _Command = tyro.cli(
         _Command,

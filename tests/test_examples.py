@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from diffsurrogate import SHAC, UsageError, check_gradients
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
 from diffsurrogate.envs.registry import make
+from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ROOT = Path(__file__).parent.parent
@@ -33,9 +32,9 @@ def test_the_readmes_mix_of_gradients_is_the_presets():
     (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "SHACConfig(" in b]
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
-    options = recommended(TrainOptions(method="shac++", env="paper/transport"))
-    assert names["surrogates"] == options.surrogates
-    preset = options.shac
+    recipe = recommended("shac++", "paper/transport")
+    assert names["surrogates"] == recipe.surrogates
+    preset = recipe.config
     names_of_the_mix = ("pathwise_weight", "expectile", "noise", "action_penalty_weight", "average")
     names_of_the_mix += ("expectile_one_signed", "actor_lam", "segment_length", "actor_minibatches")
     for name in names_of_the_mix:
@@ -58,10 +57,10 @@ def test_the_readmes_pole_is_trained_as_the_command_line_does():
     (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "CartPole" in b]
     names: dict[str, Any] = {}
     exec(compile(code.replace("100_000", "2048"), "README.md", "exec"), names)
-    preset = recommended(TrainOptions(method="shac++", env="gymnasium/CartPole-v1"))
-    assert names["agent"].config == preset.shac
-    assert names["env"].config == preset.surrogates
-    assert names["env"].num_envs == preset.num_envs
+    recipe = recommended("shac++", "gymnasium/CartPole-v1")
+    assert names["agent"].config == recipe.config
+    assert names["env"].config == recipe.surrogates
+    assert names["env"].num_envs == recipe.run.num_envs
 
 
 def test_quickstart():

@@ -7,6 +7,7 @@ other options, which the class of the method's options then reads.
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -98,9 +99,9 @@ def resumed(arguments: Sequence[str]) -> TrainOptions:
     Raises:
         UsageError: there is no run, or an option contradicts it.
     """
-    first = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    names, rest = dict(zip(("method", "env"), arguments[:first], strict=False)), arguments[first:]
-    where, rest = _known(_Resumed(), rest)
+    first = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    names = dict(zip(("method", "env"), first, strict=False))
+    where, rest = _known(_Resumed(), arguments[len(names) :])
     if where.out is None and len(names) < 2:
         raise UsageError("--resume needs to know which run; give its folder by --out")
     folder = RunFolder.open(where.out or read_train([*names.values(), *rest]).folder)

@@ -10,6 +10,7 @@ from diffsurrogate.algorithms.bppo import BPPOConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.config import config_from_dict, differences, require_range
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import (
     SEQUENTIAL_METHODS,
@@ -24,6 +25,7 @@ from diffsurrogate.presets.recipe import (
 from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.training.checkpoint import FORMAT_VERSION, WRITTEN_BEFORE
+from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.sb3.config import SB3Config
 
 EnvOptions = dict[str, bool | int | float | str]
@@ -157,6 +159,10 @@ class TrainOptions(RunConfig, _FirstOptions):
             config=cast(AlgorithmConfig, getattr(self, self.section)),
             surrogates=getattr(self, "surrogates", None),
         )
+
+    def make(self) -> tuple[Trainer, MultiAgentVectorEnv]:
+        """Return the trainer and its env, as `Recipe.make`."""
+        return self.recipe.make(seed=self.seed, device=self.device, **self.env_options)
 
     @property
     def folder(self) -> Path:

@@ -31,9 +31,7 @@ def train(options: TrainOptions) -> int:
     torch.set_num_threads(options.threads)
     if options.resume:
         folder = RunFolder.open(options.folder)
-    agent, env = options.recipe.make(
-        seed=options.seed, device=options.device, **options.env_options
-    )
+    agent, env = options.make()
     session = _Session(options, agent)
     if options.resume:
         session.folder = folder

@@ -74,29 +74,17 @@ def is_classic(choice: Choice) -> bool:
     return choice.method == "shac" and choice.env == "diffsurrogate/cartpole-swingup"
 
 
-def classic_shac() -> SHACConfig:
+def _classic(network: Network) -> SHACConfig:
     """Return SHAC as its paper trains cart-pole swing-up (arXiv:2204.07137, table 4)."""
-    net = NetConfig(hidden=(64, 64))
+    net = _NETS.get(network, NetConfig(hidden=(64, 64)))
+    critic = net if network in ("mlp", "shared", "transformer") else _SHARED
     return SHACConfig(
         actor=ActorConfig(net=net, std=math.exp(-1), learn_std=True, squash=True),
-        critic=CriticConfig(net=net),
+        critic=CriticConfig(net=critic),
         update=GradientUpdateConfig(gradient=PathwiseConfig(action_penalty_weight=0.0), lr=1e-2),
         value=ValueLearningConfig(lr=1e-3, minibatches=64, capacity=0),
         lr_schedule="linear",
         randomise_episode_phase=False,
-    )
-
-
-def _classic(network: Network) -> SHACConfig:
-    config = classic_shac()
-    if network == "mlp":
-        return config
-    net = _NETS[network]
-    critic = net if network in ("shared", "transformer") else _SHARED
-    return replace(
-        config,
-        actor=replace(config.actor, net=net),
-        critic=replace(config.critic, net=critic),
     )
 
 

@@ -15,7 +15,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from diffsurrogate import PPO, evaluate
-from diffsurrogate.cli.build import evaluation_env, trainer, training_env
+from diffsurrogate.cli.arguments import read_train
+from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
-from diffsurrogate.cli.presets import read_train, recommended
 from diffsurrogate.training.run_folder import write_rows
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -227,13 +227,13 @@ def train(row: Row, seed: int) -> dict[str, Any]:
     """Train a row with a seed; return what it came to."""
     torch.set_num_threads(1)
     options = options_of(row, seed)
-    env = training_env(options)
+    agent, env = options.make()
     began = time.process_time()
     if row.warm_steps:
-        ppo = recommended(replace(options, method="ppo")).ppo
-        PPO(env, ppo, seed=seed).learn(row.warm_steps)
+        warm_up = recommended("ppo", options.env, options.agents, options.network)
+        PPO(env, warm_up.config, seed=seed).learn(row.warm_steps)
     warm = time.process_time() - began
-    agent, judge = trainer(options, env), evaluation_env(options, options.eval_envs)
+    judge = evaluation_env(options, options.eval_envs)
     cpu, history, limit = warm, [], row.budget
     for metrics in agent.iterations(options.total_steps // agent.steps_per_iteration):
         cpu += metrics["update_cpu_seconds"]

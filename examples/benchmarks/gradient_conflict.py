@@ -28,7 +28,7 @@ from gradient_interference import (
     variance_over_weights,
 )
 
-from diffsurrogate import IPPO, IPPOConfig, NetConfig, make
+from diffsurrogate import IPPO, NetConfig, PPOConfig, make
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.functional.losses import td_lambda
@@ -59,9 +59,11 @@ def trainer(net: NetConfig, seed: int) -> IPPO:
         food_radius=0.08,
         penalise_by_time=True,
     )
-    config = IPPOConfig(horizon=HORIZON, actor=ActorConfig(net=net), critic=CriticConfig(net=net))
+    config = PPOConfig.ippo()
     clip = replace(config.clip, batch_size=1024, lr=5e-4, entropy_weight=0.01)
-    return IPPO(env, replace(config, clip=clip, critic_lr=5e-4), seed=seed)
+    config = replace(config, horizon=HORIZON, clip=clip, critic_lr=5e-4)
+    nets = {"actor": ActorConfig(net=net), "critic": CriticConfig(net=net)}
+    return IPPO(env, replace(config, **nets), seed=seed)
 
 
 def measured(agent: IPPO) -> dict[str, float]:

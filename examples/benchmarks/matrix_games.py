@@ -20,10 +20,8 @@ from typing import Any
 
 import torch
 
-from diffsurrogate import evaluate, make
-from diffsurrogate.cli.build import trainer
-from diffsurrogate.cli.options import Method, TrainOptions
-from diffsurrogate.cli.presets import recommended
+from diffsurrogate import evaluate, make, recommended
+from diffsurrogate.presets.recipe import Method, Recipe
 from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.training.trainer import Metrics, Trainer
 
@@ -40,7 +38,7 @@ METHODS: dict[str, tuple[Method, Row, Row]] = {
     "bppo, raw actions": ("bppo", {"conditioning": "raw"}, {}),
     "bppo, projection": ("bppo", {}, {}),
     "bppo, projection, simultaneous": ("bppo", {}, {"scheme": "simultaneous"}),
-    "bppo, projection, no feedback (c = 0)": ("bppo", {}, {"peer": False}),
+    "bppo, projection, no feedback (c = 0)": ("bppo", {}, {"use_peer_gradient": False}),
 }
 """Method of the command line, what is changed of its actor, and of its configuration."""
 HEAD = """\
@@ -57,21 +55,18 @@ difference on these games: without it (c = 0), and for ARMAPPO, which has neithe
 outcome is the same. So what the paper's figure 4 credits to BPPO is the projection's here."""
 
 
-def configured(name: str, game: str) -> TrainOptions:
-    """Return what the command line would train with, and the changes."""
+def configured(name: str, game: str) -> Recipe:
+    """Return what is recommended, with the changes."""
     method, actor, changes = METHODS[name]
-    options = recommended(TrainOptions(method=method, env=f"games/{game}"))
-    options = replace(options, num_envs=PLAYS)
-    section = options.sections[0]
-    config = getattr(options, section)
-    config = replace(config, horizon=1, actor=replace(config.actor, **actor), **changes)
-    return replace(options, **{section: config})
+    recipe = recommended(method, f"games/{game}")
+    actor = replace(recipe.config.actor, **actor)
+    config = replace(recipe.config, horizon=1, actor=actor, **changes)
+    return replace(recipe, run=replace(recipe.run, num_envs=PLAYS), config=config)
 
 
 def run(name: str, game: str, seed: int) -> Row:
     """Train and play once."""
-    options = replace(configured(name, game), seed=seed)
-    env = make(options.env, num_envs=PLAYS)
+    agent, env = configured(name, game).make(seed=seed)
     env.reset(seed=seed)
     best_return = env.max_return()
     assert best_return is not None
@@ -81,9 +76,9 @@ def run(name: str, game: str, seed: int) -> Row:
     def goes_on(agent: Trainer, metrics: Metrics) -> bool:
         return metrics["reward"] < 0.95 * best
 
-    agent = trainer(options, env).learn(PLAYS * UPDATES, callback=goes_on)
+    agent.learn(PLAYS * UPDATES, callback=goes_on)
     seconds = time.process_time() - began
-    played = evaluate(agent.predict, make(options.env, num_envs=1)).mean_return / env.num_agents
+    played = evaluate(agent.predict, make(f"games/{game}", num_envs=1)).mean_return / env.num_agents
     return {
         "game": game,
         "method": name,

@@ -15,10 +15,8 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from diffsurrogate import SHAC
+from diffsurrogate import SHAC, recommended
 from diffsurrogate.actor_critic.actor import NoisyPolicy
-from diffsurrogate.cli.build import trainer, training_env
-from diffsurrogate.cli.presets import read_train
 from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.window import Window
 
@@ -44,9 +42,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.windows < 2 or options.windows % 2:
         raise SystemExit(f"windows is {options.windows}; give an even number for two halves")
-    chosen = read_train(["shac++", options.env, "--seed", str(options.seed)])
-    env = training_env(chosen)
-    agent = trainer(chosen, env)
+    agent, env = recommended("shac++", options.env).make(seed=options.seed)
     assert isinstance(agent, SHAC)
     uneven = [n for n in options.lengths if n < 1 or agent.config.horizon % n]
     if uneven:

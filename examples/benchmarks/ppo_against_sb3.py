@@ -23,10 +23,17 @@ import torch
 from stable_baselines3 import PPO as TheirPPO
 from torch import Tensor
 
-from diffsurrogate import PPO, ActorConfig, ClipConfig, CriticConfig, NetConfig, PPOConfig, make
+from diffsurrogate import (
+    PPO,
+    ActorConfig,
+    ClipConfig,
+    CriticConfig,
+    NetConfig,
+    PPOConfig,
+    make,
+    recommended,
+)
 from diffsurrogate import evaluate as evaluate_policy
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
 from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
 
@@ -107,9 +114,8 @@ def train_ours(task: str, seed: int) -> tuple[Callable[[Tensor], Tensor], int]:
 
 def train_default(task: str, seed: int) -> tuple[Callable[[Tensor], Tensor], int]:
     """Train our PPO as the command line does, for as many steps."""
-    options = recommended(TrainOptions(method="ppo", env=f"gymnasium/{task}"))
-    env = make(options.env, num_envs=options.num_envs, seed=seed)
-    agent = PPO(env, options.ppo, seed=seed).learn(TASKS[task][1])
+    agent, _ = recommended("ppo", f"gymnasium/{task}").make(seed=seed)
+    agent.learn(TASKS[task][1])
     return agent.predict, agent.env_steps
 
 

@@ -15,12 +15,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from diffsurrogate import LearnedDiffWrapper, SurrogateConfig
+from diffsurrogate import LearnedDiffWrapper, SurrogateConfig, recommended
 from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.cli.build import trainer, training_env
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import named_by
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.surrogates.fitting import unexplained
@@ -73,7 +71,7 @@ def agent_of(run: Path, config: SurrogateConfig | None = None) -> SHAC:
     shac = replace(options.shac, segment_length=None, actor_minibatches=1)
     surrogates = options.surrogates if config is None else config
     options = replace(options, shac=shac, surrogates=surrogates)
-    agent = trainer(options, training_env(options))
+    agent, _ = options.make()
     assert isinstance(agent, SHAC)
     state = folder.load("cpu")["agent"]
     agent.actor.load_state_dict(state["actor"])
@@ -141,7 +139,8 @@ def table(run: Path, options: Options) -> str:
         + " |",
         "|---" * (3 + len(options.lengths)) + "|",
     ]
-    preset = named_by(TrainOptions.from_json(RunFolder.open(run).config)).surrogates
+    had = TrainOptions.from_json(RunFolder.open(run).config)
+    preset = recommended(had.method, had.env, had.agents, had.network, had.preset).surrogates
     preset = replace(preset, adjoint_clip=None)  # slopes as they are
     for name, config in variants(preset).items():
         row = measure(run, config, windows, options)

@@ -1,6 +1,7 @@
 """Distances of policies by hand, and the diversity of policies that are known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor, build_actor
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
-from diffsurrogate.algorithms.ppo import IPPO, IPPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, PPOConfig
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import (
@@ -155,7 +156,7 @@ def test_one_agent_or_no_observation_is_refused():
 def test_a_trained_policy_is_measured_where_it_goes():
     env = make("paper/dispersion", num_envs=ENVS, n_agents=AGENTS)
     net = NetConfig(architecture="hyper-linear", hidden=(8,))
-    agent = IPPO(env, IPPOConfig(horizon=4, actor=ActorConfig(net=net)))
+    agent = IPPO(env, replace(PPOConfig.ippo(), horizon=4, actor=ActorConfig(net=net)))
     agent.learn(total_steps=2 * 4 * ENVS)
     obs = visited(agent.predict, env, steps=11, seed=3)
     assert obs.shape == (11, ENVS, AGENTS, env.obs_dim)

@@ -19,7 +19,7 @@ from diffsurrogate.algorithms.bppo import (
     peer_feedback,
 )
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
@@ -42,7 +42,7 @@ def game() -> MultiAgentVectorEnv:
 
 def settings(kind: type[BPPO] = BPPO, actor: dict[str, Any] | None = None, **more: Any) -> Any:
     """Windows of 28 states, minibatches of 13, 13 and 2."""
-    start = kind.config_type()
+    start = kind.default_config()
     clip = replace(start.clip, epochs=2, batch_size=13, lr=1e-2)
     own = replace(start.actor, net=SEPARATE, **(actor or {}))
     return replace(start, **({"horizon": HORIZON, "clip": clip, "actor": own} | more))
@@ -371,10 +371,10 @@ def test_what_makes_no_sense_is_refused(change, advice):
 @pytest.mark.parametrize(
     ("kind", "config", "advice"),
     [
-        (MAPPO, BPPOConfig(), "MAPPO is set by MAPPOConfig, not by BPPOConfig"),
-        (IPPO, MAPPOConfig(), "IPPO is set by IPPOConfig, not by MAPPOConfig"),
-        (BPPO, IPPOConfig(), "BPPO is set by BPPOConfig, not by IPPOConfig"),
-        (HAPPO, BPPOConfig(), "HAPPO passes nothing back, but peer is True; give a HAPPOConfig"),
+        (MAPPO, BPPOConfig(), "MAPPO is set by PPOConfig, not by BPPOConfig"),
+        (IPPO, BPPOConfig(), "IPPO is set by PPOConfig, not by BPPOConfig"),
+        (BPPO, PPOConfig.ippo(), "BPPO is set by BPPOConfig, not by PPOConfig"),
+        (HAPPO, BPPOConfig(), r"HAPPO passes nothing back, .* start from BPPOConfig.happo\(\)"),
     ],
 )
 def test_settings_of_another_method_are_refused(kind, config, advice):

@@ -6,22 +6,20 @@ import pytest
 import torch
 
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
-from diffsurrogate.cli.build import evaluation_env, trainer, training_env
+from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
 from diffsurrogate.envs.registry import make
 from diffsurrogate.training.evaluate import evaluate
 
 
 def preset(method: str, env: str, **changes: object) -> TrainOptions:
     """The options `diffsurrogate train` would start from."""
-    agents = changes.get("agents")
-    start = TrainOptions(method=method, env=env, agents=agents)  # type: ignore[arg-type]
-    return replace(recommended(start), **changes)
+    agents = changes.pop("agents", None)
+    return replace(TrainOptions.recommended(method, env, agents), **changes)
 
 
 def trained(options: TrainOptions, iterations: int) -> SHAC:
-    agent = trainer(options, training_env(options))
+    agent, _ = options.make()
     for _ in agent.iterations(iterations):
         pass
     return agent
@@ -49,7 +47,7 @@ def test_shac_plus_learns_dispersion():
 def test_shac_plus_plus_balances_a_pole_that_is_not_ours():
     """Choices, ends by state, no gradients; at random a pole stays up for 20 steps of 500."""
     options = preset("shac++", "gymnasium/CartPole-v1", seed=2)
-    assert options.shac == SHACConfig.mixed()
+    assert options.shac == SHACConfig.for_external_envs()
     agent = trained(options, 15)  # 30,720 steps
     assert evaluate(agent.predict, evaluation_env(options, 64), seed=1).mean_return > 120
 
@@ -81,7 +79,7 @@ def test_shac_plus_plus_balances_a_pole_by_choices(choices):
     """20 steps at random, 500 at best; it wavers between 250 and 500 from 40,000 steps on."""
     options = preset("shac++", "gymnasium/CartPole-v1", seed=1)
     options = replace(options, shac=replace(options.shac, choices=choices))
-    agent, best = trainer(options, training_env(options)), 0.0
+    (agent, _), best = options.make(), 0.0
     for _ in agent.iterations(40):
         if agent.iteration % 10 == 0:
             result = evaluate(agent.predict, evaluation_env(options, 32), seed=1)

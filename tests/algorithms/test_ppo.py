@@ -14,7 +14,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_epochs, policy_batch
-from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, IPPOConfig, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
@@ -44,7 +44,7 @@ def plain_reach() -> MultiAgentVectorEnv:
 
 def settings(kind: type[PPO] = PPO, **kwargs: Any) -> PPOConfig:
     """Windows of 28 states, minibatches of 13, 13 and 2."""
-    start = kind.config_type()
+    start = kind.default_config()
     clip = replace(start.clip, epochs=2, batch_size=13)
     return replace(start, **({"horizon": HORIZON, "clip": clip} | kwargs))
 
@@ -183,9 +183,11 @@ def test_who_sees_the_other_agents(kind, actor_sees, critic_sees):
 
 
 def test_credit_and_ratio_are_the_methods_own():
-    choices = {kind: (kind().clip.ratio, kind().clip.advantage) for kind in (PPOConfig, IPPOConfig)}
-    assert choices == {PPOConfig: ("team", "team"), IPPOConfig: ("agent", "own")}
-    assert MAPPOConfig().clip == IPPOConfig().clip
+    clip = PPOConfig().clip
+    assert (clip.ratio, clip.advantage) == ("joint", "shared")
+    clip = PPOConfig.ippo().clip
+    assert (clip.ratio, clip.advantage) == ("per_agent", "individual")
+    assert PPOConfig.mappo().clip == clip
 
 
 def test_an_independent_agent_learns_nothing_from_others_rewards():
@@ -200,7 +202,7 @@ def test_an_independent_agent_learns_nothing_from_others_rewards():
     def trained(kind: type[PPO], factor: float) -> Tensor:
         env = Paid(differentiable=False)
         env.factor = factor
-        clip = replace(kind.config_type().clip, normalise=False, max_grad_norm=1e9, epochs=1)
+        clip = replace(kind.default_config().clip, normalise=False, max_grad_norm=1e9, epochs=1)
         agent = kind(env, settings(kind, clip=clip, scale_rewards=False), seed=1).learn(56)
         return agent.actor(torch.ones(1, AGENTS, OBS))[0]
 

@@ -8,20 +8,19 @@ from types import ModuleType
 import pytest
 
 from diffsurrogate.algorithms.ppo import PPO
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
 from diffsurrogate.envs.registry import make
+from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.training.evaluate import evaluate
 
 
 def test_ppo_solves_cartpole():
     """500 steps upright at most; falling at once is 9."""
-    options = recommended(TrainOptions(method="ppo", env="gymnasium/CartPole-v1"))
-    env = make(options.env, num_envs=options.num_envs)
-    agent = PPO(env, replace(options.ppo, gamma=0.98), seed=1)
-    before = evaluate(agent.predict, make(options.env, num_envs=11), seed=1).mean_return
+    recipe = recommended("ppo", "gymnasium/CartPole-v1")
+    env = recipe.make_env()
+    agent = PPO(env, replace(recipe.config, gamma=0.98), seed=1)
+    before = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
     agent.learn(20_000)
-    after = evaluate(agent.predict, make(options.env, num_envs=11), seed=1).mean_return
+    after = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
     assert before < 100
     assert after >= 400
 

@@ -333,7 +333,7 @@ def test_it_begins_as_suits_an_env_without_gradients_of_its_own(name, has):
     assert bare.native_gradients == ({"dynamics", "reward"} if has else set())
     env = LearnedDiffWrapper(bare)
     assert env.native_gradients == bare.native_gradients
-    assert SHAC(env).config == (SHACConfig() if has else SHACConfig.mixed())
+    assert SHAC(env).config == (SHACConfig() if has else SHACConfig.for_external_envs())
     assert env.config.termination != has
     assert not LearnedDiffWrapper(bare, config=SurrogateConfig()).config.termination
     assert SHAC(env, SHACConfig(horizon=5)).config.horizon == 5
@@ -343,6 +343,6 @@ def test_its_windows_are_no_longer_than_a_world_model_reaches():
     config = SurrogateConfig(model="awm", loop="open")
     env = LearnedDiffWrapper(make("gymnasium/Pendulum-v1", num_envs=2), config=config)
     agent = SHAC(env)
-    assert agent.config == replace(SHACConfig.mixed(), horizon=env.max_horizon)
+    assert agent.config == replace(SHACConfig.for_external_envs(), horizon=env.max_horizon)
     agent.learn(total_steps=2 * agent.config.horizon)
     assert agent.skipped == 0

@@ -70,7 +70,7 @@ def test_a_wrong_option_gets_advice_that_can_be_followed(
     assert not list(tmp_path.iterdir())
     advised = [word for word in said.split() if word.startswith("--") and "env-options" not in word]
     with pytest.raises(SystemExit):
-        main([*command, "--help"])
+        main([*command, "vmas/dispersion", "--help"])
     shown = capsys.readouterr().out
     assert all(option in shown for option in advised)
 

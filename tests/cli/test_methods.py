@@ -300,7 +300,7 @@ BAD = {
     ),
     "misspelt": (["ppo", "paper/dispersion", "--num_env", "4"], "did you mean --num-envs?"),
     "a stray word": (["ppo", "paper/dispersion", "3"], "ppo has no option 3;"),
-    "unknown method": (["ppp", "paper/dispersion"], "did you mean 'ppo'?"),
+    "unknown method": (["ppoo", "paper/dispersion"], "did you mean 'ppo'?"),
     "horizon": (["ppo", "paper/dispersion", "--ppo.horizon", "0"], "at least 1"),
     "their horizon": (["sb3-ppo", "paper/dispersion", "--sb3.horizon", "0"], "at least 1"),
     "their minibatch": (["sb3-ppo", "paper/dispersion", "--sb3.batch-size", "1"], "at least 2"),

@@ -17,6 +17,7 @@ from toys.processes import wait_for_updates
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.run_folder import RunFolder
@@ -356,9 +357,24 @@ def test_checkpoints_of_another_format_version_are_named(tmp_path):
     torch.save({"format": "diffsurrogate-checkpoint", "version": 99, "state": {}}, file)
     with pytest.raises(UsageError, match="format 99"):
         load_checkpoint(file)
+    torch.save({"format": "diffsurrogate-checkpoint", "version": 1, "state": {}}, file)
+    with pytest.raises(UsageError, match=r"format 1, .* before format 2, see CHANGELOG"):
+        load_checkpoint(file)
     save_checkpoint(file, {"x": torch.arange(3)})
     assert load_checkpoint(file)["x"].tolist() == [0, 1, 2]
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_run_of_another_format_version_is_named(tmp_path, capsys):
+    config = TrainOptions.recommended("ppo", "paper/dispersion").to_json()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format": 1}))
+    old = [["evaluate", str(tmp_path)], ["train", "--resume", "--out", str(tmp_path)]]
+    for command in old:
+        assert main(command) == 2
+        assert "is of format 1, this version reads 2" in capsys.readouterr().err
+    config.pop("format")
+    with pytest.raises(UsageError, match="is of format 1"):
+        TrainOptions.from_json(config)
 
 
 def test_an_env_without_a_time_limit_asks_for_one(tmp_path, capsys):

@@ -44,7 +44,7 @@ def half_empty() -> HalfEmpty:
 
 
 def proximal(kind: type[PPO], **clip: Any) -> Trainer:
-    start = kind.config_type()
+    start = kind.default_config()
     options = replace(start.clip, epochs=2, batch_size=13, entropy_weight=0.1, **clip)
     actor = replace(start.actor, net=SEPARATE)
     return kind(half_empty(), replace(start, horizon=HORIZON, clip=options, actor=actor))

@@ -1,6 +1,7 @@
 """Columns with a role: closed choices are never taken, and no policy sees the global state."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo import MAPPO, PPO, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.envs.registry import make
@@ -272,7 +273,7 @@ def trainer(kind: str, env: MaskedReach) -> Any:
     if kind == "ppo, one after another":
         actor = ACTORS[2]
     if kind == "mappo":
-        return MAPPO(env, MAPPOConfig(horizon=8), seed=0)
+        return MAPPO(env, replace(PPOConfig.mappo(), horizon=8), seed=0)
     return PPO(env, PPOConfig(horizon=8, actor=actor, critic=critic), seed=0)
 
 

@@ -10,7 +10,7 @@ from toys.reach import HORIZON, Reach, config, true_reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
-from diffsurrogate.algorithms.ppo import IPPO, IPPOConfig
+from diffsurrogate.algorithms.ppo import IPPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import gaussian_diversity
@@ -115,7 +115,7 @@ def test_the_next_windows_inputs_are_what_it_is_measured_on():
 
 
 def ippo(lr: float) -> IPPO:
-    start = IPPOConfig()
+    start = PPOConfig.ippo()
     clip = replace(start.clip, epochs=2, batch_size=13, lr=lr)
     own = replace(start.actor, net=DICO)
     return IPPO(Reach(differentiable=False), replace(start, horizon=HORIZON, clip=clip, actor=own))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
-from diffsurrogate.algorithms.bppo import ARMAPPOConfig, BPPOConfig, HAPPOConfig
+from diffsurrogate.algorithms.bppo import BPPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.build import build_net, build_recurrent_net
@@ -277,8 +277,6 @@ REMEMBERS = NetConfig(architecture="separate", memory=5)
         (lambda: SHACConfig(actor=ActorConfig(net=REMEMBERS)), "SHAC learns policies and critics"),
         (lambda: SHACConfig(critic=CriticConfig(net=REMEMBERS)), "or train by PPO"),
         (lambda: BPPOConfig(critic=CriticConfig(net=REMEMBERS)), "agents in turn"),
-        (lambda: ARMAPPOConfig(critic=CriticConfig(net=REMEMBERS)), "agents in turn"),
-        (lambda: HAPPOConfig(critic=CriticConfig(net=REMEMBERS)), "agents in turn"),
         (
             lambda: Actor(ActorConfig(net=REMEMBERS), 1, OBS, -torch.ones(1, 2), torch.ones(1, 2)),
             "build_actor",

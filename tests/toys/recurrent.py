@@ -30,7 +30,7 @@ def cartpole() -> MultiAgentVectorEnv:
 
 def settings(kind: type[PPO] = PPO, gru_size: tuple[int, int] = (5, 9), **kwargs: Any) -> PPOConfig:
     """Memories of actor and critic; windows of 6 steps, of two envs to a minibatch."""
-    start = kind.config_type()
+    start = kind.default_config()
     actor, critic = (
         replace(PLAIN, architecture=part.net.architecture, gru_size=width)
         for part, width in zip((start.actor, start.critic), gru_size, strict=True)

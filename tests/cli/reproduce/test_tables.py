@@ -41,7 +41,6 @@ def test_every_column_can_be_trained(table):
     columns = {cell.column: cell for cell in all_cells(table)}
     for cell in columns.values():
         options = options_of(table, cell)
-        options.refuse_idle_sections()
         assert (options.method, options.agents, options.network) == (
             *(cell.method, cell.agents, cell.network),
         )
@@ -53,10 +52,10 @@ def test_variants_are_what_they_say():
         return options_of(BPTA, cell).bppo
 
     usual = bppo("")
-    assert (usual.peer, usual.scheme, usual.actor.conditioning) == (
+    assert (usual.use_peer_gradient, usual.scheme, usual.actor.conditioning) == (
         *(True, "sequential", "projection"),
     )
-    assert not bppo("no-peer").peer
+    assert not bppo("no-peer").use_peer_gradient
     assert bppo("raw").actor.conditioning == "raw"
     assert bppo("simultaneous").scheme == "simultaneous"
     orders = [bppo(variant).actor.order for variant in ("", "reversed", "random")]

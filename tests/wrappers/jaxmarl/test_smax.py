@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from toys.reach import NET, config, learned
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo import MAPPO, PPO, MAPPOConfig, PPOConfig
+from diffsurrogate.algorithms.ppo import MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
@@ -85,7 +86,7 @@ def test_trained_policies_take_open_choices_only(watched, kind, monkeypatch):
     elif kind == "ppo":
         agent = PPO(env, PPOConfig(horizon=50, actor=ActorConfig(net=NET)), seed=0)
     else:
-        agent = MAPPO(env, MAPPOConfig(horizon=50), seed=0)
+        agent = MAPPO(env, replace(PPOConfig.mappo(), horizon=50), seed=0)
         assert agent.critic.statistics.shape == (env.obs_dim,)  # the state included
     before = [p.detach().clone() for p in agent.actor.parameters()]
     agent.learn(208 * ENVS)
@@ -112,7 +113,7 @@ def test_a_global_state_is_there_only_if_asked_for_and_refused_where_there_is_no
 def test_the_policy_is_blind_to_the_world_state():
     env = smax()
     env.reset(seed=3)
-    agent = MAPPO(env, MAPPOConfig(horizon=4), seed=0).learn(2 * 4 * ENVS)
+    agent = MAPPO(env, replace(PPOConfig.mappo(), horizon=4), seed=0).learn(2 * 4 * ENVS)
     obs = env.current_obs
     other = obs.clone()
     other[..., env.global_state_slice] = 7.0

@@ -1,0 +1,78 @@
+"""`train METHOD ENV --help`: what the method takes, no more, and not too long."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, get_args
+
+import pytest
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.errors import UsageError
+from diffsurrogate.presets.recipe import Choice, Method, Network, Preset
+
+METHODS = get_args(Method)
+SET_FIRST = ["--num-envs", "--total-steps", "--max-steps", "--stop-at", "--seed", "--out"]
+
+
+def help_of(method: str, option: str, monkeypatch, capsys) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", method, "paper/dispersion", option])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def flags(text: str) -> list[str]:
+    return re.findall(r"^[ │]+(--[a-z][\w.-]*)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_is_short_and_begins_with_what_is_set_first(method, monkeypatch, capsys):
+    text = help_of(method, "--help", monkeypatch, capsys)
+    assert len(text.splitlines()) <= 500
+    assert set(SET_FIRST) <= set(flags(text)[:14])
+    assert ".net." not in text
+    assert "--help-all" in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_shows_what_the_method_takes_and_no_more(method, monkeypatch, capsys):
+    """Every setting is in --help-all, and all choices shown of network and preset are taken."""
+    options = TrainOptions.recommended(method, "paper/dispersion")
+    named = {"method", "env", "network", "preset"}
+    content = {name: value for name, value in asdict(options).items() if name not in named}
+    taken = {f"--{name.replace('_', '-')}" for name in leaves(content)}
+    text = help_of(method, "--help-all", monkeypatch, capsys)
+    assert set(flags(text)) - {"--network", "--preset"} == taken
+    for name, values in (("network", Network), ("preset", Preset)):
+        shown = re.findall(rf"--{name} \{{([^}}]*)}}", re.sub(r"[│\s]+", " ", text))
+        words = shown[0].replace(" ", "").split(",") if shown else [get_args(values)[0]]
+        assert words == [value for value in get_args(values) if works(method, name, value)]
+
+
+def leaves(content: dict[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        nested = isinstance(value, dict) and value
+        yield from leaves(value, f"{path}{name}.") if nested else [f"{path}{name}"]
+
+
+def works(method: str, name: str, value: str) -> bool:
+    if (name, value) == ("preset", "paper"):
+        return method in ("ppo", "shac", "shac+", "shac++")
+    try:
+        Choice(method=method, env="paper/dispersion", **{name: value})
+    except UsageError:
+        return False
+    return True
+
+
+def test_without_method_and_env_help_says_which_there_are(capsys):
+    for arguments in (["--help"], ["shac", "--help"]):
+        with pytest.raises(SystemExit):
+            main(["train", *arguments])
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) < 100
+        assert all(method in text for method in METHODS)
+        assert "METHOD ENV --help" in " ".join(text.split())

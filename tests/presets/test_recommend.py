@@ -1,0 +1,122 @@
+"""Recipes: the same from Python and the command line, for every method and kind of env."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffsurrogate import SHAC, LearnedDiffWrapper, make, recommended
+from diffsurrogate.__main__ import main
+from diffsurrogate.algorithms.bppo import BPPOConfig
+from diffsurrogate.algorithms.ppo import PPOConfig
+from diffsurrogate.algorithms.shac import SHACConfig
+from diffsurrogate.cli.arguments import read_train
+from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import load_checkpoint
+
+ENVS = [
+    "paper/dispersion",
+    "vmas/navigation",
+    "gymnasium/CartPole-v1",
+    "gymnasium/Hopper-v5",
+    "pettingzoo/mpe.simple_spread_v3",
+    "mpe2/simple_spread_v3",
+    "mujoco/HalfCheetah-v5",
+    "mamujoco/HalfCheetah-6x1",
+    "jaxmarl/MPE_simple_spread_v3",
+    "games/climbing",
+    "diffsurrogate/cartpole-swingup",
+]
+METHODS = ["shac", "shac+", "shac++", "ppo", "ippo", "mappo", "bppo", "armappo", "happo", "sb3-ppo"]
+CONFIGS = {"shac": SHACConfig, "shac+": SHACConfig, "shac++": SHACConfig}
+CONFIGS |= {method: BPPOConfig for method in ("bppo", "armappo", "happo")}
+CONFIGS |= {method: PPOConfig for method in ("ppo", "ippo", "mappo")}
+
+
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("method", METHODS)
+def test_python_and_the_command_line_take_the_same_settings(method, env):
+    recipe = recommended(method, env)
+    assert read_train([method, env]).recipe == recipe
+    assert type(recipe.config).__name__ == CONFIGS.get(method, type(recipe.config)).__name__
+    assert (recipe.surrogates is not None) == (method in ("shac+", "shac++"))
+    assert recipe.agents == (1 if env.startswith("paper/") else None)
+
+
+@pytest.mark.parametrize("env", ["paper/dispersion", "vmas/navigation"])
+@pytest.mark.parametrize(
+    ("method", "network"),
+    [
+        *itertools.product(["shac", "shac++", "ppo", "mappo"], ["transformer", "hyper-mlp"]),
+        *itertools.product(["ippo", "sb3-ppo"], ["shared"]),
+    ],
+)
+def test_networks_and_numbers_of_agents_decide_the_same_in_both(method, network, env):
+    words = [method, env, "--agents", "5", "--network", network]
+    recipe = recommended(method, env, 5, network)
+    assert read_train(words).recipe == recipe
+    assert read_train([*words[:2], *words[4:], *words[2:4]]).recipe == recipe
+
+
+def test_the_papers_numbers_are_the_same_in_both():
+    words = ["shac+", "paper/transport", "--agents", "3", "--preset", "paper"]
+    assert read_train(words).recipe == recommended("shac+", "paper/transport", 3, preset="paper")
+
+
+@pytest.mark.parametrize(
+    ("method", "env", "agents"),
+    [
+        ("shac", "diffsurrogate/cartpole-swingup", None),
+        ("shac+", "paper/dispersion", 2),
+        ("shac++", "paper/dispersion", 2),
+        ("shac++", "games/climbing", None),
+        ("mappo", "vmas/navigation", 2),
+        ("happo", "games/climbing", None),
+        ("sb3-ppo", "paper/dispersion", 2),
+    ],
+)
+def test_python_and_the_command_line_train_the_same_weights(method, env, agents, tmp_path):
+    recipe = recommended(method, env, agents)
+    recipe = replace(recipe, run=replace(recipe.run, num_envs=5))
+    agent, _ = recipe.make(seed=3)
+    agent.learn(steps := 2 * agent.steps_per_iteration)
+    given = () if agents is None else ("--agents", str(agents))
+    sizes = ("--num-envs", "5", "--total-steps", str(steps), "--seed", "3", "--eval-envs", "3")
+    quiet = ("--eval-steps", "2", "--film-steps", "0", "--no-progress", "--stop-at", "None")
+    command = ["train", method, env, *given, *sizes, *quiet, "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["agent"]
+    weights = "sb3" if method == "sb3-ppo" else "actor"
+    expected, got = (flat(state[weights]) for state in (agent.state_dict(), trained))
+    assert len(expected) == len(got) > 0
+    assert all(torch.equal(one, other) for one, other in zip(expected, got, strict=True))
+
+
+def flat(state: object) -> list[torch.Tensor]:
+    """Every tensor in nested dicts and lists, in order."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if not isinstance(state, dict | list | tuple):
+        return []
+    parts = state.values() if isinstance(state, dict) else state
+    return [tensor for part in parts for tensor in flat(part)]
+
+
+@pytest.mark.parametrize(
+    "env", ["gymnasium/Pendulum-v1", "mpe2/simple_spread_v3", "vmas/navigation"]
+)
+def test_a_bare_constructor_is_the_recipe_where_a_task_has_none_of_its_own(env):
+    recipe = recommended("shac++", env)
+    learned = LearnedDiffWrapper(make(env, num_envs=4))
+    assert (SHAC(learned).config, learned.config) == (recipe.config, recipe.surrogates)
+
+
+def test_what_is_not_known_gets_advice():
+    for arguments, advice in (
+        (("ippo", "paper/dispersion", 3, "transformer"), "see only themselves"),
+        (("mappo", "paper/dispersion", 3, "mlp", "paper"), "the paper has no mappo"),
+        (("ppo", "paper/dispersion", 0), "agents is 0"),
+    ):
+        with pytest.raises(UsageError, match=advice):
+            recommended(*arguments)
