@@ -21,9 +21,9 @@ NET = NetConfig(hidden=(8,))
 
 
 class Reach(TorchEnv):
-    """Points in [-1, 1]² that move by up to a half per step; the squared distance home costs.
+    """Points in [-1, 1]² that move by up to a half per step; the squared distance to 0 costs.
 
-    The best is to walk straight home: from x, (|x| - ½)² is left after one step if |x| > ½, and
+    The best is to walk straight to 0: from x, (|x| - ½)² is left after one step if |x| > ½, and
     nothing later. Its mean over x and the two coordinates is 2 ∫_½^1 (x - ½)² dx = 1/12.
     """
 
@@ -75,12 +75,12 @@ def config(**kwargs: object) -> SHACConfig:
     return SHACConfig(**(defaults | kwargs))
 
 
-def learned(env: MultiAgentVectorEnv) -> LearnedDiffWrapper:
+def learned(env: MultiAgentVectorEnv, *, dynamics: bool = True) -> LearnedDiffWrapper:
     net = NetConfig(architecture="shared", hidden=(8,), activation="silu")
     surrogates = SurrogateConfig(
         reward=RewardConfig(net=net), step=StepModelConfig(net=net), minibatches=2, batch_size=32
     )
-    return LearnedDiffWrapper(env, config=surrogates)
+    return LearnedDiffWrapper(env, dynamics=dynamics, config=surrogates)
 
 
 def true_reach() -> MultiAgentVectorEnv:
