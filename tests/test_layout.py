@@ -6,11 +6,10 @@ import re
 import shutil
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {
@@ -81,8 +80,28 @@ def name(path: Path) -> str:
 
 PYTHON = [path for path in tracked() if path.suffix == ".py"]
 PACKAGE = [path for path in PYTHON if name(path).split("/")[0] in FOLDERS]
-every_python_file = pytest.mark.parametrize("path", PYTHON, ids=name)
-every_package_file = pytest.mark.parametrize("path", PACKAGE, ids=name)
+
+
+def each_of(paths: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Make one test of a rule about a file: it lists all files that break it."""
+
+    def decorate(rule: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = []
+            for path in paths:
+                try:
+                    rule(path)
+                except AssertionError as error:
+                    broken.append(f"{name(path)}: {error}")
+            assert not broken, "\n".join(broken)
+
+        return test
+
+    return decorate
+
+
+every_python_file = each_of(PYTHON)
+every_package_file = each_of(PACKAGE)
 
 
 def module_of(path: Path) -> str:
@@ -94,14 +113,17 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path) for path in PACKAGE}
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield what a file imports, anywhere in it: `from a import b` is `a.b`."""
+@cache
+def imports(path: Path) -> list[tuple[str, int]]:
+    """Return what a file imports, anywhere in it, and where: `from a import b` is `a.b`."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+            found += [(f"{module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
 
 
 def room_of(module: str) -> str:
@@ -273,7 +295,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@each_of(PAGES)
 def test_links_between_pages_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if link.startswith(("https://", "http://")):

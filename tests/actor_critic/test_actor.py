@@ -178,7 +178,7 @@ def test_log_prob_and_entropy_are_the_categorical_distributions():
     torch.testing.assert_close(policy.entropy(obs), categorical.entropy())
 
 
-def test_choices_are_one_hot_and_the_likeliest_without_noise():
+def test_discrete_actions_are_one_hot_and_the_likeliest_without_noise():
     policy, obs = choosing([0.3, -1.0, 2.0, 0.0]), draw(ENVS, AGENTS, OBS)
     assert policy.act(obs, None).tolist() == [[[0.0, 0.0, 1.0, 0.0]] * AGENTS] * ENVS
     sample = policy.act(obs, draw(ENVS, AGENTS, 4))
@@ -186,7 +186,7 @@ def test_choices_are_one_hot_and_the_likeliest_without_noise():
     assert (sample.sum(-1) == 1).all()
 
 
-def test_choices_come_as_often_as_softmax_says():
+def test_discrete_actions_are_sampled_by_the_softmax():
     """Of 100 003 * 3 samples; four standard errors of a share p are 4 √(p (1 - p) / n)."""
     policy, count = choosing([1.0, -1.0, 3.0, -6.0]), 100_003
     share = policy.act(torch.zeros(count, AGENTS, OBS), draw(count, AGENTS, 4)).mean((0, 1))

@@ -109,7 +109,7 @@ def test_probabilities_of_all_joint_choices_sum_to_1(kwargs, agent_order, condit
     )
 
 
-def test_a_choice_passes_the_gradient_of_its_gumbel_softmax():
+def test_a_discrete_action_passes_the_gradient_of_its_gumbel_softmax():
     """Of agent 0 by hand: with s = softmax(logits + gumbel), ds_0/dlogit_1 = -s_0 s_1."""
     policy = actor(discrete=True)
     noise = draw(1, AGENTS, ACT)
@@ -191,6 +191,6 @@ def test_what_is_built_depends_on_the_order():
         ({"conditioning": "none"}, "choose another order"),
     ],
 )
-def test_what_cannot_act_is_refused(kwargs, advice):
+def test_invalid_actors_are_refused(kwargs, advice):
     with pytest.raises(UsageError, match=advice):
         actor(**{"order": "together", **kwargs})

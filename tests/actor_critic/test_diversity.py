@@ -76,13 +76,13 @@ def test_a_policy_of_constants_has_the_distance_of_constants():
     assert policy_diversity(policy, obs) == pytest.approx(10 / 3)
 
 
-def test_a_policy_of_certain_choices_has_a_diversity_of_pairs_that_differ():
+def test_a_deterministic_discrete_policy_has_the_share_of_differing_pairs_as_diversity():
     policy = actor(discrete=True, architecture="separate")
     set_answers(policy, [[100.0, 0.0], [0.0, 100.0], [0.0, 100.0]])
     assert policy_diversity(policy, torch.randn(ENVS, AGENTS, OBS)) == pytest.approx(2 / 3)
 
 
-def test_every_agent_is_asked_about_what_any_of_them_saw():
+def test_every_agents_policy_is_evaluated_on_all_observations():
     """Shared weights answer alike whatever each agent saw; telling them its number changes that."""
     obs = torch.randn(ENVS, AGENTS, OBS)
     shared = actor(architecture="shared", pool_others=False)
@@ -115,7 +115,7 @@ def test_a_dico_policy_has_the_diversity_it_was_given():
         {"architecture": "hyper-mlp", "centralised": True},
     ],
 )
-def test_agents_that_hear_of_each_other_have_no_diversity(net):
+def test_agents_that_see_each_other_have_no_diversity(net):
     with pytest.raises(UsageError, match="hear of the others"):
         policy_diversity(actor(**net), torch.randn(ENVS, AGENTS, OBS))
 

@@ -64,7 +64,7 @@ def test_noise_held_for_1_step_is_white():
     assert not (noise[1:] == noise[:-1]).any()
 
 
-def test_pink_noise_remembers_less_and_less_but_never_nothing():
+def test_pink_noise_is_ever_less_correlated_but_never_uncorrelated():
     noise = process("pink").draw(32)
     one, four = correlation(noise, 1), correlation(noise, 4)
     assert 0.9 > one > four > 0.1
@@ -92,7 +92,7 @@ def test_the_generator_decides_everything(kind):
 
 
 @pytest.mark.parametrize("kwargs", [{"hold": 0}, {"correlation": 1.0}, {"correlation": -0.1}])
-def test_noise_that_cannot_be_is_refused(kwargs):
+def test_invalid_noise_is_refused(kwargs):
     with pytest.raises(UsageError, match=next(iter(kwargs))):
         NoiseConfig(**kwargs)
 
@@ -144,13 +144,13 @@ def test_rows_of_flat_memory_are_env_by_env_within_a_step():
     assert window.shape == (5, 7, 3, 2)
 
 
-def test_remembering_draws_the_same_numbers():
+def test_drawing_with_memory_gives_the_same_numbers():
     plain, watched = process("ou", (7, 3, 2)), process("ou", (7, 3, 2))
     for horizon in (3, 5):
         assert torch.equal(plain.draw(horizon), watched.draw_with_state(horizon)[0])
 
 
-def test_white_noise_has_nothing_to_remember():
+def test_white_noise_returns_no_memory():
     assert process("white").draw_with_state(3)[1] is None
 
 
@@ -160,7 +160,7 @@ def test_noise_without_a_density_is_refused(kind):
         process(kind).draw_with_state(3)
 
 
-def test_automatic_noise_is_correlated_but_for_choices():
+def test_automatic_noise_is_correlated_but_for_discrete_actions():
     auto = NoiseConfig(kind="auto", correlation=0.7)
     assert resolve_noise(auto, choices=False) == NoiseConfig(kind="ou", correlation=0.7)
     assert resolve_noise(auto, choices=True).kind == "white"

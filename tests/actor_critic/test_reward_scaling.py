@@ -36,7 +36,7 @@ def ends(*steps: int, horizon: int = 3) -> Tensor:
     ids=["none", "second", "first and last"],
 )
 def test_scale_by_hand(ended, returns):
-    """Rewards 1, 2, 4 at γ = 0.5; a return starts anew after an end."""
+    """Rewards 1, 2, 4 at γ = 0.5; a return restarts after an end."""
     scale = ReturnScale(ENVS, AGENTS, gamma=0.5)
     scale.update(rows(1.0, 2.0, 4.0), ended)
     expected = (sum(r**2 for r in returns) / 3) ** 0.5
@@ -44,7 +44,7 @@ def test_scale_by_hand(ended, returns):
     assert scale.running[0, 0].item() == (0.0 if ended[2, 0] else returns[2])
 
 
-def test_only_the_env_that_ended_starts_anew():
+def test_only_the_return_of_an_ended_env_restarts():
     scale, ended = ReturnScale(ENVS, AGENTS, gamma=0.5), ends()
     ended[2, 4] = True
     scale.update(rows(1.0, 2.0, 4.0), ended)

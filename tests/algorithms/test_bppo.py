@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys.reach import AGENTS, ENVS, HORIZON, NET, Reach, same, weights
+from toys.reach import AGENTS, ENVS, HORIZON, NET, Reach
+from toys.trainers import SEPARATE, plain_reach, sequential
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
@@ -24,28 +25,14 @@ from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 KINDS = {"bppo": BPPO, "armappo": ARMAPPO, "happo": HAPPO}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-SEPARATE = NetConfig(architecture="separate", hidden=(8,))
-
-
-def home() -> MultiAgentVectorEnv:
-    return Reach(differentiable=False)
 
 
 def game() -> MultiAgentVectorEnv:
     return make("games/climbing", num_envs=ENVS, steps=3)
-
-
-def settings(kind: type[BPPO] = BPPO, actor: dict[str, Any] | None = None, **more: Any) -> Any:
-    """Windows of 28 states, minibatches of 13, 13 and 2."""
-    start = kind.default_config()
-    clip = replace(start.clip, epochs=2, batch_size=13, lr=1e-2)
-    own = replace(start.actor, net=SEPARATE, **(actor or {}))
-    return replace(start, **({"horizon": HORIZON, "clip": clip, "actor": own} | more))
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -102,7 +89,7 @@ TABLE = torch.tensor([[0.5, -1.0, 0.3], [-0.2, 0.8, 0.1], [0.4, 0.6, -0.9]])
 def two_agents(**more: Any) -> tuple[BPPO, SequentialBatch]:
     """Agent 0 picks uniformly; agent 1 by `TABLE`, and uniformly when it acted."""
     env = make("games/climbing", num_envs=5)
-    agent = BPPO(env, settings(actor={"conditioning": "raw"}, **more))
+    agent = BPPO(env, sequential(actor={"conditioning": "raw"}, **more))
     with torch.no_grad():
         for parameter in agent.actor.parameters():
             parameter.zero_()
@@ -193,9 +180,9 @@ def test_simultaneous_learners_feel_the_same_feedback():
 # --- who learns when ------------------------------------------------------------------------------
 
 
-def test_an_agents_steps_leave_the_others_alone():
+def test_an_agents_update_leaves_other_weights_unchanged():
     """Adam's momentum included: weights of the others do not move, nor do their deviations."""
-    agent = BPPO(home(), settings()).learn(2 * 28)
+    agent = BPPO(plain_reach(), sequential()).learn(2 * 28)
     past = SequentialBatch(
         obs=draw(28, AGENTS, 5, seed=1),
         action=draw(28, AGENTS, 2, seed=2),
@@ -212,26 +199,26 @@ def test_an_agents_steps_leave_the_others_alone():
 
 
 @every_kind
-@pytest.mark.parametrize("make_env", [home, game])
+@pytest.mark.parametrize("make_env", [plain_reach, game])
 def test_the_ratio_of_an_unchanged_policy_is_1(kind, make_env):
-    clip = replace(settings(kind).clip, lr=0.0)
-    agent = kind(make_env(), settings(kind, clip=clip))
+    clip = replace(sequential(kind).clip, lr=0.0)
+    agent = kind(make_env(), sequential(kind, clip=clip))
     for metrics in agent.iterations(3):
         assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
         assert metrics["clipped_share"] == 0.0
     assert agent.skipped == 0
 
 
-def test_turns_are_backward_or_drawn():
-    agent = BPPO(home(), settings(actor={"order": "given", "given_order": (1, 2, 0)}))
+def test_the_update_order_is_backward_or_random():
+    agent = BPPO(plain_reach(), sequential(actor={"order": "given", "given_order": (1, 2, 0)}))
     assert agent._turns() == [0, 2, 1]
-    drawn = {tuple(HAPPO(home(), settings(HAPPO), seed=s)._turns()) for s in range(40)}
+    drawn = {tuple(HAPPO(plain_reach(), sequential(HAPPO), seed=s)._turns()) for s in range(40)}
     assert len(drawn) == 6
 
 
 def advantage_and_gain(**clip: Any) -> tuple[Tensor, Tensor]:
     """Advantages of very different sizes, and what agents climb by: both (step, agent)."""
-    agent = BPPO(home(), settings(clip=ClipConfig(**clip)))
+    agent = BPPO(plain_reach(), sequential(clip=ClipConfig(**clip)))
     agent.env.reset(seed=0)
     window = agent.env.collect(lambda obs: obs[..., :2], HORIZON)
     advantage = draw(HORIZON, ENVS, AGENTS, seed=1) * torch.tensor([1.0, 10.0, 100.0]) + 5
@@ -281,47 +268,17 @@ def test_without_m_learning_in_turn_is_learning_at_once():
         ("with M", "sequential", True),
     ):
         more = {"scheme": scheme, "compound": use_peer_ratio, "peer": False, "clip": clip}
-        agent = BPPO(home(), settings(**more)).learn(28)
+        agent = BPPO(plain_reach(), sequential(**more)).learn(28)
         learned[name] = torch.cat([p.detach().flatten() for p in agent.actor.parameters()])
     at_once = learned["at once"]
     torch.testing.assert_close(learned["in turn"], at_once, atol=1e-4, rtol=0.0)
     assert float((learned["with M"] - at_once).abs().max()) > 1e-3
 
 
-# --- saving ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make_env", [home, game])
-@pytest.mark.parametrize(
-    ("kind", "more"),
-    [
-        (BPPO, {}),
-        (BPPO, {"actor": {"order": "random"}}),
-        (BPPO, {"scheme": "simultaneous", "ema_decay": 0.9}),
-        (ARMAPPO, {}),
-        (HAPPO, {}),
-    ],
-    ids=["bppo", "bppo, random order", "bppo, simultaneous", "armappo", "happo"],
-)
-def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, kind, more):
-    path, config = tmp_path / "agent.pt", settings(kind, schedule="linear", **more)
-    unbroken, broken = (kind(make_env(), config, seed=3) for _ in range(2))
-    unbroken.learn(5 * 28)
-    broken.learn(5 * 28, lambda agent, metrics: agent.iteration < 3).save(path)
-    loaded = kind.load(path, make_env())
-    assert loaded.config == config
-    assert same(weights(loaded), weights(broken))
-    loaded.learn(5 * 28)
-    assert same(weights(loaded), weights(unbroken))
-    assert not same(weights(loaded), weights(broken))
-    obs = loaded.env.current_obs
-    assert torch.equal(loaded.predict(obs), unbroken.predict(obs))
-
-
 # --- others take the policy as well ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make_env", [home, game])
+@pytest.mark.parametrize("make_env", [plain_reach, game])
 def test_ppo_takes_agents_that_act_one_after_another(make_env):
     config = PPOConfig(
         horizon=HORIZON,
@@ -335,7 +292,7 @@ def test_ppo_takes_agents_that_act_one_after_another(make_env):
 
 @pytest.mark.parametrize("discrete", [False, True])
 def test_shac_takes_agents_that_act_one_after_another(discrete):
-    env = LearnedDiffWrapper(game() if discrete else home())
+    env = LearnedDiffWrapper(game() if discrete else plain_reach())
     actor = ActorConfig(net=SEPARATE, order="random")
     agent = SHAC(env, SHACConfig(horizon=HORIZON, actor=actor)).learn(3 * 28)
     assert agent.skipped == 0
@@ -363,7 +320,7 @@ def test_shac_refuses_to_weigh_all_choices_of_a_chain():
         ({"actor": ActorConfig(net=SEPARATE, order="listed", conditioning="none")}, "peer=False"),
     ],
 )
-def test_what_makes_no_sense_is_refused(change, advice):
+def test_invalid_configurations_are_refused(change, advice):
     with pytest.raises(UsageError, match=advice):
         BPPOConfig(**change)
 

@@ -35,6 +35,7 @@ def test_true_gradients_of_transport_survive_window_after_window(windows):
     assert agent.skipped == 0
 
 
+@pytest.mark.slow
 def test_shac_plus_learns_dispersion():
     """Learned reward, true dynamics: takes off within 80 windows of 64 envs."""
     options = preset("shac+", "paper/dispersion", agents=1, num_envs=64)

@@ -73,7 +73,7 @@ def test_actor_loss_by_hand(ends, value_obs, action_penalty_weight, action_penal
     assert agent.actor_loss(window).item() == pytest.approx(loss)
 
 
-def test_noise_does_not_pull_a_mean_inside_the_box_towards_the_middle():
+def test_noise_does_not_bias_a_mean_inside_the_box():
     """Half the samples of a policy of deviation 3 are outside; its mean is not."""
     agent = SHAC(
         Reach(),
@@ -88,7 +88,7 @@ def test_noise_does_not_pull_a_mean_inside_the_box_towards_the_middle():
 
 
 @pytest.mark.parametrize("action_penalty_on", ["samples", "means"])
-def test_a_mean_outside_the_box_is_led_back(action_penalty_on):
+def test_a_mean_outside_the_box_is_pulled_back(action_penalty_on):
     agent = SHAC(Reach(), config(actor_lr=0.05, action_penalty_on=action_penalty_on))
     agent.return_loss = lambda window: window.action.sum() * 0.0
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_a_learned_deviation_cannot_also_fall():
         SHACConfig(actor=ActorConfig(learn_std=True), final_std=0.1)
 
 
-def test_returns_of_every_state_lead_home_too():
+def test_lambda_returns_lead_points_to_the_origin():
     net = NetConfig(architecture="shared", hidden=(32,))
     settings = config(
         actor=ActorConfig(net=net, std=0.3),

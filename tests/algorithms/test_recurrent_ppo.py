@@ -56,7 +56,7 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind):
     assert ended > 5
 
 
-def test_a_policy_that_forgot_otherwise_would_have_another_ratio():
+def test_the_ratio_depends_on_where_the_hidden_state_is_reset():
     """Where episodes begin decides: without resets inside the window the ratio is not 1."""
     agent = PPO(plain_reach(), settings())
     agent.env.reset(seed=1)
@@ -76,7 +76,7 @@ def test_a_policy_that_forgot_otherwise_would_have_another_ratio():
 
 
 @pytest.mark.parametrize("make_env", [plain_reach, cartpole])
-def test_values_are_those_of_a_critic_that_lived_through_every_episode(make_env):
+def test_values_equal_those_of_a_critic_stepped_through_every_episode(make_env):
     """Env by env and step by step, over window borders; the end is seen before the reset."""
     agent = MAPPO(make_env(), settings(MAPPO))
     agent.env.reset(seed=1)
@@ -108,7 +108,7 @@ def test_values_are_those_of_a_critic_that_lived_through_every_episode(make_env)
     assert cut > 5
 
 
-def test_no_graph_reaches_back_over_the_border_of_a_window():
+def test_the_graph_does_not_cross_windows():
     agent = PPO(plain_reach(), settings()).learn(2 * HORIZON * ENVS)
     assert set(agent.hidden) == {"actor", "critic"}
     assert all(not hidden.requires_grad and hidden.any() for hidden in agent.hidden.values())
@@ -129,7 +129,7 @@ BEGINNINGS: dict[str, Callable[[], MultiAgentVectorEnv]] = {
 
 
 @pytest.mark.parametrize("which", list(BEGINNINGS))
-def test_an_env_says_where_episodes_begin(which):
+def test_an_env_marks_episode_starts(which):
     env = BEGINNINGS[which]()
     env.reset(seed=1)
     env.randomise_episode_phase(torch.Generator().manual_seed(0))
@@ -145,7 +145,7 @@ def test_an_env_says_where_episodes_begin(which):
     assert env.episode_start.all()
 
 
-def test_a_state_knows_whether_it_is_a_beginning():
+def test_a_saved_state_keeps_the_episode_starts():
     env = plain_reach()
     env.reset(seed=1)
     env.randomise_episode_phase(torch.Generator().manual_seed(0))
@@ -162,7 +162,7 @@ def test_a_state_knows_whether_it_is_a_beginning():
 # --- acting --------------------------------------------------------------------------------------
 
 
-def test_a_policy_remembers_its_own_env_and_forgets_where_it_begins_anew():
+def test_a_policy_keeps_one_hidden_state_per_env_and_resets_it_at_episode_starts():
     """Two envs at once, each as if it were alone; actions are in the box."""
     agent = IPPO(plain_reach(), settings(IPPO)).learn(4 * HORIZON * ENVS)
     results = []
@@ -201,7 +201,7 @@ def test_without_memory_the_policy_of_any_env_is_predict():
     assert agent.learn(2 * HORIZON * ENVS).hidden.keys() == {"critic"}
 
 
-def test_the_mean_of_policies_remembers_too():
+def test_the_ema_policy_is_recurrent_too():
     agent = IPPO(plain_reach(), settings(IPPO, ema_decay=0.9)).learn(3 * HORIZON * ENVS)
     env = plain_reach()
     env.reset(seed=1)
@@ -211,7 +211,7 @@ def test_the_mean_of_policies_remembers_too():
     torch.testing.assert_close(agent.policy(env)(env.current_obs), expected.clamp(-1, 1))
 
 
-def test_an_observation_alone_is_refused():
+def test_predict_without_a_hidden_state_is_refused():
     agent = IPPO(plain_reach(), settings(IPPO))
     obs = torch.zeros(ENVS, AGENTS, 5)
     for ask in (agent.predict, agent.actor, lambda obs: agent.actor.log_prob(obs, obs[..., :2])):
@@ -223,7 +223,7 @@ def test_an_observation_alone_is_refused():
         agent.policy(Reach(num_envs=2))(obs)
 
 
-def test_no_closed_choice_is_taken_and_the_state_is_out_of_sight():
+def test_masked_actions_are_never_taken_and_policies_do_not_see_the_state():
     env = MaskedReach()
     agent = MAPPO(env, settings(MAPPO)).learn(6 * HORIZON * ENVS)
     policy = agent.policy(env)

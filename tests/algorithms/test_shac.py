@@ -1,24 +1,15 @@
 """SHAC: a known optimum, what it refuses, and what each update does."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from toys.reach import (
-    ACT,
-    AGENTS,
-    ENVS,
     HORIZON,
-    NET,
-    OBS,
     Reach,
     config,
-    learned_reach,
     mean_return,
     same,
-    true_reach,
     weights,
 )
 
@@ -40,7 +31,7 @@ from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 @pytest.mark.parametrize(
     ("squash", "learn_std"), [(False, False), (True, False), (False, True), (True, True)]
 )
-def test_points_learn_to_go_straight_home(squash, learn_std):
+def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
     """Return -1/12 at best; standing still costs 8 steps of 2/3, -5.3."""
     torch.manual_seed(0)
     actor = ActorConfig(
@@ -55,27 +46,28 @@ def test_points_learn_to_go_straight_home(squash, learn_std):
     )
     before = mean_return(agent)
     std = agent.actor.log_std.exp().mean()
-    agent.learn(total_steps=200 * 61 * HORIZON)
+    agent.learn(total_steps=120 * 61 * HORIZON)
     assert before < -3
     assert -1 / 12 - 0.2 < mean_return(agent) < -1 / 12 + 0.02
     if learn_std:  # noise only costs
         assert agent.actor.log_std.exp().mean() < 0.7 * std
 
 
-def test_the_learned_gradient_leads_home_too():
+@pytest.mark.parametrize("dynamics", [True, False], ids=["SHAC++", "SHAC+"])
+def test_points_learn_by_learned_gradients_too(dynamics):
     net = NetConfig(architecture="shared", hidden=(32,), activation="silu")
     surrogates = SurrogateConfig(
-        reward=RewardConfig(net=net), step=StepModelConfig(net=net), batch_size=128
+        reward=RewardConfig(net=net), dynamics=StepModelConfig(net=net), batch_size=128
     )
-    env = LearnedDiffWrapper(Reach(num_envs=61, differentiable=False), config=surrogates)
+    env = LearnedDiffWrapper(Reach(num_envs=31), dynamics=dynamics, config=surrogates)
     shared = NetConfig(architecture="shared", hidden=(32,))
     settings = config(
         actor=ActorConfig(net=shared, std=0.3),
         critic=CriticConfig(net=shared),
         noise=NoiseConfig(),
     )
-    agent = SHAC(env, settings).learn(total_steps=160 * 61 * HORIZON)
-    assert mean_return(agent) > -0.6  # of -5.3 at the start; -0.08 is the best
+    agent = SHAC(env, settings).learn(total_steps=120 * 31 * HORIZON)
+    assert mean_return(agent) > -0.8  # of -5.3 at the start; -0.08 is the best
 
 
 @pytest.mark.parametrize("part", [(), ("dynamics",), ("reward",)])
@@ -84,11 +76,6 @@ def test_an_env_without_gradients_is_refused_with_advice(part):
     env.gradients = frozenset(part)
     with pytest.raises(UsageError, match=r"LearnedDiffWrapper\(env\)"):
         SHAC(env)
-
-
-def test_predict_refuses_another_shape():
-    with pytest.raises(UsageError, match=r"\(\.\.\., 3, 5\)"):
-        SHAC(Reach(), config()).predict(torch.zeros(ENVS, AGENTS, OBS + 1))
 
 
 @pytest.mark.parametrize(
@@ -107,79 +94,12 @@ def test_predict_refuses_another_shape():
         ({"actor_epochs": 0}, "actor_epochs"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused(kwargs, message):
+def test_invalid_configurations_are_refused(kwargs, message):
     with pytest.raises(UsageError, match=message):
         SHACConfig(**kwargs)
 
 
 # --- updates ---------------------------------------------------------------------------------
-
-
-METRICS = {
-    "actor_loss",
-    "actor_gradient_norm",
-    "skipped_updates",
-    "reward",
-    "episodes_ended",
-    "episodes_terminated",
-    "critic_loss",
-    "value_target",
-    "env_steps",
-    "update_cpu_seconds",
-}
-LEARNED_METRICS = {
-    "reward_loss",
-    "reward_error",
-    "dynamics_loss",
-    "dynamics_error",
-    "cached_transitions",
-}
-
-
-@pytest.mark.parametrize(
-    ("make_env", "keys"), [(true_reach, METRICS), (learned_reach, METRICS | LEARNED_METRICS)]
-)
-def test_every_update_reports_finite_numbers(make_env, keys):
-    agent = SHAC(make_env(), config(randomise_episode_phase=False))
-    reports = list(agent.iterations(4))
-    assert set(reports[-1]) >= keys
-    for report in reports:
-        assert all(torch.isfinite(torch.tensor(value)) for value in report.values())
-    assert [report["env_steps"] for report in reports] == [28.0, 56.0, 84.0, 112.0]
-    assert [report["episodes_ended"] for report in reports] == [0.0, 7.0, 0.0, 7.0]
-    assert reports[-1]["episodes_terminated"] == 0.0
-
-
-@pytest.mark.parametrize("total_steps", [1, 28, 29, 56, 57])
-def test_steps_are_rounded_up_to_whole_windows(total_steps):
-    """A window is 7 envs of 4 steps."""
-    agent = SHAC(Reach(), config()).learn(total_steps)
-    assert agent.iteration == {1: 1, 28: 1, 29: 2, 56: 2, 57: 3}[total_steps]
-    assert agent.env_steps == 28 * agent.iteration
-
-
-def test_learning_goes_on_to_the_total():
-    agent = SHAC(Reach(), config())
-    agent.learn(56).learn(56)
-    assert agent.iteration == 2
-    assert agent.learn(84).update == 3
-
-
-@pytest.mark.parametrize(("answer", "updates"), [(False, 2), (None, 5), (True, 5)])
-def test_only_false_stops(answer, iterations):
-    agent = SHAC(Reach(), config())
-
-    def callback(trainer: SHAC, metrics: dict[str, float]) -> bool | None:
-        assert trainer is agent
-        assert metrics["env_steps"] == 28 * trainer.iteration
-        return answer if trainer.iteration == 2 else None
-
-    assert agent.learn(5 * 28, callback).update == iterations
-
-
-def test_a_progress_bar_may_be_shown(capsys):
-    SHAC(Reach(), config()).learn(56, progress_bar=True)
-    assert "reward=" in capsys.readouterr().err
 
 
 def rates(schedule: str) -> list[tuple[float, float]]:
@@ -218,28 +138,6 @@ def test_non_finite_gradients_are_skipped_and_counted():
     assert all(torch.isfinite(value).all() for value in weights(agent))
 
 
-def test_gradients_that_are_never_finite_are_told_of():
-    env = Reach()
-    env.broken = True
-    SHAC(env, config()).learn(9 * 28)
-    with pytest.warns(RuntimeWarning, match=r"in each of the last 10 updates a gradient was not"):
-        SHAC(env, config()).learn(10 * 28)
-
-
-def test_one_infinite_reward_does_not_end_the_training():
-    class Spike(Reach):
-        def step(self, actions: Tensor) -> Any:  # as a wrapper might: the env checks its own
-            obs, reward, *rest = super().step(actions)
-            return obs, reward / 0 if self.broken else reward, *rest
-
-    def callback(trainer: SHAC, metrics: dict[str, float]) -> None:
-        trainer.env.broken = trainer.iteration == 2
-
-    agent = SHAC(Spike(), config()).learn(6 * 28, callback)
-    assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
-    assert agent.skipped == 1
-
-
 @pytest.mark.parametrize("batch", [13, 1000], ids=["minibatches", "whole windows"])
 def test_without_a_value_cache_the_critic_learns_from_the_window(batch):
     kwargs = {"value_capacity": 0, "critic_updates": 4, "critic_batch_size": batch}
@@ -260,13 +158,6 @@ def test_without_a_value_cache_no_state_comes_twice_before_all_came(batch, round
     assert len(set(first)) == len(first)
 
 
-def test_envs_are_staggered_if_asked():
-    for randomise_episode_phase in (True, False):
-        agent = SHAC(Reach(num_envs=61), config(randomise_episode_phase=randomise_episode_phase))
-        ends = [report["episodes_ended"] for report in agent.iterations(4)]
-        assert (ends == [0.0, 61.0, 0.0, 61.0]) != randomise_episode_phase
-
-
 @pytest.mark.parametrize(("limit", "ages"), [(32, range(0, 32, 4)), (31, range(31))])
 def test_envs_are_staggered_by_windows_if_that_leaves_eight_ages(limit, ages):
     env = Reach(num_envs=997)
@@ -275,45 +166,6 @@ def test_envs_are_staggered_by_windows_if_that_leaves_eight_ages(limit, ages):
     next(agent.iterations(1))
     found = (env.state()["steps"] - 4) % limit
     assert sorted(set(found.tolist())) == list(ages)
-
-
-def test_the_seed_decides_everything_and_the_global_stream_nothing():
-    def trained(seed: int, around: int) -> list[Tensor]:
-        torch.manual_seed(around)
-        state = torch.get_rng_state()
-        agent = SHAC(learned_reach(), config(), seed=seed).learn(84)
-        assert torch.equal(torch.get_rng_state(), state)
-        return weights(agent)
-
-    assert same(trained(1, around=0), trained(1, around=5))
-    assert not same(trained(1, around=0), trained(2, around=0))
-
-
-# --- acting ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("leading", [(ENVS,), (), (2, ENVS)])
-@pytest.mark.parametrize("squash", [False, True])
-def test_predictions_are_in_the_box_and_have_no_graph(leading, squash):
-    actor = ActorConfig(net=NET, std=5.0, squash=squash, head_gain=1.0)
-    agent, obs = SHAC(Reach(), config(actor=actor)), torch.randn(*leading, AGENTS, OBS)
-    mean, sample, other = agent.predict(obs), agent.predict(obs, False), agent.predict(obs, False)
-    for action in (mean, sample):
-        assert action.shape == (*leading, AGENTS, ACT)
-        assert action.abs().max() <= 1
-        assert not action.requires_grad
-    assert torch.equal(mean, agent.predict(obs, deterministic=True))
-    assert not torch.equal(sample, other)
-
-
-def test_sampling_actions_leaves_the_training_alone():
-    """Whoever evaluates a stochastic policy between updates must not change what is learned."""
-
-    def look(agent: SHAC, metrics: dict[str, float]) -> None:
-        agent.predict(torch.zeros(ENVS, AGENTS, OBS), deterministic=False)
-
-    watched, alone = SHAC(Reach(), config()).learn(84, look), SHAC(Reach(), config()).learn(84)
-    assert same(weights(watched), weights(alone))
 
 
 # --- where it begins ---------------------------------------------------------------------------
@@ -328,7 +180,7 @@ def test_sampling_actions_leaves_the_training_alone():
         ("diffsurrogate/cartpole-swingup", True),
     ],
 )
-def test_it_begins_as_suits_an_env_without_gradients_of_its_own(name, has):
+def test_defaults_depend_on_whether_the_env_has_gradients(name, has):
     bare = make(name, num_envs=2)
     assert bare.native_gradients == ({"dynamics", "reward"} if has else set())
     env = LearnedDiffWrapper(bare)

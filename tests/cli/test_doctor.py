@@ -93,7 +93,7 @@ class Hidden(Reach):
         (Hidden, "poor", "hard to tell"),
     ],
 )
-def test_what_is_against_learning_is_named(kind, chance, says):
+def test_what_hinders_learning_is_named(kind, chance, says):
     _, verdict = examined(kind())
     assert verdict.chance == chance
     assert any(says in finding for finding in verdict.findings)

@@ -96,7 +96,7 @@ def test_of_a_batch_larger_than_the_bin_the_last_stay():
     assert numbers(cache) == [[11, 12, 13]]
 
 
-def test_a_growing_range_sorts_anew():
+def test_a_growing_range_redistributes_the_bins():
     """Bins of [0, 4]: below 2, from 2. Of [0, 8]: below 4, from 4."""
     cache = filled(5, 2, [0.0, 1.0, 2.0, 4.0])
     assert numbers(cache) == [[0, 1], [2, 3]]

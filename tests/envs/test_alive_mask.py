@@ -90,7 +90,7 @@ def of_agents(trainer: Trainer) -> list[list[Tensor]]:
 
 
 @pytest.mark.parametrize("make_one", TRAINERS.values(), ids=TRAINERS)
-def test_who_is_never_there_learns_nothing_and_the_others_do(make_one):
+def test_agents_that_are_never_alive_learn_nothing_and_the_others_do(make_one):
     torch.manual_seed(0)
     trainer = make_one()
     before = of_agents(trainer)
@@ -101,7 +101,7 @@ def test_who_is_never_there_learns_nothing_and_the_others_do(make_one):
         assert not any(moved) if agent == AWAY else any(moved)
 
 
-def test_choices_of_who_is_away_are_not_weighed(monkeypatch):
+def test_actions_of_dead_agents_are_not_weighed(monkeypatch):
     env = make("games/climbing", num_envs=ENVS, steps=3)
     there = torch.tensor([True, False]).expand(ENVS, 2)
     monkeypatch.setattr(type(env), "alive_mask", property(lambda self: there))
@@ -116,7 +116,7 @@ def test_choices_of_who_is_away_are_not_weighed(monkeypatch):
 
 @pytest.mark.parametrize("ratio", ["agent", "team"])
 @pytest.mark.parametrize("normalise", [True, False])
-def test_a_clipped_step_is_that_of_the_present_alone(ratio, normalise):
+def test_a_clipped_step_is_of_live_agents_alone(ratio, normalise):
     """What the others did, and how well, may be anything."""
     trainer = proximal(IPPO)
     actor, generator = trainer.actor, torch.Generator().manual_seed(0)
@@ -154,7 +154,7 @@ def test_a_clipped_step_is_that_of_the_present_alone(ratio, normalise):
         torch.testing.assert_close(one, other)
 
 
-def test_agents_of_pettingzoo_are_away_from_their_end_to_the_end_of_all():
+def test_agents_of_pettingzoo_are_dead_until_the_episode_ends_for_all():
     """a ends in step 2, b in 5, c in 3; the world after 5, and a new one begins."""
     env = as_multi_agent(
         lambda: lives((2, TERMINATE), (5, TERMINATE), (3, TERMINATE)), num_envs=ENVS
@@ -171,7 +171,7 @@ def test_agents_of_pettingzoo_are_away_from_their_end_to_the_end_of_all():
     )
 
 
-def test_where_nobody_ever_leaves_there_is_no_mask():
+def test_without_dead_agents_there_is_no_alive_mask():
     env = make("mpe2/simple_spread_v3", num_envs=3)
     env.reset(seed=0)
     window = env.collect(lambda obs: torch.zeros(3, 3, env.act_dim), 30)
@@ -179,7 +179,7 @@ def test_where_nobody_ever_leaves_there_is_no_mask():
     assert Reach().alive_mask is None
 
 
-def test_the_dead_of_smax_are_away():
+def test_dead_units_of_smax_are_masked():
     """Whoever has no unit left, by the raw env's own state; a saved state brings it back."""
     env = make("jaxmarl/HeuristicEnemySMAX-3m", num_envs=5)
     env.reset(seed=0)
@@ -202,7 +202,7 @@ def test_the_dead_of_smax_are_away():
 
 
 @pytest.mark.parametrize("shape", [(AGENTS,), (AGENTS, ENVS)])
-def test_who_is_there_must_be_said_of_each_agent_in_each_env(shape, monkeypatch):
+def test_an_alive_mask_of_another_shape_or_type_is_refused(shape, monkeypatch):
     for dtype in (torch.bool, torch.float32):
         said = torch.ones((ENVS, AGENTS) if dtype == torch.float32 else shape, dtype=dtype)
         monkeypatch.setattr(HalfEmpty, "alive_mask", property(lambda self, said=said: said))

@@ -105,7 +105,7 @@ def fail(truth: Any) -> Any:
         ),
     ],
 )
-def test_a_lie_of_a_later_step_is_named(method, lie, advice):
+def test_a_violation_in_a_later_step_is_named(method, lie, advice):
     env = RuleBreaker(method, 3, lie)
     env.reset(seed=0)
     env.rollout(lambda obs: STILL, 2)
@@ -130,7 +130,7 @@ def test_a_lie_of_a_later_step_is_named(method, lie, advice):
         (11, "RuleBreaker: the observation of env 5 at step 1 of its episode is not finite"),
     ],
 )
-def test_an_observation_that_is_not_finite_is_named_and_nobody_acts_on_it(call, advice):
+def test_a_non_finite_observation_is_named_before_a_policy_acts_on_it(call, advice):
     env = RuleBreaker("observe", call, spoilt((5, 1, 4), INF))  # resets after its eighth step
     with pytest.raises(UsageError, match=re.escape(advice)):
         env.reset(seed=0)
@@ -180,7 +180,7 @@ def test_an_observation_that_is_not_finite_is_named_and_nobody_acts_on_it(call, 
         ("restart", spoilt((1, 0, 0)), "of env 1 at the reset after step 3 of its episode is not"),
     ],
 )
-def test_a_lie_of_an_env_of_any_kind_is_named(field, lie, advice):
+def test_a_violation_by_an_env_of_any_kind_is_named(field, lie, advice):
     env = Engine(max_steps=3)
     env.reset(seed=0)
     for _ in range(2):
@@ -193,7 +193,7 @@ def test_a_lie_of_an_env_of_any_kind_is_named(field, lie, advice):
     assert env.current_obs is before
 
 
-def test_a_lie_at_the_start_is_named():
+def test_a_violation_at_reset_is_named():
     env = Engine()
     for lie, advice in [
         (lambda o: o[0], r"observation of all envs at the reset has shape \(3, 5\)"),
@@ -218,7 +218,7 @@ def test_the_step_is_that_of_the_copys_own_episode():
         env.step(STILL)
 
 
-def test_large_numbers_are_no_lie_though_their_sum_is_infinite():
+def test_large_finite_numbers_pass_though_their_sum_is_infinite():
     checks = StepChecks("MyEnv", ["a", "b", "c"], (2, 3, 2), bounds=None)
     most = torch.finfo(torch.float32).max
     steps = torch.ones(2, dtype=torch.long)
@@ -245,7 +245,7 @@ def test_gradients_pass_untouched_and_no_graph_is_added():
     assert obs.shape[-1] == OBS
 
 
-def test_a_run_that_meets_a_lie_keeps_its_last_checkpoint(tmp_path):
+def test_a_run_stopped_by_a_violation_keeps_its_last_checkpoint(tmp_path):
     env = RuleBreaker("reward", 10, spoilt((2, 0)))  # in the third window of four steps
     agent = SHAC(env, config())
     for _ in agent.iterations(2):

@@ -104,7 +104,7 @@ def test_without_a_time_limit_nothing_is_truncated():
     assert not started().rollout(lambda obs: ZERO, 13).ended.any()
 
 
-def test_reset_env_shows_its_last_observation_and_starts_anew():
+def test_a_reset_env_reports_its_last_observation_and_the_first_of_the_next_episode():
     env = started(goal=2.0)
     before = env.current_obs
     obs, reward, terminated, truncated, info = env.step(push(e2=1.0, e4=1.0))

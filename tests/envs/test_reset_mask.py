@@ -1,4 +1,4 @@
-"""Some copies are started anew, wherever they are; the others notice nothing."""
+"""Some copies are reset, wherever they are; the others continue."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def play(env: MultiAgentVectorEnv, first: int, steps: int) -> list[tuple[Tensor,
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_those_start_anew_and_the_others_go_on(name):
+def test_masked_envs_are_reset_and_the_others_continue(name):
     env, other = made(name), made(name)
     play(env, 0, 3)
     *_, (there, *_) = play(other, 0, 3)
@@ -66,7 +66,7 @@ def test_those_start_anew_and_the_others_go_on(name):
     after, undisturbed = play(env, 3, 5), play(other, 3, 5)
     for step in range(3):  # until the time limit of those that go on
         for ours, theirs in zip(after[step], undisturbed[step], strict=True):
-            if step < 2 or ours.dim() < 3:  # at the limit they start anew elsewhere
+            if step < 2 or ours.dim() < 3:  # at the limit they restart elsewhere
                 assert torch.equal(ours[~MASK], theirs[~MASK])
     cut = torch.stack([truncated for *_, truncated in after])
     assert cut[2].tolist() == (~MASK).tolist()
@@ -76,7 +76,7 @@ def test_those_start_anew_and_the_others_go_on(name):
     assert torch.equal(truncated, MASK)  # six steps after theirs
 
 
-def test_copies_that_ended_in_the_last_step_are_started_once_more():
+def test_envs_that_ended_in_the_last_step_can_be_reset_again():
     env = made("vmas/navigation")
     play(env, 0, 2)
     env.reset(options={"reset_mask": MASK})
@@ -88,7 +88,7 @@ def test_copies_that_ended_in_the_last_step_are_started_once_more():
     assert (again[ended] != obs[ended]).flatten(1).any(1).all()
 
 
-def test_wrappers_pass_it_on():
+def test_wrappers_pass_reset_masks_on():
     robot = make("vmas/navigation", num_envs=ENVS, n_agents=1)
     env: Any
     for env in (
@@ -124,7 +124,7 @@ def test_nothing_can_be_reset_before_a_first_reset():
         make("vmas/navigation", num_envs=ENVS).reset(options={"reset_mask": MASK})
 
 
-def test_a_vec_env_starts_copies_anew_only_by_itself():
+def test_a_vec_env_resets_only_where_episodes_end():
     env = as_multi_agent(make_vec_env("Pendulum-v1", n_envs=ENVS))
     env.reset(seed=0)
     with pytest.raises(UsageError, match="starts an env anew only when its episode ends"):
@@ -188,7 +188,7 @@ def pushes(step: int) -> np.ndarray:
     return np.float32([[2 * ((step + i) % 3 == 0)] for i in range(3)])
 
 
-def test_a_whole_run_with_resets_of_their_own_step_is_that_of_gymnasiums():
+def test_a_run_with_next_step_autoreset_equals_gymnasiums():
     one, other = ours(), theirs()
     assert one.metadata["autoreset_mode"] == other.metadata["autoreset_mode"]
     ends = 0
@@ -214,7 +214,7 @@ def test_a_whole_run_with_resets_of_their_own_step_is_that_of_gymnasiums():
         lambda env: vector.TransformObservation(env, lambda obs: 2 * obs),
     ],
 )
-def test_gymnasiums_wrappers_take_it_as_their_own(wrap):
+def test_gymnasiums_wrappers_accept_it(wrap):
     one, other = wrap(ours()), wrap(theirs())
     one.reset(seed=0)
     other.reset(seed=0)

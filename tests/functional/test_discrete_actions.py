@@ -101,14 +101,14 @@ def test_the_gradient_is_that_of_the_expected_payoff(choices, tolerance):
     assert (found - true).norm() < tolerance * true.norm()
 
 
-class ClosedClimbing(Climbing):
+class MaskedClimbing(Climbing):
     """Agent a may not choose 1, nor agent b 0; the last three columns of obs say so."""
 
     action_mask_slice = slice(1, 4)
-    doors = torch.tensor([[1.0, 1, 0, 1], [1.0, 0, 1, 1]])
+    mask = torch.tensor([[1.0, 1, 0, 1], [1.0, 0, 1, 1]])
 
     def spawn(self, count: int, generator: torch.Generator) -> TorchState:
-        return {"obs": self.doors.expand(count, 2, 4).clone()}
+        return {"obs": self.mask.expand(count, 2, 4).clone()}
 
 
 @pytest.mark.parametrize("choices", ["sampled", "all"])
@@ -118,7 +118,7 @@ def test_the_gradient_is_that_of_the_expected_payoff_of_the_open_choices(choices
     Their worths are $u_0 = -30 q_1 + 0 q_2$ and $u_2 = 0 q_1 + 5 q_2$ under b's chances q of 1
     and 2.
     """
-    env = LearnedDiffWrapper(ClosedClimbing(20_000), reward=Payoff(), dynamics=Still())
+    env = LearnedDiffWrapper(MaskedClimbing(20_000), reward=Payoff(), dynamics=Still())
     settings = config(horizon=1, choices=choices, noise=NoiseConfig(), actor=ActorConfig())
     agent = SHAC(env, settings, seed=2)
     opinionated(agent)
@@ -126,7 +126,7 @@ def test_the_gradient_is_that_of_the_expected_payoff_of_the_open_choices(choices
     window = env.rollout(NoisyPolicy(agent.actor, agent.noise.draw(1)), 1)
     head: Any = agent.actor.net.head  # its bias is added to the logits of both
     (slope,) = torch.autograd.grad(agent.return_loss(window), head.bias)
-    p, q = agent.actor(ClosedClimbing.doors).softmax(-1).tolist()
+    p, q = agent.actor(MaskedClimbing.mask).softmax(-1).tolist()
     assert (p[1], q[0]) == (0, 0) and min(p[0], p[2], q[1], q[2]) > 0.01
     of_a = p[0] * p[2] * (-30 * q[1] - 5 * q[2])
     of_b = q[1] * q[2] * (-30 * p[0] - 5 * p[2])  # of 1 over 2: -30 and 0, against 0 and 5
@@ -149,7 +149,7 @@ def test_a_learned_payoff_points_the_same_way():
     assert torch.cosine_similarity(found, true, dim=0) > 0.95
 
 
-def test_choices_pass_the_gradient_of_their_chances():
+def test_one_hot_actions_pass_the_gradient_of_their_probabilities():
     logits = torch.tensor([[0.3, -1.0, 2.0]], requires_grad=True)
     chances = logits.softmax(-1)
     choice = straight_through_one_hot(torch.tensor([[0.1, 5.0, 0.2]]), chances)
@@ -160,7 +160,7 @@ def test_choices_pass_the_gradient_of_their_chances():
     torch.testing.assert_close(logits.grad, expected.detach())
 
 
-def test_alternatives_change_one_agent_at_a_time():
+def test_counterfactual_actions_change_one_agent_at_a_time():
     action = one_hot_argmax(torch.randn(7, 2, CHOICES, generator=torch.Generator().manual_seed(0)))
     instead = counterfactual_actions(action)
     assert instead.shape == (2, CHOICES, 7, 2, CHOICES)
@@ -208,7 +208,7 @@ class Line(TorchEnv):
 
 
 @pytest.mark.parametrize("choices", ["sampled", "all"])
-def test_a_team_learns_to_choose(choices):
+def test_a_team_learns_discrete_actions(choices):
     """At best every agent is within an eighth of 0 after a few steps; at random it strays."""
     net = NetConfig(architecture="shared", hidden=(32,))
     settings = config(
@@ -230,7 +230,7 @@ def test_a_team_learns_to_choose(choices):
     assert reward.mean() > -0.1  # -1/3 at the start, -0.6 of a random walk
 
 
-def test_choices_that_an_agent_has_not_are_never_made():
+def test_actions_that_an_agent_lacks_are_never_taken():
     box = torch.zeros(2, CHOICES), torch.ones(2, CHOICES)
     available = torch.tensor([[True, True, True], [True, False, True]])
     actor = Actor(ActorConfig(), 2, 4, *box, discrete=True, available=available)

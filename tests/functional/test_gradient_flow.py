@@ -81,7 +81,7 @@ def first_action_gradients(limit: float | None, *, by_steps: bool) -> tuple[Tens
 
 
 @pytest.mark.parametrize("by_steps", [False, True])
-def test_a_wild_env_is_tamed_and_the_others_keep_theirs(by_steps: bool) -> None:
+def test_only_the_exceeding_env_is_clipped(by_steps: bool) -> None:
     free, free_window = first_action_gradients(None, by_steps=by_steps)
     held, held_window = first_action_gradients(20.0, by_steps=by_steps)
     others = torch.arange(ENVS) != WILD

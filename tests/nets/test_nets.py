@@ -79,7 +79,7 @@ def test_a_transformer_may_embed_each_agent_by_an_mlp():
 
 
 @pytest.mark.parametrize("architecture", OPEN)
-def test_every_agent_hears_of_the_others(architecture):
+def test_every_agent_sees_the_others(architecture):
     net = trained(small(architecture))
     x = torch.randn(1, AGENTS, OBS, requires_grad=True)
     (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
@@ -169,7 +169,7 @@ def test_a_central_net_begins_with_its_head_gain(architecture):
 
 
 @pytest.mark.parametrize("pool_others", [False, True])
-def test_a_shared_net_that_is_told_numbers_is_one_net_with_numbers_appended(pool_others):
+def test_a_shared_net_with_ids_is_one_net_with_ids_appended(pool_others):
     net = trained(small("shared", pool_others=pool_others, agent_id=True))
     x = torch.randn(11, ENVS, AGENTS, OBS)
     parts = [x, torch.eye(AGENTS).expand(11, ENVS, -1, -1)]
@@ -180,7 +180,7 @@ def test_a_shared_net_that_is_told_numbers_is_one_net_with_numbers_appended(pool
     assert (net(same)[..., 0, :] - net(same)[..., 1, :]).abs().max() > 0.1
 
 
-def test_a_transformer_that_is_told_numbers_is_one_with_numbers_appended():
+def test_a_transformer_with_ids_is_one_with_ids_appended():
     net = trained(small("transformer", agent_id=True))
     plain = build_net(small("transformer"), AGENTS, OBS + AGENTS, OUT)
     plain.load_state_dict(net.state_dict())
@@ -205,7 +205,7 @@ def test_a_transformer_that_is_told_numbers_is_one_with_numbers_appended():
         ({"architecture": "dico"}, False),
     ],
 )
-def test_a_configuration_says_whether_agents_hear_of_each_other(options, hears):
+def test_a_configuration_knows_whether_agents_see_each_other(options, hears):
     config = NetConfig(hidden=(12,), **options)
     assert config.hears_others is hears
     net = build_net(config, AGENTS, OBS, OUT)
@@ -279,6 +279,6 @@ def test_the_same_seed_builds_the_same_network(architecture):
         ({"diversity": None}, "diversity is None, but only a dico"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(kwargs, message):
+def test_invalid_networks_are_refused(kwargs, message):
     with pytest.raises(UsageError, match=message):
         NetConfig(**kwargs)

@@ -130,8 +130,8 @@ def test_stepping_with_carried_states_is_the_pass_through_the_window(kind):
 
 
 @every_kind
-def test_nothing_crosses_the_beginning_of_an_episode(kind):
-    """Env 2 begins anew at step 6: neither values nor gradients come from before, in no env."""
+def test_nothing_crosses_an_episode_start(kind):
+    """Env 2 restarts at step 6: neither values nor gradients come from before, in no env."""
     net, episode_start = trained(kind), some_resets()
     x = torch.randn(TIME, ENVS, AGENTS, OBS, requires_grad=True)
     hidden = torch.randn(ENVS, AGENTS, MEMORY, requires_grad=True)
@@ -170,7 +170,7 @@ def test_nothing_crosses_the_beginning_of_an_episode(kind):
         ("hyper-mlp, central", True),
     ],
 )
-def test_who_hears_of_the_others_is_as_without_memory(kind, sees):
+def test_which_agents_inputs_are_seen_does_not_depend_on_memory(kind, sees):
     net = trained(kind)
     assert settings(kind).hears_others is sees
     x = torch.randn(TIME, 1, AGENTS, OBS, requires_grad=True)
@@ -189,7 +189,7 @@ def test_agents_share_a_memory_where_they_share_or_generate_weights(kind):
 
 
 @pytest.mark.parametrize("numbered", [True, False])
-def test_only_a_shared_memory_that_is_told_numbers_tells_agents_apart(append_agent_id):
+def test_a_shared_memory_tells_agents_apart_only_by_ids(append_agent_id):
     config = replace(settings("shared, numbered"), agent_id=append_agent_id)
     net = build_recurrent_net(config, AGENTS, OBS, OUT)
     x = torch.randn(TIME, ENVS, 1, OBS).expand(-1, -1, AGENTS, -1)
@@ -231,7 +231,7 @@ def test_the_head_has_its_gain_and_every_weight_a_gradient(kind):
 # --- values --------------------------------------------------------------------------------------
 
 
-def test_what_a_step_led_to_is_valued_with_the_memory_of_that_step():
+def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
     """By hand: encoder, reader and head pass on what they get; half of it is remembered.
 
     Gates are σ(0) = ½, so h' = ½ tanh(x) + ½ h, and V = h. The first episode ends after step 0.
@@ -260,7 +260,7 @@ def test_what_a_step_led_to_is_valued_with_the_memory_of_that_step():
     assert next_value.flatten().tolist() == pytest.approx(ends)
 
 
-# --- what cannot be ------------------------------------------------------------------------------
+# --- invalid settings -----------------------------------------------------------------------
 
 
 REMEMBERS = NetConfig(architecture="separate", memory=5)
@@ -283,12 +283,12 @@ REMEMBERS = NetConfig(architecture="separate", memory=5)
         ),
     ],
 )
-def test_memory_is_refused_where_nobody_would_keep_it(build, advice):
+def test_memory_is_refused_where_no_hidden_state_is_kept(build, advice):
     with pytest.raises(UsageError, match=advice):
         build()
 
 
-def test_models_have_no_memory():
+def test_surrogates_are_not_recurrent():
     from toys.reach import Reach
 
     surrogates = SurrogateConfig(reward=RewardConfig(net=NetConfig(memory=5)))

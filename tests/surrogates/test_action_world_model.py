@@ -145,7 +145,7 @@ def test_it_is_torchs_own_transformer_under_the_papers_mask() -> None:
 def step_by_step(
     world: ActionWorldModel, start: Tensor, action: Tensor, restarts: dict[int, Tensor]
 ) -> Tensor:
-    """Advance through `action`; before step t, envs in `restarts[t]` begin anew at `start[t]`."""
+    """Advance through `action`; before step t, envs in `restarts[t]` restart at `start[t]`."""
     memory, predictions = world.begin(start[0]), []
     for t in range(action.shape[1]):
         if t in restarts:

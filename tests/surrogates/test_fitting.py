@@ -234,7 +234,7 @@ def test_the_loss_is_averaged_over_the_entries_that_count():
         assert loss.item() == pytest.approx(4.0, rel=1e-5)
 
 
-def test_what_can_be_foretold_is_judged_by_windows_not_seen_before():
+def test_predictability_is_measured_on_unseen_windows():
     """The last entry is noise, the others are learned."""
     models = surrogates(small(minibatches=30))
     for seed in range(12):

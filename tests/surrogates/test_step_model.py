@@ -14,7 +14,7 @@ AGENTS, OBS, ACT = 3, 5, 2
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
 
 
-def test_waves_are_sines_and_cosines_of_doubled_frequencies():
+def test_fourier_features_are_sines_and_cosines_of_doubled_frequencies():
     x = torch.tensor([[0.3, -1.7]])
     angles = [0.3, -1.7, 0.6, -3.4, 1.2, -6.8]
     expected = torch.tensor(
@@ -24,7 +24,7 @@ def test_waves_are_sines_and_cosines_of_doubled_frequencies():
     assert fourier_features(x, 0) is x
 
 
-def test_waves_make_fine_differences_learnable():
+def test_fourier_features_make_fine_differences_learnable():
     """A step of a hundredth of a deviation: the plain network smooths it over."""
     generator = torch.Generator().manual_seed(0)
     obs = torch.rand(4096, 1, 1, generator=generator) * 3.4 - 1.7
@@ -51,7 +51,7 @@ def test_waves_make_fine_differences_learnable():
     assert errors[1] < 0.3 * errors[0]
 
 
-def test_the_gradient_passes_as_far_as_it_is_foretold():
+def test_the_gradient_is_attenuated_by_the_explained_variance():
     """Of entry 2 half the mean squared change is explained, so that a quarter of the learned slope
     stays; and, as values differ by ten times as much, .995 of the next value: .99 of the slope that
     comes of the entry's own past. Values do not change."""

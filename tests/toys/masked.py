@@ -1,4 +1,4 @@
-"""Toys whose observations have columns with a role: doors that close, and a state out of sight."""
+"""Toys with an action mask and with a global state among the observations."""
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ SEEN = 2
 
 
 class MaskedReach(TorchEnv):
-    """Agents choose doors, some of which are closed; agent 2 is gone from step 3 on.
+    """Discrete actions, some of which are masked; agent 2 is dead from step 3 on.
 
-    Observations are the agent's place and its square, which doors are open, and, as the state,
-    everybody's places. A door pulls towards a fixed place; the distance to 0 costs.
+    Observations are the agent's place and its square, the action mask, and, as the global state,
+    the places of all. An action pulls towards a fixed place; the distance to 0 costs.
     """
 
     true_gradients = frozenset()
@@ -43,24 +43,24 @@ class MaskedReach(TorchEnv):
         place = 2 * torch.rand(shape, generator=generator) - 1
         return {"place": place, "step": torch.zeros(count, dtype=torch.long)}
 
-    def doors(self, state: TorchState) -> Tensor:
-        """Return which are open: (env, agent, choice) bool."""
+    def available(self, state: TorchState) -> Tensor:
+        """Return the action mask: (env, agent, action) bool."""
         bits = (97 * state["place"].abs()).long() + 1  # 1 to 98: at least one of 7 bits is set
-        open_doors = (bits.unsqueeze(-1) >> torch.arange(CHOICES)) % 2 == 1
-        open_doors[..., 0] |= ~open_doors.any(-1)
+        available = (bits.unsqueeze(-1) >> torch.arange(CHOICES)) % 2 == 1
+        available[..., 0] |= ~available.any(-1)
         gone = (state["step"] >= 3).unsqueeze(-1) & (torch.arange(AGENTS) == 2)
-        return open_doors & ~gone.unsqueeze(-1)
+        return available & ~gone.unsqueeze(-1)
 
     def observe(self, state: TorchState) -> Tensor:
         place = state["place"].unsqueeze(-1)
         everybody = state["place"].unsqueeze(1).expand(-1, AGENTS, -1)
         seen = torch.cat([place, place.square()], dim=-1)
-        return torch.cat([seen, self.doors(state).float(), everybody], dim=-1)
+        return torch.cat([seen, self.available(state).float(), everybody], dim=-1)
 
     def advance(self, state: TorchState, action: Tensor) -> TorchState:
-        doors = self.doors(state)
-        self.taken += int(doors.any(-1).sum())
-        self.closed += int(((action > 0.5) & ~doors & doors.any(-1, keepdim=True)).sum())
+        available = self.available(state)
+        self.taken += int(available.any(-1).sum())
+        self.closed += int(((action > 0.5) & ~available & available.any(-1, keepdim=True)).sum())
         goal = action @ torch.tensor([-1.0, -0.3, 0.3, 1.0])
         return {"place": 0.8 * state["place"] + 0.2 * goal, "step": state["step"] + 1}
 

@@ -1,8 +1,12 @@
-"""Waiting for the moment to kill a training."""
+"""Trainings in other processes, and in this one where the process does not matter."""
 
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.cli.reproduce.workers import Children, Job
 
 
 def wait_for_updates(run: Path, count: int, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -13,3 +17,15 @@ def wait_for_updates(run: Path, count: int, process: subprocess.Popen[bytes] | N
         assert process is None or process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def run_here(
+    children: Children,
+    jobs: Sequence[Job],
+    started: Callable[[], None],
+    ended: Callable[[Job, int], None],
+) -> None:
+    """Stand in for `Children.run`: one job after another, in this process."""
+    for job in jobs:
+        started()
+        ended(job, main(list(job.arguments)))

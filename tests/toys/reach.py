@@ -7,6 +7,7 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.nets.config import NetConfig
@@ -20,9 +21,9 @@ NET = NetConfig(hidden=(8,))
 
 
 class Reach(TorchEnv):
-    """Points in [-1, 1]² that move by up to a half per step; the squared distance home costs.
+    """Points in [-1, 1]² that move by up to a half per step; the squared distance to 0 costs.
 
-    The best is to walk straight home: from x, (|x| - ½)² is left after one step if |x| > ½, and
+    The best is to walk straight to 0: from x, (|x| - ½)² is left after one step if |x| > ½, and
     nothing later. Its mean over x and the two coordinates is 2 ∫_½^1 (x - ½)² dx = 1/12.
     """
 
@@ -68,18 +69,20 @@ def config(**kwargs: object) -> SHACConfig:
         "actor": ActorConfig(net=NET, std=0.3),
         "critic": CriticConfig(net=NET),
         "noise": NoiseConfig(kind="ou"),
-        "critic_updates": 2,
-        "critic_batch_size": 13,
+        "value": ValueLearningConfig(minibatches=2, batch_size=13),
     }
     return SHACConfig(**(defaults | kwargs))
 
 
-def learned(env: MultiAgentVectorEnv) -> LearnedDiffWrapper:
+def learned(env: MultiAgentVectorEnv, *, dynamics: bool = True) -> LearnedDiffWrapper:
     net = NetConfig(architecture="shared", hidden=(8,), activation="silu")
     surrogates = SurrogateConfig(
-        reward=RewardConfig(net=net), step=StepModelConfig(net=net), minibatches=2, batch_size=32
+        reward=RewardConfig(net=net),
+        dynamics=StepModelConfig(net=net),
+        minibatches=2,
+        batch_size=32,
     )
-    return LearnedDiffWrapper(env, config=surrogates)
+    return LearnedDiffWrapper(env, dynamics=dynamics, config=surrogates)
 
 
 def true_reach() -> MultiAgentVectorEnv:

@@ -1,4 +1,4 @@
-"""A toy that needs memory: what was heard at the first step is to be repeated at the last."""
+"""A toy that needs memory: the cue of the first step is to be repeated at the last."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ CUES = 2
 
 
 class Recall(TorchEnv):
-    """Each agent hears a cue of its own, then nothing but the time, and is asked at the end.
+    """Each agent observes its own cue once, then the time only, and answers in the last step.
 
-    The reward is 1 for the cue's choice at the last step. The time is told, so that without memory
-    half of that is had, by chance, and no more.
+    The reward is 1 for repeating the cue in the last step. The time is observed, so that without
+    memory half of that is had, by chance, and no more.
     """
 
     true_gradients = frozenset()

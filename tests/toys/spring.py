@@ -75,7 +75,7 @@ def small(model: str = "step", anchor: str = "real", loop: str = "closed") -> Su
         model=model,
         anchor=anchor,
         loop=loop,
-        awm=ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON),
+        dynamics=ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON),
         reward=RewardConfig(net=NetConfig(architecture="shared", hidden=(8,), activation="silu")),
         minibatches=3,
         batch_size=32,

@@ -54,18 +54,6 @@ def test_without_a_mean_the_policy_itself_predicts(kind):
     assert agent.predictor is agent.actor
 
 
-@pytest.mark.parametrize("kind", [SHAC, PPO])
-def test_the_mean_is_saved_and_goes_on(kind, tmp_path):
-    whole = make(kind, ema_decay=0.8)
-    list(whole.iterations(4))
-    half = make(kind, ema_decay=0.8)
-    list(half.iterations(2))
-    half.save(tmp_path / "half.pt")
-    resumed = kind.load(tmp_path / "half.pt", Reach())
-    list(resumed.iterations(4))
-    assert torch.equal(head(resumed.predictor), head(whole.predictor))
-
-
 @pytest.mark.parametrize("ema_decay", [-0.1, 1.0, float("nan")])
 def test_a_decay_outside_of_0_to_1_is_refused(ema_decay):
     with pytest.raises(UsageError, match="average is"):

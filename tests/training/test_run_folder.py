@@ -27,7 +27,7 @@ def test_columns_may_come_later(folder):
     assert rows == ["1.0,0.5,", "2.0,0.25,7.0", "3.0,0.125,"]
 
 
-def test_what_is_newer_than_the_checkpoint_is_made_again(folder):
+def test_rows_newer_than_the_checkpoint_are_dropped_on_resume(folder):
     for update in (1, 2, 3):
         folder.log(update, {"loss": float(update)})
     folder.rewind(2)
@@ -45,7 +45,7 @@ def test_a_row_cut_short_by_a_kill_is_dropped(folder):
     assert [row["loss"] for row in folder.metrics()] == [1, 0.125]
 
 
-def test_a_run_without_a_checkpoint_begins_anew(folder):
+def test_a_run_without_a_checkpoint_starts_over(folder):
     folder.log(1, {"loss": 1.0})
     folder.rewind(0)
     assert folder.metrics() == []
@@ -53,7 +53,7 @@ def test_a_run_without_a_checkpoint_begins_anew(folder):
         folder.load("cpu")
 
 
-def test_what_a_run_is_changed_to_is_remembered(folder):
+def test_a_changed_configuration_is_written(folder):
     folder.write_summary({"seed": 3})
     folder.reopen({"seed": 3, "steps": 5}, finished=True)
     assert folder.summary() is not None

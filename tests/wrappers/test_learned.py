@@ -182,7 +182,9 @@ def test_models_learn_the_spring_and_their_gradient_approaches_the_true_one(mode
             model=model,
             anchor=anchor,
             loop=loop,
-            awm=ActionWorldModelConfig(width=16, layers=2, feedforward=32, max_horizon=HORIZON),
+            dynamics=ActionWorldModelConfig(
+                width=16, layers=2, feedforward=32, max_horizon=HORIZON
+            ),
             minibatches=20,
             trajectory_batch_size=64,
         ),

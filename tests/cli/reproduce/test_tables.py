@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from toys.processes import run_here
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.arguments import read_train
@@ -13,6 +14,7 @@ from diffsurrogate.cli.reproduce.command import TABLES
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
 from diffsurrogate.cli.reproduce.statistics import read_results
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
+from diffsurrogate.cli.reproduce.workers import Children
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 
@@ -141,9 +143,10 @@ def test_a_run_is_not_tabled_as_another(tmp_path):
     assert "against its name" in unreadable[0][1]
 
 
-def test_returns_are_of_one_agent_where_the_table_knows_no_maximum(tmp_path, capsys):
+def test_returns_are_of_one_agent_where_the_table_knows_no_maximum(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Children, "run", run_here)
     command = ["reproduce", "bpta", "--tasks", "penalty", "--methods", "mappo", "bppo"]
-    command += ["--variants", "no-peer", "--seeds", "5", "--total-steps", "800", "--jobs", "1"]
+    command += ["--variants", "no-peer", "--seeds", "5", "--total-steps", "400", "--jobs", "1"]
     command += ["--out", str(tmp_path), "--", "--num-envs", "20", "--film-steps", "0"]
     assert main(command) == 0
     said = capsys.readouterr().out

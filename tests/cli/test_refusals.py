@@ -1,0 +1,65 @@
+"""Training with options that cannot work: one line of advice, and nothing is written."""
+
+import pytest
+
+from diffsurrogate.__main__ import main
+
+REFUSALS = {
+    "shac vnas/dispersion": "did you mean 'vmas'",
+    "shac++ vmas/dispersio": "dispersion",
+    "shac++ paper/transprt": "transport",
+    "shac diffsurrogate/cartpole-swingup --shac.horizon 0": "at least 1",
+    "shac++ paper/dispersion --agents 0": "agents is 0",
+    "shac diffsurrogate/cartpole-swingup --agents 3": "n_agents",
+    "shac+ vmas/football": "dynamics",
+    "shac paper/dispersion": "LearnedDiffWrapper",
+    "shac diffsurrogate/cartpole-swingup --device cuda:97": "--device cpu",
+    "shac diffsurrogate/cartpole-swingup --device abacus": "--device cpu",
+    "shac diffsurrogate/cartpole-swingup --device meta": "--device cpu",
+    "shac diffsurrogate/cartpole-swingup --seed -1": "at least 0",
+    "shac diffsurrogate/cartpole-swingup --eval-steps 0": "at least 1",
+    "shac diffsurrogate/cartpole-swingup --time-limit nan": "at least 0",
+    "shac diffsurrogate/cartpole-swingup --resume": "check the path",
+    "ippo paper/dispersion --network transformer": "see only",
+    "sb3-ppo paper/dispersion --network transformer": "shared",
+    "shac gymnasium/CartPole-v1": "no gradients of its own",
+    "shac+ gymnasium/CartPole-v1": "Leave dynamics=True to learn one",
+    "ppo paper/dispersion --shac.horizon 4": "--ppo.",
+    "sb3-ppo paper/dispersion --ppo.horizon 4": "set --sb3.",
+    "mappo paper/dispersion --surrogates.minibatches 4": "--ppo.",
+    "ppo paper/dispersion --ppo.horizon 0": "at least 1",
+    "sb3-ppo paper/dispersion --sb3.horizon 0": "at least 1",
+    "sb3-ppo paper/dispersion --sb3.batch-size 1": "at least 2",
+    "sb3-ppo paper/dispersion --sb3.hidden 0": "at least 1",
+    "ppo paper/dispersion --ppo.actor.squash": "actor.squash False",
+    "sb3-ppo gymnasium/CartPole-v1 --num-envs 1 --sb3.horizon 1": "raise num_envs",
+    "sb3-ppo paper/dispersion --network shared-id": "mlp or shared",
+    "ippo paper/dispersion --network transformer-id": "see only themselves",
+    "sb3-ppo paper/dispersion --network hyper-mlp": "mlp or share",
+    "ippo paper/dispersion --network dico --agents 1": "there is 1",
+    "ippo gymnasium/Pendulum-v1 --network dico": "there is 1",
+    "mappo games/specialisation --network dico": "are choices",
+    "shac++ paper/dispersion --network hyper-mlp --preset paper": "no hyper-mlp network",
+    "shac++ paper/dispersion --surrogates.reward.net.architecture dico": "values and models",
+    "ippo vmas/navigation --network dico --ppo.actor.net.gru_size 5": "dico",
+    "shac++ vmas/navigation --shac.actor.net.gru_size 5": "SHAC learns policies",
+    "shac vmas/navigation --shac.critic.net.gru_size 5": "SHAC learns policies",
+    "bppo games/climbing --bppo.actor.net.gru_size 5": "one after another",
+    "happo games/climbing --bppo.critic.net.gru_size 5": "agents in turn",
+    "bppo games/climbing --network shared": "leave out --network",
+    "bppo games/climbing --ppo.gamma 0.5": "--bppo.",
+    "mappo games/climbing --bppo.gamma 0.5": "--ppo.",
+    "bppo games/climbing --bppo.turns random": "backward",
+}
+"""Arguments of `diffsurrogate train`, and a part of what is said."""
+
+
+@pytest.mark.parametrize("arguments", REFUSALS)
+def test_options_that_cannot_work_get_one_line_of_advice(arguments, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *arguments.split(), "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert REFUSALS[arguments] in message
+    assert not out.exists()

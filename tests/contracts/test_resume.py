@@ -1,0 +1,377 @@
+"""Interrupted or not, training comes to the same: trainers saved and loaded, runs killed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys.masked import MaskedReach
+from toys.processes import wait_for_updates
+from toys.reach import AGENTS, ENVS, NET, Reach, config, learned
+from toys.trainers import (
+    TRAINERS,
+    WINDOW,
+    Case,
+    clipped,
+    sequential,
+    stable_baselines,
+    what_differs,
+)
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.bppo import BPPO
+from diffsurrogate.algorithms.ppo import PPO
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import load_checkpoint
+from diffsurrogate.training.run_folder import RunFolder
+from diffsurrogate.training.trainer import Trainer
+
+# --- trainers, from Python -----------------------------------------------------------------------
+
+SHAC_VARIANTS = {
+    "held noise": {"noise": NoiseConfig(kind="held", hold=3)},
+    "pink noise, no cache": {"value_capacity": 0, "noise": NoiseConfig(kind="pink")},
+    "squash, learn_std": {"actor": ActorConfig(net=NET, std=0.3, squash=True, learn_std=True)},
+}
+VARIANTS = (
+    TRAINERS
+    | {name: replace(TRAINERS["shac"], config=config(**c)) for name, c in SHAC_VARIANTS.items()}
+    | {
+        "bppo, random order": Case(kind=BPPO, config=sequential(BPPO, {"order": "random"})),
+        "bppo, simultaneous": Case(kind=BPPO, config=sequential(scheme="simultaneous")),
+        "sb3, joint": replace(TRAINERS["sb3"], config=stable_baselines(joint=True)),
+        "sb3, raw": replace(TRAINERS["sb3"], config=stable_baselines(normalise=False)),
+    }
+)
+
+
+def saved(agent: Trainer, path: Path) -> Path:
+    agent.save(path / "agent.pt")
+    return path / "agent.pt"
+
+
+def check_unbroken(case: Case, path: Path, make_env: Callable[[], MultiAgentVectorEnv]) -> None:
+    """Five windows equal three, saved and loaded, and two: in all that is saved, to the bit."""
+    size = ENVS * case.config.horizon
+    unbroken, broken = (case.make(make_env(), seed=3, schedule="linear") for _ in range(2))
+    unbroken.learn(5 * size)
+    broken.learn(5 * size, lambda agent, metrics: agent.iteration < 3)
+    env = make_env()
+    env.reset(seed=11)
+    loaded = case.kind.load(saved(broken, path), env)
+    assert (loaded.iteration, loaded.seed, loaded.config) == (3, 3, broken.config)
+    assert not what_differs(loaded, broken)
+    loaded.learn(5 * size)
+    assert not what_differs(loaded, unbroken)
+    assert what_differs(loaded, broken)
+
+
+@pytest.mark.parametrize("case", VARIANTS.values(), ids=list(VARIANTS))
+def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, case):
+    check_unbroken(case, tmp_path, case.env)
+
+
+ELSEWHERE = {
+    "dispersion": lambda: make("paper/dispersion", num_envs=ENVS, n_agents=AGENTS, max_steps=5),
+    "discrete": lambda: make("games/climbing", num_envs=ENVS, steps=3),
+    "masked": MaskedReach,
+}
+
+
+@pytest.mark.parametrize("make_env", ELSEWHERE.values(), ids=list(ELSEWHERE))
+@pytest.mark.parametrize("name", ["hybrid", "recurrent mappo", "bppo", "sb3"])
+def test_a_loaded_trainer_goes_on_in_envs_of_other_libraries(tmp_path, name, make_env):
+    case = TRAINERS[name]
+    if name == "sb3" and make_env is MaskedReach:
+        pytest.skip("its rollouts begin with the global state still among the observations")
+    check_unbroken(case, tmp_path, lambda: case.wrap(make_env()))
+
+
+@pytest.mark.parametrize("case", TRAINERS.values(), ids=list(TRAINERS))
+def test_saving_before_the_first_update_saves_the_start(tmp_path, case):
+    agent = case.make(seed=3)
+    loaded = case.kind.load(saved(agent, tmp_path), case.env())
+    assert not what_differs(loaded.learn(WINDOW), agent.learn(WINDOW))
+
+
+class Stateless(Reach):
+    """Cannot save its state, and takes only seeds that NumPy's generators take."""
+
+    def _save(self) -> State:
+        raise NotImplementedError
+
+    def _reset_all(self, seed: int | None) -> Tensor:
+        np.random.RandomState(seed)
+        return super()._reset_all(seed)
+
+
+@pytest.mark.parametrize("randomise_episode_phase", [False, True])
+@pytest.mark.parametrize("case", TRAINERS.values(), ids=list(TRAINERS))
+def test_an_env_that_saves_no_state_starts_new_episodes(tmp_path, case, randomise_episode_phase):
+    agent = case.make(case.env(Stateless), randomise_episode_phase=randomise_episode_phase).learn(
+        2 * WINDOW
+    )
+    loaded = case.kind.load(saved(agent, tmp_path), case.env(Stateless))
+    assert loaded.env.began.all()
+    assert set(what_differs(loaded, agent)) <= {".sampler", ".sb3.last_obs", ".sb3.episode_starts"}
+    assert loaded.learn(3 * WINDOW).update == 3
+
+
+OTHERS: dict[str, Callable[[Case], tuple[MultiAgentVectorEnv, dict[str, Any]]]] = {
+    "agents": lambda case: (case.env(agents=2), {}),
+    "envs": lambda case: (case.env(num_envs=11), {}),
+    "discrete actions": lambda case: (case.wrap(ELSEWHERE["discrete"]()), {}),
+    "discount": lambda case: (case.env(), {"gamma": 0.5}),
+    "no models were saved": lambda case: (learned(case.env()), {}),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("name", ["shac", "recurrent ppo", "bppo", "sb3"])
+def test_a_checkpoint_of_another_env_or_configuration_is_refused(tmp_path, name, other):
+    case = TRAINERS[name]
+    path = saved(case.make().learn(WINDOW), tmp_path)
+    with pytest.raises(UsageError):
+        env, changes = OTHERS[other](case)
+        case.kind.load(path, env, replace(case.config, **changes))
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "wanted"),
+    [
+        (config(), config(actor=ActorConfig(net=NET, learn_std=True))),
+        (config(), config(value_bins=2)),
+        (config(), config(value_capacity=0)),
+        (clipped(PPO), clipped(PPO, {"batch_size": 7})),
+        (stable_baselines(), stable_baselines(hidden=(9,))),
+    ],
+    ids=["learned deviation", "bins", "no cache", "minibatches", "widths"],
+)
+def test_a_checkpoint_of_other_parts_is_refused(tmp_path, saved_by, wanted):
+    case = next(case for case in TRAINERS.values() if type(case.config) is type(wanted))
+    case = replace(case, config=saved_by)
+    with pytest.raises(UsageError):
+        case.kind.load(saved(case.make().learn(WINDOW), tmp_path), case.env(), wanted)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no checkpoint", b"PK\x03\x04 cut short"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "agent.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"agent\.pt"):
+        TRAINERS["shac"].kind.load(path, Reach())
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("name", [name for name, case in TRAINERS.items() if not case.recurrent])
+def test_updates_saving_and_loading_work_on_every_device(tmp_path, device, name):
+    case = TRAINERS[name]
+    agent = case.make(case.env(device=device)).learn(2 * WINDOW)
+    loaded = case.kind.load(saved(agent, tmp_path), case.env(device=device))
+    obs = loaded.env.current_obs
+    assert obs.device.type == device
+    assert torch.equal(obs, agent.env.current_obs)
+    assert torch.equal(loaded.predict(obs), agent.predict(obs))
+    assert loaded.learn(3 * WINDOW).predict(obs, deterministic=False).device.type == device
+
+
+# --- runs, from the command line -----------------------------------------------------------------
+
+RUN = [
+    *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--eval-every", "2"),
+    *("--checkpoint-every", "1", "--film-steps", "0", "--no-progress"),
+]
+SHAC_SIZES = [
+    *("--shac.horizon", "3", "--shac.critic-updates", "2", "--shac.critic-batch-size", "16"),
+]
+MODEL_SIZES = ["--surrogates.minibatches", "2", "--surrogates.batch-size", "16"]
+PPO_SIZES = ["--ppo.horizon", "3", "--ppo.clip.batch-size", "7", "--ppo.clip.epochs", "2"]
+BPPO_SIZES = ["--bppo.horizon", "3", "--bppo.clip.batch-size", "7", "--bppo.clip.epochs", "2"]
+SB3_SIZES = ["--sb3.horizon", "3", "--sb3.batch-size", "7", "--sb3.epochs", "2"]
+DISPERSION = ["paper/dispersion", "--agents", "2"]
+RUNS = {
+    "shac": ["shac", "diffsurrogate/cartpole-swingup", *SHAC_SIZES],
+    "shac+": ["shac+", *DISPERSION, *SHAC_SIZES, *MODEL_SIZES],
+    "shac++": ["shac++", *DISPERSION, *SHAC_SIZES, *MODEL_SIZES],
+    "hybrid": ["shac++", "games/climbing", *SHAC_SIZES, *MODEL_SIZES],
+    "ppo": ["ppo", *DISPERSION, *PPO_SIZES],
+    "ippo, DiCo": ["ippo", *DISPERSION, "--network", "dico", *PPO_SIZES],
+    "mappo, recurrent": ["mappo", *DISPERSION, *PPO_SIZES, "--ppo.actor.net.gru_size", "8"],
+    "bppo": ["bppo", "games/climbing", *BPPO_SIZES],
+    "armappo": ["armappo", "games/climbing", *BPPO_SIZES],
+    "happo": ["happo", "games/climbing", *BPPO_SIZES],
+    "sb3": ["sb3-ppo", *DISPERSION, *SB3_SIZES],
+    "sb3, discrete": ["sb3-ppo", "games/climbing", *SB3_SIZES],
+    "ippo, shared, discrete": ["ippo", "games/climbing", "--network", "shared", *PPO_SIZES],
+}
+UPDATES = 6
+
+
+def command(name: str, *more: str) -> list[str]:
+    steps = ["--total-steps", str(UPDATES * 5 * 3), "--stop-at", "None"]
+    return ["train", *RUNS[name], *RUN, *steps, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of an unbroken run, which is trained once."""
+    folder, done = tmp_path_factory.mktemp("whole"), set()
+
+    def run(name: str) -> Path:
+        if name not in done:
+            assert main(command(name, "--out", str(folder / name))) == 0
+            done.add(name)
+        return folder / name
+
+    return run
+
+
+def check_same_run(one: Path, other: Path) -> None:
+    """Compare the last and the best checkpoint, what was evaluated and the rows of metrics."""
+    for name in ("last", "best"):
+        agents = [load_checkpoint(o / "checkpoints" / f"{name}.pt")["agent"] for o in (one, other)]
+        assert not what_differs(*agents)
+    summaries = [json.loads((out / "summary.json").read_text()) for out in (one, other)]
+    for key in ("mean_return", "env_steps", "updates", "diversity"):
+        assert summaries[0][key] == summaries[1][key]
+    for key in ("update", "mean_return"):
+        assert summaries[0]["best_policy"][key] == summaries[1]["best_policy"][key]
+    for out in (one, other):
+        with (out / "metrics.csv").open() as stream:
+            rows = [int(float(row["update"])) for row in csv.DictReader(stream)]
+        assert rows == list(range(UPDATES + 1))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_evaluating_a_finished_run_gives_what_its_policy_came_to(name, whole):
+    """The same weights and statistics, on the same episodes."""
+    out = whole(name)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["method"], summary["updates"]) == (RUNS[name][0], UPDATES)
+    assert main(["evaluate", str(out), "--num-envs", "3", "--steps", "5"]) == 0
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert evaluation["mean_return"] == summary["mean_return"]
+
+
+class Killed(BaseException):
+    """As by SIGKILL: nothing of ours may catch it."""
+
+
+def kill_at(call: int) -> Callable[..., None]:
+    """Return a function that raises at its given call, and does nothing before."""
+    calls = iter(range(1, call + 1))
+
+    def maybe(*args: Any) -> None:
+        if next(calls) == call:
+            raise Killed
+
+    return maybe
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_resumes_to_the_same_end(name, whole, tmp_path, monkeypatch):
+    """Killed when update 3 is logged and not saved yet: rows 0, 1, 2 and 3 make four calls."""
+    out, log, kill = tmp_path / "run", RunFolder.log, kill_at(4)
+
+    def log_and_die(folder: RunFolder, update: int, metrics: dict[str, float]) -> None:
+        log(folder, update, metrics)
+        kill()
+
+    monkeypatch.setattr(RunFolder, "log", log_and_die)
+    with pytest.raises(Killed):
+        main(command(name, "--out", str(out)))
+    monkeypatch.undo()
+    assert not (out / "summary.json").exists()
+    assert main(["train", "--resume", "--out", str(out), "--no-progress"]) == 0
+    check_same_run(whole(name), out)
+
+
+def test_a_run_killed_by_the_system_resumes_to_the_same_end(whole, tmp_path):
+    out = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-m", "diffsurrogate", *command("shac++", "--out", str(out))],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        wait_for_updates(out, 2, process)
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+    assert not (out / "summary.json").exists()
+    assert main(["train", "--resume", "--out", str(out), "--no-progress"]) == 0
+    check_same_run(whole("shac++"), out)
+
+
+@pytest.mark.parametrize("name", ["shac", "shac++", "ppo", "sb3"])
+def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(
+    name, whole, tmp_path, monkeypatch, capsys
+):
+    out, improve = tmp_path / "run", Trainer.iterations
+    whole(name)
+    before = signal.getsignal(signal.SIGINT)  # not Python's own where a shell started us with &
+
+    def iterations(agent: Trainer, total_iterations: int) -> Any:
+        for metrics in improve(agent, total_iterations):
+            if agent.iteration == 3:
+                signal.raise_signal(signal.SIGINT)
+            yield metrics
+
+    monkeypatch.setattr(Trainer, "updates", iterations)
+    rarely = ["--checkpoint-every", "100", "--out", str(out)]
+    assert main(command(name, *rarely)) == 130
+    assert not (out / "summary.json").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert load_checkpoint(out / "checkpoints" / "last.pt")["agent"]["update"] == 3
+    advice = capsys.readouterr().out.split("continue with: diffsurrogate ")[1].split()
+    monkeypatch.undo()
+    assert main(advice) == 0
+    check_same_run(whole(name), out)
+
+
+@pytest.mark.parametrize("name", ["shac", "sb3"])
+def test_a_run_killed_while_it_keeps_its_best_policy_keeps_it_once_resumed(
+    name, whole, tmp_path, monkeypatch
+):
+    """Between the writing of last.pt and that of best.pt, which thereby hold different updates."""
+    out = tmp_path / "run"
+    folder = whole(name)
+    best = json.loads((folder / "summary.json").read_text())["best_policy"]["update"]
+    save_best = RunFolder.save_best
+
+    def kill(folder: RunFolder, state: dict[str, Any]) -> None:
+        if state["agent"]["update"] == best:
+            raise Killed
+        save_best(folder, state)
+
+    monkeypatch.setattr(RunFolder, "save_best", kill)
+    with pytest.raises(Killed):
+        main(command(name, "--checkpoint-every", "100", "--out", str(out)))
+    monkeypatch.undo()
+    assert main(["train", "--resume", "--out", str(out), "--no-progress"]) == 0
+    check_same_run(folder, out)
+
+
+@pytest.mark.parametrize("method", ["ppo", "sb3-ppo"])
+def test_a_run_on_an_env_that_saves_no_state_resumes_with_new_episodes(method, tmp_path):
+    sizes = SB3_SIZES if method == "sb3-ppo" else PPO_SIZES
+    start = ["train", method, "gymnasium/CartPole-v1", *sizes, *RUN, "--out", str(tmp_path / "run")]
+    assert main([*start, "--total-steps", "30"]) == 0
+    assert main([*start, "--total-steps", "75", "--resume"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 5

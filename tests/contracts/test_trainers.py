@@ -1,0 +1,225 @@
+"""What every trainer promises: `learn`, `predict`, metrics, seeds, and what it refuses."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys.reach import ACT, AGENTS, ENVS, OBS, Reach
+from toys.trainers import TRAINERS, WINDOW, Case, plain_reach, what_differs
+
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.training.trainer import Trainer
+
+every_trainer = pytest.mark.parametrize("case", TRAINERS.values(), ids=list(TRAINERS))
+
+# --- learn -------------------------------------------------------------------------------------
+
+
+@every_trainer
+def test_steps_are_counted_over_envs_and_rounded_up_to_whole_windows(case):
+    """A window is 7 envs of 4 steps; totals include what was learned before."""
+    agent = case.make()
+    for total_steps, iterations in {1: 1, 28: 1, 29: 2, 56: 2, 57: 3}.items():
+        assert agent.learn(total_steps).update == iterations
+        assert agent.env_steps == 28 * iterations
+    for steps in (0, -3):
+        with pytest.raises(UsageError, match=f"total_steps is {steps}"):
+            agent.learn(steps)
+
+
+@every_trainer
+def test_only_false_from_the_callback_stops(case):
+    agent, seen = case.make(), []
+
+    def callback(trainer: Trainer, metrics: dict[str, float]) -> bool | None:
+        assert trainer is agent
+        seen.append(metrics["env_steps"])
+        return {2: True, 3: False}.get(trainer.iteration)
+
+    assert agent.learn(5 * WINDOW, callback).update == 3
+    assert seen == [28.0, 56.0, 84.0]
+
+
+@every_trainer
+def test_metrics_are_finite_floats_and_count_episodes(case):
+    """Episodes of 8 steps end with every second window."""
+    reports = list(case.make(randomise_episode_phase=False).iterations(4))
+    common = {"reward", "critic_loss", "update_cpu_seconds"}
+    models = {"reward_loss", "reward_error", "cached_transitions"}
+    assert common | (models if case.wrap is not Case.wrap else set()) <= reports[-1].keys()
+    for report in reports:
+        assert all(type(value) is float and math.isfinite(value) for value in report.values())
+    assert [report["env_steps"] for report in reports] == [28.0, 56.0, 84.0, 112.0]
+    assert [report["episodes_ended"] for report in reports] == [0.0, 7.0, 0.0, 7.0]
+    assert [report["episodes_terminated"] for report in reports] == [0.0] * 4
+
+
+@every_trainer
+def test_episode_phases_are_spread_unless_told_otherwise(case):
+    ends = [report["episodes_ended"] for report in case.make().iterations(4)]
+    assert sum(ends) >= 10
+    assert ends != [0.0, 7.0, 0.0, 7.0]
+
+
+@pytest.mark.parametrize("name", ["ppo", "ippo", "mappo", "recurrent mappo", "sb3"])
+def test_terminations_are_told_from_time_limits_on_discrete_actions(name):
+    case = TRAINERS[name]
+    env = make("gymnasium/CartPole-v1", num_envs=ENVS, max_steps=17)
+    (report,) = case.make(env, horizon=40, randomise_episode_phase=False).iterations(1)
+    assert 0 < report["episodes_terminated"] < report["episodes_ended"]
+
+
+def test_a_progress_bar_may_be_shown(capsys):
+    TRAINERS["ppo"].make().learn(2 * WINDOW, progress_bar=True)
+    assert "reward=" in capsys.readouterr().err
+
+
+# --- predict -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=TRAINERS.values(), ids=list(TRAINERS))
+def trained(request: pytest.FixtureRequest) -> tuple[Case, Trainer]:
+    """Return a trainer whose actions often lie outside the box."""
+    case, changes = request.param, {}
+    if hasattr(case.config, "actor"):
+        changes["actor"] = replace(case.config.actor, std=3.0)
+    return case, case.make(**changes).learn(2 * WINDOW)
+
+
+@pytest.mark.parametrize("leading", [(ENVS,), (), (2, ENVS)])
+def test_predictions_have_the_shape_of_actions_in_the_box_and_no_graph(trained, leading):
+    case, agent = trained
+    obs = 3 * torch.randn(*leading, AGENTS, OBS)
+    if case.recurrent:
+        for ask in (agent.predict, agent.actor):
+            with pytest.raises(UsageError, match=r"policy\(env\)"):
+                ask(obs)
+        return
+    mean, sample, other = agent.predict(obs), agent.predict(obs, False), agent.predict(obs, False)
+    for action in (mean, sample):
+        assert action.shape == (*leading, AGENTS, ACT)
+        assert action.abs().max() <= 1
+        assert not action.requires_grad
+    assert torch.equal(mean, agent.predict(obs, deterministic=True))
+    assert not torch.equal(sample, other)
+
+
+def test_a_policy_is_deterministic_and_refuses_other_shapes(trained):
+    case, agent = trained
+    actions = []
+    for _ in range(2):
+        env = plain_reach()
+        obs, _ = env.reset(seed=1)
+        actions.append(agent.policy(env)(obs))
+    assert torch.equal(*actions)
+    assert actions[0].abs().max() <= 1
+    if not case.recurrent:
+        assert torch.equal(actions[0], agent.predict(obs))
+    with pytest.raises(UsageError, match=r"\(\.\.\., 3, 5\)"):
+        agent.predict(torch.zeros(ENVS, AGENTS, OBS + 1))
+
+
+# --- seeds -------------------------------------------------------------------------------------
+
+
+@every_trainer
+def test_the_seed_decides_everything_and_nothing_around_does(case):
+    """Neither the global random streams nor other envs; and the streams are left alone."""
+
+    def trained(seed: int, around: int) -> Trainer:
+        torch.manual_seed(around)
+        np.random.seed(around)
+        states = torch.get_rng_state(), np.random.get_state()[1].copy()
+        agent = case.make(seed=seed)
+        for update in range(1, 4):
+            if around:
+                plain_reach().reset(seed=update)
+            agent.learn(update * WINDOW)
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert (np.random.get_state()[1] == states[1]).all()
+        return agent
+
+    one = trained(1, around=0)
+    assert not what_differs(one, trained(1, around=5))
+    assert what_differs(one, trained(2, around=0))
+
+
+@pytest.mark.parametrize("name", [n for n, case in TRAINERS.items() if not case.recurrent])
+def test_sampling_actions_between_updates_changes_nothing(name):
+    def look(agent: Trainer, metrics: dict[str, float]) -> None:
+        agent.predict(torch.zeros(ENVS, AGENTS, OBS), deterministic=False)
+
+    watched, alone = (TRAINERS[name].make() for _ in range(2))
+    watched.learn(3 * WINDOW, look)
+    alone.learn(3 * WINDOW)
+    assert all("samples" in name for name in what_differs(watched, alone))
+
+
+# --- gradients that are not finite ---------------------------------------------------------------
+
+
+class Spike(Reach):
+    """Infinite rewards while broken; as a wrapper might give them, for envs check their own."""
+
+    def step(self, actions: Tensor) -> Any:
+        obs, reward, *rest = super().step(actions)
+        return obs, reward / 0 if self.broken else reward, *rest
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sb3"])
+def test_one_infinite_reward_does_not_end_the_training(name):
+    """Steps with a gradient that is not finite are skipped and counted.
+
+    A learned reward bounds the gradient, so that nothing is skipped in shac+ and shac++. Rewards
+    are not scaled, for divided by an infinite deviation they would be 0.
+    """
+    case, skipped = TRAINERS[name], []
+    env = Spike(differentiable=case.differentiable)
+    scaling = {"scale_rewards": False} if hasattr(case.config, "scale_rewards") else {}
+    agent = case.make(case.wrap(env), **scaling)
+
+    def callback(trainer: Trainer, metrics: dict[str, float]) -> None:
+        skipped.append(metrics["skipped_updates"])
+        env.broken = trainer.iteration == 2
+
+    agent.learn(4 * WINDOW, callback)
+    assert skipped[:2] == [0.0, 0.0]
+    assert (skipped[2] > 0) == (name not in ("shac+", "shac++"))
+    for part in (agent.actor, agent.critic):
+        assert all(parameter.isfinite().all() for parameter in part.parameters())
+
+
+def test_gradients_that_are_never_finite_are_warned_of():
+    env = Reach()
+    env.broken = True
+    TRAINERS["shac"].make(env).learn(9 * WINDOW)
+    with pytest.warns(RuntimeWarning, match=r"in each of the last 10 updates a gradient was not"):
+        TRAINERS["shac"].make(env).learn(10 * WINDOW)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@every_trainer
+def test_the_configuration_of_another_trainer_is_refused(case, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    own = {case.kind.config_type, case.kind.other_config_type}
+    others = {type(other.config): other.config for other in TRAINERS.values()}
+    for kind, config in others.items():
+        if kind not in own:
+            with pytest.raises(UsageError, match=f"{case.kind.__name__} is set by"):
+                case.kind(case.env(), config)
+
+
+@pytest.mark.parametrize("name", ["shac", "ppo", "mappo", "bppo"])
+def test_an_env_that_was_not_adapted_is_refused(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    kind = TRAINERS[name].kind.__name__
+    with pytest.raises(UsageError, match=f"{kind} cannot train on a NoneType; (adapt|wrap) it"):
+        TRAINERS[name].kind(None)
