@@ -131,7 +131,7 @@ class SHACConfig:
 
         Their rewards are of any size, states end their episodes, and contacts multiply a pathwise
         gradient, which over a few steps points where the score's does, and over a whole window
-        elsewhere (`examples/results/mixing.md`). A small deviation keeps a robot on its feet, and a
+        elsewhere (`docs/findings.md`). A small deviation keeps a robot on its feet, and a
         critic of the latest window alone keeps up with returns that grow a thousandfold. Windows
         are long, to be those of few envs: 16, say.
 

@@ -107,7 +107,7 @@ class TrainOptions:
     """Number of agents, where the env lets one choose."""
     env_options: EnvOptions = field(default_factory=dict)
     """What else the env is made with, a name and a value each, such as --env-options
-    continuous_actions False; what there is says the page of the env's source (examples/envs)."""
+    continuous_actions False; what there is says the page of the env's source (docs/envs)."""
     seed: int = 0
     """Of the env, the weights, the noise and the minibatches."""
     total_steps: int = 5_000_000
