@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 TYPED := build/types
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint types check build clean
+.PHONY: help venv demo test test-slow lint types check docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ types: venv ## mypy, strict
 	--cache-dir "$(CURDIR)/.mypy_cache" -p diffsurrogate
 
 check: lint types test ## the whole ritual before a commit
+
+docs: venv ## the documentation into build/docs, warnings as errors; open build/docs/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/docs
 
 build: venv ## wheel and sdist into dist/, and a check of what is in them
 	@rm -rf dist

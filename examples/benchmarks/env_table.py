@@ -1,4 +1,4 @@
-"""Every id that is known, made and looked at: what works on it, as the table of examples/envs.
+"""Every id that is known, made and looked at: what works on it, as the table of docs/envs.
 
     python examples/benchmarks/env_table.py                # all namespaces
     python examples/benchmarks/env_table.py vmas mamujoco  # these only; others stay as they are
@@ -21,7 +21,7 @@ from torch import Tensor
 from diffsurrogate import MultiAgentVectorEnv, TorchEnv, UsageError, make
 from diffsurrogate.envs.registry import known_ids, namespaces
 
-README = Path(__file__).parent.parent / "envs" / "README.md"
+README = Path(__file__).parent.parent.parent / "docs" / "envs" / "index.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 ENVS, STEPS, HELD = 8, 256, 32
 WITH_MAPS = ("jaxmarl",)

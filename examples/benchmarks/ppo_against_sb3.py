@@ -38,6 +38,11 @@ from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
 
 NET = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
+TITLE = """# Our PPO against Stable-Baselines3's
+
+Made by `python examples/benchmarks/ppo_against_sb3.py`.
+
+"""
 RESULTS = Path(__file__).parent.parent / "results"
 EPISODES = 64
 
@@ -186,7 +191,7 @@ def main() -> None:
     text = table(rows)
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "ppo_against_sb3.md").write_text(text)
+    (args.out / "ppo_against_sb3.md").write_text(TITLE + text)
     settings = {task: {"num_envs": TASKS[task][0], **TASKS[task][2]} for task in args.tasks}
     content = {"settings": settings, "runs": rows}
     write_rows(args.out / "ppo_against_sb3.json", content)

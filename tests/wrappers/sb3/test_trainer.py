@@ -1,7 +1,5 @@
 """Stable-Baselines3's PPO in our run loop: its numbers, its randomness, its interruptions."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,12 +234,3 @@ def test_points_learn_to_go_home():
     after = evaluate(agent.predict, home(num_envs=101)).mean_return / AGENTS
     assert before < -3
     assert after > -1.5
-
-
-def test_the_readmes_lines_for_stable_baselines_run():
-    readme = (Path(__file__).parent.parent.parent.parent / "README.md").read_text()
-    (code,) = [b for b in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "SB3VecEnv" in b]
-    small = re.sub(r"\b\d\d\d_\d\d\d\b", "200", code).replace("num_envs=64", "num_envs=5")
-    names: dict[str, Any] = {}
-    exec(compile(small, "README.md", "exec"), names)
-    assert np.isfinite(names["result"].mean_return)
