@@ -25,12 +25,16 @@ def require_range(
 def require_choices(config: object) -> None:
     """Refuse values of `Literal` fields that are none of the choices."""
     for name, kind in get_type_hints(type(config)).items():
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        value = getattr(config, name)
-        if choices and value not in choices:
-            close = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UsageError(f"{name} is {value!r}; it must be one of {choices}{hint}")
+        if get_origin(kind) is Literal:
+            require_choice(name, getattr(config, name), get_args(kind))
+
+
+def require_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
+    """Refuse a value that is none of the choices, naming the nearest."""
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"{name} is {value!r}; it must be one of {choices}{hint}")
 
 
 def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import tyro
 
@@ -20,7 +20,7 @@ from diffsurrogate.algorithms.policy_updates import (
     PathwiseConfig,
 )
 from diffsurrogate.cli.options import NamedOptions, TrainOptions
-from diffsurrogate.config import differences
+from diffsurrogate.config import differences, require_choice
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.presets.recipe import Choice, Method
@@ -88,6 +88,7 @@ def read_train(arguments: Sequence[str]) -> TrainOptions:
             "diffsurrogate train METHOD ENV"
         )
     method, env, *rest = arguments
+    require_choice("method", method, get_args(Method))
     start = NamedOptions(method=cast(Method, method), env=env)
     named, rest = _known(start, rest)
     return _read(TrainOptions.recommended(**vars(named)), rest)

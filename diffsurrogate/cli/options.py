@@ -2,14 +2,14 @@
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import tyro
 
 from diffsurrogate.algorithms.bppo import BPPOConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
-from diffsurrogate.config import config_from_dict, differences, require_range
+from diffsurrogate.config import config_from_dict, differences, require_choice, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import (
@@ -195,8 +195,7 @@ class TrainOptions(RunConfig, _FirstOptions):
                 f"{FORMAT_VERSION}; use the version that wrote it ({WRITTEN_BEFORE}), or train "
                 "again"
             )
-        if content.get("method") not in _CLASSES:
-            raise UsageError(f"the run's configuration names no method; there are {[*_CLASSES]}")
+        require_choice("method", content.get("method"), get_args(Method))
         return config_from_dict(_CLASSES[content["method"]], content)
 
 

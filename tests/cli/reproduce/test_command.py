@@ -221,7 +221,7 @@ BAD = {
     "jobs": (["--jobs", "0"], "jobs is 0"),
     "reserved": (["--", "--seed", "3"], "--seed before --"),
     "reserved too": (["--", "--stop_at=3"], "--stop-at before --"),
-    "idle": (["--methods", "ppo", "--", "--shac.horizon", "4"], "ppo does not read --shac"),
+    "idle": (["--methods", "ppo", "--", "--shac.horizon", "4"], "ppo has no option --shac.horizon"),
     "horizon": (["--methods", "ppo", "--", "--ppo.horizon", "0"], "at least 1"),
 }
 
