@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1; then echo $$python; break; fi; done)
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 SEED ?= 42
 DEMO ?= runs/demo
 AGAIN = $(if $(wildcard $(DEMO)/config.json), --resume)
