@@ -1,4 +1,4 @@
-"""Checks of configurations, and their form in checkpoints and JSON."""
+"""Checks of configurations, and their conversion from and to plain values."""
 
 import difflib
 from pathlib import Path
@@ -14,7 +14,7 @@ T = TypeVar("T")
 def require_range(
     config: object, *names: str, low: float = float("-inf"), high: float = float("inf")
 ) -> None:
-    """Refuse fields of a configuration outside [low, high]; NaN is outside of everything."""
+    """Refuse fields of a configuration outside [low, high]; NaN always is."""
     for name in names:
         value = getattr(config, name)
         if not low <= value <= high:
@@ -23,7 +23,7 @@ def require_range(
 
 
 def require_choices(config: object) -> None:
-    """Refuse values of `Literal` fields that are none of the choices."""
+    """Refuse values of `Literal` fields that are not among the literals."""
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal:
             require_choice(name, getattr(config, name), get_args(kind))
@@ -38,10 +38,10 @@ def require_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
 
 
 def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
-    """Build a configuration from the plain values that `dataclasses.asdict` gave.
+    """Build a configuration from the plain values of `dataclasses.asdict`.
 
     Raises:
-        UsageError: something is missing, unknown or of the wrong type.
+        UsageError: a field is missing, unknown or of the wrong type.
     """
     config = dacite.Config(type_hooks={Path: Path}, cast=[tuple], strict=True)
     try:
@@ -54,17 +54,17 @@ def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
 
 
 def check_same_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuse to load what was learned under another configuration, naming the differences."""
+    """Refuse a checkpoint of another configuration, naming the differences."""
     found = [f"{path} was {was}, is {now}" for path, was, now in differences(saved, current)]
     if found:
         raise UsageError(
             "the checkpoint was written with another configuration: "
-            f"{'; '.join(found[:5])}; load it with the one it had"
+            f"{'; '.join(found[:5])}; load it with its original configuration"
         )
 
 
 def differences(saved: Any, current: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Return where two configurations differ: the dotted name, what was saved, what is now."""
+    """Return where two configurations differ: dotted name, saved value, current value."""
     if isinstance(saved, dict) and isinstance(current, dict):
         names = [*saved, *(name for name in current if name not in saved)]
         return [

@@ -1,1 +1,1 @@
-"""Windows cut, kept and drawn again."""
+"""Segments, replay buffers and recorded data."""

@@ -1,4 +1,4 @@
-"""Recorded data as windows, for `LearnedDiffWrapper.fit` before any training (cold start)."""
+"""Recorded data as windows, to pretrain the models with `LearnedDiffWrapper.fit`."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,12 +16,12 @@ from diffsurrogate.errors import UsageError
 def record(
     env: MultiAgentVectorEnv, policy: Policy, *, windows: int, horizon: int = 32
 ) -> Iterator[Window]:
-    """Yield windows of any policy's steps, from where the env stands.
+    """Yield windows collected with any policy, from the env's current state.
 
     Args:
-        env: one that was reset.
+        env: already reset.
         policy: maps obs (env, agent, obs_dim) to actions (env, agent, act_dim).
-        windows: how many.
+        windows: number of windows.
         horizon: steps of each.
     """
     for _ in range(windows):
@@ -34,7 +34,7 @@ def record(
 def windows_from_minari(
     dataset: Any, *, horizon: int = 32, batch: int = 64, device: torch.device | str = "cpu"
 ) -> Iterator[Window]:
-    """Yield a Minari dataset as windows, without loss: short rests come in shorter windows.
+    """Yield all steps of a Minari dataset as windows; the ends of episodes make shorter ones.
 
     Args:
         dataset: a `minari.MinariDataset`, or any iterable of episodes with `observations`
@@ -51,17 +51,17 @@ def windows_from_minari(
     episodes = dataset.iterate_episodes() if hasattr(dataset, "iterate_episodes") else dataset
     pending: dict[int, list[dict[str, Tensor]]] = defaultdict(list)
     for episode in episodes:
-        for piece in _pieces(episode, horizon):
-            length = len(piece["reward"])
-            pending[length].append(piece)
+        for segment in _segments(episode, horizon):
+            length = len(segment["reward"])
+            pending[length].append(segment)
             if len(pending[length]) == batch:
                 yield _window(pending.pop(length), device)
     for length in sorted(pending):
         yield _window(pending[length], device)
 
 
-def _pieces(episode: Any, horizon: int) -> Iterator[dict[str, Tensor]]:
-    """Cut an episode into pieces of at most `horizon` steps, with an agent axis."""
+def _segments(episode: Any, horizon: int) -> Iterator[dict[str, Tensor]]:
+    """Split an episode into segments of at most `horizon` steps, with an agent axis."""
     obs = _with_agents("observations", episode.observations)
     action = _with_agents("actions", episode.actions)
     reward = torch.as_tensor(np.asarray(episode.rewards), dtype=torch.float32)
@@ -70,7 +70,7 @@ def _pieces(episode: Any, horizon: int) -> Iterator[dict[str, Tensor]]:
     if len(obs) != steps + 1 or len(action) != steps or ends != {steps}:
         raise UsageError(
             f"an episode has {len(obs)} observations, {len(action)} actions, {steps} rewards and "
-            f"{sorted(ends)} terminations and truncations; one more observation than all "
+            f"{sorted(ends)} terminations and truncations; one more observation than of each of "
             "the others is needed"
         )
     if reward.ndim == 1:
@@ -88,10 +88,10 @@ def _pieces(episode: Any, horizon: int) -> Iterator[dict[str, Tensor]]:
 
 
 def _with_agents(name: str, values: Any) -> Tensor:
-    """Return (step, agent, feature) float32; an array without agents is of one agent."""
+    """Return (step, agent, feature) float32; an array without an agent axis has one agent."""
     if not isinstance(values, np.ndarray):
         raise UsageError(
-            f"{name} are a {type(values).__name__}; arrays of numbers are needed; "
+            f"{name} are a {type(values).__name__}; arrays of numbers are needed: "
             "flatten them first"
         )
     tensor = torch.as_tensor(values, dtype=torch.float32)
@@ -103,8 +103,8 @@ def _with_agents(name: str, values: Any) -> Tensor:
     return tensor.unsqueeze(1) if tensor.ndim == 2 else tensor
 
 
-def _window(pieces: Iterable[dict[str, Tensor]], device: torch.device | str) -> Window:
-    """Put pieces of one length beside each other: (time, env, ...)."""
-    rows = list(pieces)
+def _window(segments: Iterable[dict[str, Tensor]], device: torch.device | str) -> Window:
+    """Stack segments of one length to a window: (time, env, ...)."""
+    rows = list(segments)
     fields = {n: torch.stack([row[n] for row in rows], dim=1).to(device) for n in rows[0]}
     return Window(**fields)

@@ -1,4 +1,4 @@
-"""Ring caches in bins, so that rare rewards survive (SHAC++, section 3)."""
+"""Stratified replay: a ring buffer per bin, so that rare rewards survive (SHAC++, section 3)."""
 
 import torch
 from torch import Tensor
@@ -9,21 +9,21 @@ _KEY, _AGE = "_key", "_age"  # beside the items' own names
 
 
 class StratifiedReplay:
-    """Keeps the newest items of each of several equal bins of a key, and samples over bins.
+    """Keeps the newest items in each of several bins of a key, and samples across bins.
 
-    Every bin is a ring of its own: a new item replaces the oldest *of its bin*, and items of one
-    batch never replace one another unless the batch alone overfills a bin (then the last stay).
-    The bins are equal parts of the range of keys this cache has seen; when the range grows, items
-    are sorted anew.
+    The paper's cache. Every bin is a ring buffer: a new item replaces the oldest *of its bin*, and
+    items of one batch never replace each other unless the batch alone overfills a bin (then the
+    last stay). The bins are equal parts of the range of keys seen so far; when the range grows,
+    items are redistributed.
     """
 
     def __init__(self, capacity: int, bins: int, device: torch.device | str = "cpu") -> None:
-        """Make an empty cache.
+        """Make an empty buffer.
 
         Args:
-            capacity: items each bin can hold.
-            bins: number of bins; 1 is a plain ring.
-            device: where items are kept.
+            capacity: items per bin.
+            bins: number of bins; 1 is a plain ring buffer.
+            device: of the stored items.
         """
         if capacity < 1 or bins < 1:
             raise UsageError(f"capacity {capacity} and bins {bins} must be at least 1")
@@ -35,7 +35,7 @@ class StratifiedReplay:
         self.rings = [_Ring(capacity) for _ in range(bins)]
 
     def __len__(self) -> int:
-        """Return the number of items kept."""
+        """Return the number of items."""
         return sum(len(ring) for ring in self.rings)
 
     @property
@@ -45,11 +45,11 @@ class StratifiedReplay:
 
     @torch.no_grad()
     def add(self, key: Tensor, items: dict[str, Tensor]) -> None:
-        """Take in a batch.
+        """Add a batch of items.
 
         Args:
-            key: (item,) what the bins are of.
-            items: tensors with the item axis first, without a graph.
+            key: (item,) that determines the bin.
+            items: tensors with a leading item axis.
         """
         if len(key) == 0:
             return
@@ -60,7 +60,7 @@ class StratifiedReplay:
         self.low, self.high = low, high
         items = {name: value.detach().to(self.device) for name, value in items.items()}
         if grown and self.bins > 1 and len(self) > 0:
-            self._sort_anew()
+            self._redistribute()
         age = torch.arange(self.added, self.added + len(key), device=self.device)
         self.added += len(key)
         self._insert({_KEY: key, _AGE: age, **items})
@@ -73,15 +73,15 @@ class StratifiedReplay:
         Args:
             size: number of items.
             generator: source of randomness.
-            balance: share of the batch spread evenly over occupied bins; the rest is uniform over
-                items.
+            balance: share of the batch drawn evenly from the occupied bins, in [0, 1]; the rest is
+                uniform over items.
 
         Raises:
-            UsageError: the cache is empty.
+            UsageError: the buffer is empty.
         """
         occupied = [ring for ring in self.rings if len(ring) > 0]
         if not occupied:
-            raise UsageError("the cache is empty; add items before sampling")
+            raise UsageError("the replay buffer is empty; add items before sampling")
         if len(occupied) == 1:
             balance = 0.0
         counts = torch.tensor([float(len(ring)) for ring in occupied])
@@ -96,7 +96,7 @@ class StratifiedReplay:
         return {name: torch.cat([part[name] for part in parts]) for name in wanted}
 
     def state_dict(self) -> dict[str, object]:
-        """Return everything, in tensors and plain numbers."""
+        """Return all items and counters, in tensors and plain numbers."""
         return {
             "low": self.low,
             "high": self.high,
@@ -105,14 +105,14 @@ class StratifiedReplay:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         low, high, rings = state["low"], state["high"], state["rings"]
         assert isinstance(low, float)
         assert isinstance(high, float)
         assert isinstance(state["added"], int)
         assert isinstance(rings, list)
         if len(rings) != self.bins:
-            raise UsageError(f"the saved cache has {len(rings)} bins, this one {self.bins}")
+            raise UsageError(f"the saved replay buffer has {len(rings)} bins, this one {self.bins}")
         self.low, self.high, self.added = low, high, state["added"]
         for ring, saved in zip(self.rings, rings, strict=True):
             ring.load_state_dict(saved, self.device)
@@ -124,7 +124,7 @@ class StratifiedReplay:
         return ((key - self.low) / width * self.bins).long().clamp(0, self.bins - 1)
 
     def _insert(self, items: dict[str, Tensor]) -> None:
-        """Put items, oldest first, into the rings of their keys' bins."""
+        """Add items, oldest first, to the rings of their bins."""
         if self.bins == 1:
             self.rings[0].add(items)
             return
@@ -133,8 +133,8 @@ class StratifiedReplay:
             chosen = (index == number).nonzero().squeeze(-1)
             self.rings[number].add({name: value[chosen] for name, value in items.items()})
 
-    def _sort_anew(self) -> None:
-        """Put every item where the new range wants it; the newest of each bin stay."""
+    def _redistribute(self) -> None:
+        """Move every item to its bin of the new range; the newest of each bin stay."""
         old = [ring.items for ring in self.rings if len(ring) > 0]
         everything = {name: torch.cat([items[name] for items in old]) for name in old[0]}
         order = everything[_AGE].argsort()
@@ -143,7 +143,7 @@ class StratifiedReplay:
 
 
 def finite_items(items: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out items with a number that is not finite: they would poison what is learned."""
+    """Leave out items with values that are not finite: they would spoil the models."""
     finite = torch.stack(
         [v.flatten(1).isfinite().all(-1) if v.ndim > 1 else v.isfinite() for v in items.values()]
     ).all(0)
@@ -153,7 +153,7 @@ def finite_items(items: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _Ring:
-    """The newest `capacity` items, growing on demand."""
+    """A ring buffer of the newest `capacity` items, growing on demand."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -188,5 +188,5 @@ class _Ring:
         assert isinstance(head, int)
         assert isinstance(items, dict)
         self.head = head
-        # copies: the ring writes in place, the loaded state may be used again
+        # copies: the ring writes in place, and the loaded state may be used again
         self.items = {name: value.to(device, copy=True) for name, value in items.items()}

@@ -1,4 +1,4 @@
-"""Windows cut up: trajectories between resets, equal segments, minibatches."""
+"""Parts of windows: trajectories between resets, segments of equal length, minibatches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from diffsurrogate.errors import UsageError
 
 @dataclass(frozen=True)
 class Segments:
-    """The uninterrupted pieces of a window, each padded to the window's horizon."""
+    """The trajectories of a window between resets, each padded to the window's horizon."""
 
     start: Tensor
-    """(segment,) first step in the window."""
+    """(segment,) index of the first step."""
     env: Tensor
-    """(segment,) which env it is of."""
+    """(segment,) index of the env."""
     valid: Tensor
     """(segment, time) bool: False is padding."""
     number: Tensor
-    """(time, env) the segment a step belongs to."""
+    """(time, env) index of the segment a step belongs to."""
 
     def __len__(self) -> int:
         """Return the number of segments, at least one per env."""
@@ -29,7 +29,7 @@ class Segments:
 
     @staticmethod
     def of(window: Window) -> "Segments":
-        """Cut a window after every step that ended an episode."""
+        """Split a window after every step that ended an episode."""
         ended = window.ended
         horizon, num_envs = ended.shape
         opens = torch.ones_like(ended)
@@ -59,10 +59,10 @@ class Segments:
 
 
 def padded(values: Tensor, length: int) -> Tensor:
-    """Lengthen (segment, time, ...) with zeros.
+    """Pad (segment, time, ...) with zeros to `length` steps.
 
     Raises:
-        UsageError: the values are too long for the model.
+        UsageError: there are more steps than that.
     """
     if values.shape[1] > length:
         raise UsageError(
@@ -81,14 +81,14 @@ def minibatches(
     count: int,
     generator: torch.Generator,
 ) -> Iterator[tuple[Window, Tensor]]:
-    """Yield `count` random parts of a window, each with the noise in its actions.
+    """Yield `count` random minibatches of a window's segments, each with its actions' noise.
 
     Args:
         window: without a graph.
         noise: (time, env, agent, act_dim).
-        length: steps of the pieces that the window is cut into first; divides its horizon.
-        count: parts, of about equally many pieces.
-        generator: on the CPU, of the order of pieces.
+        length: steps of a segment; divides the window's horizon.
+        count: number of minibatches, with about the same number of segments each.
+        generator: on the CPU, shuffles the segments.
     """
     segments, noise = window.segments(length), cut(noise, length)
     order = torch.randperm(noise.shape[1], generator=generator).to(noise.device)

@@ -1,4 +1,4 @@
-"""Actions: their bounds, what an env makes of them, and what it refuses as one."""
+"""Action bounds: clamping, normalisation and validation."""
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,12 @@ from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 
 
 def clamp_to_box(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return the action inside the box; the gradient is zero where it was outside."""
+    """Clamp actions to the box; the gradient is zero where they were outside."""
     return torch.minimum(torch.maximum(action, low), high)
 
 
 class ActionSpace(nn.Module):
-    """The box of all agents' actions, or the one-hot rows of discrete ones."""
+    """The action box of all agents; discrete actions are one-hot rows in [0, 1]."""
 
     low: Tensor
     high: Tensor
@@ -21,7 +21,7 @@ class ActionSpace(nn.Module):
     scale: Tensor
 
     def __init__(self, low: Tensor, high: Tensor, *, discrete: bool = False) -> None:
-        """Take the bounds (agent, act_dim); those of discrete actions are 0 and 1."""
+        """Store the bounds (agent, act_dim); those of discrete actions are 0 and 1."""
         super().__init__()
         self.discrete = discrete
         self.register_buffer("low", low, persistent=False)
@@ -30,26 +30,26 @@ class ActionSpace(nn.Module):
         self.register_buffer("scale", (high - low) / 2, persistent=False)
 
     def executed(self, action: Tensor) -> Tensor:
-        """Return what a simulator makes of actions (*batch, agent, act_dim), with a gradient.
+        """Return the actions a simulator executes (*batch, agent, act_dim), differentiable.
 
-        Inside the bounds, where the gradient is zero for what was outside; or one-hot, with the
-        gradient of the given numbers (straight-through).
+        Continuous actions are clamped (zero gradient outside the bounds); discrete ones become
+        one-hot, with the straight-through gradient.
         """
         if self.discrete:
             return straight_through_one_hot(action, action)
         return clamp_to_box(action, self.low, self.high)
 
     def normalise(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
-        """Return actions with the bounds at -1 and 1, for some of the agents."""
+        """Map actions from their bounds to [-1, 1], for some of the agents."""
         return (action - self.bias[agents]) / self.scale[agents].clamp(min=1e-8)
 
     def denormalise(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
-        """Return actions in the env's units from normalised ones."""
+        """Map normalised actions to the env's units."""
         return self.bias[agents] + self.scale[agents] * action
 
 
 def expect_action(action: object, shape: tuple[int, ...]) -> None:
-    """Refuse what is not a finite float32 tensor of `shape`, (env, agent, act_dim)."""
+    """Refuse anything but a finite float32 tensor of `shape`, (env, agent, act_dim)."""
     if not isinstance(action, Tensor):
         raise UsageError(
             f"action is a {type(action).__name__}; a float torch.Tensor of shape {shape} is "

@@ -1,4 +1,4 @@
-"""The finite bounds of observations, which an env may not leave by more than rounding."""
+"""Checks that observations stay within the finite bounds of their space."""
 
 import numpy as np
 import torch
@@ -7,21 +7,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SLACK = 1e-3
-"""How much of its range, or of its only bound, a number may lie outside: integrators overshoot a
-wall by about as much, and what was scaled wrongly does so by far more."""
+"""Tolerance relative to the range, or to the only finite bound: integrators overshoot a wall by
+about this much, wrongly scaled features by far more."""
 LEAST_SLACK = 1e-6
-"""What it may in any case, such as below a bound of 0: a few float32 roundings of 1."""
+"""Absolute tolerance added to it, for bounds of 0: a few float32 rounding errors of 1."""
 
 
 class Bounds:
-    """A box around observations, widened by the slack; bounds that are infinite check nothing."""
+    """The observation box, widened by the tolerance; infinite bounds are not checked."""
 
     def __init__(self, box: spaces.Box, device: torch.device | str = "cpu") -> None:
         """Widen a box.
 
         Args:
-            box: of one copy's observation, of any shape.
-            device: of the observations that `holds` is asked about.
+            box: observation space of one env, of any shape.
+            device: device of the observations given to `holds`.
         """
         self._box = box
         low, high = box.low.astype(np.float64), box.high.astype(np.float64)
@@ -38,21 +38,21 @@ class Bounds:
 
     @classmethod
     def of(cls, box: spaces.Box, device: torch.device | str = "cpu") -> "Bounds | None":
-        """Return the bounds of a box; None if all are infinite."""
+        """Return the bounds of a box, or None if all are infinite."""
         if not (np.isfinite(box.low).any() or np.isfinite(box.high).any()):
             return None
         return cls(box, device)
 
     def holds(self, rows: Tensor) -> bool:
-        """Return whether all numbers (row, *shape) are inside."""
+        """Return whether all values (row, *shape) are inside."""
         outside = (rows < self._low_tensor) | (rows > self._high_tensor)
         return not bool(outside.any())
 
     def first_outside(self, rows: NDArray[np.float32]) -> tuple[int, int] | None:
-        """Return the row and entry of the first number outside; None if there is none.
+        """Return the row and flat feature index of the first value outside, or None.
 
         Args:
-            rows: (row, ...), of as many numbers each as the box has.
+            rows: (row, *box shape), or flattened.
         """
         flat = rows.reshape(len(rows), -1)
         outside = (flat < self._low.ravel()) | (flat > self._high.ravel())
@@ -62,10 +62,10 @@ class Bounds:
         return row, entry
 
     def complaint(self, row: NDArray[np.float32]) -> str | None:
-        """Return what is wrong with one observation; it goes on after "is". None if it is inside.
+        """Return the end of a sentence "the observation is ..."; None if it is inside.
 
         Args:
-            row: of as many numbers as the box has, in any shape.
+            row: one observation, of the box's size in any shape.
         """
         found = self.first_outside(row[None])
         if found is None:

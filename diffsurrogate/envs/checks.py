@@ -1,4 +1,4 @@
-"""What a simulator may get wrong, named by env, step and field."""
+"""Checks of what a simulator returns; errors name the env, the step and the field."""
 
 import math
 import traceback
@@ -18,27 +18,26 @@ _Given = TypeVar("_Given")
 
 
 class Fault(Exception):
-    """What a function of the simulation did wrong; `StepChecks` says when."""
+    """An error in a function of the simulation; `StepChecks` adds the step."""
 
 
 class StepChecks:
-    """Checks what the copies of a simulation return, without a graph and without changing it.
+    """Checks what a batch of envs returns, without changing it.
 
-    Shapes cost nothing. Whether all numbers are finite is read off their sum, which is finite only
-    if they are, by one transfer from the device for all tensors; each number is looked at only
-    where the sum is not, as it may merely be too large.
+    Shape checks cost nothing. Finiteness is read off the sum of all values, in one transfer from
+    the device; only if the sum is not finite (it may have overflowed) is each value checked.
     """
 
     def __init__(
         self, name: str, agents: Sequence[str], shape: tuple[int, int, int], bounds: Bounds | None
     ) -> None:
-        """Know what is needed.
+        """Store the expected shapes.
 
         Args:
-            name: of the env, for the messages.
-            agents: their names.
+            name: of the env, for messages.
+            agents: names of the agents.
             shape: (env, agent, obs_dim) of observations.
-            bounds: that one copy's observations keep; None for any.
+            bounds: bounds of one env's observations; None for no check.
         """
         self.name = name
         self._agents = list(agents)
@@ -57,17 +56,17 @@ class StepChecks:
         steps: Tensor,
         seen: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what a step returns, of the right shapes; `finite` looks at the numbers.
+        """Run a step and check types and shapes; `finite` checks the values.
 
         Args:
             advance: the simulation's step.
-            action: (env, agent, act_dim), which it is given.
-            steps: (env,) of the copies' episodes, this one included.
-            seen: (env, agent, obs_dim), which others have and the step must leave as it is.
+            action: (env, agent, act_dim).
+            steps: (env,) episode steps, this one included.
+            seen: (env, agent, obs_dim), the previous observation, which must not be overwritten.
 
         Raises:
-            UsageError: something is raised, has another shape or dtype, is no tensor, or was
-                written into `seen`.
+            UsageError: the step raised, returned a non-tensor or a wrong shape or dtype, or wrote
+                into `seen`.
         """
         version = seen._version
         try:
@@ -87,17 +86,17 @@ class StepChecks:
         steps: Tensor | None = None,
         seen: Tensor | None = None,
     ) -> Tensor:
-        """Return what a reset returns, of the right shape, and finite where all are reset.
+        """Run a reset and check types and shapes, and the values too if all envs are reset.
 
         Args:
-            reset: of the simulation.
-            given: what it is given, a seed or a mask.
-            steps: (env,) of the copies' episodes after which some are reset; None where all are.
-            seen: (env, agent, obs_dim) before it, which the reset must leave as it is.
+            reset: the simulation's reset.
+            given: its argument, a seed or a mask.
+            steps: (env,) episode steps before a reset of some envs; None if all are reset.
+            seen: (env, agent, obs_dim), the previous observation, which must not be overwritten.
 
         Raises:
-            UsageError: something is raised, has another shape or dtype, is no tensor, or was
-                written into `seen`.
+            UsageError: the reset raised, returned a non-tensor or a wrong shape or dtype, or wrote
+                into `seen`.
         """
         version = None if seen is None else seen._version
         try:
@@ -112,24 +111,24 @@ class StepChecks:
         return obs
 
     def fresh(self, steps: Tensor | None, obs: Tensor) -> None:
-        """Refuse observations after a reset with a number that is not finite, or out of bounds.
+        """Refuse observations after a reset that are not finite or out of bounds.
 
         Args:
-            steps: (env,) of the copies' episodes before it; None where all are reset.
+            steps: (env,) episode steps before the reset; None if all envs are reset.
             obs: (env, agent, obs_dim).
 
         Raises:
-            UsageError: one is.
+            UsageError: a value is not finite or out of bounds.
         """
         if not _finite_sum(obs):
             self._check_finite("observation", obs, steps, reset=True)
         self._check_bounds(obs, steps, reset=True)
 
     def cut(self, cut_short: Callable[[], Tensor], steps: Tensor) -> Tensor:
-        """Return which copies the simulation cut short in the last of `steps` (env,).
+        """Return which envs the simulation itself truncated in the last of `steps` (env,).
 
         Raises:
-            UsageError: something is raised, has another shape or dtype, or is no tensor.
+            UsageError: the call raised, or returned a non-tensor or a wrong shape or dtype.
         """
         try:
             truncated = cut_short()
@@ -139,30 +138,30 @@ class StepChecks:
         return truncated
 
     def alive_mask(self, there: Tensor | None) -> Tensor | None:
-        """Return who the simulation says is there, (env, agent) bool; None where all are.
+        """Check the simulation's alive mask, (env, agent) bool; None if all agents are alive.
 
         Raises:
-            UsageError: it has another shape or dtype.
+            UsageError: it has a wrong shape or dtype.
         """
         shape = self._needed["reward"][1]
         if there is not None and (there.shape != shape or there.dtype != torch.bool):
             raise UsageError(
-                f"{self.name}.present has shape {tuple(there.shape)} and dtype {there.dtype}; "
+                f"{self.name}.alive_mask has shape {tuple(there.shape)} and dtype {there.dtype}; "
                 f"(env, agent) = {tuple(shape)} and torch.bool are needed"
             )
         return there
 
     def finite(self, steps: Tensor, obs: Tensor, reward: Tensor, fresh: Tensor) -> None:
-        """Refuse a step with a number that is not finite, or an observation out of bounds.
+        """Refuse a step with values that are not finite, or an observation out of bounds.
 
         Args:
-            steps: (env,) steps of the copies' episodes, this one included.
+            steps: (env,) episode steps, this one included.
             obs: (env, agent, obs_dim), before any reset.
             reward: (env, agent).
-            fresh: (env, agent, obs_dim), after the reset of those that ended; `obs` if none did.
+            fresh: (env, agent, obs_dim), after the reset of envs that ended; `obs` if none did.
 
         Raises:
-            UsageError: one is not.
+            UsageError: a value is not finite or out of bounds.
         """
         if not _finite_sum(obs, reward, *(() if fresh is obs else (fresh,))):
             self._check_finite("observation", obs, steps)
@@ -173,7 +172,7 @@ class StepChecks:
             self._check_bounds(fresh, steps, reset=True)
 
     def _refuse(self, error: Exception, method: str, steps: Tensor | None) -> NoReturn:
-        """Raise an error that says in which step another was raised, chained to it."""
+        """Re-raise an error, chained, with the step it occurred in."""
         if isinstance(error, UsageError):
             raise error
         if isinstance(error, Fault):
@@ -187,15 +186,15 @@ class StepChecks:
     def _check_untouched(
         self, seen: Tensor, version: int | None, steps: Tensor | None, reset: bool = False
     ) -> None:
-        """Refuse a simulation that writes into an observation it has handed out.
+        """Refuse a simulation that writes into an observation it has returned.
 
-        Only what torch writes is noticed.
+        Only writes by torch are detected.
         """
         if seen._version != version:
             raise UsageError(
                 f"{self.name}: the observation of all envs {_when_all(steps, reset)} was written "
-                "into the tensor of the one before, which policies and models still hold; make new "
-                "tensors instead of changing old ones in place, or return a clone"
+                "into the tensor of the one before, which policies and models still hold; return "
+                "new tensors or a clone instead of changing old ones in place"
             )
 
     def _check_shape(
@@ -244,19 +243,19 @@ class StepChecks:
 
 
 def reason(error: Exception) -> str:
-    """Return an exception as one line: its type, its message, and where it was raised."""
+    """Format an exception on one line: type, message, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
 
 
 def _finite_sum(*fields: Tensor) -> bool:
-    """Return whether sums are finite, as they are only if all that is summed is."""
+    """Return whether the sum over all fields is finite; if so, every value is."""
     sums = [field.detach().sum() for field in fields]
     return math.isfinite(sum(sums[1:], start=sums[0]).item())
 
 
 def _when(steps: Tensor | None, index: int, reset: bool) -> str:
-    """Return when it was for one copy."""
+    """Say when it happened in one env."""
     if steps is None:
         return "at the reset"
     count = int(steps[index])
@@ -264,7 +263,7 @@ def _when(steps: Tensor | None, index: int, reset: bool) -> str:
 
 
 def _when_all(steps: Tensor | None, reset: bool = False) -> str:
-    """Return when it was, for copies that need not be at the same step of their episodes."""
+    """Say when it happened, for envs that may be at different steps of their episodes."""
     if steps is None:
         return "at the reset"
     first, last = int(steps.min()), int(steps.max())
@@ -276,16 +275,16 @@ def _when_all(steps: Tensor | None, reset: bool = False) -> str:
 def check_world(
     num_envs: int, agents: Sequence[str], action_space: spaces.Box, max_steps: int | None
 ) -> None:
-    """Refuse an env without copies, agents or time, or with actions of any size.
+    """Check the arguments every env is built from.
 
     Args:
-        num_envs: copies that step together.
+        num_envs: number of envs that step together.
         agents: one name per agent.
-        action_space: box `(agent, act_dim)` of one copy.
+        action_space: box `(agent, act_dim)` of one env.
         max_steps: steps after which an episode is truncated; None for never.
 
     Raises:
-        UsageError: see above.
+        UsageError: a number is below 1, there are no agents, or the action box is infinite.
     """
     if num_envs < 1:
         raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
@@ -298,15 +297,15 @@ def check_world(
 
 
 def reset_mask(options: dict[str, Any] | None, num_envs: int, seed: int | None) -> Tensor | None:
-    """Return `options["reset_mask"]` as (env,) bool; None if all copies are meant.
+    """Return `options["reset_mask"]` as (env,) bool; None to reset all envs.
 
     Args:
         options: of `reset`; the mask is a tensor, an array or a list.
-        num_envs: the copies.
-        seed: of `reset`, which a mask excludes: the copies that go on would lose theirs.
+        num_envs: number of envs.
+        seed: of `reset`; not allowed with a mask, as it would reseed the running envs too.
 
     Raises:
-        UsageError: the mask has another shape, is not bool, or comes with a seed.
+        UsageError: the mask has a wrong shape, is not bool, or comes with a seed.
     """
     given = (options or {}).get("reset_mask")
     if given is None:
@@ -319,7 +318,7 @@ def reset_mask(options: dict[str, Any] | None, num_envs: int, seed: int | None) 
         )
     if seed is not None:
         raise UsageError(
-            'reset(seed=..., options={"reset_mask": ...}) would seed the envs that go on too; give '
+            'reset(seed=..., options={"reset_mask": ...}) would reseed the running envs too; give '
             "one of the two"
         )
     return mask

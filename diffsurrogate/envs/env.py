@@ -21,38 +21,37 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 
 Policy = Callable[[Tensor], Tensor]
-"""Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`; may leave the action box."""
+"""Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`, clamped by the env."""
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors and plain numbers: loadable with `weights_only`."""
 
 
 class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
-    """`num_envs` copies of a world with `num_agents` agents, stepped together as torch tensors.
+    """`num_envs` envs with `num_agents` agents each, stepped together as torch tensors.
 
-    Subclasses implement `_reset_all`, `_reset_where`, `_advance` and `detach`, and, where the
-    simulator allows, `state` and `set_state`. The base class checks and clamps actions, counts
-    steps, cuts episodes at `max_steps` (as truncation) and resets ended envs in the same step
+    Subclasses implement `_reset_all`, `_reset_where`, `_advance` and `detach`, and, if the
+    simulator's state can be saved, `_save` and `_restore`. The base class checks and clamps
+    actions, counts steps, truncates episodes at `max_steps` and resets ended envs in the same step
     (`AutoresetMode.SAME_STEP`, with `info["final_obs"]` and `info["_final_obs"]`).
 
-    A documented extension of Gymnasium: rewards are `(env, agent)`, not `(env,)`.
+    This extends Gymnasium's API: rewards are `(env, agent)`, not `(env,)`.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
     discrete_actions: bool = False
-    """Whether an action is a choice among `act_dim`: one-hot rows in the box [0, 1]^act_dim, of
-    which the simulator takes the largest entry."""
+    """Whether each agent has `act_dim` discrete actions, given as rows in the box [0, 1]^act_dim;
+    the simulator takes the argmax."""
     action_mask_slice: slice | None = None
-    """The act_dim columns of an observation that are 1 where a choice is open now and 0 where it is
-    closed; None where all always are. A closed one never reaches the simulator: the largest open
-    entry does, of equal ones the first."""
+    """The observation slice of the action mask: 1 for the `act_dim` actions available now, else 0;
+    None if all always are. The env replaces an unavailable action by the available one with the
+    largest value, the first of equals."""
     global_state_slice: slice | None = None
-    """The columns of an observation that hold the global state, the same for all agents; None
-    without. Critics and models read them, policies do not (`Actor`)."""
+    """The observation slice of the global state, the same for all agents; None if there is none.
+    Critics and models read it, policies do not (`Actor`)."""
     offers_state: bool = False
-    """Whether there is a global state, which `make(..., state=True)` puts into
-    `global_state_slice`."""
+    """Whether `make(..., state=True)` can append a global state, at `global_state_slice`."""
     resets_itself: bool = False
-    """Whether the simulator starts copies anew when their episodes end, and at no other time."""
+    """Whether the simulator resets envs itself when their episodes end, and at no other time."""
 
     def __init__(
         self,
@@ -69,15 +68,15 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Describe the env.
 
         Args:
-            num_envs: copies that step together.
+            num_envs: number of envs that step together.
             agents: one name per agent.
-            observation_space: box `(agent, obs_dim)` of one copy.
-            action_space: box `(agent, act_dim)` of one copy, with finite bounds.
-            device: where every tensor lives.
-            gradients: what the env itself can differentiate: a subset of dynamics, reward.
+            observation_space: box `(agent, obs_dim)` of one env.
+            action_space: box `(agent, act_dim)` of one env, with finite bounds.
+            device: of all tensors.
+            gradients: the env's native gradients: a subset of {"dynamics", "reward"}.
             max_steps: steps after which an episode is truncated; None for never.
-            check_bounds: refuse observations outside of finite bounds, by more than a thousandth of
-                their range.
+            check_bounds: refuse observations outside their finite bounds, by more than a thousandth
+                of the range.
         """
         check_world(num_envs, agents, action_space, max_steps)
         self.num_envs = num_envs
@@ -85,7 +84,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.num_agents = len(self.agents)
         self.device = torch.device(device)
         self.gradients = frozenset(gradients)
-        """What the env itself differentiates now: a subset of {"dynamics", "reward"}."""
+        """Gradients enabled now: a subset of {"dynamics", "reward"}."""
         self.max_steps = max_steps
         self.single_observation_space = observation_space
         self.single_action_space = action_space
@@ -98,13 +97,13 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.observation_mask = torch.ones(
             observation_space.shape, dtype=torch.bool, device=self.device
         )
-        """(agent, obs_dim) bool: False where an agent's observation is only padding."""
+        """(agent, obs_dim) bool: False where an agent's observation is padding."""
         self.valid_action_dims = torch.ones(
             action_space.shape, dtype=torch.bool, device=self.device
         )
-        """(agent, act_dim) bool: False where an agent's action is only padding."""
+        """(agent, act_dim) bool: False where an agent's action is padding."""
         self.max_horizon: int | None = None
-        """Longest window whose gradient the env can give; None for any."""
+        """Longest window that can be differentiated; None for any."""
         self._current: Tensor | None = None
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
@@ -124,38 +123,38 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     @property
     def current_obs(self) -> Tensor:
-        """(env, agent, obs_dim): what the policy would see now, with its graph if there is one."""
+        """(env, agent, obs_dim): the current observation, with its graph if there is one."""
         if self._current is None:
             raise UsageError("the env was not reset; call env.reset() before stepping it")
         return self._current
 
     @property
     def episode_start(self) -> Tensor:
-        """(env,) bool: `current_obs` is the first of its episode, and memory of others is void."""
+        """(env,) bool: `current_obs` is the first of its episode; hidden states reset there."""
         return self._episode_start
 
     @property
     def alive_mask(self) -> Tensor | None:
-        """(env, agent) bool: who is there to act on `current_obs`; None where all are."""
+        """(env, agent) bool: which agents are alive at `current_obs`; None if all are."""
         return None
 
     @property
     def native_gradients(self) -> frozenset[str]:
-        """What the simulator could differentiate: a subset of {"dynamics", "reward"}."""
+        """Gradients the simulator can provide: a subset of {"dynamics", "reward"}."""
         return self.gradients
 
     # --- what a simulator must provide -------------------------------------------------------
 
     def _reset_all(self, seed: int | None) -> Tensor:
-        """Start every env anew and return obs `(env, agent, obs_dim)`."""
+        """Reset every env and return obs `(env, agent, obs_dim)`."""
         raise NotImplementedError
 
     def _reset_where(self, mask: Tensor) -> Tensor:
-        """Start anew the envs where `mask` (env,) is set; return obs of all, others unchanged."""
+        """Reset the envs where `mask` (env,) is set; return obs of all, the others' unchanged."""
         raise NotImplementedError
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Step with an action in the box: obs, reward `(env, agent)`, terminated `(env,)`."""
+        """Step with valid actions; return obs, reward `(env, agent)` and terminated `(env,)`."""
         raise NotImplementedError
 
     def _cut_short(self) -> Tensor:
@@ -166,14 +165,14 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
     def detach(self) -> None:
-        """Cut the graph everywhere the env keeps one; the simulation goes on unchanged."""
+        """Detach the state from its graph; the simulation goes on unchanged."""
         raise NotImplementedError
 
     def enable_gradients(self, *kinds: str) -> None:
-        """Turn on the env's own gradients from the next reset or `detach()` on.
+        """Enable native gradients, from the next reset or `detach()` on.
 
         Raises:
-            UsageError: the env does not have the gradients asked for.
+            UsageError: the env does not have them.
         """
         missing = sorted(set(kinds) - self.gradients)
         if missing:
@@ -183,18 +182,18 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             )
 
     def disable_gradients(self) -> None:
-        """Turn the env's own gradients off, where that makes it faster."""
+        """Disable native gradients, if that makes the env faster."""
 
     def max_return(self) -> Tensor | None:
-        """Return the largest return (env,) from the last reset on, over all agents, if known."""
+        """Return the largest attainable return (env,) since the last reset, if known."""
         return None
 
     def _save(self) -> State:
-        """Return the simulator's own state, random state included."""
+        """Return the simulator's state, random state included."""
         raise NotImplementedError(f"{type(self).__name__} cannot save its state: give it _save")
 
     def _restore(self, state: State) -> None:
-        """Put the simulator back where `_save` was called."""
+        """Restore what `_save` returned."""
         raise NotImplementedError(f"{type(self).__name__} cannot restore: give it _restore")
 
     # --- what trainers and users call ----------------------------------------------------------
@@ -202,19 +201,18 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Start every env anew, or some.
+        """Reset every env, or some.
 
         Args:
-            seed: of the env's randomness from now on; None goes on with what there is.
-            options: {"reset_mask": (env,) bool} starts anew those only; others go on.
+            seed: new random seed; None keeps the random state.
+            options: {"reset_mask": (env,) bool} resets those envs only; the others go on.
 
         Returns:
             obs `(env, agent, obs_dim)` float32 and an empty info.
 
         Raises:
-            UsageError: `action_mask_slice` or `global_state_slice` are no such columns, the mask
-                does not fit or comes with a seed, or the simulator starts copies anew only by
-                itself.
+            UsageError: `action_mask_slice` or `global_state_slice` is invalid, the mask does not
+                fit or comes with a seed, or the simulator resets envs only by itself.
         """
         mask = reset_mask(options, self.num_envs, seed)
         if mask is not None:
@@ -231,10 +229,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return self._current, {}
 
     def _start_some(self, mask: Tensor) -> Tensor:
-        """Start anew the envs where `mask` (env,) is set, wherever they are in their episodes."""
+        """Reset the envs where `mask` (env,) is set, even in the middle of an episode."""
         if self.resets_itself:
             raise UsageError(
-                f"{type(self).__name__} starts an env anew only when its episode ends; leave out "
+                f"{type(self).__name__} resets an env only when its episode ends; leave out "
                 'options={"reset_mask": ...}'
             )
         before = self.current_obs
@@ -249,21 +247,21 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Advance every env one step and reset those that ended.
 
         Args:
-            actions: (env, agent, act_dim) float; clamped to the box, or the largest choice taken.
+            actions: (env, agent, act_dim) float32; clamped to the box, or the argmax if discrete.
 
         Returns:
             obs `(env, agent, obs_dim)`, reward `(env, agent)`, terminated and truncated `(env,)`
             bool, and info with `final_obs` (env, agent, obs_dim), the observation before the
-            reset, and `_final_obs` (env,), True where there was one.
+            reset, and `_final_obs` (env,), True where the env was reset.
 
         Raises:
-            UsageError: the action, or what the simulator returns, has a wrong shape or dtype or is
+            UsageError: the action, or a value from the simulator, has a wrong shape or dtype or is
                 not finite; or the env was never reset.
         """
         seen = self.current_obs
         self.check_action(actions)
         box = self.action_low, self.action_high
-        action = self._chosen(actions) if self.discrete_actions else clamp_to_box(actions, *box)
+        action = self._one_hot(actions) if self.discrete_actions else clamp_to_box(actions, *box)
         steps = self._steps + 1
         next_obs, reward, terminated = self._step_checks.step(self._advance, action, steps, seen)
         self._steps = steps
@@ -279,7 +277,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return obs, reward, terminated, truncated, {"final_obs": next_obs, "_final_obs": ended}
 
     def state(self) -> State:
-        """Return all that decides the env's future, random state included.
+        """Return everything that determines the env's future, random state included.
 
         Raises:
             NotImplementedError: the simulator cannot save its state.
@@ -292,18 +290,18 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         }
 
     def set_state(self, state: State) -> None:
-        """Continue exactly where `state` was taken, without a graph.
+        """Restore what `state` returned, without a graph.
 
         Raises:
-            UsageError: the simulator cannot restore a state, or it is of another number of envs,
-                agents or features.
+            UsageError: the simulator cannot restore a state, or its numbers of envs, agents or
+                features differ.
         """
         shape = tuple(state["current_obs"].shape)
         needed = (self.num_envs, self.num_agents, self.obs_dim)
         if shape != needed:
             raise UsageError(
                 f"the state is of (env, agent, obs_dim) = {shape}, this env of {needed}; make the "
-                "env as it was when the state was taken"
+                "env with the arguments it had when the state was saved"
             )
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)
@@ -311,7 +309,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._episode_start = state["began"].to(self.device, copy=True)
 
     def rollout(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
-        """Step `horizon` times with `policy` from where the env stands, keeping every graph.
+        """Take `horizon` steps with `policy` from the current state, keeping every graph.
 
         Raises:
             UsageError: `horizon` is less than 1.
@@ -328,31 +326,31 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     @property
     def can_replay(self) -> bool:
-        """Whether `differentiate` works: everything is learned, no graph of a simulator needed."""
+        """Whether `differentiate` works: dynamics and reward are both learned."""
         return False
 
     def differentiate(self, window: Window, policy: WindowPolicy) -> Window:
         """Attach a gradient to a window collected without one.
 
         Args:
-            window: what `collect` gave, or a part of it.
-            policy: runs the steps of the window again; its weights may have moved a little.
+            window: returned by `collect`, or a part of it.
+            policy: recomputes the window's actions; its weights may have changed a little since.
 
         Raises:
-            UsageError: a gradient is the simulator's own, which only `rollout` can give.
+            UsageError: a gradient is native, which only `rollout` can give.
         """
         raise UsageError(
             "a window can be differentiated again only where everything is learned; use rollout, "
-            "or LearnedDiffWrapper(env) without dynamics=False, reward=False and mix"
+            "or LearnedDiffWrapper(env) without dynamics=False and reward=False"
         )
 
     def collect(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
-        """Step as `rollout` does, without any graph."""
+        """Run `rollout` without a graph."""
         with torch.no_grad():
             return self.rollout(policy, horizon)
 
     def fit(self, data: Any) -> dict[str, float]:
-        """Learn from a window; a real env has nothing to learn.
+        """Train the env's models on a window; a simulator has none.
 
         Returns:
             metrics, empty here.
@@ -360,21 +358,21 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return {}
 
     def state_dict(self) -> State:
-        """Return what the env has learned; a real env has learned nothing."""
+        """Return the state of the env's models; empty for a simulator."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
 
     def randomise_episode_phase(self, generator: torch.Generator, every: int = 1) -> None:
-        """Spread the envs' step counters evenly at random, so that time limits do not coincide.
+        """Start episodes at random phases of the time limit, so that resets do not coincide.
 
-        The first episodes are shorter; nothing else changes. Without a time limit, does nothing.
+        Only the first episodes become shorter. Does nothing without a time limit.
 
         Args:
             generator: on the CPU.
-            every: counters are multiples of this, such as the steps of a window: envs are then
-                reset in groups, which is cheaper where a reset costs as much for one as for all.
+            every: phases are multiples of this, such as the steps of a window, so that envs are
+                reset in groups: cheaper if resetting one env costs as much as resetting all.
         """
         if self.max_steps is not None:
             phases = -(-self.max_steps // every)
@@ -382,21 +380,24 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             self._steps = steps.to(self.device)
 
     def apply_action_mask(self, action: Tensor) -> Tensor:
-        """Return the action, or where actions are choices what the simulator is given.
+        """Return continuous actions unchanged, and discrete ones as the simulator gets them.
 
-        One-hot rows (env, agent, act_dim) of the largest entries among the choices that agents have
-        and that are open now, with the gradient of the action. Raises as `check_action`.
+        These are one-hot rows (env, agent, act_dim) of the argmax over the available actions, with
+        the straight-through gradient.
+
+        Raises:
+            UsageError: as `check_action`, for discrete actions.
         """
         if self.discrete_actions:
             self.check_action(action)
-            return self._chosen(action)
+            return self._one_hot(action)
         return action
 
-    def _chosen(self, action: Tensor) -> Tensor:
-        possible = self.valid_action_dims  # of choices that agents have
+    def _one_hot(self, action: Tensor) -> Tensor:
+        available = self.valid_action_dims  # False where padded
         if self.action_mask_slice is not None:
-            possible = possible & available_actions(self.current_obs, self.action_mask_slice)
-        return straight_through_one_hot(action.masked_fill(~possible, -torch.inf), action)
+            available = available & available_actions(self.current_obs, self.action_mask_slice)
+        return straight_through_one_hot(action.masked_fill(~available, -torch.inf), action)
 
     def check_action(self, action: Tensor) -> None:
         """Refuse an action of the wrong shape or dtype, or one that is not finite."""

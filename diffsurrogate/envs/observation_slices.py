@@ -1,8 +1,7 @@
-"""Columns of observations with a role of their own: the choices open now, and the global state.
+"""Observation slices with a special role: the action mask and the global state.
 
-All code passes observations `(*batch, agent, obs_dim)` on, so that what restricts a policy and what
-it may not see travel with them: through windows, caches and models, and to the log-probabilities of
-old samples.
+As parts of the observation `(*batch, agent, obs_dim)`, they pass through windows, replay buffers
+and models, and reach the log-probabilities of old samples.
 """
 
 import numpy as np
@@ -14,27 +13,27 @@ from diffsurrogate.errors import UsageError
 
 
 def available_actions(obs: Tensor, columns: slice) -> Tensor:
-    """Return which choices are open: (*batch, agent, choice) bool.
+    """Return the action mask: (*batch, agent, act_dim) bool.
 
-    An agent without any, such as one that is gone, is treated as if all were open.
+    If an agent has no available action, such as a dead one, all count as available.
 
     Args:
         obs: (*batch, agent, obs_dim).
-        columns: of `obs`, 1 where a choice is open and 0 where it is closed.
+        columns: the slice of `obs` with the mask, 1 for available actions, else 0.
     """
     found = obs[..., columns] > 0.5
     return found | ~found.any(-1, keepdim=True)
 
 
 def without(rows: Tensor, columns: slice | None) -> Tensor:
-    """Return rows `(*batch, feature)` without some of their features."""
+    """Return rows `(*batch, feature)` without a slice of their features."""
     if columns is None:
         return rows
     return torch.cat([rows[..., : columns.start], rows[..., columns.stop :]], dim=-1)
 
 
 def box_without(space: Box, columns: slice | None) -> Box:
-    """Return a box `(agent, obs_dim)` without some of its columns."""
+    """Return a box `(agent, obs_dim)` without a slice of its features."""
     if columns is None:
         return space
     low, high = (np.delete(bound, columns, axis=-1) for bound in (space.low, space.high))
@@ -49,17 +48,17 @@ def check_columns(
     act_dim: int,
     discrete: bool,
 ) -> None:
-    """Refuse columns that an observation has not, or that cannot have the role.
+    """Check the slices of an observation that have a special role.
 
     Args:
-        action_mask_slice: one column per choice.
-        global_state_slice: any number of columns, but not all.
+        action_mask_slice: one feature per discrete action.
+        global_state_slice: any number of features, but not all.
         obs_dim: features of one agent's observation.
         act_dim: features of one agent's action.
-        discrete: whether actions are choices.
+        discrete: whether actions are discrete.
 
     Raises:
-        UsageError: see above.
+        UsageError: a slice is out of range or does not suit its role, or the slices overlap.
     """
     taken: set[int] = set()
     for name, columns in (
@@ -72,26 +71,26 @@ def check_columns(
         plain = all(isinstance(end, int) for end in ends) and columns.step in (None, 1)
         if not plain or not 0 <= columns.start < columns.stop <= obs_dim:
             raise UsageError(
-                f"{name} is {columns}; slice(start, stop) of columns among the {obs_dim} of an "
+                f"{name} is {columns}; a slice(start, stop) within the {obs_dim} features of an "
                 "observation is needed"
             )
         own = set(range(columns.start, columns.stop))
         if taken & own:
             raise UsageError(
-                f"action_mask_slice and global_state_slice share the columns {taken & own}"
+                f"action_mask_slice and global_state_slice share the features {taken & own}"
             )
         taken |= own
     if action_mask_slice is not None:
         if not discrete:
             raise UsageError(
                 "action_mask_slice says which actions are available, but this env's actions are "
-                "numbers; leave it None, or set discrete_actions = True"
+                "continuous; leave it None, or set discrete_actions = True"
             )
         if action_mask_slice.stop - action_mask_slice.start != act_dim:
             raise UsageError(
-                f"action_mask_slice is {action_mask_slice}; {act_dim} columns are needed"
+                f"action_mask_slice is {action_mask_slice}; {act_dim} features are needed"
             )
     if len(taken) == obs_dim and global_state_slice is not None and action_mask_slice is None:
         raise UsageError(
-            "global_state_slice takes all of an observation; a policy would see nothing"
+            "global_state_slice covers the whole observation; the policy would see nothing"
         )

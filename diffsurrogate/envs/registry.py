@@ -1,4 +1,4 @@
-"""Names of envs, and types of envs, to the adapter that makes one of ours of them."""
+"""Env ids, and env types of other libraries, with the adapters that build a vector env."""
 
 import difflib
 import functools
@@ -13,7 +13,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 
 EnvFactory = Callable[..., MultiAgentVectorEnv]
-"""Takes what follows the slash of an id, then keywords."""
+"""Called with the name after the slash of an id, and keyword options."""
 _FACTORIES: dict[str, str | EnvFactory] = {
     "vmas": "vmas.adapter:make",
     "paper": "vmas.paper_tasks:make",
@@ -38,7 +38,7 @@ _IDS: dict[str, str | Callable[[], list[str]]] = {
     "mamujoco": "mujoco.mamujoco:ids",
     "jaxmarl": "jaxmarl.ids:ids",
 }
-"""Lists what may follow the slash; a namespace that is not here takes any id its library knows."""
+"""Lists the names after the slash; a namespace not listed accepts any id its library knows."""
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     "vmas.simulator.environment.environment.Environment": "vmas.adapter:adapt",
     "gymnasium.core.Env": "gymnasium.adapter:adapt",
@@ -56,10 +56,10 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
     Args:
         env_id: such as `vmas/dispersion`, `paper/dispersion`, `gymnasium/Pendulum-v1`,
             `mpe2/simple_spread_v3`, `diffsurrogate/cartpole-swingup`.
-        options: of the namespace; all take num_envs, seed, device, differentiable and max_steps.
+        options: of the namespace; all accept num_envs, seed, device, differentiable and max_steps.
 
     Raises:
-        UsageError: the id or an option is not known, or the device cannot be reached.
+        UsageError: the id or an option is unknown, or the device cannot be used.
     """
     namespace, _, name = env_id.partition("/")
     if namespace not in _FACTORIES or not name:
@@ -74,19 +74,19 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
 
 
 def namespaces() -> list[str]:
-    """Return what may stand before the slash of an id."""
+    """Return the namespaces of ids."""
     return sorted(_FACTORIES)
 
 
 def known_ids(namespace: str) -> list[str] | None:
-    """Return the ids of a namespace, such as `paper/dispersion`; None if nobody lists them.
+    """Return the ids of a namespace, such as `paper/dispersion`; None if there is no list.
 
     Raises:
-        UsageError: there is no such namespace, or a package that it needs is missing.
+        UsageError: there is no such namespace, or a package it needs is missing.
     """
     if namespace not in _FACTORIES:
         raise UsageError(
-            f"unknown namespace {namespace!r}; there are {', '.join(namespaces())}"
+            f"unknown namespace {namespace!r}; known are {', '.join(namespaces())}"
             f"{_suggest(namespace, _FACTORIES)}"
         )
     if namespace not in _IDS:
@@ -100,12 +100,12 @@ def register_env(
     """Let `make("namespace/name", **options)` call `factory(name, **options)`.
 
     Args:
-        namespace: what stands before the slash.
-        factory: makes an env by name.
-        ids: lists the names, for `diffsurrogate envs`; None if there is no such list.
+        namespace: the part before the slash.
+        factory: makes an env from its name.
+        ids: lists the names, for `diffsurrogate envs`; None for no list.
 
     Raises:
-        UsageError: the namespace has a slash.
+        UsageError: the namespace is empty or has a slash.
     """
     if "/" in namespace or not namespace:
         raise UsageError(f"namespace is {namespace!r}; give a name without a slash")
@@ -116,21 +116,21 @@ def register_env(
 
 
 def register_adapter(kind: type, adapter: Callable[..., MultiAgentVectorEnv]) -> None:
-    """Let `as_multi_agent` turn instances of `kind` into envs by `adapter(env, **options)`."""
+    """Let `as_multi_agent` convert instances of `kind` by `adapter(env, **options)`."""
     _ADAPTERS[_name(kind)] = adapter
 
 
 def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
-    """Turn an env of another library into one of ours; one of ours is returned as it is.
+    """Convert an env of another library to a `MultiAgentVectorEnv`, which is returned unchanged.
 
     Args:
-        env: of a type that is registered, or a function without arguments (or a class) that makes
-            one: with `num_envs=8` it is called 8 times, where the adapter can put single envs
-            together.
+        env: an instance of a registered type, or a function without arguments (or a class) that
+            makes one: with `num_envs=8` it is called 8 times, if the adapter can batch single
+            envs.
         options: of the adapter.
 
     Raises:
-        UsageError: nothing is registered for the type of `env`.
+        UsageError: no adapter is registered for the type of `env`.
     """
     if inspect.isroutine(env) or isinstance(env, type | functools.partial):
         if "num_envs" in options:
@@ -152,7 +152,7 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
 
 
 def _adapter_of(kind: type) -> Callable[..., MultiAgentVectorEnv] | None:
-    """Return the adapter of the nearest registered ancestor."""
+    """Return the adapter of the nearest registered base class."""
     for ancestor in kind.__mro__:
         if _name(ancestor) in _ADAPTERS:
             return _load(_ADAPTERS[_name(ancestor)])
@@ -169,7 +169,7 @@ def _suggest(word: str, known: dict[str, Any]) -> str:
 
 
 def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
-    """Import an adapter, named below `wrappers`, only when it is needed."""
+    """Import an adapter below `wrappers` when it is first needed."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")
@@ -180,10 +180,10 @@ def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """Return the device.
+    """Return the device, if it can be used.
 
     Raises:
-        UsageError: it is unknown or cannot be reached.
+        UsageError: it is unknown or cannot be used.
     """
     name = str(device)
     if name.partition(":")[0] not in ("cpu", "cuda"):

@@ -1,7 +1,7 @@
-"""The short way to bring a plain torch simulation: five functions of a dict of tensors.
+"""An env from a few functions of a dict of tensors.
 
 The base class seeds, resets ended envs, saves, restores, checks what the functions return, and
-lets gradients through only where the env declares them.
+passes gradients only where the env declares them.
 """
 
 from abc import abstractmethod
@@ -42,8 +42,8 @@ class TorchEnv(MultiAgentVectorEnv):
     """
 
     true_gradients: ClassVar[frozenset[str]] = frozenset({"dynamics", "reward"})
-    """What autograd gets right in this env; `check_gradients` can tell. Without "dynamics",
-    `advance` runs without a graph; without "reward", `reward` does."""
+    """Which gradients of autograd are correct in this env (see `check_gradients`). Without
+    "dynamics", `advance` runs without a graph; without "reward", `reward` does."""
 
     def __init__(
         self,
@@ -62,20 +62,21 @@ class TorchEnv(MultiAgentVectorEnv):
         """Describe the env.
 
         Args:
-            num_envs: copies that step together.
+            num_envs: number of envs that step together.
             agents: one name per agent.
             obs_dim: features of one agent's observation, unbounded.
             act_dim: features of one agent's action.
             action_limit: actions are clamped to [-action_limit, action_limit].
-            choices: an action is one of `act_dim` choices instead; the functions get one-hot rows.
-            seed: of the env's own random stream, until `reset(seed=...)` gives another.
-            device: where every tensor lives.
-            differentiable: keep autograd's graph through the `true_gradients`.
+            choices: each agent has `act_dim` discrete actions instead; the functions get one-hot
+                rows.
+            seed: of the env's random stream, until `reset(seed=...)` gives another.
+            device: of all tensors.
+            differentiable: keep autograd's graph for the `true_gradients`.
             max_steps: steps after which an episode is truncated; None for never.
 
         Raises:
             UsageError: a size is below 1, the action box is empty or infinite, or gradients are
-                asked of an env that declares none.
+                requested from an env that declares none.
         """
         name = type(self).__name__
         unknown = set(self.true_gradients) - {"dynamics", "reward"}
@@ -85,12 +86,12 @@ class TorchEnv(MultiAgentVectorEnv):
             )
         if differentiable and not self.true_gradients:
             raise UsageError(
-                f"differentiable=True asks for {name}'s own gradients, but its true_gradients is "
-                "empty; leave it False and let LearnedDiffWrapper learn them"
+                f"differentiable=True asks for {name}'s native gradients, but its true_gradients "
+                "is empty; leave it False and let LearnedDiffWrapper learn them"
             )
         if choices and differentiable:
             raise UsageError(
-                f"{name}'s actions are choices, which pass no gradient to the simulation; leave "
+                f"{name}'s actions are discrete and pass no gradient to the simulation; leave "
                 "differentiable=False and let LearnedDiffWrapper learn one"
             )
         if min(obs_dim, act_dim) < 1:
@@ -118,19 +119,19 @@ class TorchEnv(MultiAgentVectorEnv):
         self._state: TorchState = {}
         self._looked_at: set[str] = set()
 
-    # --- what the author of an env writes ------------------------------------------------------
+    # --- to be implemented by subclasses --------------------------------------------------------
 
     @abstractmethod
     def spawn(self, count: int, generator: torch.Generator) -> TorchState:
-        """Draw the fresh states of `count` envs, with randomness from `generator` only."""
+        """Draw initial states of `count` envs, with randomness from `generator` only."""
 
     @abstractmethod
     def observe(self, state: TorchState) -> Tensor:
-        """Return what every agent sees: (env, agent, obs_dim) float32."""
+        """Return every agent's observation: (env, agent, obs_dim) float32."""
 
     @abstractmethod
     def advance(self, state: TorchState, action: Tensor) -> TorchState:
-        """Return the state one step later; `action` is (env, agent, act_dim), in the box."""
+        """Return the next state; `action` is (env, agent, act_dim), within its bounds."""
 
     @abstractmethod
     def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
@@ -149,7 +150,7 @@ class TorchEnv(MultiAgentVectorEnv):
         return self._observe()
 
     def _reset_where(self, mask: Tensor) -> Tensor:
-        fresh = self._spawn()  # of all envs, so that the stream does not depend on which ended
+        fresh = self._spawn()  # for all envs: the random stream must not depend on which ended
         self._state = {
             name: torch.where(mask.view(-1, *[1] * (old.dim() - 1)), fresh[name], old)
             for name, old in self._state.items()
@@ -172,14 +173,14 @@ class TorchEnv(MultiAgentVectorEnv):
         return self._observe(), reward, terminated
 
     def detach(self) -> None:
-        """Cut the graph of the state and of the current observation."""
+        """Detach the state and the current observation from their graph."""
         self._state = {name: value.detach() for name, value in self._state.items()}
         if self._current is not None:
             self._current = self._current.detach()
 
     @property
     def native_gradients(self) -> frozenset[str]:
-        """What autograd gets right in this env, `true_gradients`."""
+        """The gradients the env declares in `true_gradients`."""
         return self.true_gradients
 
     def enable_gradients(self, *kinds: str) -> None:
@@ -191,13 +192,13 @@ class TorchEnv(MultiAgentVectorEnv):
         missing = sorted(set(kinds) - self.true_gradients)
         if kinds and self.discrete_actions:
             raise UsageError(
-                f"{type(self).__name__}'s actions are choices, which pass no gradient to the "
+                f"{type(self).__name__}'s actions are discrete and pass no gradient to the "
                 "simulation; let LearnedDiffWrapper learn one"
             )
         if missing:
             raise UsageError(
                 f"{type(self).__name__}.true_gradients does not name {' and '.join(missing)}; let "
-                "LearnedDiffWrapper learn it, or name it if autograd gets it right"
+                "LearnedDiffWrapper learn it, or name it if autograd's gradient is correct"
             )
         self.gradients = self.true_gradients
 
@@ -228,7 +229,7 @@ class TorchEnv(MultiAgentVectorEnv):
     def _gradient(self, name: str) -> torch.set_grad_enabled:
         return torch.set_grad_enabled(torch.is_grad_enabled() and name in self.gradients)
 
-    # --- checks; the base class says when, and looks at the numbers ------------------------------
+    # --- checks; the base class adds the step, and checks values ---------------------------------
 
     def _call(self, method: str, *given: Any) -> Any:
         try:
@@ -279,4 +280,4 @@ class TorchEnv(MultiAgentVectorEnv):
             if method not in self._looked_at and not bool(torch.isfinite(value).all()):
                 where = (~torch.isfinite(value)).nonzero()[0].tolist()
                 raise Fault(f"{part} is not finite at {where}; finite numbers are needed")
-        self._looked_at.add(method)  # later, what agents see of it tells
+        self._looked_at.add(method)  # from then on the base class checks observations only

@@ -1,4 +1,4 @@
-"""Windows: some steps of many envs, the unit that trainers and surrogates learn from."""
+"""Windows: consecutive steps of many envs, the unit of training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,54 +12,53 @@ from diffsurrogate.errors import UsageError
 
 @runtime_checkable
 class WindowPolicy(Protocol):
-    """A policy whose noise was drawn for a whole window, so that any step can be run again."""
+    """A policy with noise drawn for a whole window, so that any step can be recomputed."""
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Act on obs `(env, agent, obs_dim)` at the next step of the window."""
         ...
 
     def at(self, obs: Tensor, step: int | slice) -> Tensor:
-        """Act at `step` with the noise of `step`; with a slice, `obs` has a leading time axis."""
+        """Act at `step` with its noise; with a slice, `obs` has a leading time axis."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """`horizon` consecutive steps of every env; the unit all trainers and surrogates learn from."""
+    """`horizon` consecutive steps of every env."""
 
     obs: Tensor
-    """(time, env, agent, obs_dim): what the policy saw."""
+    """(time, env, agent, obs_dim): the policy's input."""
     action: Tensor
-    """(time, env, agent, act_dim): what the policy gave, before it is clamped to the box."""
+    """(time, env, agent, act_dim): the policy's output, before it is clamped to its bounds."""
     reward: Tensor
     """(time, env, agent)."""
     next_obs: Tensor
-    """(time, env, agent, obs_dim): the observation the step led to, *before* any autoreset."""
+    """(time, env, agent, obs_dim): the observation after the step, *before* any autoreset."""
     terminated: Tensor
-    """(time, env) bool: the episode ended by state; there is no future."""
+    """(time, env) bool: the episode reached a terminal state; nothing follows."""
     truncated: Tensor
-    """(time, env) bool: the episode was cut; the future exists but is not seen."""
+    """(time, env) bool: the episode was stopped early; its value is bootstrapped."""
     alive_mask: Tensor | None = None
-    """(time, env, agent) bool: who was there to act; None where all always are. What is given as
-    the action of the others changes nothing, and no policy learns from it."""
+    """(time, env, agent) bool: which agents were alive; None if all always were. Actions of dead
+    agents have no effect, and no policy learns from them."""
     value_obs: Tensor | None = None
-    """(time, env, agent, obs_dim) where the actor's value is taken, if not at `next_obs`."""
+    """(time, env, agent, obs_dim) where the actor loss evaluates the critic, if not `next_obs`."""
     continue_prob: Tensor | None = None
-    """(time, env) `1 - terminated` with the gradient of a termination model, if there is one."""
+    """(time, env) `1 - terminated`, with the gradient of the termination model if there is one."""
 
     @classmethod
     def of(
         cls, steps: Sequence[Mapping[str, Tensor]], alive_mask: Sequence[Tensor | None]
     ) -> "Window":
-        """Return steps, one after another, as a window.
+        """Stack consecutive steps to a window.
 
         Args:
-            steps: of each step what the fields of a window say, but `alive_mask`, without time
-                axis.
-            alive_mask: of each step (env, agent) bool, who was there; None where all were.
+            steps: the fields of a window but `alive_mask`, without time axis, for each step.
+            alive_mask: (env, agent) bool for each step; None if all agents were alive.
         """
-        columns = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
-        return cls(**columns, alive_mask=_present_in(alive_mask, columns["reward"]))
+        stacked = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+        return cls(**stacked, alive_mask=_stack_alive(alive_mask, stacked["reward"]))
 
     @property
     def horizon(self) -> int:
@@ -72,19 +71,19 @@ class Window:
         return self.terminated | self.truncated
 
     def mask_dead_actions(self, action: Tensor, step: int | slice = slice(None)) -> Tensor:
-        """Return actions `(*any, agent, act_dim)` of a step or all, without gradient of absent."""
+        """Detach dead agents' actions `(*any, agent, act_dim)`, of one step or all."""
         return mask_dead_actions(action, None if self.alive_mask is None else self.alive_mask[step])
 
     def segments(self, length: int) -> "Window":
-        """Return segments of `length` steps side by side: (length, segment, ...)."""
+        """Split into segments of `length` steps: (length, segment, ...)."""
         return self.each(lambda values: cut(values, length))
 
     def chosen(self, envs: Tensor) -> "Window":
-        """Return some of the envs, or segments, by number."""
+        """Select envs, or segments, by index."""
         return self.each(lambda values: values[:, envs])
 
     def summary(self) -> dict[str, float]:
-        """Return what every trainer logs: mean reward, and how many episodes ended."""
+        """Return metrics every trainer logs: mean reward, and how many episodes ended."""
         return {
             "reward": float(self.reward.mean()),
             "episodes_ended": float(self.ended.sum()),
@@ -92,15 +91,15 @@ class Window:
         }
 
     def detach(self) -> "Window":
-        """Return the same numbers without any graph."""
+        """Return the window without its graph."""
         return self.each(lambda tensor: tensor.detach())
 
     def to(self, device: torch.device) -> "Window":
-        """Return the window on a device."""
+        """Move the window to a device."""
         return self.each(lambda tensor: tensor.to(device))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Window":
-        """Return the window with every tensor it has changed, such as to some of its envs."""
+        """Apply a function to every tensor of the window."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
 
@@ -110,12 +109,12 @@ def step_of(
     action: Tensor,
     result: tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]],
 ) -> dict[str, Tensor]:
-    """Return a step as `Window.of` takes it.
+    """Return one step's fields for `Window.of`.
 
     Args:
-        obs: (env, agent, obs_dim) that was acted on.
+        obs: (env, agent, obs_dim) before the step.
         action: (env, agent, act_dim).
-        result: what the env's `step` returned.
+        result: returned by the env's `step`.
     """
     _, reward, terminated, truncated, info = result
     return {
@@ -129,19 +128,19 @@ def step_of(
 
 
 def mask_dead_actions(action: Tensor, alive_mask: Tensor | None) -> Tensor:
-    """Return actions `(*any, agent, act_dim)` without the gradient of who is absent.
+    """Detach the actions `(*any, agent, act_dim)` of dead agents.
 
     Args:
         action: of all agents.
-        alive_mask: (*any, agent) bool; None where all are there.
+        alive_mask: (*any, agent) bool; None if all are alive.
     """
     if alive_mask is None:
         return action
     return torch.where(alive_mask.unsqueeze(-1), action, action.detach())
 
 
-def _present_in(steps: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
-    """Return who was there in each step, (time, env, agent) as `like`; None where all always."""
+def _stack_alive(steps: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """Return the alive mask (time, env, agent), shaped as `like`; None if all always were."""
     if all(step is None for step in steps):
         return None
     everyone = torch.ones_like(like[0], dtype=torch.bool)
@@ -155,10 +154,10 @@ def check_horizon(horizon: int) -> None:
 
 
 def check_window(window: Any, sizes: tuple[int, int, int]) -> None:
-    """Refuse what the models of an env with (agents, obs_dim, act_dim) `sizes` cannot learn from.
+    """Refuse data that models for (agents, obs_dim, act_dim) `sizes` cannot learn from.
 
     Raises:
-        UsageError: it is no window, or of another kind of env.
+        UsageError: it is no window, or of an env with other sizes.
     """
     if not isinstance(window, Window):
         raise UsageError(
@@ -174,5 +173,5 @@ def check_window(window: Any, sizes: tuple[int, int, int]) -> None:
 
 
 def cut(values: Tensor, length: int) -> Tensor:
-    """Cut (time, env, ...) into pieces of `length` steps, side by side: (length, piece, ...)."""
+    """Split (time, env, ...) into segments of `length` steps: (length, segment, ...)."""
     return values.unflatten(0, (-1, length)).transpose(0, 1).flatten(1, 2)

@@ -1,1 +1,1 @@
-"""The papers' equations: tensors in, tensors out."""
+"""The papers' equations as pure functions of tensors."""

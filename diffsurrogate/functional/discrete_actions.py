@@ -1,4 +1,4 @@
-"""Actions that are choices: one-hot rows, the gradient through them, and mixtures of them."""
+"""Discrete actions: one-hot encoding, straight-through gradients and mixup."""
 
 from collections.abc import Callable
 
@@ -8,28 +8,28 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def one_hot_argmax(action: Float[Tensor, "*batch choice"]) -> Float[Tensor, "*batch choice"]:
-    """Return the choice a simulator takes: the largest entry."""
+def one_hot_argmax(action: Float[Tensor, "*batch act_dim"]) -> Float[Tensor, "*batch act_dim"]:
+    """Return the discrete action a simulator executes, the argmax of each row, as one-hot."""
     return functional.one_hot(action.argmax(-1), action.shape[-1]).to(action.dtype)
 
 
 def straight_through_one_hot(
-    action: Float[Tensor, "*batch choice"], gradient: Float[Tensor, "*batch choice"]
-) -> Float[Tensor, "*batch choice"]:
+    action: Float[Tensor, "*batch act_dim"], gradient: Float[Tensor, "*batch act_dim"]
+) -> Float[Tensor, "*batch act_dim"]:
     r"""Return `one_hot_argmax(action)` going forward and the gradient of `gradient` going back.
 
     With the probabilities $\pi$ as `gradient` this is the straight-through estimator
     (arXiv:1308.3432). A function f that is linear in each agent's row passes back
-    $\sum_k \nabla\pi_k f(k, a_{-i})$: the gradient of its expectation over the agent's choices,
+    $\sum_k \nabla\pi_k f(k, a_{-i})$: the gradient of its expectation over the agent's actions,
     given those of the others.
     """
     return one_hot_argmax(action) + (gradient - gradient.detach())
 
 
 def counterfactual_actions(
-    action: Float[Tensor, "*batch agent choice"],
-) -> Float[Tensor, "agent choice *batch agent choice"]:
-    """Return what would have been done had agent i (first axis) chosen k (second axis) instead."""
+    action: Float[Tensor, "*batch agent act_dim"],
+) -> Float[Tensor, "agent act_dim *batch agent act_dim"]:
+    """Return joint actions in which agent i (first axis) takes action k (second axis) instead."""
     agents, choices = action.shape[-2:]
     others = action.expand(agents, choices, *action.shape).clone()
     every = torch.eye(choices, dtype=action.dtype, device=action.device)
@@ -42,17 +42,17 @@ def counterfactual_actions(
 def mixup_loss(
     predict: Callable[[Tensor], Tensor], action: Tensor, generator: torch.Generator
 ) -> Tensor:
-    r"""Return how far a model is from linear in each agent's choice, a mean square.
+    r"""Return the mixup consistency loss: how far a model is from linear in each agent's action.
 
-    Data only hold pure choices, between which a network may do anything; but a straight-through
-    gradient is its slope there. So for each sample one agent gets a mixture
-    $\lambda k + (1-\lambda) l$ of the choice it took and another, and what the model says of it
-    is held against the mixture of what it says of both.
+    Data contain one-hot actions only, but a straight-through gradient is the model's gradient
+    between them. In every sample, one agent's action k is therefore replaced by the mixture
+    $\lambda k + (1-\lambda) l$ with a random action l; the loss is the mean squared difference
+    between the prediction for the mixture and the mixture of the predictions for k and l.
 
     Args:
         predict: maps actions like `action` to predictions (batch, ...).
-        action: (batch, agent, choice), with 1 at the choice and -1 elsewhere, as models take them.
-        generator: on the CPU, of agents, choices and λ.
+        action: (batch, agent, act_dim), 1 at the action taken and -1 elsewhere (normalised).
+        generator: CPU generator, for agents, actions and λ.
     """
     batch, agents, choices = action.shape
     rows = torch.arange(batch)

@@ -1,7 +1,7 @@
-r"""How far apart the policies of agents are: distances of distributions, and their mean over pairs.
+r"""Distances between action distributions, and the diversity of agents' policies.
 
-System Neural Diversity (Bettini et al., arXiv:2305.02128) is the mean over pairs of agents and over
-observations of a distance between what two agents would do on the same observation:
+System Neural Diversity (Bettini et al., arXiv:2305.02128) is the mean, over pairs of agents and
+over observations, of the distance between two agents' action distributions:
 $\mathrm{SND} = \frac{2}{n (n-1) |O|} \sum_{i<j} \sum_{o \in O} D(\pi_i(o), \pi_j(o))$.
 """
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 
 def jensen_shannon_distance(
-    p: Float[Tensor, "*b choice"], q: Float[Tensor, "*b choice"]
+    p: Float[Tensor, "*b act_dim"], q: Float[Tensor, "*b act_dim"]
 ) -> Float[Tensor, "*b"]:
-    r"""Return $\sqrt{H(\frac{p + q}{2}) - \frac{H(p) + H(q)}{2}}$ in bits, so that 1 is the most.
+    r"""Return $\sqrt{H(\frac{p + q}{2}) - \frac{H(p) + H(q)}{2}}$ in bits, hence in [0, 1].
 
     The distance, not the divergence, which is its square (Endres & Schindelin, 2003).
     """
@@ -34,15 +34,15 @@ def wasserstein_distance(
     other_mean: Float[Tensor, "*b act"],
     other_std: Float[Tensor, "*b act"],
 ) -> Float[Tensor, "*b"]:
-    r"""Return $\sqrt{|\mu - \mu'|^2 + |\sigma - \sigma'|^2}$: W2 of uncorrelated Gaussians."""
+    r"""Return $\sqrt{|\mu - \mu'|^2 + |\sigma - \sigma'|^2}$: W2 of diagonal Gaussians."""
     return ((mean - other_mean).square() + (std - other_std).square()).sum(-1).sqrt()
 
 
-def choices_diversity(probability: Float[Tensor, "*b agent choice"]) -> Float[Tensor, ""]:
-    """Return the diversity of choices, by the Jensen-Shannon distance (HyperMARL, section 5.1.4).
+def choices_diversity(probability: Float[Tensor, "*b agent act_dim"]) -> Float[Tensor, ""]:
+    """Return the mean Jensen-Shannon distance between agents (HyperMARL, section 5.1.4).
 
     Args:
-        probability: of each agent's choices on the same observation. At least 2 agents.
+        probability: of every discrete action, by agent, on the same observation; at least 2 agents.
     """
     one, other = _pairs(probability)
     return jensen_shannon_distance(one, other).mean()
@@ -51,10 +51,10 @@ def choices_diversity(probability: Float[Tensor, "*b agent choice"]) -> Float[Te
 def gaussian_diversity(
     mean: Float[Tensor, "*b agent act"], std: Float[Tensor, "*b agent act"]
 ) -> Float[Tensor, ""]:
-    """Return the diversity of Gaussians, by the Wasserstein distance (arXiv:2305.02128).
+    """Return the mean Wasserstein distance between agents' Gaussians (arXiv:2305.02128).
 
     Args:
-        mean: of each agent on the same observation. At least 2 agents.
+        mean: by agent, on the same observation; at least 2 agents.
         std: likewise.
     """
     (mean, other_mean), (std, other_std) = _pairs(mean), _pairs(std)
@@ -62,6 +62,6 @@ def gaussian_diversity(
 
 
 def _pairs(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (*batch, pair, feature) of the first and the second agent of every pair."""
+    """Return the first and the second agent's rows of every pair: (*batch, pair, feature)."""
     one, other = torch.triu_indices(x.shape[-2], x.shape[-2], 1, device=x.device)
     return x[..., one, :], x[..., other, :]

@@ -1,4 +1,4 @@
-"""Returns and objectives of SHAC, PPO and BPPO, as equations: tensors in, tensors out."""
+"""Returns and losses of SHAC, PPO and BPPO as pure functions."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,12 +18,12 @@ def td_lambda(
     r"""TD(λ) targets of a window (Sutton & Barto, ch. 12; arXiv:2204.07137, eq. 6-7).
 
     $G_t = r_t + \gamma [(1-\lambda) V_{t+1} + \lambda G_{t+1}]$, and $r_t + \gamma V_{t+1}$ where
-    the window ends or the episode was cut: `next_value[t]` is the value of `Window.next_obs[t]`,
-    the observation before any reset. A terminated step has no future at all. λ = 0 is one-step
-    TD, λ = 1 the discounted sum; both are regular points. Differentiable.
+    the window ends or the episode is truncated: `next_value[t]` is the value of
+    `Window.next_obs[t]`, the observation before any reset. A terminated step is worth $r_t$ alone.
+    λ = 0 is one-step TD, λ = 1 the discounted sum. Differentiable.
 
-    `continue_prob` is $1 - $`terminated` in value and may carry the gradient of a termination
-    model; it weighs everything that comes after the step.
+    `continue_prob` equals $1 - $`terminated` and may carry the gradient of a termination model; it
+    multiplies everything after the step.
     """
     ended = (terminated | truncated).unsqueeze(-1)
     if continue_prob is None:
@@ -50,21 +50,21 @@ def shac_actor_loss(
     gamma: float,
     continue_prob: Float[Tensor, "time env"] | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Negative return of short windows, bootstrapped wherever one is cut.
+    r"""Negative return of short windows, bootstrapped where an episode is truncated or goes on.
 
-    Equation 5 of SHAC (arXiv:2204.07137), for several agents and episodes that end on the way.
-    A segment of length h is worth $\sum_{k<h} \gamma^k r_k + \gamma^h V(s_h)$; a new one opens
-    after every reset. `next_value[t]` is the value at `Window.next_obs[t]`, before any reset, and
+    Equation 5 of SHAC (arXiv:2204.07137), for several agents and for episodes that end within the
+    window. A segment of length h is worth $\sum_{k<h} \gamma^k r_k + \gamma^h V(s_h)$; every reset
+    starts a new one. `next_value[t]` is the value at `Window.next_obs[t]`, before any reset, and
     is dropped only where `terminated`. The sum is divided by time, envs and agents.
 
-    `continue_prob` is $1 - $`terminated` in value and may carry the gradient of a termination
-    model; it weighs everything that comes after the step.
+    `continue_prob` equals $1 - $`terminated` and may carry the gradient of a termination model; it
+    multiplies everything after the step.
     """
     ended = terminated | truncated
     if continue_prob is None:
         next_value = torch.where(terminated.unsqueeze(-1), 0.0, next_value)
     cut = ended.clone()
-    cut[-1] = True  # the window itself cuts whatever is still running
+    cut[-1] = True  # the end of the window cuts every episode still running
     if continue_prob is None:
         continue_prob = (~terminated).to(reward.dtype)
     discount = torch.ones_like(continue_prob[0])
@@ -89,11 +89,10 @@ def lambda_actor_loss(
 ) -> Float[Tensor, ""]:
     r"""Negative mean TD(λ) return of all states of a window, as in Dreamer (arXiv:1912.01603).
 
-    `shac_actor_loss` takes the value at the end of the window only: what an action earned before
-    that reaches it through rewards alone, which near a sparse reward say little. Here every state
-    starts a return, so the value of states soon after an action weighs as well. An action belongs
-    to the returns of all states before it, with weights $(\gamma\lambda)^k$; the mean is divided
-    by the sum of these.
+    `shac_actor_loss` uses the value at the end of the window only. Here every state starts a
+    return, so the values soon after an action contribute too, which helps where rewards are sparse.
+    An action enters the returns of all states before it, with weights $(\gamma\lambda)^k$; the mean
+    is divided by the sum of these weights.
     """
     returns = td_lambda(
         reward,
@@ -113,9 +112,9 @@ def action_penalty(
     low: Float[Tensor, "agent act_dim"],
     high: Float[Tensor, "agent act_dim"],
 ) -> Float[Tensor, ""]:
-    r"""Squared distance of actions from their box, $d(a, (l, r))$ of SHAC++, eq. 3.
+    r"""Squared distance of actions from their bounds, $d(a, (l, r))$ of SHAC++, eq. 3.
 
-    Averaged over all but the features, which are summed.
+    Summed over features and averaged over everything else.
     """
     outside = (low - action).clamp(min=0) + (action - high).clamp(min=0)
     return outside.square().sum(-1).mean()
@@ -132,7 +131,7 @@ def clipped_ratio_loss(
 
     $\min(\rho A, \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon) A)$ with
     $\rho = \pi(a|o) / \pi_{old}(a|o)$. At equal parameters the ratio is 1, provided both densities
-    are of the action as it was drawn, before it was clamped to the box.
+    are of the sampled action, before it was clamped to its bounds.
     """
     ratio = (log_prob - old_log_prob).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -144,8 +143,8 @@ def expectile_loss(
 ) -> Float[Tensor, ""]:
     r"""Mean of $2 |\tau - 1(u < 0)| u^2$ with $u$ = target - value (arXiv:2110.06169, eq. 5).
 
-    τ = .5 is the squared error, whose best answer is the mean; a larger τ weighs targets above the
-    value more than those below.
+    τ = .5 is the squared error, minimised by the mean; a larger τ weights targets above the value
+    more than those below.
     """
     error = target - value
     weight = torch.where(error < 0, 1 - expectile, expectile)
@@ -162,16 +161,16 @@ def peer_clipped_loss(
     *,
     clip_range: float,
 ) -> Float[Tensor, ""]:
-    r"""Negative clipped objective of one agent, given what its peers learned, averaged.
+    r"""Negative clipped objective of one agent, given its peers' updates, averaged.
 
     Equation 6 of BPPO,
     $\min(\rho M A + sg(\rho)\, c \cdot g\, A,\; \bar\rho M A + sg(\bar\rho)\, c \cdot g\, A)$ with
     $\rho = \pi_i / \pi_{i,old}$, $\bar\rho$ the same clipped to $1 \pm \epsilon$, the product M of
-    the peers' ratios, its slope $c = \nabla_{a_i} M$ and the reparameterised action
+    the peers' ratios, its gradient $c = \nabla_{a_i} M$ and the reparameterised action
     $g(\theta_i, \epsilon)$. Only `log_prob` and `action` may carry a gradient. c = 0 leaves HAPPO's
     objective (arXiv:2109.11251, eq. 11), c = 0 and M = 1 leave PPO's.
 
-    The clipped branch still moves g: clipping bounds its weight, not its gradient.
+    The clipped branch still passes a gradient to g: clipping bounds its weight only.
     """
     ratio = (log_prob - old_log_prob).exp()
     peer_grad = (peer_slope * action).sum(-1)
@@ -190,7 +189,7 @@ def later_ratio(
 
     Args:
         log_ratio: $\log \rho_j$ of each agent.
-        agent_order: their numbers, in the order they act.
+        agent_order: indices of the agents, in the order they act.
     """
     inverse = sorted(range(len(agent_order)), key=agent_order.__getitem__)
     ordered = log_ratio[..., agent_order]

@@ -1,1 +1,1 @@
-"""Networks over agents."""
+"""Multi-agent networks."""

@@ -1,4 +1,4 @@
-"""The one place that picks the class of a network."""
+"""Builds the network a `NetConfig` describes."""
 
 import math
 from dataclasses import replace
@@ -31,10 +31,10 @@ def build_net(
 ) -> AgentNet:
     """Build the configured network; its last layer is orthogonal with `head_gain`, bias zero.
 
-    A gain of 0 makes a new network answer 0 everywhere.
+    With a gain of 0, a new network outputs 0 everywhere.
 
     Raises:
-        UsageError: diversity is asked of a single agent, or of what is no policy; or memory.
+        UsageError: `gru_size` is set; or dico with a single agent or a `head_gain` of 0.
     """
     if config.gru_size > 0:
         raise UsageError(
@@ -65,10 +65,10 @@ def build_net(
 def build_recurrent_net(
     config: NetConfig, agents: int, in_dim: int, out_dim: int, *, head_gain: float = 1.0
 ) -> RecurrentNet:
-    """Build the configured network with its memory; heads as of `build_net`.
+    """Build the configured recurrent network; heads as in `build_net`.
 
-    The encoder sees what the network would without a memory, but no mean over agents: that is of
-    what they remember.
+    The encoder gets the inputs of the non-recurrent network, but no mean over agents: with
+    `pool_others`, the mean is over hidden states.
     """
     own = config.architecture in ("joint", "separate")
     linear: BuildLinear = partial(AgentLinear, agents) if own else nn.Linear
@@ -90,14 +90,14 @@ def build_recurrent_net(
 def _diverse(
     config: NetConfig, agents: int, in_dim: int, out_dim: int, head_gain: float
 ) -> DiCoNet:
-    """Build both parts of a network of controlled diversity."""
+    """Build the shared and the individual part of a `DiCoNet`."""
     if head_gain == 0:
         raise UsageError(
-            "dico sets how differently agents act; values and models need another architecture, "
-            "and policies a head_gain above 0"
+            "dico controls how differently agents act; values and models need another "
+            "architecture, and policies a head_gain above 0"
         )
     if agents < 2:
-        raise UsageError("dico sets how differently agents act, but there is 1; use joint")
+        raise UsageError("dico controls how differently agents act, but there is 1; use joint")
     plain = replace(config, architecture="separate", diversity=NetConfig.diversity)
     shared, own = (
         build_net(part, agents, in_dim, out_dim, head_gain=head_gain)

@@ -1,4 +1,4 @@
-"""Shapes of networks over agents."""
+"""Configuration of multi-agent networks."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,57 +19,55 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 _SEE_THEMSELVES = ("separate", "shared", "hyper-linear", "hyper-mlp")
-"""Architectures that can be shown all agents instead."""
+"""Architectures in which an agent sees its own features unless `centralised`."""
 _ONLY_OF = {"identity_size": "hyper-mlp", "hyper_hidden": "hyper-mlp", "diversity": "dico"}
 """Options of one architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetConfig:
-    """Shape of a network over agents."""
+    """Architecture and size of a multi-agent network."""
 
     architecture: Architecture = "joint"
-    """joint: one MLP over all agents concatenated. separate: an MLP of its own for every agent,
-    which sees that agent's features only. shared: one MLP per agent, same weights, which also sees
-    the mean of a small embedding of all. transformer: self-attention over agents. hyper-linear and
-    hyper-mlp: as separate, but all weights are generated from the agent's identity alone, by a
-    linear map of its number or by an MLP of a learned embedding (HyperMARL, arXiv:2412.04233).
-    dico: of policies over an action box only, a shared MLP plus a separate one, scaled to a given
-    diversity (arXiv:2405.15054). Only shared and transformer do not depend on the order or number
-    of agents."""
+    """joint: one MLP over all agents, concatenated. separate: one MLP per agent, over that agent's
+    features. shared: one MLP with the same weights for all agents, over an agent's features and the
+    mean of a small embedding of all agents'. transformer: self-attention over agents. hyper-linear,
+    hyper-mlp: as separate, with weights generated from the agent's one-hot id by a linear map, or
+    from a learned embedding by an MLP (HyperMARL, arXiv:2412.04233). dico: for policies with
+    continuous actions, a shared plus a separate MLP, scaled to a given diversity
+    (arXiv:2405.15054). Only shared and transformer are independent of the order and number of
+    agents."""
     hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers; the Transformer's width is the first and its depth the count."""
+    """Widths of the hidden layers. Transformer: width (the first) and depth (their number)."""
     activation: Activation = "elu"
-    """Between layers."""
+    """Activation function of the hidden layers."""
     layer_norm: bool = True
     """LayerNorm after each activation (arXiv:2204.07137, A.2.2)."""
     embed: tuple[int, ...] = ()
-    """Widths of hidden layers between an agent's features and the Transformer's width; empty for a
-    linear embedding (the paper)."""
+    """Widths of the hidden layers that embed an agent's features (transformer); empty for a linear
+    embedding (the paper)."""
     heads: int = 1
-    """Attention heads of the Transformer."""
+    """Attention heads (transformer); must divide the width."""
     pool_others: bool = True
-    """Let the shared MLP of an agent see the mean over all; False for its own features only."""
+    """Append the mean embedding of all agents to an agent's features (shared)."""
     agent_id: bool = False
-    """Let the shared MLP of an agent, or the Transformer, see its number, one-hot: then order and
-    number matter. Without, agents that see the same, as where they stand in one place, do the same
-    and never part."""
+    """Append an agent's one-hot id to its features (shared, transformer). Without it, agents with
+    equal observations act alike; with it, the order and number of agents are fixed."""
     centralised: bool = False
-    """Let the separate, shared or generated MLP of an agent see the features of all agents,
-    concatenated: for a critic that knows more than the policy does."""
+    """Use the concatenated features of all agents for each agent (separate, shared, hyper-linear,
+    hyper-mlp), as for a centralised critic."""
     identity_size: int = 4
-    """Features of the learned embedding of an agent (hyper-mlp)."""
+    """Size of an agent's learned embedding (hyper-mlp)."""
     hyper_hidden: tuple[int, ...] = (64,)
-    """Widths of the hidden layers between that embedding and the weights (hyper-mlp)."""
+    """Widths of the hypernetwork's hidden layers (hyper-mlp)."""
     diversity: float | None = 1.2
-    """Mean distance between two agents' mean actions on the same observation, in half boxes (dico);
-    0 for none, None for whatever is learned. 1.2 is what the paper's two agents had on VMAS's
+    """Mean distance between two agents' mean actions on the same observation, in normalised actions
+    (dico), at least 0; None leaves it free. The paper uses 1.2 for two agents on VMAS's
     Navigation."""
     gru_size: int = 0
-    """Features that agents remember from step to step; 0 for none. In front of the network then
-    stand a layer and a GRU of that width, of policies and critics of PPO, IPPO and MAPPO only: each
-    agent's own in joint and separate networks, the same for all in shared and generated ones, where
-    only what reads the memory is generated (HyperMARL, section 5.4)."""
+    """Size of the hidden state of a GRU in front of the network; 0 for a feed-forward network. Only
+    for policies and critics of PPO, IPPO and MAPPO. Joint and separate networks have one GRU per
+    agent; shared, hyper-linear and hyper-mlp ones share it (HyperMARL, section 5.4)."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -82,15 +80,15 @@ class NetConfig:
         if self.heads < 1:
             raise UsageError(f"heads is {self.heads}; it must be at least 1")
         if self.architecture == "transformer" and self.hidden[0] % self.heads:
-            raise UsageError(f"width {self.hidden[0]} cannot be split over {self.heads} heads")
+            raise UsageError(f"width {self.hidden[0]} cannot be split into {self.heads} heads")
         if self.agent_id and self.architecture not in ("shared", "transformer"):
             raise UsageError(
-                "agent_id numbers the agents of a shared network or a Transformer, not of a "
+                "agent_id is for shared and transformer networks, not for a "
                 f"{self.architecture} one; leave it False"
             )
         if self.centralised and self.architecture not in _SEE_THEMSELVES:
             raise UsageError(
-                f"central is for {', '.join(_SEE_THEMSELVES)}; a {self.architecture} network "
+                f"centralised is for {', '.join(_SEE_THEMSELVES)}; a {self.architecture} network "
                 "cannot use it, leave it False"
             )
         if self.identity_size < 1 or min(self.hyper_hidden, default=0) < 1:
@@ -105,8 +103,7 @@ class NetConfig:
         ):
             raise UsageError(
                 f"gru_size is {self.gru_size} with architecture {self.architecture!r}; give a "
-                f"width of at least 1 to joint or one of {', '.join(_SEE_THEMSELVES)}, or 0 for "
-                "none"
+                f"size of at least 1 to joint, {', '.join(_SEE_THEMSELVES)}, or 0 for none"
             )
         self._refuse_idle()
 
@@ -116,7 +113,7 @@ class NetConfig:
             value, usual = getattr(self, name), getattr(NetConfig, name)
             if self.architecture != architecture and value != usual:
                 raise UsageError(
-                    f"{name} is {value}, but only a {architecture} network has one, not a "
+                    f"{name} is {value}, but only a {architecture} network uses it, not a "
                     f"{self.architecture} one; leave it at {usual}, or choose that architecture"
                 )
 

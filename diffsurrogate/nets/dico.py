@@ -1,8 +1,8 @@
-r"""Diversity control: a policy in common and a part of each agent's own, as far apart as told.
+r"""Diversity control (DiCo): a shared policy plus individual parts, scaled to a given diversity.
 
 $\mu_i(o) = \mu(o) + \frac{\mathrm{SND_{des}}}{\mathrm{SND}} \tilde\mu_i(o)$ (Bettini et al., ICML
-2024, arXiv:2405.15054): whatever the agents' own parts $\tilde\mu_i$ become, the mean distance
-between two agents' means stays what was asked for.
+2024, arXiv:2405.15054): whatever the individual parts $\tilde\mu_i$, the mean distance between two
+agents' means stays the desired one.
 """
 
 import torch
@@ -12,32 +12,32 @@ from torch import Tensor, nn
 from diffsurrogate.functional.distances import gaussian_diversity
 
 _SAMPLE = 4096
-"""Observations that the diversity is measured on, at most."""
+"""Largest number of observations the diversity is measured on."""
 
 
 class DiCoNet(nn.Module):
-    """The sum of a shared network and one for each agent, scaled to a given diversity.
+    """The sum of a shared network and one per agent, scaled to a given diversity.
 
-    The diversity of the agents' own parts is that on what `measure` was given last, the
-    observations of a window: calls leave it as it is, so that within a window only steps of an
-    optimiser move the policy. Deviations are the same for all agents, so that the Wasserstein
-    distance of two policies is that of their means.
+    The diversity of the individual parts is measured on the observations last given to `measure`.
+    It is constant within a window, so that only the optimiser changes the policy. Standard
+    deviations are the same for all agents, so that the Wasserstein distance of two policies is the
+    distance of their means.
     """
 
     measured: Tensor
-    """() diversity of the agents' own parts before scaling."""
+    """() diversity of the individual parts before scaling."""
 
     def __init__(
         self, shared: nn.Module, own: nn.Module, diversity: float | None, agents: int, in_dim: int
     ) -> None:
-        """Combine two networks of (*batch, agent, in_dim), which see the agent's own features.
+        """Combine two networks over (*batch, agent, in_dim), each agent seeing its own features.
 
         Args:
             shared: with the same weights for all agents.
-            own: with weights of its own for each.
-            diversity: what the mean distance is to be; None adds both parts as they are.
+            own: with separate weights for each agent.
+            diversity: desired mean distance; None adds both parts unscaled.
             agents: at least 2.
-            in_dim: features; the diversity is first measured on unit normal ones.
+            in_dim: features; the initial diversity is measured on standard normal ones.
         """
         super().__init__()
         self.shared, self.own, self.diversity = shared, own, diversity
@@ -53,15 +53,15 @@ class DiCoNet(nn.Module):
         return out
 
     def measure(self, x: Float[Tensor, "*b agent i"]) -> None:
-        """Scale by the diversity on these features, of which it takes a sample, from now on."""
+        """Measure the diversity on a sample of these features, and scale by it from now on."""
         self.measured.copy_(self._diversity_on(x))
 
     @torch.no_grad()
     def _diversity_on(self, x: Tensor) -> Tensor:
-        """Return the diversity of the agents' own parts where all see what any of them saw."""
+        """Return the diversity of the individual parts, all evaluated on every agent's features."""
         agents, features = x.shape[-2:]
         seen = x.reshape(-1, 1, features)
-        # drawn, as steps of one length might meet the same agent and env again and again
+        # random, as a regular stride could hit the same agent and env every time
         chosen = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
         mean = self.own(seen[chosen.to(x.device)].expand(-1, agents, features))
         return gaussian_diversity(mean, torch.zeros_like(mean))

@@ -1,4 +1,4 @@
-"""MLPs over agents: joint, separate and shared; agent ids; centralised ones."""
+"""Multi-agent MLPs: joint, separate and shared; agent ids; centralised inputs."""
 
 import itertools
 
@@ -21,10 +21,10 @@ def agent_linear(
 
 
 class AgentLinear(nn.Module):
-    """A linear layer with weights of its own for every agent."""
+    """A linear layer with separate weights for every agent."""
 
     def __init__(self, agents: int, in_dim: int, out_dim: int) -> None:
-        """Draw every agent's weights as torch draws those of one layer."""
+        """Initialise every agent's weights as `nn.Linear` does."""
         super().__init__()
         layers = [nn.Linear(in_dim, out_dim) for _ in range(agents)]
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
@@ -39,7 +39,7 @@ class AgentLinear(nn.Module):
 def reset_orthogonal(
     weight: Float[Tensor, "matrix o i"] | Float[Tensor, "o i"], gain: float
 ) -> None:
-    """Draw every matrix orthogonal with `gain`, each by itself; a gain of 0 makes all 0."""
+    """Initialise every matrix orthogonal with `gain`, or all with zeros if it is 0."""
     for matrix in weight if weight.ndim == 3 else weight.unsqueeze(0):
         if gain == 0:
             nn.init.zeros_(matrix)
@@ -48,7 +48,7 @@ def reset_orthogonal(
 
 
 def mlp(sizes: tuple[int, ...], config: NetConfig) -> nn.Sequential:
-    """Linear, activation, LayerNorm for each hidden layer; a last Linear without them."""
+    """Return Linear, activation and LayerNorm for each hidden layer, and a final Linear."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[config.activation]()]
@@ -58,26 +58,26 @@ def mlp(sizes: tuple[int, ...], config: NetConfig) -> nn.Sequential:
 
 
 class JointNet(nn.Module):
-    """One MLP over all agents concatenated: sees everything, is bound to their number and order."""
+    """One MLP over all agents, concatenated; depends on their number and order."""
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
-        """Build for `agents` agents of `in_dim` features each."""
+        """Build for `agents` agents with `in_dim` features each."""
         super().__init__()
         self.out_shape = (agents, out_dim)
         self.net = mlp((agents * in_dim, *config.hidden, agents * out_dim), config)
         self.head = self.net[-1]
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
-        """Map features of all agents at once."""
+        """Map the features of all agents at once."""
         out: Tensor = self.net(x.flatten(-2))
         return out.unflatten(-1, self.out_shape)
 
 
 class SeparateNet(nn.Module):
-    """An MLP of its own for every agent, which sees that agent's features only."""
+    """A separate MLP for every agent, over that agent's features only."""
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
-        """Build as many networks as agents."""
+        """Build one network per agent."""
         super().__init__()
         layers: list[nn.Module] = []
         for fan_in, fan_out in itertools.pairwise((in_dim, *config.hidden)):
@@ -92,14 +92,14 @@ class SeparateNet(nn.Module):
 
 
 class SharedNet(nn.Module):
-    """The same MLP for every agent, fed with the agent's own features and a pooled context.
+    """One MLP shared by all agents, over an agent's features and a pooled embedding of all agents.
 
-    The context is the mean over agents of a linear embedding (deep sets, arXiv:1703.06114), so the
-    output of agent i may depend on the others without depending on their order.
+    The embedding is averaged over agents (deep sets, arXiv:1703.06114), so the output of agent i
+    depends on the others but not on their order.
     """
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
-        """Build; `agents` decides whether there is anything to pool, and how many numbers."""
+        """Build; a single agent has nothing to pool."""
         super().__init__()
         self.agents = agents if config.agent_id else 0
         width = max(config.hidden[0] // 4, 8)
@@ -114,11 +114,11 @@ class SharedNet(nn.Module):
         if self.pool is not None:
             first = self.net[0]
             assert isinstance(first, nn.Linear)
-            with torch.no_grad():  # the others matter only once that is learned
+            with torch.no_grad():  # initially independent of the other agents
                 first.weight[:, in_dim : in_dim + pooled] = 0.0
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
-        """Map each agent's features, given the mean of all."""
+        """Map each agent's features and the mean embedding of all."""
         if self.pool is not None:
             pool_others = self.pool(x).mean(-2, keepdim=True)
             x = torch.cat([x, pool_others.expand(*x.shape[:-1], -1)], dim=-1)
@@ -129,7 +129,7 @@ class SharedNet(nn.Module):
 
 
 def _between(config: NetConfig, width: int) -> list[nn.Module]:
-    """Return what stands between layers of agents' own weights; its norm has none."""
+    """Return activation and LayerNorm after a layer with separate weights per agent."""
     layers: list[nn.Module] = [_ACTIVATIONS[config.activation]()]
     if config.layer_norm:
         layers.append(nn.LayerNorm(width, elementwise_affine=False))
@@ -137,35 +137,35 @@ def _between(config: NetConfig, width: int) -> list[nn.Module]:
 
 
 def append_agent_id(x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
-    """Append each agent's number, one-hot."""
+    """Append each agent's one-hot id."""
     number = torch.eye(x.shape[-2], device=x.device, dtype=x.dtype)
     return torch.cat([x, number.expand(*x.shape[:-1], -1)], dim=-1)
 
 
 class AgentIDNet(nn.Module):
-    """Shows every agent its number."""
+    """Appends each agent's one-hot id to its features."""
 
     def __init__(self, net: nn.Module) -> None:
-        """Wrap a network of `in_dim + agents` features per agent."""
+        """Wrap a network with `in_dim + agents` input features per agent."""
         super().__init__()
         self.net = net
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
-        """Map each agent's features and number."""
+        """Map each agent's features and id."""
         out: Tensor = self.net(append_agent_id(x))
         return out
 
 
 class CentralisedNet(nn.Module):
-    """Shows the features of all agents, concatenated, to each agent's part of a network."""
+    """Gives a network the concatenated features of all agents, for each agent."""
 
     def __init__(self, net: nn.Module) -> None:
-        """Wrap a network of `agents * in_dim` features per agent."""
+        """Wrap a network with `agents * in_dim` input features per agent."""
         super().__init__()
         self.net = net
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
-        """Map all features for each agent."""
+        """Map all agents' features, once for each agent."""
         everything = x.flatten(-2).unsqueeze(-2)
         out: Tensor = self.net(everything.expand(*x.shape[:-1], -1))
         return out

@@ -1,17 +1,16 @@
-"""Running statistics, with a snapshot that stays still while a window is collected."""
+"""Normalisation by running statistics, frozen while a window is collected."""
 
 import torch
 from torch import Tensor, nn
 
 
 class RunningStatistics(nn.Module):
-    """Mean and standard deviation of a stream, and a frozen copy of them to normalise with.
+    """Running mean and standard deviation, and a frozen copy of them for normalisation.
 
-    Entries that only took whole numbers so far (flags, one-hots, counts) are scaled down to at most
-    1 but not shifted: a flag that is rarely set would otherwise become a spike of many deviations.
-    Chan et al.'s parallel update. `snapshot()` copies the live statistics to the frozen ones; a
-    window must be normalised by one and the same snapshot, or its gradient would be of a function
-    that changed under way.
+    Features with whole values only so far (flags, one-hots, counts) are scaled down to at most 1
+    but not shifted: a rarely set flag would otherwise become a spike of many standard deviations.
+    Uses Chan et al.'s parallel update. `snapshot()` copies the live statistics to the frozen ones;
+    a whole window must be normalised by the same snapshot, or its gradient would be wrong.
     """
 
     mean: Tensor
@@ -23,11 +22,11 @@ class RunningStatistics(nn.Module):
     largest: Tensor
 
     def __init__(self, shape: tuple[int, ...], *, floor: float = 1e-2) -> None:
-        """Start at mean 0 and deviation 1.
+        """Start at mean 0 and standard deviation 1.
 
         Args:
-            shape: trailing axes that keep their own statistics.
-            floor: smallest standard deviation used; entries that hardly move are not blown up.
+            shape: trailing axes with separate statistics.
+            floor: smallest standard deviation used, so that nearly constant features stay small.
         """
         super().__init__()
         self.floor = floor
@@ -42,7 +41,7 @@ class RunningStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, batch: Tensor) -> None:
-        """Take in a batch `(*any, *shape)`; the frozen statistics do not move."""
+        """Update the live statistics with a batch `(*any, *shape)`."""
         rows = batch.reshape(-1, *self.shape).double()
         if len(rows) == 0:
             return
@@ -58,7 +57,7 @@ class RunningStatistics(nn.Module):
 
     @torch.no_grad()
     def snapshot(self) -> None:
-        """Freeze the live statistics for use."""
+        """Copy the live statistics to the frozen ones."""
         if float(self.count) == 0:
             return
         mean = self.live_mean.to(self.mean.dtype)
@@ -67,5 +66,5 @@ class RunningStatistics(nn.Module):
         self.std = torch.where(self.fractional, deviation.clamp(min=self.floor), self.largest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `(*any, *shape)` with the snapshot."""
+        """Normalise `(*any, *shape)` with the frozen statistics."""
         return (x - self.mean) / self.std

@@ -1,7 +1,7 @@
-"""Networks over agents with memory: a GRU that forgets where an episode begins.
+"""Recurrent multi-agent networks: a GRU whose hidden state is reset at episode starts.
 
-Hidden states are (*batch, agent, memory). One pass runs through a whole window, so that training
-sees how what was remembered came about; stepping with carried states gives the same.
+Hidden states are (*batch, agent, gru_size). One call processes a whole window, so that training
+backpropagates through time; stepping with carried hidden states gives the same result.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,32 @@ from torch import Tensor, nn
 from diffsurrogate.nets.mlp import AgentLinear, reset_orthogonal
 
 BuildLinear = Callable[[int, int], nn.Linear | AgentLinear]
-"""Makes a linear layer from features in and out: shared by the agents, or with weights of each."""
+"""Makes a linear layer from its input and output sizes, shared by or separate for the agents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrence:
-    """What a network with memory knew before some steps, and where it is to forget."""
+    """The hidden state before a sequence of steps, and where it is reset."""
 
     hidden: Tensor
-    """(env, agent, memory) after the step before the first."""
+    """(env, agent, gru_size) before the first step."""
     episode_start: Tensor
     """(time, env) bool: the observation is the first of its episode."""
 
     def of_envs(self, chosen: Tensor) -> "Recurrence":
-        """Return that of some envs."""
+        """Select some envs."""
         return Recurrence(hidden=self.hidden[chosen], episode_start=self.episode_start[:, chosen])
 
 
 class AgentGRU(nn.Module):
-    r"""A gated recurrent unit for every agent, as wide as what it is given (arXiv:1406.1078).
+    r"""A gated recurrent unit for every agent, with hidden states of its input's size.
 
-    $h' = (1 - z) \tanh(W x + r U h) + z h$, biases left out, with gates $r$ and $z$ in (0, 1).
+    $h' = (1 - z) \tanh(W x + r U h) + z h$ without biases, with gates $r$ and $z$ in (0, 1)
+    (arXiv:1406.1078).
     """
 
     def __init__(self, linear: BuildLinear, width: int) -> None:
-        """Build; every matrix starts orthogonal, with biases zero (arXiv:2103.01955)."""
+        """Build; every matrix starts orthogonal, biases zero (arXiv:2103.01955)."""
         super().__init__()
         self.width = width
         self.inputs, self.carry = linear(width, 3 * width), linear(width, 3 * width)
@@ -52,12 +53,12 @@ class AgentGRU(nn.Module):
         hidden: Float[Tensor, "*b agent width"],
         episode_start: Bool[Tensor, "time *b"],
     ) -> Float[Tensor, "time *b agent width"]:
-        """Return the hidden state after each step; it is zero before the first of an episode."""
+        """Return the hidden state after each step; it is zero at every episode start."""
         states = []
         for gates, begin in zip(
             self.inputs(x).unbind(), episode_start[..., None, None], strict=True
         ):
-            # no product: across a reset neither a gradient passes nor what is not finite
+            # not a product: neither gradients nor NaNs may cross a reset
             hidden = torch.where(begin, 0.0, hidden)
             reset_update, fresh = gates.split((2 * self.width, self.width), -1)
             carried, kept = self.carry(hidden).split((2 * self.width, self.width), -1)
@@ -68,16 +69,16 @@ class AgentGRU(nn.Module):
 
 
 class RecurrentNet(nn.Module):
-    """An encoder, a memory, and a network that reads the memory: Linear, GRU, any `AgentNet`."""
+    """An encoder, a GRU, and a network over its hidden state (any `AgentNet`)."""
 
     def __init__(self, encoder: nn.Module, memory: AgentGRU, net: nn.Module) -> None:
-        """Join the three; all map (*batch, agent, features)."""
+        """Chain the three; all map (*batch, agent, feature)."""
         super().__init__()
         self.encoder, self.memory, self.net = encoder, memory, net
 
     def forward(
         self, x: Float[Tensor, "time *b agent i"], past: Recurrence
-    ) -> tuple[Float[Tensor, "time *b agent o"], Float[Tensor, "time *b agent memory"]]:
+    ) -> tuple[Float[Tensor, "time *b agent o"], Float[Tensor, "time *b agent gru_size"]]:
         """Return outputs and the hidden state after each step."""
         hidden = self.memory(self.encoder(x), past.hidden, past.episode_start)
         out: Tensor = self.net(hidden)

@@ -38,13 +38,10 @@ class AgentBlock(nn.Module):
 
 
 class TransformerNet(nn.Module):
-    """Self-attention over agents, without positions: permutation-equivariant (SHAC++, B.2).
-
-    Unless it is told who is who.
-    """
+    """Self-attention over agents, permutation-equivariant unless `agent_id` (SHAC++, B.2)."""
 
     def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
-        """Build; the number of agents is free, if they are not numbered."""
+        """Build; the number of agents is fixed only if `agent_id`."""
         super().__init__()
         self.agents = agents if config.agent_id else 0
         width = config.hidden[0]

@@ -221,11 +221,11 @@ def test_logits_outside_the_box_mean_the_same_action_everywhere():
 
 def test_an_env_with_wrong_columns_is_refused_before_anything_is_learned(monkeypatch):
     monkeypatch.setattr(MaskedReach, "action_mask_slice", slice(0, 3))
-    with pytest.raises(UsageError, match="4 columns are needed"):
+    with pytest.raises(UsageError, match="4 features are needed"):
         MaskedReach().reset(seed=0)
     env = make("vmas/transport", num_envs=2)
     env.action_mask_slice = slice(0, 2)
-    with pytest.raises(UsageError, match="this env's actions are numbers"):
+    with pytest.raises(UsageError, match="this env's actions are continuous"):
         env.reset(seed=0)
 
 
@@ -242,16 +242,16 @@ def test_the_mask_passes_no_gradient_even_if_declared_continuous():
 @pytest.mark.parametrize(
     ("roles", "advice"),
     [
-        ({"action_mask_slice": slice(0, 3)}, "4 columns are needed"),
-        ({"action_mask_slice": slice(7, 11)}, "columns among the 10"),
+        ({"action_mask_slice": slice(0, 3)}, "4 features are needed"),
+        ({"action_mask_slice": slice(7, 11)}, "within the 10 features"),
         ({"action_mask_slice": slice(4)}, r"slice\(start, stop\)"),
-        ({"global_state_slice": slice(0, 10)}, "a policy would see nothing"),
-        ({"global_state_slice": slice(3, 3)}, "columns among the 10"),
+        ({"global_state_slice": slice(0, 10)}, "the policy would see nothing"),
+        ({"global_state_slice": slice(3, 3)}, "within the 10 features"),
         (
             {"action_mask_slice": slice(0, 4), "global_state_slice": slice(3, 7)},
-            r"share the columns \{3\}",
+            r"share the features \{3\}",
         ),
-        ({"action_mask_slice": slice(0, 4), "discrete": False}, "actions are numbers"),
+        ({"action_mask_slice": slice(0, 4), "discrete": False}, "actions are continuous"),
     ],
 )
 def test_invalid_slices_are_refused(roles, advice):

@@ -109,7 +109,7 @@ def test_wrappers_pass_reset_masks_on():
     [
         (torch.ones(ENVS + 1, dtype=torch.bool), None, r"shape \(6,\) .* \(env,\) = \(5,\)"),
         (torch.ones(ENVS), None, r"dtype torch.float32; .* and bool are needed"),
-        (MASK, 1, "would seed the envs that go on too"),
+        (MASK, 1, "would reseed the running envs too"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask, seed, advice):
@@ -127,7 +127,7 @@ def test_nothing_can_be_reset_before_a_first_reset():
 def test_a_vec_env_resets_only_where_episodes_end():
     env = as_multi_agent(make_vec_env("Pendulum-v1", n_envs=ENVS))
     env.reset(seed=0)
-    with pytest.raises(UsageError, match="starts an env anew only when its episode ends"):
+    with pytest.raises(UsageError, match="resets an env only when its episode ends"):
         env.reset(options={"reset_mask": MASK})
     for one in (env, LearnedDiffWrapper(env), SplitAgents(env, {"a": [0]})):
         with pytest.raises(UsageError, match='leave autoreset at "same_step"'):

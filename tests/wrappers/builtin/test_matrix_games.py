@@ -125,7 +125,7 @@ def test_the_ids_are_listed_and_can_be_made():
         ("games/matrix", {"payoff": [[float("nan")]]}, "finite"),
         ("games/specialisation", {"n_agents": 0}, "at least 1"),
         ("games/climbing", {"steps": 0}, "at least 1"),
-        ("games/climbing", {"differentiable": True}, "own gradients"),
+        ("games/climbing", {"differentiable": True}, "native gradients"),
     ],
 )
 def test_what_cannot_be_played_is_refused(env_id, options, advice):
