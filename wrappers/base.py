@@ -15,7 +15,7 @@ class EnvWrapper(MultiAgentVectorEnv):
     """The wrapped env."""
 
     def _keep_roles(self) -> None:
-        """Take over what is padding, what is a choice, and what the columns of obs are for."""
+        """Copy the wrapped env's masks, kind of actions and observation slices."""
         env = self.env
         self.observation_mask, self.valid_action_dims = env.observation_mask, env.valid_action_dims
         self.discrete_actions, self.action_mask_slice = env.discrete_actions, env.action_mask_slice
@@ -34,7 +34,7 @@ class EnvWrapper(MultiAgentVectorEnv):
 
     @property
     def alive_mask(self) -> Tensor | None:
-        """(env, agent) bool: who is there to act in the wrapped env; None where all are."""
+        """(env, agent) bool: agents that are alive in the wrapped env; None where all are."""
         return self.env.alive_mask
 
     def max_return(self) -> Tensor | None:
@@ -46,11 +46,11 @@ class EnvWrapper(MultiAgentVectorEnv):
         return self.env.state()
 
     def set_state(self, state: State) -> None:
-        """Put the wrapped env back where `state` was taken."""
+        """Restore the wrapped env's state."""
         self.env.set_state(state)
 
     def randomise_episode_phase(self, generator: torch.Generator, every: int = 1) -> None:
-        """Spread the wrapped env's time limits."""
+        """Start episodes at random phases, so that resets do not coincide."""
         self.env.randomise_episode_phase(generator, every)
 
     def render(self, *args: Any, **kwargs: Any) -> Any:

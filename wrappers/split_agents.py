@@ -38,7 +38,7 @@ class SplitAgents(EnvWrapper):
         Args:
             env: with one agent and continuous actions, or anything `as_multi_agent` makes one of.
             actions: by the names of the new agents, which entries of the action are theirs. Every
-                entry is somebody's, and nobody else's.
+                entry belongs to exactly one agent.
             observations: by the same names, which entries of the observation an agent sees; all of
                 them if None. Agents that see less than others see zeros at the end of their rows.
                 The global state of an env that has it (`global_state_slice`) follows in every row.
@@ -95,7 +95,7 @@ class SplitAgents(EnvWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Start every env anew."""
+        """Reset every env."""
         obs, info = self.env.reset(seed=seed, options=options)
         return self._seen(obs), info
 

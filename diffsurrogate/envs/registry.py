@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -40,13 +41,13 @@ _IDS: dict[str, str | Callable[[], list[str]]] = {
 }
 """Lists the names after the slash; a namespace not listed accepts any id its library knows."""
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
-    "vmas.simulator.environment.environment.Environment": "vmas.adapter:adapt",
-    "gymnasium.core.Env": "gymnasium.adapter:adapt",
-    "gymnasium.vector.vector_env.VectorEnv": "gymnasium.adapter:adapt",
-    "stable_baselines3.common.vec_env.base_vec_env.VecEnv": ("sb3.adapter:adapt"),
-    "pettingzoo.utils.env.ParallelEnv": "pettingzoo.adapter:adapt",
-    "pettingzoo.utils.env.AECEnv": "pettingzoo.adapter:adapt",
-    "jaxmarl.environments.multi_agent_env.MultiAgentEnv": "jaxmarl.adapter:adapt",
+    "vmas.simulator.environment.environment.Environment": "vmas.adapter:VmasEnv",
+    "gymnasium.core.Env": "gymnasium.adapter:GymnasiumEnv.from_raw",
+    "gymnasium.vector.vector_env.VectorEnv": "gymnasium.adapter:GymnasiumEnv.from_raw",
+    "stable_baselines3.common.vec_env.base_vec_env.VecEnv": "sb3.adapter:AdaptedVecEnv.from_raw",
+    "pettingzoo.utils.env.ParallelEnv": "pettingzoo.adapter:PettingZooEnv.from_raw",
+    "pettingzoo.utils.env.AECEnv": "pettingzoo.adapter:PettingZooEnv.from_raw",
+    "jaxmarl.environments.multi_agent_env.MultiAgentEnv": "jaxmarl.adapter:JaxMARLEnv.from_raw",
 }
 
 
@@ -173,8 +174,8 @@ def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")
-    found: Callable[..., Any] = getattr(
-        importlib.import_module(f"diffsurrogate.wrappers.{module}"), name
+    found: Callable[..., Any] = operator.attrgetter(name)(
+        importlib.import_module(f"diffsurrogate.wrappers.{module}")
     )
     return found
 

@@ -1,1 +1,1 @@
-"""Envs of our own."""
+"""Built-in envs."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
-from diffsurrogate.wrappers.external.ids import make_by_name
+from diffsurrogate.wrappers.external.ids import make_by_id
 
 STEP_SECONDS = 1 / 60
 SUBSTEPS = 4
@@ -239,4 +239,4 @@ def make(name: str, **options: Any) -> MultiAgentVectorEnv:
     Raises:
         UsageError: there is no such env, or it does not take an option.
     """
-    return make_by_name("diffsurrogate", ENVS, name, options)
+    return make_by_id("diffsurrogate", ENVS, name, options)

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.external.ids import make_by_name
+from diffsurrogate.wrappers.external.ids import make_by_id
 
 Payoff = Tensor | Sequence[Any]
 """What everybody earns, one axis per agent: `payoff[k][l]` if agent 0 picks k and agent 1 l."""
@@ -146,7 +146,7 @@ class MatrixGame(Game):
         self.payoff = table.to(self.device)
 
     def payoff_of(self, choice: Tensor) -> Tensor:
-        """Look the joint choice up."""
+        """Look up the joint choice."""
         return self.payoff[choice.unbind(-1)].unsqueeze(-1).expand(choice.shape)
 
     def best_payoff(self) -> float:
@@ -158,7 +158,7 @@ class Specialisation(Game):
     """As many choices as agents; an agent earns 1 / (number of agents that picked its choice)."""
 
     def payoff_of(self, choice: Tensor) -> Tensor:
-        """Count who picked the same."""
+        """Count the agents that picked the same."""
         same = choice.unsqueeze(-1) == choice.unsqueeze(-2)
         return 1 / same.sum(-1).float()
 
@@ -181,7 +181,7 @@ class Synchronisation(Game):
 
 
 def climbing(**common: Any) -> MatrixGame:
-    """Make `games/climbing`: 11 on the corner, but -30 for whoever tries it alone."""
+    """Make `games/climbing`: 11 on the corner, but -30 for an agent that tries it alone."""
     return MatrixGame(payoff=CLIMBING, **common)
 
 
@@ -221,4 +221,4 @@ def make(name: str, **options: Any) -> MultiAgentVectorEnv:
     """
     if name == "matrix" and "payoff" not in options:
         raise UsageError("games/matrix needs payoff=...: one axis per agent, as long as choices")
-    return make_by_name("games", GAMES | {"matrix": MatrixGame}, name, options, common=COMMON)
+    return make_by_id("games", GAMES | {"matrix": MatrixGame}, name, options, common=COMMON)

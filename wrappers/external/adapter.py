@@ -1,6 +1,6 @@
 """What the adapters of other libraries' envs have in common: NumPy outside, tensors inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -11,13 +11,47 @@ from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.ids import check_names, parameters_of
 
 
-class RawEnvAdapter(MultiAgentVectorEnv):
-    """An env of another library: no graph runs through it, and its state cannot be had."""
+class ExternalEnv(MultiAgentVectorEnv):
+    """An env of another library: no graph runs through it, and its state cannot be saved.
+
+    Adapters share these options, of their classes as of `make` and `as_multi_agent`; each documents
+    only where it differs, and refuses what it cannot do:
+
+    - `num_envs`: sub-environments that step together.
+    - `max_steps`: steps until truncation, if fewer than the env's own time limit; None for that.
+    - `seed`: of the first reset without one, from which every sub-environment gets its own; None
+      leaves it to the library.
+    - `device`: where the tensors live; the simulator computes on the CPU.
+    - `differentiable`: must be False; `LearnedDiffWrapper` learns gradients.
+    - `render_mode`: "rgb_array" to be able to draw, which can make stepping slower.
+    - `state`: append the env's global state to observations (`global_state_slice`).
+    - `check_bounds`: refuse observations outside their space's finite bounds, by more than a
+      thousandth of their range.
+    """
 
     library: ClassVar[str]
     """Its name, for messages."""
+
+    @classmethod
+    def from_raw(
+        cls, raw: Any, *, make_another: Callable[[], Any] | None = None, **options: Any
+    ) -> MultiAgentVectorEnv:
+        """Adapt an env of the library; `as_multi_agent` calls this.
+
+        Args:
+            raw: the env.
+            make_another: makes further envs like it, where the adapter needs them.
+            options: of the adapter.
+
+        Raises:
+            UsageError: an option is not known; or as the class.
+        """
+        make: Callable[..., MultiAgentVectorEnv] = cls
+        check_names(cls.__name__, options, parameters_of(cls))
+        return make(raw, **options)
 
     def detach(self) -> None:
         """Do nothing: no graph runs through the simulator."""
@@ -28,8 +62,8 @@ class RawEnvAdapter(MultiAgentVectorEnv):
 
     def _save(self) -> State:
         raise NotImplementedError(
-            f"{self.library} has no way to save an env's state; episodes start anew when a run is "
-            "resumed"
+            f"{self.library} has no way to save an env's state; a run that is resumed starts "
+            "new episodes"
         )
 
     def _restore(self, state: State) -> None:
@@ -47,21 +81,14 @@ def check_options(
     *,
     drawable: bool = True,
 ) -> None:
-    """Refuse what no raw env can be made with.
+    """Refuse shared options (see `ExternalEnv`) that are out of range.
 
     Args:
         env_id: for messages.
-        num_envs: copies.
-        differentiable: whether gradients of the env's own are asked for.
-        max_steps: steps until truncation.
-        render_mode: how to draw.
+        num_envs, differentiable, max_steps, render_mode: the options.
         drawable: whether such envs can be drawn here at all.
-
-    Raises:
-        UsageError: an option is out of range.
     """
-    if num_envs < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    check_count(num_envs)
     if differentiable:
         raise UsageError(
             f"{env_id} has no gradients of its own; leave differentiable=False and learn them with "
@@ -77,6 +104,17 @@ def check_options(
         raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
 
 
+def check_count(num_envs: int, given: int | None = None) -> None:
+    """Refuse a number of envs below 1, or another than that of a vector env that was `given`."""
+    if given is not None and num_envs != given:
+        raise UsageError(
+            f"num_envs is {num_envs}, but this vector env has {given} envs; make it with the "
+            "number you need"
+        )
+    if num_envs < 1:
+        raise UsageError(f"num_envs is {num_envs}; at least 1 env is needed")
+
+
 def check_render_mode(render_mode: str | None) -> None:
     """Refuse to draw an env that was not made for it."""
     if render_mode != "rgb_array":
@@ -87,17 +125,17 @@ def check_render_mode(render_mode: str | None) -> None:
 
 
 def not_drawn(error: Exception) -> UsageError:
-    """Return what to say of an error of the simulator's own while an env was drawn."""
+    """Return the error to raise when the simulator fails to draw an env."""
     return UsageError(
         f"this env could not be drawn ({error}); MuJoCo needs OpenGL: without a display, set the "
         "environment variable MUJOCO_GL=egl"
     )
 
 
-def copies_of(
+def sub_envs_of(
     raw_env: Any, num_envs: int | None, make_another: Callable[[], Any] | None, kind: str
 ) -> list[Any]:
-    """Return as many raw envs as asked for, the one given and others that a function makes.
+    """Return `num_envs` envs (None for one): the one given, and others that a function makes.
 
     Args:
         raw_env: the first.
@@ -106,17 +144,22 @@ def copies_of(
         kind: of env, for messages.
 
     Raises:
-        UsageError: there is no function, or less than one copy is asked for.
+        UsageError: there is no function, or less than one is asked for.
     """
     count = 1 if num_envs is None else num_envs
-    if count < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    check_count(count)
     if count > 1 and make_another is None:
         raise UsageError(
             f"num_envs is {num_envs}, but one {kind} cannot be copied; give a function that makes "
             "one: as_multi_agent(lambda: MyEnv(), num_envs=8)"
         )
     return [raw_env] + [make_another() for _ in range(count - 1) if make_another]
+
+
+def check_distinct(raws: Sequence[Any]) -> None:
+    """Refuse envs of which one is given twice."""
+    if len({id(raw.unwrapped) for raw in raws}) < len(raws):
+        raise UsageError("the function gave the same env twice; it must make a new one each time")
 
 
 def flat_box(space: gymnasium.Space[Any]) -> spaces.Box | None:
@@ -128,7 +171,7 @@ def flat_box(space: gymnasium.Space[Any]) -> spaces.Box | None:
     return flat if isinstance(flat, spaces.Box) else None
 
 
-def raw_actions(
+def external_actions(
     space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete, action: Tensor, num_envs: int
 ) -> NDArray[Any]:
     """Return what a space takes for actions `(env, agent, act_dim)` in the box.

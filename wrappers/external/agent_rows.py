@@ -22,7 +22,7 @@ class Layout:
     """Where every agent's observation and action lie in rows `(agent, feature)`.
 
     Observations are flattened as `gymnasium.spaces.flatten` does; a `Discrete(K)` action is a
-    one-hot row. A `MultiDiscrete` action is one row per choice, each of an agent of its own
+    one-hot row. A `MultiDiscrete` action is one row per choice, each of a separate agent
     ("pursuer_0/0", "pursuer_0/1", ...) with the same observation. Rows with less than the longest
     are padded with zeros. After what agents see follow, in every row, the columns of open choices
     and those of the global state, where there are any.
@@ -169,7 +169,7 @@ class Layout:
             row[: len(own)] = own
         return rows
 
-    def raw_actions(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def external_actions(self, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
         """Return what each agent's space takes for `rows` (env, row, act_dim) in the box.
 
         Padding is left out: a choice is the largest of the agent's own entries, so that a one-hot
@@ -178,9 +178,9 @@ class Layout:
         Returns:
             per agent, an array whose first axis is env.
         """
-        return [self._raw_action(agent, rows[:, own]) for agent, own in enumerate(self.rows)]
+        return [self._external_action(agent, rows[:, own]) for agent, own in enumerate(self.rows)]
 
-    def _raw_action(self, agent: int, rows: NDArray[np.float32]) -> NDArray[Any]:
+    def _external_action(self, agent: int, rows: NDArray[np.float32]) -> NDArray[Any]:
         space, sizes = self.action_spaces[agent], self.choices[agent]
         if not sizes:
             own = rows[:, 0, : self.action_sizes[self.rows[agent].start]]
@@ -211,7 +211,10 @@ def _observations(
         boxes.append(flat)
     with np.errstate(over="ignore"):  # the largest float64 becomes infinite
         padded = padded_box(boxes)
-    low, high = np.minimum(padded.low, 0), np.maximum(padded.high, 0)  # who is gone observes zeros
+    low, high = (
+        np.minimum(padded.low, 0),
+        np.maximum(padded.high, 0),
+    )  # agents that are gone observe zeros
     return [box.shape[0] for box in boxes], spaces.Box(low, high, dtype=np.float32)
 
 

@@ -1,11 +1,10 @@
-"""What an env of another library hands over, checked; errors name the copy, step and field.
+"""What an env of another library hands over, checked; errors name the env, step and field.
 
 A wrong shape or a number that is not finite would spread through every model that learns from it,
 so both are refused. So are observations outside of the env's declared space, where it is bounded.
 """
 
 import contextlib
-import linecache
 import multiprocessing.connection
 import traceback
 from collections.abc import Iterator
@@ -13,9 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
-from gymnasium import Space
-from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 from diffsurrogate.envs.bounds import Bounds
@@ -23,22 +21,62 @@ from diffsurrogate.errors import UsageError
 
 SECONDS_TO_DIE = 1.0
 """How long a broken pipe may precede the end of the process at its other side."""
-FIELDS = {
-    "rewards": "reward",
-    "rews": "reward",
-    "terminations": "terminated",
-    "truncations": "truncated",
-    "dones": "done",
-    "obs": "observation",
-}
-"""What Gymnasium and Stable-Baselines3 call what they collect from the copies, and what it is."""
 
 
-class RawChecks:
-    """Checks what the copies of a raw env return, and says who is to blame.
+class SubEnvError(Exception):
+    """One of several envs failed; the cause is what it raised, if it did."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        """Name the env and what went wrong in it."""
+        super().__init__(f"env {index} failed: {reason}")
+        self.index, self.reason = index, reason
+
+
+class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """One of several envs that step together; its errors carry its index."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
+        """Wrap the env at `index`."""
+        super().__init__(env)
+        self.index = index
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Reset the env."""
+        obs, info = self._call(self.env.reset, **kwargs)
+        self._check_shape(obs)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the env."""
+        obs, reward, terminated, truncated, info = self._call(self.env.step, action)
+        self._check_shape(obs)
+        if np.size(reward) != 1:
+            reason = f"its reward has shape {np.shape(reward)}; () is needed"
+            raise SubEnvError(self.index, reason)
+        return obs, reward, terminated, truncated, info
+
+    def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except UsageError:
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            raise SubEnvError(self.index, f"{_reason(error)} ({where})") from error
+
+    def _check_shape(self, obs: Any) -> None:
+        space = self.env.observation_space
+        if isinstance(space, gymnasium.spaces.Box) and np.shape(obs) != space.shape:
+            reason = f"its observation has shape {np.shape(obs)}; {space.shape} is needed"
+            raise SubEnvError(self.index, reason)
+
+
+class ExternalChecks:
+    """Checks what the sub-environments of an env return, and names the one that is wrong.
 
     Example:
-        >>> checks = RawChecks("MyEnv", num_envs=2)
+        >>> checks = ExternalChecks("MyEnv", num_envs=2)
         >>> checks.step = 17
         >>> checks.batch("reward", [1.0, float("nan")], ())  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
@@ -63,7 +101,7 @@ class RawChecks:
 
         Args:
             what: the call or deed, such as "step()".
-            raw: a vector env of Gymnasium or Stable-Baselines3, which can be asked who failed.
+            raw: a vector env of Gymnasium or Stable-Baselines3, which may have processes.
             index: of the copy, where it is known beforehand.
 
         Raises:
@@ -75,14 +113,17 @@ class RawChecks:
         except UsageError:
             raise
         except Exception as error:
+            cause: BaseException | None = error
             reason = _reason(error)
-            if raw is not None:
-                index, reason = _blame(raw.unwrapped, error)
+            if isinstance(error, SubEnvError):
+                index, reason, cause = error.index, error.reason, error.__cause__
+            elif raw is not None:
+                index, reason = _dead_process(raw.unwrapped, error)
                 end_processes(raw.unwrapped)  # which would wait for each other from now on
-            who = f"one of the {self.num_envs} envs" if index is None else f"env {index}"
+            which = f"one of the {self.num_envs} envs" if index is None else f"env {index}"
             raise UsageError(
-                f"{self.name}: {who} failed {self._when} in {what}: {reason}"
-            ) from error
+                f"{self.name}: {which} failed {self._when} in {what}: {reason}"
+            ) from cause
 
     def batch(
         self, field: str, got: Any, shape: tuple[int, ...], bounds: Bounds | None = None
@@ -176,7 +217,7 @@ class RawChecks:
         """Return the error that a copy did not give a field."""
         return UsageError(
             f"{self.name}: env {index} gave no {field} {self._when}, where its episode ended; "
-            "without it nobody knows where the episode ended up"
+            "without it the last observation of the episode is lost"
         )
 
     @property
@@ -190,94 +231,26 @@ class RawChecks:
         )
 
 
-# --- who is to blame ------------------------------------------------------------------------------
-
-
-def _blame(raw: Any, error: Exception) -> tuple[int | None, str]:
-    """Return which copy of a vector env failed, None if that cannot be told, and how."""
-    if processes_of(raw) and raw.closed:
-        return None, _reason(error)
-    pipes = list(getattr(raw, "parent_pipes", []))
-    if None in pipes:  # Gymnasium drops the pipe of a copy that raised in another process
-        return pipes.index(None), _reason(error)
-    index, code = _dead_process(raw, error)
-    if index is not None:
-        died = f"its process died, exit code {code} ({type(error).__name__})"
-        return index, f"{died}; what it printed may say why"
-    return _failed_copy(raw, error)
-
-
-def _failed_copy(raw: Any, error: Exception) -> tuple[int | None, str]:
-    """Return which copy in this process failed, None if that cannot be told, and how."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    owners = [frame.f_locals.get("self") for frame in frames]
-    copies = list(getattr(raw, "envs", []))
-    for index, copy in enumerate(copies):
-        if any(owner is copy for owner in owners):
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            return index, f"{_reason(error)} ({Path(last.filename).name}:{last.lineno})"
-    for index, obs in enumerate(getattr(raw, "_env_obs", [])):  # before Gymnasium stacks them
-        if obs is not None and not _stacks(raw.single_observation_space, obs):
-            return index, f"its observation does not fit its space: {_reason(error)}"
-    loops = [frame for frame, owner in zip(frames, owners, strict=True) if owner is raw]
-    if not loops:
-        return None, _reason(error)
-    loop = loops[-1]  # Gymnasium's or Stable-Baselines3's own, over copies
-    if not copies:
-        return _odd_one(raw, loop.f_locals, error)
-    counter = loop.f_locals.get("env_idx", loop.f_locals.get("i"))
-    if loop is not frames[-1]:
-        return counter, _reason(error)
-    what = "its observation" if loop.f_code.co_name == "_save_obs" else _assigned(error)
-    return counter, f"{what} does not fit: {_reason(error)}"
-
-
-def _odd_one(raw: Any, given: dict[str, Any], error: Exception) -> tuple[int | None, str]:
-    """Return whose answer kept those of all processes from being put together, and which."""
-    for name, field in FIELDS.items():
-        shape = raw.observation_space.shape if name == "obs" else ()
-        answers = given.get(name)
-        for index, answer in enumerate(answers if isinstance(answers, list | tuple) else ()):
-            got = getattr(answer, "shape", None) if name == "obs" else np.shape(answer)
-            if got is not None and shape is not None and got != shape:
-                return index, f"its {field} has shape {got}; {shape} is needed ({_reason(error)})"
-    return None, _reason(error)
-
-
-def _assigned(error: Exception) -> str:
-    """Return which field of a copy's answer could not be stored, from where that was tried."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    line = linecache.getline(last.filename, last.lineno or 0).encode()
-    code = line[last.colno : last.end_colno if last.end_lineno == last.lineno else None].decode()
-    fields = [field for name, field in FIELDS.items() if name != "obs" and name in code]
-    return f"its {fields[0]}" if len(fields) == 1 else "what it returned"
-
-
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _dead_process(raw: Any, error: Exception) -> tuple[int | None, int | None]:
-    """Return which copy's process ended, and its exit code, if the error may come from that."""
-    processes = getattr(raw, "processes", [])
-    if not processes or not isinstance(error, EOFError | OSError):
-        return None, None
+# --- processes of vector envs ---------------------------------------------------------------------
+
+
+def _dead_process(raw: Any, error: Exception) -> tuple[int | None, str]:
+    """Return which sub-environment's process died, None if that is not what failed, and why."""
+    processes = processes_of(raw)
+    if not processes or raw.closed or not isinstance(error, EOFError | OSError):
+        return None, _reason(error)
     sentinels = [process.sentinel for process in processes]
     ended = multiprocessing.connection.wait(sentinels, timeout=SECONDS_TO_DIE)
     if not ended:
-        return None, None
-    index = sentinels.index(ended[0])
+        return None, _reason(error)
+    index = sentinels.index(ended[0])  # type: ignore[arg-type]
     processes[index].join()
-    return index, processes[index].exitcode
-
-
-def _stacks(space: Space[Any], obs: Any) -> bool:
-    room: Any = create_empty_array(space, 1)
-    try:
-        concatenate(space, [obs], room)
-    except Exception:
-        return False
-    return True
+    died = f"its process died, exit code {processes[index].exitcode} ({type(error).__name__})"
+    return index, f"{died}; what it printed may say why"
 
 
 SECONDS_TO_END = 2.0
@@ -293,8 +266,7 @@ def processes_of(raw: Any) -> list[BaseProcess]:
 def await_answers(raw: Any) -> None:
     """Wait until each process of an unwrapped `SubprocVecEnv` has answered.
 
-    Processes that were forked hold each other's pipes open, so that nobody would notice the end of
-    one that died.
+    Forked processes hold each other's pipes open, which hides that one of them died.
 
     Raises:
         EOFError: one ended without an answer.

@@ -1,4 +1,4 @@
-"""Envs of ours by name: errors that say what is near, and what an env takes."""
+"""Built-in envs by id, with errors that name the nearest id and the options an env takes."""
 
 import difflib
 import inspect
@@ -10,7 +10,7 @@ from diffsurrogate.errors import UsageError
 Env = TypeVar("Env")
 
 
-def make_by_name(
+def make_by_id(
     namespace: str,
     kinds: Mapping[str, Callable[..., Env]],
     name: str,
@@ -18,14 +18,14 @@ def make_by_name(
     *,
     common: Sequence[str] = (),
 ) -> Env:
-    """Call what a name stands for.
+    """Make the env of a name.
 
     Args:
         namespace: of the ids, for messages.
         kinds: what makes an env, by name; it says what it takes.
         name: what follows the slash of an id.
         options: keywords.
-        common: what all kinds take besides, by `**`.
+        common: options that all kinds take by `**`.
 
     Raises:
         UsageError: there is no such name, or it does not take an option.
@@ -34,12 +34,22 @@ def make_by_name(
         close = difflib.get_close_matches(name, kinds, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UsageError(f"unknown env {namespace}/{name}; known: {', '.join(kinds)}{hint}")
-    parameters = inspect.signature(kinds[name]).parameters.values()
-    own = [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
-    known = [*own, *common]
+    check_names(f"{namespace}/{name}", options, [*parameters_of(kinds[name]), *common])
+    return kinds[name](**options)
+
+
+def parameters_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the keywords that a function or class takes."""
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+
+
+def check_names(taker: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse options that `taker` does not know, with the nearest that it does."""
     unknown = sorted(set(options) - set(known))
     if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(
-            f"{namespace}/{name} does not take {', '.join(unknown)}; it takes {', '.join(known)}"
+            f"{taker} does not take {', '.join(unknown)}; it takes {', '.join(known)}{hint}"
         )
-    return kinds[name](**options)

@@ -52,7 +52,7 @@ def flatten(obs: Any) -> Tensor:
 
 
 def agent_names(actions: gymnasium.Space[Any]) -> list[str]:
-    """Return who acts: "agent", or an agent for each choice of a `MultiDiscrete` space."""
+    """Return agent names: "agent", or one for each choice of a `MultiDiscrete` space."""
     if isinstance(actions, spaces.MultiDiscrete):
         return [f"choice_{index}" for index in range(actions.nvec.size)]
     return ["agent"]
@@ -103,8 +103,8 @@ def valid_action_dims(space: gymnasium.Space[Any]) -> Tensor:
 
 
 TOO_NARROW = {"gymnasium.envs.box2d.lunar_lander:LunarLander"}
-"""Entry points of envs that everybody uses although they leave their spaces: a lander that flies
-up does. Their bounds are not checked."""
+"""Entry points of widely used envs that leave their spaces, as a lander that flies up does. Their
+bounds are not checked."""
 
 
 def bounds_of(space: gymnasium.Space[Any]) -> Bounds | None:

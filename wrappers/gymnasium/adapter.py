@@ -1,4 +1,4 @@
-"""Gymnasium's single-agent envs as multi-agent vector envs; `gymnasium_ids` makes them by id."""
+"""Gymnasium's single-agent envs as multi-agent vector envs; `ids.py` makes them by id."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,14 +17,16 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import (
-    RawEnvAdapter,
+    ExternalEnv,
+    check_count,
+    check_distinct,
     check_render_mode,
-    copies_of,
     env_seeds,
+    external_actions,
     not_drawn,
-    raw_actions,
+    sub_envs_of,
 )
-from diffsurrogate.wrappers.external.checks import RawChecks, end_if_stuck
+from diffsurrogate.wrappers.external.checks import ExternalChecks, IndexedEnv, end_if_stuck
 from diffsurrogate.wrappers.external.spaces import (
     action_box,
     agent_names,
@@ -34,19 +36,19 @@ from diffsurrogate.wrappers.external.spaces import (
     valid_action_dims,
 )
 
-RawVectorEnv = VectorEnv[Any, Any, Any]
-RawEnv = gymnasium.Env[Any, Any]
+GymVectorEnv = VectorEnv[Any, Any, Any]
+GymEnv = gymnasium.Env[Any, Any]
 
 
-class GymnasiumEnv(RawEnvAdapter):
+class GymnasiumEnv(ExternalEnv):
     """A `gymnasium.vector.VectorEnv` as a multi-agent vector env with the one agent "agent".
 
     Values are the raw env's own, as float32. Observations other than boxes are flattened as
     `gymnasium.spaces.flatten` does. Continuous actions keep their box; `Discrete(K)` actions become
     one-hot rows (`discrete_actions`), of which the raw env gets the largest entry.
 
-    `MultiDiscrete` actions are several choices: each is made by an agent of its own ("choice_0",
-    "choice_1", ...), who sees all and earns an equal share of the reward, so that returns, which
+    `MultiDiscrete` actions are several choices: each is made by its own agent ("choice_0",
+    "choice_1", ...), which sees all and earns an equal share of the reward, so that returns, which
     are sums over agents, are the raw env's.
 
     What is not finite, of another shape than declared or outside of the declared bounds of
@@ -62,7 +64,7 @@ class GymnasiumEnv(RawEnvAdapter):
 
     def __init__(
         self,
-        raw: RawVectorEnv,
+        raw: GymVectorEnv,
         *,
         max_steps: int | None = None,
         seed: int | None = None,
@@ -75,12 +77,8 @@ class GymnasiumEnv(RawEnvAdapter):
             raw: with `AutoresetMode.DISABLED` or `SAME_STEP`, and with masked resets
                 (`options={"reset_mask": mask}`), as all of Gymnasium's own have; or a
                 `SyncVectorEnv`, whose mode is changed.
-            max_steps: steps until truncation, if shorter than the time limit of `raw`; None for
-                that limit.
-            seed: of the first reset without one; None leaves it to `raw`.
-            device: where the tensors live; `raw` computes on the CPU.
-            check_bounds: refuse observations outside of the space's finite bounds, by more than a
-                thousandth of their range; LunarLander's, who leaves them, are never checked.
+            max_steps, seed, device, check_bounds: see `ExternalEnv`. The bounds of LunarLander,
+                which leaves them, are never checked.
 
         Raises:
             UsageError: the autoreset mode, the observations or the actions are not supported.
@@ -111,9 +109,26 @@ class GymnasiumEnv(RawEnvAdapter):
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
         self._raw_obs = torch.zeros(self.num_envs, 1, self.obs_dim)
-        self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
+        self._checks = ExternalChecks(type(raw.unwrapped).__name__, self.num_envs)
         check_bounds = check_bounds and not any(map(is_too_narrow, _specs(raw)))
         self._bounds = _bounds(raw) if check_bounds else None
+
+    @classmethod
+    def from_raw(
+        cls,
+        raw: GymEnv | GymVectorEnv,
+        *,
+        num_envs: int | None = None,
+        make_another: Callable[[], Any] | None = None,
+        **options: Any,
+    ) -> MultiAgentVectorEnv:
+        """Adapt a single env, of which a function makes others, or a `VectorEnv`."""
+        if isinstance(raw, VectorEnv):
+            check_count(raw.num_envs if num_envs is None else num_envs, raw.num_envs)
+            return super().from_raw(raw, **options)
+        raws = sub_envs_of(raw, num_envs, make_another, "gymnasium.Env")
+        check_distinct(raws)
+        return super().from_raw(vectorise(raws), **options)
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
@@ -175,7 +190,7 @@ class GymnasiumEnv(RawEnvAdapter):
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
         space: Any = self.raw.single_action_space
-        raw_action = raw_actions(space, action, self.num_envs)
+        raw_action = external_actions(space, action, self.num_envs)
         with self._checks.calling("step()", self.raw):
             obs, reward, terminated, truncated, info = self.raw.step(raw_action)
         self._raw_obs = final = self._flatten(obs)
@@ -224,78 +239,38 @@ class GymnasiumEnv(RawEnvAdapter):
         return final
 
 
-def time_limit(raw: RawVectorEnv) -> int | None:
+def time_limit(raw: GymVectorEnv) -> int | None:
     """Return after how many steps every copy is truncated, if the specs of all of them say so."""
     limits = [None if spec is None else spec.max_episode_steps for spec in _specs(raw)]
     known = [limit for limit in limits if limit is not None]
     return max(known) if len(known) == len(limits) else None
 
 
-def _specs(raw: RawVectorEnv) -> list[Any]:
+def _specs(raw: GymVectorEnv) -> list[Any]:
     inner = raw.unwrapped
     return [env.spec for env in inner.envs] if isinstance(inner, SyncVectorEnv) else [raw.spec]
 
 
-def _bounds(raw: RawVectorEnv) -> Bounds | None:
+def _bounds(raw: GymVectorEnv) -> Bounds | None:
     """Return the bounds that all copies keep; they may differ from copy to copy."""
-    single, together = raw.single_observation_space, raw.observation_space
-    if isinstance(single, spaces.Box) and isinstance(together, spaces.Box):
-        if together.shape == (raw.num_envs, *single.shape):
-            single = spaces.Box(together.low.min(0), together.high.max(0), dtype=single.dtype)
+    single, batched = raw.single_observation_space, raw.observation_space
+    if isinstance(single, spaces.Box) and isinstance(batched, spaces.Box):
+        if batched.shape == (raw.num_envs, *single.shape):
+            single = spaces.Box(batched.low.min(0), batched.high.max(0), dtype=single.dtype)
     return bounds_of(single)
 
 
-def adapt(
-    raw_env: RawEnv | RawVectorEnv,
-    *,
-    num_envs: int | None = None,
-    make_another: Callable[[], Any] | None = None,
-    max_steps: int | None = None,
-    seed: int | None = None,
-    device: torch.device | str = "cpu",
-    check_bounds: bool = True,
-) -> GymnasiumEnv:
-    """Adapt a raw env; `as_multi_agent` calls this.
-
-    Args:
-        raw_env: a `gymnasium.Env`, of which there is then one copy, or a `VectorEnv`.
-        num_envs: copies of a single env; needs a function that makes them.
-        make_another: makes further copies of `raw_env`.
-        max_steps: steps until truncation, if shorter than the env's own time limit.
-        seed: of the first reset without one; None leaves it to the raw env.
-        device: where the tensors live.
-        check_bounds: refuse observations outside of the space's bounds.
-
-    Raises:
-        UsageError: as `GymnasiumEnv`; or `num_envs` does not fit, or the copies do not.
-    """
-    if isinstance(raw_env, VectorEnv):
-        if num_envs not in (None, raw_env.num_envs):
-            raise UsageError(
-                f"num_envs is {num_envs}, but this VectorEnv has {raw_env.num_envs} copies; make "
-                "it with the number you need"
-            )
-        return GymnasiumEnv(
-            raw_env, max_steps=max_steps, seed=seed, device=device, check_bounds=check_bounds
-        )
-    raws = copies_of(raw_env, num_envs, make_another, "gymnasium.Env")
-    if len({id(raw.unwrapped) for raw in raws}) < len(raws):
-        raise UsageError("the function gave the same env twice; it must make a new one each time")
-    return GymnasiumEnv(
-        together(raws), max_steps=max_steps, seed=seed, device=device, check_bounds=check_bounds
-    )
-
-
-def together(raws: list[RawEnv]) -> RawVectorEnv:
+def vectorise(raws: list[GymEnv]) -> GymVectorEnv:
     """Return a vector env of the given copies, which resets none of them by itself."""
-    functions = [lambda raw=raw: raw for raw in raws]
+    indexed = [IndexedEnv(raw, index) for index, raw in enumerate(raws)]
+    functions = [lambda raw=raw: raw for raw in indexed]
     try:
         return SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
     except RuntimeError as error:
         raise UsageError(f"the copies must have the same spaces: {error}") from error
 
 
-def _check_autoreset(raw: RawVectorEnv) -> bool:
+def _check_autoreset(raw: GymVectorEnv) -> bool:
     """Return whether `raw` resets ended envs within the step; False if never.
 
     A bare `SyncVectorEnv` of the mode NEXT_STEP, Gymnasium's default, is put into DISABLED.

@@ -41,7 +41,7 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     An ended env then shows where it ended, and its next step is a reset: it ignores the action,
     earns nothing and returns the first observation of the new episode (`AutoresetMode.NEXT_STEP`).
 
-    `reset(options={"reset_mask": mask})` starts some envs anew, wherever they are.
+    `reset(options={"reset_mask": mask})` resets some envs, wherever they are.
 
     Example:
         >>> from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -94,11 +94,11 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start every env anew, or some.
+        """Reset every env, or some.
 
         Args:
             seed: one for all envs together.
-            options: {"reset_mask": (env,) bool} starts anew those only.
+            options: {"reset_mask": (env,) bool} resets only those.
 
         Returns:
             obs `(env, features)` float32, or `(env, agent, obs_dim)` if not flattened, and an empty
@@ -170,7 +170,7 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
     def _postponed(
         self, obs: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor, final: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return a step as it is where resets take a step of their own.
+        """Return a step as it is where resets take a separate step.
 
         The env has reset those that ended already; it resets them once more when their turn comes.
         """

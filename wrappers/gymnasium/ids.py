@@ -12,7 +12,7 @@ from gymnasium.envs.registration import find_highest_version
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import check_options
 from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
-from diffsurrogate.wrappers.gymnasium.adapter import GymnasiumEnv, RawEnv, together
+from diffsurrogate.wrappers.gymnasium.adapter import GymEnv, GymnasiumEnv, vectorise
 
 
 def make(
@@ -34,13 +34,8 @@ def make(
 
     Args:
         name: Gymnasium's id, such as "Pendulum-v1", "module:Env-v0" or "ALE/Pong-v5".
-        num_envs: copies that step together.
-        seed: of the first reset without one; every copy gets a seed of its own from it.
-        device: where the tensors live.
-        differentiable: must be False; Gymnasium's envs have no gradients of their own.
+        num_envs, seed, device, differentiable, render_mode, check_bounds: see `ExternalEnv`.
         max_steps: steps until truncation; None for the env's registered time limit, if any.
-        render_mode: "rgb_array" to be able to draw, which can make stepping slower.
-        check_bounds: refuse observations outside of the space's bounds.
         env_kwargs: passed on to `gymnasium.make`.
 
     Raises:
@@ -55,7 +50,7 @@ def make(
     modes = raws[0].metadata.get("render_modes", [])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"gymnasium/{name} cannot draw pictures; its render modes are {modes}")
-    return GymnasiumEnv(together(raws), seed=seed, device=device, check_bounds=check_bounds)
+    return GymnasiumEnv(vectorise(raws), seed=seed, device=device, check_bounds=check_bounds)
 
 
 def ids() -> list[str]:
@@ -74,7 +69,7 @@ def _is_mujocos(name: str) -> bool:
     return spec is not None and "mujoco" in str(spec.entry_point)
 
 
-def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> RawEnv:
+def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> GymEnv:
     try:
         return gymnasium.make(name, max_episode_steps=max_steps, **env_kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:

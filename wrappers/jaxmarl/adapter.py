@@ -1,9 +1,8 @@
-"""JaxMARL's envs as multi-agent vector envs; `jaxmarl_ids` makes them by id.
+"""JaxMARL's envs as multi-agent vector envs; `ids.py` makes them by id.
 
-JAX and JaxMARL are imported in `jaxmarl_library` only; install them as the extra `jaxmarl`.
+JAX and JaxMARL are imported in `library.py` only; install them as the extra `jaxmarl`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from diffsurrogate.envs.env import State
 from diffsurrogate.envs.registry import usable_device
-from diffsurrogate.wrappers.external.adapter import RawEnvAdapter, check_options, env_seeds
-from diffsurrogate.wrappers.external.checks import RawChecks
+from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, env_seeds
+from diffsurrogate.wrappers.external.checks import ExternalChecks
 from diffsurrogate.wrappers.jaxmarl.batch import Batch, to_jax, to_torch
 from diffsurrogate.wrappers.jaxmarl.time_limit import time_limit
 
 
-class JaxMARLEnv(RawEnvAdapter):
+class JaxMARLEnv(ExternalEnv):
     """Copies of a JaxMARL env, compiled and stepped together by JAX.
 
     Values are the raw env's own, as float32; tensors and JAX's arrays share their memory.
@@ -29,7 +28,7 @@ class JaxMARLEnv(RawEnvAdapter):
 
     **Ends.** JaxMARL says only that an episode is over. It was *truncated* if the env would have
     gone on with a larger `max_steps` (its attribute, or that of the env in its `_env`), else it
-    *terminated*; both flags are set where it was decided in its last step. An env of your own whose
+    *terminated*; both flags are set where it was decided in its last step. An env of yours whose
     time limit is kept elsewhere terminates at it: give a `max_steps` below it. Agents that are done
     before the others keep what the env gives them (SMAX pays the dead their team's reward and shows
     them zeros), and policies learn nothing from what they are said to do (`alive_mask`).
@@ -39,7 +38,7 @@ class JaxMARLEnv(RawEnvAdapter):
     (`action_mask_slice`). With `state=True` the global state follows (`global_state_slice`): what
     `get_world_state(state)` gives, or else the observation "world_state".
 
-    **Randomness.** Each copy has a key of its own: `jax.random.PRNGKey` of its seed in
+    **Randomness.** Each copy has its own key: `jax.random.PRNGKey` of its seed in
     `env_seeds(seed, num_envs)`. Each reset and step of a copy does `key, own = split(key)` and
     gives `own` to the raw env. The state can be saved, keys included: a training run that is
     resumed goes on exactly.
@@ -72,13 +71,8 @@ class JaxMARLEnv(RawEnvAdapter):
 
         Args:
             raw: a JaxMARL `MultiAgentEnv`.
-            num_envs: copies that step together.
-            max_steps: steps until truncation, if fewer than the raw env's own.
-            seed: of the first reset without one; None draws one.
-            device: where the tensors live and JAX computes.
-            state: append the raw env's global state to observations.
-            check_bounds: refuse observations outside of their space's finite bounds, by more than a
-                thousandth of their range.
+            num_envs, max_steps, seed, device, state, check_bounds: see `ExternalEnv`; without a
+                seed one is drawn, and JAX computes on the device.
 
         Raises:
             UsageError: the env does not give dicts by agent, its actions are neither boxes nor
@@ -103,7 +97,7 @@ class JaxMARLEnv(RawEnvAdapter):
         self.raw = raw
         """The raw env."""
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        self._checks = RawChecks(batch.name, num_envs)
+        self._checks = ExternalChecks(batch.name, num_envs)
         self._keys: Any = None
         self._state: Any = None
         self._obs: Any = None
@@ -114,7 +108,7 @@ class JaxMARLEnv(RawEnvAdapter):
 
     @property
     def alive_mask(self) -> Tensor | None:
-        """(env, agent) bool: who is not done before the others; None where nobody is."""
+        """(env, agent) bool: agents that are not done before the others; None where all go on."""
         return None if bool(self._there.all()) else self._there
 
     def _reset_all(self, seed: int | None) -> Tensor:
@@ -158,40 +152,3 @@ class JaxMARLEnv(RawEnvAdapter):
             index = int(bad.nonzero()[0, 0])
             self._checks.one(field, rows[index].cpu().numpy(), tuple(rows.shape[1:]), index)
         return rows
-
-
-def adapt(
-    raw_env: Any,
-    *,
-    num_envs: int = 64,
-    make_another: Callable[[], Any] | None = None,
-    max_steps: int | None = None,
-    seed: int | None = None,
-    device: torch.device | str = "cpu",
-    state: bool = False,
-    check_bounds: bool = True,
-) -> JaxMARLEnv:
-    """Adapt a raw env; `as_multi_agent` calls this.
-
-    Args:
-        raw_env: a JaxMARL `MultiAgentEnv`.
-        num_envs: copies; one raw env serves for all.
-        make_another: not needed.
-        max_steps: steps until truncation, if fewer than the raw env's own.
-        seed: of the first reset without one; None draws one.
-        device: where the tensors live and JAX computes.
-        state: append the raw env's global state to observations (`global_state_slice`).
-        check_bounds: refuse observations outside of their space's bounds.
-
-    Raises:
-        UsageError: as `JaxMARLEnv`.
-    """
-    return JaxMARLEnv(
-        raw_env,
-        num_envs=num_envs,
-        max_steps=max_steps,
-        seed=seed,
-        device=device,
-        state=state,
-        check_bounds=check_bounds,
-    )

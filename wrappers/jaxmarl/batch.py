@@ -19,9 +19,9 @@ Array = Any
 
 
 class Batch:
-    """Copies of an env that reset and step together, compiled when they do so first.
+    """Copies of an env that reset and step together, compiled at the first call.
 
-    Every copy has a random key of its own, of which each reset and each step splits one off
+    Every copy has its own random key, of which each reset and each step splits one off
     (`key, own = jax.random.split(key)`), so that its future does not depend on the others'.
     """
 
@@ -97,7 +97,7 @@ class Batch:
 
         Returns:
             keys, state, obs (env, agent, obs_dim), reward (env, agent), terminated and truncated
-            (env,) by the env itself, and who is still there (env, agent).
+            (env,) by the env itself, and which agents are alive (env, agent).
         """
         return self._advance(keys, state, rows)
 
@@ -349,7 +349,7 @@ def to_torch(array: Array) -> Tensor:
 
 
 def to_jax(tensor: Tensor) -> Array:
-    """Return an array of the same memory, which nobody may write to from now on.
+    """Return an array of the same memory, which must not be written to from now on.
 
     A tensor that starts within a cache line is copied.
     """
@@ -363,7 +363,7 @@ def _flat(obs: Any) -> Array:
 
 
 def _settled(leaf: Any) -> Array:
-    """Return a number of a type for good: for a weak one JAX would compile the next step anew."""
+    """Return a number of a fixed dtype: for a weak one JAX would recompile the next step."""
     array = jnp.asarray(leaf)
     return array if _is_key(array) else array.astype(array.dtype)
 

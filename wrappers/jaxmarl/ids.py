@@ -36,7 +36,7 @@ _PHYSICS = {"rad", "moveable", "silent", "collide", "mass", "accel", "max_speed"
 _PHYSICS |= {"c_noise", "damping", "contact_force", "contact_margin"}
 """What the multi-particle envs take without naming it in any signature."""
 _UNSUPPORTED = ("storm", "JaxRobotarium", "ant_", "halfcheetah_", "hopper_", "humanoid_", "walker")
-"""Envs that give no dicts by agent, or need packages that cannot be had or are abandoned (Brax)."""
+"""Envs that give no dicts by agent, or need packages that are unavailable or abandoned (Brax)."""
 
 
 def ids() -> list[str]:
@@ -69,17 +69,12 @@ def make(
         name: as JaxMARL registers it, such as "MPE_simple_spread_v3"; with a named map after a
             hyphen, such as "HeuristicEnemySMAX-2s3z" (against a script), "SMAX-2s3z" (both teams
             are agents) or "overcooked_v2-cramped_room".
-        num_envs: copies that step together.
-        seed: of the first reset without one.
-        device: where the tensors live and JAX computes.
-        differentiable: must be False.
+        num_envs, seed, device, differentiable, state, check_bounds: see `ExternalEnv`.
         max_steps: steps until truncation, which the raw env is told; None for its own limit.
         render_mode: must be None: these envs cannot be drawn here yet.
-        state: append the env's global state to observations (`global_state_slice`).
-        check_bounds: refuse observations outside of their space's bounds.
         options: of the env, such as `action_type="Continuous"` of the multi-particle envs, which
-            have discrete actions else. `scenario` (or `map_name`) and `layout` may be a map's name;
-            `n_agents` is `num_agents`.
+            otherwise have discrete actions. `scenario` (or `map_name`) and `layout` may be the name
+            of a map; `n_agents` is `num_agents`.
 
     Raises:
         UsageError: the name or an option is not known, a package is missing, or the env is not

@@ -15,22 +15,22 @@ from torch import Tensor
 from diffsurrogate.envs.env import State
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.external.adapter import RawEnvAdapter, check_options, not_drawn
-from diffsurrogate.wrappers.external.checks import RawChecks
+from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, not_drawn
+from diffsurrogate.wrappers.external.checks import ExternalChecks
 from diffsurrogate.wrappers.external.spaces import action_box, observation_box
 from diffsurrogate.wrappers.gymnasium.ids import make as make_one_by_one
 from diffsurrogate.wrappers.mujoco.robots import ROBOTS
-from diffsurrogate.wrappers.mujoco.sim_batch import Copies
+from diffsurrogate.wrappers.mujoco.sim_batch import SimBatch
 
 
-class BatchEnv(RawEnvAdapter):
+class BatchEnv(ExternalEnv):
     """Copies of a robot that step together, for one agent or several; see `MujocoBatchEnv`."""
 
     library = "MuJoCo"
 
     def __init__(
         self,
-        copies: Copies,
+        sim: SimBatch,
         *,
         agents: Sequence[str],
         observation_space: spaces.Box,
@@ -39,30 +39,30 @@ class BatchEnv(RawEnvAdapter):
         seed: int,
         device: torch.device | str,
     ) -> None:
-        """Take over `copies`.
+        """Take over `sim`.
 
         Args:
-            copies: the simulation.
+            sim: the simulation.
             agents: their names.
             observation_space: box (agent, obs_dim).
             action_space: box (agent, act_dim).
             max_steps: steps until truncation; None for never.
             seed: of the first reset without one.
-            device: where the tensors live; MuJoCo computes on the CPU.
+            device: where the tensors live.
         """
         super().__init__(
-            num_envs=copies.num_envs,
+            num_envs=sim.num_envs,
             agents=agents,
             observation_space=observation_space,
             action_space=action_space,
             device=usable_device(device),
             max_steps=max_steps,
         )
-        self._copies = copies
-        self._checks = RawChecks(type(copies.raw).__name__, self.num_envs)
+        self._sim = sim
+        self._checks = ExternalChecks(type(sim.raw).__name__, self.num_envs)
         self._seed: int | None = seed
         self.render_mode = "rgb_array"
-        self.metadata = copies.raw.metadata | {
+        self.metadata = sim.raw.metadata | {
             "autoreset_mode": AutoresetMode.SAME_STEP,
             "render_modes": ["rgb_array"],
         }
@@ -82,13 +82,13 @@ class BatchEnv(RawEnvAdapter):
         _ = self.current_obs
         indices = range(self.num_envs) if env_indices is None else env_indices
         try:
-            return tuple(self._copies.picture(index) for index in indices)
+            return tuple(self._sim.picture(index) for index in indices)
         except Exception as error:  # of any kind: MuJoCo's own, or of what loads OpenGL
             raise not_drawn(error) from error
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close what pictures were drawn with."""
-        self._copies.raw.close()
+        """Close the renderer."""
+        self._sim.raw.close()
 
     # --- what differs between one agent and several -----------------------------------------------
 
@@ -106,17 +106,17 @@ class BatchEnv(RawEnvAdapter):
         seed, self._seed = (self._seed if seed is None else seed), None
         self._checks.step = 0
         if seed is not None:
-            self._copies.seed(seed)
-        self._copies.reset(np.arange(self.num_envs))
+            self._sim.seed(seed)
+        self._sim.reset(np.arange(self.num_envs))
         return self._observe()
 
     def _reset_where(self, mask: Tensor) -> Tensor:
-        self._copies.reset(np.flatnonzero(mask.cpu().numpy()))
+        self._sim.reset(np.flatnonzero(mask.cpu().numpy()))
         return self._observe()
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
-        reward, terminated = self._copies.step(self._forces(action.detach().cpu().numpy()))
+        reward, terminated = self._sim.step(self._forces(action.detach().cpu().numpy()))
         rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
         return (
             self._observe(),
@@ -125,11 +125,11 @@ class BatchEnv(RawEnvAdapter):
         )
 
     def _save(self) -> State:
-        return self._copies.save()
+        return self._sim.save()
 
     def _restore(self, state: State) -> None:
         self._seed = None
-        self._copies.restore(state)
+        self._sim.restore(state)
 
     def _observe(self) -> Tensor:
         rows = self._checks.batch("observation", self._rows(), (self.num_agents, self.obs_dim))
@@ -141,7 +141,7 @@ class MujocoBatchEnv(BatchEnv):
 
     Observations, rewards, ends and resets are those of `gymnasium/...` with the same seed and
     actions, to the last bit of float32: MuJoCo steps every copy as it would step it alone, warm
-    start included, and each copy draws its resets from a generator of its own. `threads` changes
+    start included, and each copy draws its resets from its own generator. `threads` changes
     no number. The raw env is made once, for its model, weights, ranges and resets; what a robot
     observes, earns and survives is computed for all copies at once (`mujoco_robots`).
 
@@ -169,11 +169,9 @@ class MujocoBatchEnv(BatchEnv):
 
         Args:
             raw: one of Gymnasium's robots, version 5.
-            num_envs: copies that step together.
-            threads: CPU threads that step them.
+            num_envs, seed, device: see `ExternalEnv`.
+            threads: CPU threads that step them; the numbers do not depend on it.
             max_steps: steps until truncation; None for the time limit of `raw`, if it has one.
-            seed: of the first reset without one.
-            device: where the tensors live; MuJoCo computes on the CPU.
 
         Raises:
             UsageError: `raw` is another env, or changed by a wrapper; or a number is below 1.
@@ -181,7 +179,7 @@ class MujocoBatchEnv(BatchEnv):
         check_options(type(raw.unwrapped).__name__, num_envs, False, max_steps, None)
         limit = None if raw.spec is None else raw.spec.max_episode_steps
         super().__init__(
-            Copies(raw, num_envs=num_envs, threads=threads),
+            SimBatch(raw, num_envs=num_envs, threads=threads),
             agents=["agent"],
             observation_space=observation_box(raw.observation_space),
             action_space=action_box(raw.action_space),
@@ -191,7 +189,7 @@ class MujocoBatchEnv(BatchEnv):
         )
 
     def _rows(self) -> NDArray[Any]:
-        return self._copies.observation()[:, None]
+        return self._sim.observation()[:, None]
 
     def _forces(self, action: NDArray[np.float32]) -> NDArray[Any]:
         return action[:, 0]
@@ -213,13 +211,10 @@ def make(
 
     Args:
         name: Gymnasium's id, such as "HalfCheetah-v5".
-        num_envs: copies that step together.
-        seed: of the first reset without one; every copy gets a seed of its own from it.
-        device: where the tensors live; MuJoCo computes on the CPU.
-        differentiable: must be False; use LearnedDiffWrapper.
+        num_envs, seed, device, differentiable: see `ExternalEnv`.
         max_steps: steps until truncation; None for the robot's own (1000; Reacher 50, Pusher 100).
-        render_mode: "rgb_array" or None; pictures can be had with either.
-        threads: CPU threads that step the copies; the numbers do not depend on it.
+        render_mode: "rgb_array" or None; both allow pictures.
+        threads: CPU threads that step the robots; the numbers do not depend on it.
         robot: Gymnasium's own options of the robot, such as `reset_noise_scale`.
 
     Raises:

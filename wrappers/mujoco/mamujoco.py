@@ -1,4 +1,4 @@
-"""Multi-agent MuJoCo by id: one robot whose joints are shared out among agents (MaMuJoCo).
+"""Multi-agent MuJoCo by id: one robot whose joints are divided among agents (MaMuJoCo).
 
 Gymnasium-Robotics is imported here and in `mujoco_agents`; install it as the extra `mujoco`.
 """
@@ -48,7 +48,7 @@ _CHAINS = ("ManySegmentSwimmer", "ManySegmentAnt", "CoupledHalfCheetah")
 
 
 def ids() -> list[str]:
-    """Return the robots with MaMuJoCo's own partitions; other ways to share out are known too."""
+    """Return the robots with MaMuJoCo's partitions; `make` also accepts custom ones."""
     return [f"{robot}-{partition}" for robot, own in _JOINTS.items() for partition in own]
 
 
@@ -66,7 +66,7 @@ def make(
     state: bool = False,
     **robot: Any,
 ) -> MultiAgentVectorEnv:
-    """Make copies of a robot whose joints are shared out among agents.
+    """Make copies of a robot whose joints are divided among agents.
 
     Where they can, copies step together (`MaMujocoBatchEnv`): the same numbers as one after another
     (`PettingZooEnv`), in less time, and the state can be saved. They cannot with MuJoCo below 4,
@@ -76,19 +76,15 @@ def make(
         name: scenario and partition, agents x joints, such as "HalfCheetah-6x1", "Walker2d-6x1",
             "Ant-4x2" or "ManySegmentSwimmer-10x2"; the scenario alone with a partition of your
             own, `agent_factorization` (a dict of partition, edges and globals).
-        num_envs: copies.
-        seed: of the first reset without one.
-        device: where the tensors live; MuJoCo computes on the CPU.
-        differentiable: must be False.
+        num_envs, seed, device, differentiable: see `ExternalEnv`.
         max_steps: steps until truncation, if fewer than the robot's own (1000; Reacher 50, Pusher
             100).
-        render_mode: "rgb_array" or None; pictures can be had with either where copies step
-            together, and not at all else.
-        batched: False to step copies one after another, True to be told why they cannot step
-            together; None for whichever can be had.
-        threads: CPU threads that step copies together; the numbers do not depend on it.
-        state: append the global state, what the robot would observe as one agent, to observations
-            (`global_state_slice`).
+        render_mode: "rgb_array" or None; both allow pictures where envs step together,
+            and not at all otherwise.
+        batched: False to step envs one after another, True to be told why they cannot step
+            together; None for whichever works.
+        threads: CPU threads that step envs together; the numbers do not depend on it.
+        state: append what the robot would observe as a single agent.
         robot: what `mamujoco_v1.parallel_env` takes. `agent_obsk` is how many joints away an agent
             sees (1).
 
@@ -115,7 +111,7 @@ def make(
     must = bool(batched) or threads != 1 or render_mode is not None
     if batched is not False:
         try:
-            return _together(raw, num_envs, threads, limit, seed, device, state)
+            return _batched(raw, num_envs, threads, limit, seed, device, state)
         except UsageError as error:
             if must:
                 raise UsageError(f"{env_id} cannot step its copies together: {error}") from error
@@ -139,7 +135,7 @@ def _raw(name: str, scenario: str, robot: dict[str, Any]) -> Any:
     return raw
 
 
-def _together(
+def _batched(
     raw: Any,
     num_envs: int,
     threads: int,
@@ -167,7 +163,7 @@ def _together(
 
 
 def _partition(name: str, scenario: str, partition: str) -> dict[str, Any]:
-    """Return which joints are whose: MaMuJoCo's own partition, or its joints shared out anew."""
+    """Return the partition of joints: MaMuJoCo's own, or its joints divided evenly."""
     chain = scenario in _CHAINS and re.fullmatch(r"\d+[xp]\d+", partition)
     if chain or partition in _JOINTS.get(scenario, ()):
         return {"agent_conf": partition}

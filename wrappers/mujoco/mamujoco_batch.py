@@ -14,7 +14,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.agent_rows import Layout
 from diffsurrogate.wrappers.mujoco.batch_env import BatchEnv
 from diffsurrogate.wrappers.mujoco.robots import Array, Fields
-from diffsurrogate.wrappers.mujoco.sim_batch import Copies
+from diffsurrogate.wrappers.mujoco.sim_batch import SimBatch
 
 _FIELDS = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "xpos")
 """What an agent may see entries of."""
@@ -24,7 +24,7 @@ _BEYOND = 1e9
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Entries of a vector, each clipped to a range of its own."""
+    """Entries of a vector, each clipped to its own range."""
 
     entries: NDArray[np.intp]
     low: Array
@@ -59,7 +59,7 @@ def excerpt(function: Callable[[Array], Array], size: int) -> Excerpt | None:
 
 
 class MaMujocoBatchEnv(BatchEnv):
-    """MaMuJoCo's robots, whose joints are shared out among agents, with copies that step together.
+    """MaMuJoCo's robots, whose joints are divided among agents, with copies that step together.
 
     Observations, rewards, ends and resets are those of MaMuJoCo's own envs with the same seed and
     actions, to the last bit of float32. What an agent sees is read off MaMuJoCo's function by
@@ -83,12 +83,10 @@ class MaMujocoBatchEnv(BatchEnv):
 
         Args:
             raw: what `mamujoco_v1.parallel_env` returned.
-            num_envs: copies that step together.
+            num_envs, seed, device: see `ExternalEnv`.
             threads: CPU threads that step them.
             max_steps: steps until truncation; None for never.
-            seed: of the first reset without one.
-            device: where the tensors live; MuJoCo computes on the CPU.
-            state: append what the robot would observe as one agent (`global_state_slice`).
+            state: append what the robot would observe as a single agent.
 
         Raises:
             UsageError: the robot is not known, an agent sees something else than entries of
@@ -107,7 +105,7 @@ class MaMujocoBatchEnv(BatchEnv):
         self._views, seen = _views(raw)
         self._seen = seen
         super().__init__(
-            Copies(raw.single_agent_env, num_envs=num_envs, threads=threads, fields=seen),
+            SimBatch(raw.single_agent_env, num_envs=num_envs, threads=threads, fields=seen),
             agents=layout.names,
             observation_space=layout.observation_box,
             action_space=layout.action_box,
@@ -119,7 +117,7 @@ class MaMujocoBatchEnv(BatchEnv):
         self.offers_state = True
 
     def _rows(self) -> NDArray[Any]:
-        fields = self._copies.fields
+        fields = self._sim.fields
         everything = np.concatenate(
             [fields[name].reshape(self.num_envs, -1) for name in self._seen], axis=1
         )
@@ -127,7 +125,7 @@ class MaMujocoBatchEnv(BatchEnv):
         for agent, (view, size) in enumerate(zip(self._views, self._sizes, strict=True)):
             rows[:, agent, :size] = view.of(everything)
         if self.global_state_slice is not None:
-            rows[..., self.global_state_slice] = self._copies.observation()[:, None]
+            rows[..., self.global_state_slice] = self._sim.observation()[:, None]
         return rows
 
     def _forces(self, action: NDArray[np.float32]) -> NDArray[Any]:
@@ -184,5 +182,6 @@ def _split(row: Array, shapes: Mapping[str, tuple[int, ...]]) -> Fields:
 def _cannot_be_batched(raw: Any, agent: int, why: str) -> UsageError:
     return UsageError(
         f"what {raw.possible_agents[agent]} sees is not entries of MuJoCo's {', '.join(_FIELDS)}, "
-        f"clipped{why}, so it cannot be had for all copies at once; leave batched and threads out"
+        f"clipped{why}, so it cannot be computed for all copies at once; leave "
+        "batched and threads out"
     )

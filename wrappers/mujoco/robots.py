@@ -54,7 +54,7 @@ class Robot:
     """Observation `(env, obs_dim)`, of `raw` and the fields."""
     reward: Callable[[Any, Fields, Array, Array, Array], Array]
     """Reward `(env,)`, of `raw`, the fields after the step, the velocity of `place`, the action
-    `(env, action)` and who is healthy."""
+    `(env, action)` and whether the robot is healthy."""
     healthy: Callable[[Any, Fields], Array] = _never_falls
     """Who has not fallen, `(env,)` bool."""
     place: Callable[[Any, Fields], Array] = _nowhere
@@ -63,7 +63,7 @@ class Robot:
     """Fields that are needed beside qpos and qvel."""
 
     def terminated(self, raw: Any, healthy: Array) -> Array:
-        """Return whose episode ends by falling, `(env,)` bool; some robots can be told to go on."""
+        """Return which episodes end by falling, `(env,)` bool; some robots can be told to go on."""
         return ~healthy & getattr(raw, "_terminate_when_unhealthy", True)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from diffsurrogate.envs.env import State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate.wrappers.external.checks import IndexedEnv
 from diffsurrogate.wrappers.mujoco.robots import ROBOTS, Array, Fields
 
 try:
@@ -26,12 +27,12 @@ except ImportError as error:
     ) from error
 
 
-_CHANGE_NOTHING = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
+_CHANGE_NOTHING = (OrderEnforcing, PassiveEnvChecker, TimeLimit, IndexedEnv)
 _CONTACT_FORCES = "cfrc_ext"
 """The one field that `mj_step` leaves to another function, which Gymnasium calls after it."""
 
 
-class Copies:
+class SimBatch:
     """Copies of a robot, whose fields are those of Gymnasium's env after the same step.
 
     MuJoCo's `Batch` loads each copy's state, its warm start included, steps it, and copies out the
@@ -81,11 +82,11 @@ class Copies:
         self._place = self._robot.place(self.raw, self.fields).copy()
 
     def seed(self, seed: int) -> None:
-        """Give every copy a generator of its own, as Gymnasium's vector envs do."""
+        """Give every copy its own generator, as Gymnasium's vector envs do."""
         self._streams = [seeding.np_random(own)[0] for own in env_seeds(seed, self.num_envs)]
 
     def reset(self, indices: NDArray[np.intp]) -> None:
-        """Start these copies anew, drawing from their generators as Gymnasium's env does."""
+        """Reset these copies, drawing from their generators as Gymnasium's env does."""
         self._batch.reset(indices, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         for index in indices:
             self.raw.np_random = self._streams[index]

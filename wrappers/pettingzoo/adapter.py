@@ -1,6 +1,6 @@
-"""PettingZoo's parallel envs as multi-agent vector envs; `pettingzoo_ids` makes them by id.
+"""PettingZoo's parallel envs as multi-agent vector envs; `ids.py` makes them by id.
 
-PettingZoo is imported here and in `pettingzoo_export` only; install it as the extra `pettingzoo`,
+PettingZoo is imported here and in `export.py` only; install it as the extra `pettingzoo`,
 or with the multi-particle envs as `mpe2`.
 """
 
@@ -15,17 +15,19 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import (
-    RawEnvAdapter,
+    ExternalEnv,
+    check_distinct,
     check_render_mode,
-    copies_of,
     env_seeds,
+    sub_envs_of,
 )
 from diffsurrogate.wrappers.external.agent_rows import MASK, Layout, name_of
 from diffsurrogate.wrappers.external.spaces import bounds_of
-from diffsurrogate.wrappers.pettingzoo.parallel import Copy
+from diffsurrogate.wrappers.pettingzoo.parallel import ParallelEnvSlot
 
 try:
     from pettingzoo.utils.conversions import aec_to_parallel
@@ -38,16 +40,16 @@ except ImportError as error:
     ) from error
 
 
-class PettingZooEnv(RawEnvAdapter):
+class PettingZooEnv(ExternalEnv):
     """Copies of a PettingZoo parallel env, stepped one after another in this process.
 
     Values are the raw envs' own, as float32. Boxes and other observations of fixed size are
     flattened; agents whose observations or actions are smaller than others' are padded with zeros
     (`observation_mask`, `valid_action_dims`), and padded actions never reach the raw env.
     `Discrete(K)` actions become one-hot rows (`discrete_actions`), of which the raw env gets the
-    largest of the agent's own K entries. Each choice of a `MultiDiscrete` action is made by an
-    agent of its own ("pursuer_0/0", "pursuer_0/1", ...), which sees what the raw agent sees and
-    earns an equal share of its reward, so that returns, sums over agents, are the raw env's.
+    largest of the agent's own K entries. Each choice of a `MultiDiscrete` action is made by its own
+    agent ("pursuer_0/0", "pursuer_0/1", ...), which sees what the raw agent sees and earns an equal
+    share of its reward, so that returns, sums over agents, are the raw env's.
 
     Where observations or infos have an "valid_action_dims", it says which choices are open now
     (`action_mask_slice`), and the raw env gets the largest of these. One in infos must be there
@@ -81,23 +83,14 @@ class PettingZooEnv(RawEnvAdapter):
 
         Args:
             raws: parallel envs that are alike, each another object.
-            max_steps: steps until truncation, if shorter than the time limit (`max_cycles`) of the
-                raw envs; None for that limit.
-            seed: of the first reset without one; None leaves it to the raw envs.
-            device: where the tensors live; the raw envs compute on the CPU.
-            state: append the raw envs' global state, their `state()`, to observations
-                (`global_state_slice`).
-            check_bounds: refuse observations outside of their space's finite bounds, by more than a
-                thousandth of their range.
+            max_steps, seed, device, state, check_bounds: see `ExternalEnv`; the time limit is
+                `max_cycles`, the state is `state()`.
 
         Raises:
             UsageError: the spaces are not supported, the copies differ, or there is no state.
         """
-        if len({id(raw.unwrapped) for raw in raws}) < len(raws):
-            raise UsageError(
-                "the function gave the same env twice; it must make a new one each time"
-            )
-        masked, size = _tried(raws[0], seed, state=state)
+        check_distinct(raws)
+        masked, size = _probe(raws[0], seed, state=state)
         self._layout = layout = Layout(raws[0], masks_in_infos=masked, state_size=size)
         for raw in raws[1:]:
             if not layout.same_as(Layout(raw)):
@@ -127,10 +120,25 @@ class PettingZooEnv(RawEnvAdapter):
             agent: bounds_of(space) if check_bounds else None
             for agent, space in zip(layout.agents, layout.seen_spaces, strict=True)
         }
-        self._copies = [Copy(index, raw, layout, bounds) for index, raw in enumerate(raws)]
+        self._slots = [
+            ParallelEnvSlot(index, raw, layout, bounds) for index, raw in enumerate(raws)
+        ]
         self._seed = seed
         self._obs = np.zeros((self.num_envs, self.num_agents, self.obs_dim), np.float32)
         self._cut = np.zeros(self.num_envs, dtype=bool)
+
+    @classmethod
+    def from_raw(
+        cls,
+        raw: Any,
+        *,
+        num_envs: int | None = None,
+        make_another: Callable[[], Any] | None = None,
+        **options: Any,
+    ) -> MultiAgentVectorEnv:
+        """Adapt a parallel env, or an AEC env that can become one; a function makes others."""
+        raws = sub_envs_of(raw, num_envs, make_another, "PettingZoo env")
+        return super().from_raw([as_parallel(one) for one in raws], **options)
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
@@ -161,29 +169,29 @@ class PettingZooEnv(RawEnvAdapter):
 
     @property
     def alive_mask(self) -> Tensor | None:
-        """(env, agent) bool: who has not ended before the others; None where nobody has."""
-        rows = np.stack([copy.alive_mask() for copy in self._copies])
+        """(env, agent) bool: agents that have not ended before the others; None where all go on."""
+        rows = np.stack([slot.alive_mask() for slot in self._slots])
         return None if rows.all() else self._tensor(rows)
 
     def _reset_all(self, seed: int | None) -> Tensor:
         seed, self._seed = (self._seed if seed is None else seed), None
         seeds = [None] * self.num_envs if seed is None else env_seeds(seed, self.num_envs)
-        for copy, own_seed in zip(self._copies, seeds, strict=True):
-            self._obs[copy.index] = copy.reset(own_seed)
+        for slot, own_seed in zip(self._slots, seeds, strict=True):
+            self._obs[slot.index] = slot.reset(own_seed)
         return self._tensor(self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         for index in np.flatnonzero(mask.cpu().numpy()):
-            self._obs[index] = self._copies[index].reset(None)
+            self._obs[index] = self._slots[index].reset(None)
         return self._tensor(self._obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        columns = self._layout.raw_actions(action.detach().cpu().numpy())
+        columns = self._layout.external_actions(action.detach().cpu().numpy())
         reward = np.zeros((self.num_envs, self.num_agents), np.float32)
         terminated = np.zeros(self.num_envs, dtype=bool)
-        for index, copy in enumerate(self._copies):
+        for index, slot in enumerate(self._slots):
             own = [column[index] for column in columns]
-            result = copy.step(dict(zip(self._layout.agents, own, strict=True)))
+            result = slot.step(dict(zip(self._layout.agents, own, strict=True)))
             self._obs[index], reward[index], terminated[index], self._cut[index] = result
         return self._tensor(self._obs), self._tensor(reward), self._tensor(terminated)
 
@@ -196,7 +204,7 @@ class PettingZooEnv(RawEnvAdapter):
 
 
 def offers_state(raw: Any) -> bool:
-    """Return whether an env, or a wrapper around it, has a `state()` of its own."""
+    """Return whether an env, or a wrapper around it, defines its own `state()`."""
 
     def own(layer: Any) -> bool:  # PettingZoo's layers pass on what lies below
         return not type(layer).state.__module__.startswith("pettingzoo.utils")
@@ -210,7 +218,7 @@ def offers_state(raw: Any) -> bool:
     return own(inner) and getattr(inner, "state_space", ...) is not None
 
 
-def _tried(raw: Any, seed: int | None, *, state: bool) -> tuple[bool, int]:
+def _probe(raw: Any, seed: int | None, *, state: bool) -> tuple[bool, int]:
     """Reset an env to see whether infos have masks, and, if asked to, the size of its state.
 
     Raises:
@@ -268,41 +276,3 @@ def as_parallel(raw: Any) -> Any:
             'metadata["is_parallelizable"] = True'
         )
     return aec_to_parallel(raw)
-
-
-def adapt(
-    raw_env: Any,
-    *,
-    num_envs: int | None = None,
-    make_another: Callable[[], Any] | None = None,
-    max_steps: int | None = None,
-    seed: int | None = None,
-    device: torch.device | str = "cpu",
-    state: bool = False,
-    check_bounds: bool = True,
-) -> PettingZooEnv:
-    """Adapt a raw env; `as_multi_agent` calls this.
-
-    Args:
-        raw_env: a parallel env, or an AEC env that can become one.
-        num_envs: copies; more than one need a function that makes them.
-        make_another: makes further copies of `raw_env`.
-        max_steps: steps until truncation, if shorter than the env's own time limit.
-        seed: of the first reset without one; None leaves it to the raw envs.
-        device: where the tensors live.
-        state: append the global state to observations (`global_state_slice`).
-        check_bounds: refuse observations outside of their space's bounds.
-
-    Raises:
-        UsageError: as `PettingZooEnv`; or agents take turns, or there is no function.
-    """
-    raws = copies_of(raw_env, num_envs, make_another, "PettingZoo env")
-    parallel = [as_parallel(raw) for raw in raws]
-    return PettingZooEnv(
-        parallel,
-        max_steps=max_steps,
-        seed=seed,
-        device=device,
-        state=state,
-        check_bounds=check_bounds,
-    )

@@ -28,7 +28,7 @@ except ImportError as error:
 class ExportedEnv(ParallelEnv):  # type: ignore[misc]
     """One of our envs as a PettingZoo parallel env, NumPy in and out.
 
-    Every agent has a space of its own, without padding: float32 boxes, and `Discrete` actions where
+    Every agent has its own space, without padding: float32 boxes, and `Discrete` actions where
     the env has `discrete_actions`. All agents of ours end together: the step that ends an episode
     gives the observation before the reset, and then `agents` is empty until `reset`. Which choices
     are open (`action_mask_slice`) is `infos[agent]["valid_action_dims"]`, int8, and the global
@@ -92,7 +92,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, dict[str, Any]]]:
-        """Start anew; after the end of an episode, that is where the env has reset itself to.
+        """Reset the env; after the end of an episode, return where it has reset itself to.
 
         Args:
             seed: of all randomness from now on; None to go on with what there is.
@@ -243,6 +243,6 @@ def as_pettingzoo(env: Any) -> ExportedEnv:
         env: one of ours, or anything `as_multi_agent` knows, with a single copy.
 
     Raises:
-        UsageError: it has more than one copy, or nobody knows how to adapt it.
+        UsageError: it has more than one copy, or there is no adapter for it.
     """
     return ExportedEnv(as_multi_agent(env))

@@ -52,7 +52,7 @@ def make_mpe2(name: str, **options: Any) -> PettingZooEnv:
     Raises:
         UsageError: as `make`.
     """
-    return _copies(f"mpe2/{name}", "mpe2", name, **options)
+    return _make(f"mpe2/{name}", "mpe2", name, **options)
 
 
 def make(name: str, **options: Any) -> PettingZooEnv:
@@ -60,23 +60,19 @@ def make(name: str, **options: Any) -> PettingZooEnv:
 
     Args:
         name: family and module, such as "sisl/multiwalker_v9".
-        options: num_envs (64), seed (0, of the first reset without one), device, max_steps (steps
-            until truncation; None for the env's own limit), render_mode ("rgb_array" to be able to
-            draw), differentiable (must be False), state (False; True appends the env's global state
-            to observations, see `global_state_slice`), check_bounds (True, to refuse observations
-            outside of their space's bounds), and what the module's `parallel_env` takes, of
-            which `continuous_actions` is True if it is not given. `n_agents` is `N` where the
-            env takes that.
+        options: those of `ExternalEnv`, and what the module's `parallel_env` takes, of which
+            `continuous_actions` is True if it is not given. `n_agents` is `N` where the env takes
+            that.
 
     Raises:
         UsageError: the id or an option is not known, a package is missing, or the env's spaces are
             not supported.
     """
     family, _, module = name.rpartition("/")
-    return _copies(f"pettingzoo/{name}", f"pettingzoo.{family}".rstrip("."), module, **options)
+    return _make(f"pettingzoo/{name}", f"pettingzoo.{family}".rstrip("."), module, **options)
 
 
-def _copies(
+def _make(
     env_id: str,
     package: str,
     name: str,

@@ -1,4 +1,4 @@
-"""One PettingZoo parallel env among several: its rows, how it ends, and what it may not say."""
+"""One PettingZoo parallel env of several: its rows, how it ends, and checks of what it returns."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ Rows = NDArray[np.float32]
 FIELDS = ("observations", "rewards", "terminations", "truncations")
 
 
-class Copy:
-    """A raw parallel env whose every answer is checked and laid out as rows `(agent, feature)`.
+class ParallelEnvSlot:
+    """A raw parallel env whose results are checked and laid out as rows `(agent, feature)`.
 
     The rule for ends. PettingZoo ends agents one by one, and the world is over when none is left.
     It *terminated* if every agent that was alive before the last step terminated in it; it was
@@ -30,14 +30,14 @@ class Copy:
     def __init__(
         self, index: int, raw: Any, layout: Layout, bounds: dict[Any, Bounds | None]
     ) -> None:
-        """Take over `raw`, the copy number `index`, whose agents' observations have bounds."""
+        """Take over `raw`, the env at `index`, with bounds of its agents' observations."""
         self.raw, self.index = raw, index
         self._layout, self._bounds = layout, bounds
         self._alive: list[Any] = []
         self._steps = 0
 
     def reset(self, seed: int | None) -> Rows:
-        """Start anew, with a seed or from where the env's own randomness is.
+        """Reset the env, with a seed or from its current random state.
 
         Returns:
             obs (agent, obs_dim).
@@ -102,7 +102,7 @@ class Copy:
             raise self._wrong(f"{method}() raised {type(error).__name__}: {error}") from error
 
     def _agents_now(self) -> list[Any]:
-        """Return a list of its own of the agents that are alive."""
+        """Return a new list of the agents that are alive."""
         agents = list(self.raw.agents)
         unknown = [agent for agent in agents if agent not in self._layout.index]
         if unknown:

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's `VecEnv`s as multi-agent vector envs; `sb3.py` goes the other way."""
+"""Stable-Baselines3's `VecEnv`s as multi-agent vector envs; `export.py` goes the other way."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.external.adapter import RawEnvAdapter, raw_actions
-from diffsurrogate.wrappers.external.checks import RawChecks, await_answers, end_if_stuck
+from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_count, external_actions
+from diffsurrogate.wrappers.external.checks import ExternalChecks, await_answers, end_if_stuck
 from diffsurrogate.wrappers.external.spaces import (
     action_box,
     agent_names,
@@ -25,7 +26,7 @@ from diffsurrogate.wrappers.external.spaces import (
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 
-class AdaptedVecEnv(RawEnvAdapter):
+class AdaptedVecEnv(ExternalEnv):
     """A Stable-Baselines3 `VecEnv` as a multi-agent vector env with the one agent "agent".
 
     Values are the `VecEnv`'s own, as float32, and what its wrappers (`VecNormalize`,
@@ -65,11 +66,9 @@ class AdaptedVecEnv(RawEnvAdapter):
         Args:
             raw: with a `Box` of observations, and a `Box`, `Discrete` or `MultiDiscrete` of
                 actions (see `GymnasiumEnv`).
-            seed: of the first reset without one; None leaves it to `raw`.
-            device: where the tensors live; `raw` computes on the CPU.
-            check_bounds: refuse observations outside of the space's finite bounds, by more than a
-                thousandth of their range. Never checked are LunarLander's, who leaves them, and
-                what `VecNormalize` normalised, whose space stays as it was.
+            seed, device: see `ExternalEnv`.
+            check_bounds: see there. Never checked are LunarLander's, which leaves them, and what
+                `VecNormalize` normalised, whose space stays as it was.
 
         Raises:
             UsageError: the observations or actions are not supported, or `raw` is one of our envs
@@ -108,9 +107,29 @@ class AdaptedVecEnv(RawEnvAdapter):
         self._obs_shape = observations.shape
         self._obs = torch.zeros(self.num_envs, 1, self.obs_dim)
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        self._checks = RawChecks(type(raw.unwrapped).__name__, self.num_envs)
+        self._checks = ExternalChecks(type(raw.unwrapped).__name__, self.num_envs)
         check_bounds = check_bounds and _keeps_its_space(raw)
         self._bounds = bounds_of(observations) if check_bounds else None
+
+    @classmethod
+    def from_raw(
+        cls,
+        raw: VecEnv,
+        *,
+        num_envs: int | None = None,
+        make_another: Callable[[], Any] | None = None,
+        max_steps: int | None = None,
+        **options: Any,
+    ) -> MultiAgentVectorEnv:
+        """Adapt any `VecEnv`, wrapped or not; `num_envs` and `max_steps` are its own."""
+        check_count(raw.num_envs if num_envs is None else num_envs, raw.num_envs)
+        if max_steps is not None:
+            raise UsageError(
+                f"max_steps is {max_steps}, but a VecEnv cannot be told to reset one of its envs; "
+                "put the time limit into the single envs: make_vec_env(lambda: "
+                f"gymnasium.make(id, max_episode_steps={max_steps}), n_envs={raw.num_envs})"
+            )
+        return super().from_raw(raw, **options)
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
         """Draw the envs as they stand.
@@ -156,7 +175,7 @@ class AdaptedVecEnv(RawEnvAdapter):
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
         space: Any = self.raw.action_space
-        raw_action = raw_actions(space, action, self.num_envs)
+        raw_action = external_actions(space, action, self.num_envs)
         with self._checks.calling("step()", self.raw):
             self.raw.step_async(raw_action)
             await_answers(self.raw.unwrapped)
@@ -192,44 +211,6 @@ class AdaptedVecEnv(RawEnvAdapter):
         """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
         rows = self._checks.batch("observation", obs, self._obs_shape, self._bounds)
         return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
-
-
-def adapt(
-    raw_env: VecEnv,
-    *,
-    num_envs: int | None = None,
-    make_another: Callable[[], Any] | None = None,
-    max_steps: int | None = None,
-    seed: int | None = None,
-    device: torch.device | str = "cpu",
-    check_bounds: bool = True,
-) -> AdaptedVecEnv:
-    """Adapt a `VecEnv`; `as_multi_agent` calls this.
-
-    Args:
-        raw_env: any `VecEnv`, wrapped or not.
-        num_envs: must be that of `raw_env`, if given.
-        make_another: not needed, as a `VecEnv` has its copies.
-        max_steps: must be None: a `VecEnv` cannot be told to reset one of its copies.
-        seed: of the first reset without one; None leaves it to `raw_env`.
-        device: where the tensors live.
-        check_bounds: refuse observations outside of the space's bounds.
-
-    Raises:
-        UsageError: as `AdaptedVecEnv`; or `num_envs` does not fit, or `max_steps` is given.
-    """
-    if num_envs not in (None, raw_env.num_envs):
-        raise UsageError(
-            f"num_envs is {num_envs}, but this VecEnv has {raw_env.num_envs} copies; make it with "
-            "the number you need"
-        )
-    if max_steps is not None:
-        raise UsageError(
-            f"max_steps is {max_steps}, but a VecEnv cannot be told to reset one of its copies; "
-            "put the time limit into the single envs: make_vec_env(lambda: "
-            f"gymnasium.make(id, max_episode_steps={max_steps}), n_envs={raw_env.num_envs})"
-        )
-    return AdaptedVecEnv(raw_env, seed=seed, device=device, check_bounds=check_bounds)
 
 
 def _keeps_its_space(raw: VecEnv) -> bool:

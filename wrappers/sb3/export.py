@@ -77,7 +77,7 @@ class SB3VecEnv(VecEnv):
         super().__init__(slots, _observation_space(env, self.joint), _action_space(env, self.joint))
 
     def reset(self) -> NDArray[np.float32]:
-        """Start every env anew, with the seed given to `seed(...)`, if any, the first time.
+        """Reset every env, with the seed given to `seed(...)`, if any, the first time.
 
         Returns:
             obs (slot, features) float32.
@@ -204,7 +204,7 @@ def to_actions(rows: NDArray[Any], env: MultiAgentVectorEnv) -> Tensor:
 
     Args:
         rows: (slot, act_dim) float, or (slot,) choices, the slots env by env; all agents' if joint.
-        env: whose actions they are.
+        env: the env that takes the actions.
 
     Raises:
         UsageError: a choice is out of range, or the rows do not make up whole envs.

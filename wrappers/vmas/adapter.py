@@ -67,7 +67,7 @@ class VmasEnv(MultiAgentVectorEnv):
     Values are VMAS's own, bit for bit. Ended envs are reset together, without a Python loop: the
     whole world is reset on copies and merged, so that envs that go on keep their state, their
     graph and what is saved for backward. What a scenario draws once for all envs (the goal
-    landmark of `simple_reference`, say) is drawn anew only when all envs are reset at once.
+    landmark of `simple_reference`, say) is redrawn only when all envs are reset at once.
 
     Agents with smaller observations or actions than others are padded with zeros; see
     `observation_mask` and `valid_action_dims`. Padded actions never reach VMAS. Observations that
@@ -291,11 +291,6 @@ class VmasEnv(MultiAgentVectorEnv):
 def ids() -> list[str]:
     """Return the names of all VMAS scenarios."""
     return scenario_names()
-
-
-def adapt(raw_env: Environment, *, max_steps: int | None = None) -> VmasEnv:
-    """Adapt a raw VMAS `Environment`; see `VmasEnv`."""
-    return VmasEnv(raw_env, max_steps=max_steps)
 
 
 def make(

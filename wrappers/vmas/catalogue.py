@@ -1,6 +1,6 @@
 """What VMAS has: its scenarios, their arguments, and which gradients are of use.
 
-Measured with VMAS 1.5.2, all 41 scenarios, random actions. Worth knowing besides: the rewards of
+Measured with VMAS 1.5.2, all 41 scenarios, random actions. Also worth knowing: the rewards of
 `transport`, `ball_passage` and `wheel` have a gradient only while an agent pushes something;
 gradients of `buzz_wire`, `ball_trajectory`, `joint_passage` and `asym_joint` can explode (1e5 and
 more), as joints are stiff; lidar that sees boxes writes in place to what backward needs.

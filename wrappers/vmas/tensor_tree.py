@@ -175,7 +175,7 @@ def detach_tree(roots: Roots) -> None:
 
 
 def copy_tree(roots: Roots) -> None:
-    """Give the simulator its own detached copies, so that writes in place reach nobody else."""
+    """Give the simulator its own detached copies, so that in-place writes stay inside."""
     Snapshot(roots).map(lambda tensor: tensor.detach().clone())
 
 

