@@ -9,6 +9,7 @@ import pytest
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.training.evaluate import evaluate
 
 NEW = ["shared-id", "transformer-id", "hyper-linear", "hyper-mlp", "dico"]
 ENVS, AGENTS, HORIZON = 5, 3, 4
@@ -119,5 +120,5 @@ def test_every_method_trains_with_every_network():
             assert all(math.isfinite(value) for value in metrics.values())
         assert (options.network, agent.iteration, agent.skipped) == (network, 2, 0)
         test_env = evaluation_env(options, 3)
-        obs, _ = test_env.reset(seed=1)
-        assert agent.policy(test_env)(obs).isfinite().all()
+        result = evaluate(agent.policy(test_env), test_env, steps=5, seed=1)
+        assert math.isfinite(result.summary()["mean_return"])

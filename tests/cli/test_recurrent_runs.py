@@ -111,7 +111,7 @@ def command(method: str, env: str, *more: str, iterations: int = 3) -> list[str]
     ("method", "env", "more"),
     [
         ("mappo", "mpe2/simple_spread_v3", ["--network", "hyper-mlp"]),
-        ("ppo", "diffsurrogate/cartpole-swingup", ["--ppo.critic.net.gru_size", "8"]),
+        ("ppo", "vmas/navigation", ["--agents", "2", "--ppo.critic.net.gru_size", "8"]),
     ],
 )
 def test_runs_train_evaluate_and_render_a_recurrent_policy(tmp_path, method, env, more):

@@ -202,12 +202,22 @@ def test_a_dry_run_lists_the_runs_and_what_is_left_out(tmp_path, capsys):
     assert "dispersion-1-shac-mlp" in text
     assert "sampling-1-mappo-transformer" in text
     assert not out.exists()
-    narrow = ["--tasks", "discovery", "--agents"]
+    narrow = ["--tasks", "transport", "--agents"]
     paper = listing(
-        capsys, *narrow, "10", "--preset", "paper", "--seeds", "7", "--methods", "mappo", "shac+"
+        capsys,
+        *narrow,
+        "10",
+        "--preset",
+        "paper",
+        "--seeds",
+        "7",
+        "--methods",
+        "mappo",
+        "shac",
+        "shac+",
     )
-    assert "the paper has no such method: discovery-10-mappo-mlp" in paper
-    assert "paper/discovery-10-shac+-transformer-7" in paper
+    assert "the paper has no such method: transport-10-mappo-mlp" in paper
+    assert "paper/transport-10-shac+-transformer-7" in paper
     others = listing(capsys, *narrow, "3", "--methods", "ippo", "sb3-ppo", "--seeds", "7")
     assert "2 runs, 2 new" in others
     assert "see only themselves" in others
