@@ -1,4 +1,4 @@
-"""Policies over the action box, or over choices, and their windows of noise."""
+"""Policies with continuous or discrete actions, and their noise for a whole window."""
 
 import math
 from dataclasses import dataclass, field
@@ -24,54 +24,53 @@ _ALL = slice(None)
 
 @dataclass(frozen=True, kw_only=True)
 class ActorConfig:
-    r"""A Gaussian policy $a = \mu(o) + \sigma \epsilon$, in units of half the action box.
+    r"""A Gaussian policy $a = \mu(o) + \sigma \epsilon$ over normalised actions in [-1, 1].
 
-    Where actions are choices (`MultiAgentVectorEnv.discrete_actions`), the policy is a softmax over
-    them and `std`, `learn_std` and `squash` do not apply.
+    With discrete actions (`MultiAgentVectorEnv.discrete_actions`) the policy is a softmax, and
+    `std`, `learn_std` and `squash` do not apply.
     """
 
     net: NetConfig = field(default_factory=NetConfig)
     std: float = 1.0
-    """Initial standard deviation, in half boxes."""
+    """Initial standard deviation of normalised actions, usually 0.3 to 1."""
     learn_std: bool = False
     """Learn one log standard deviation per action feature, independent of the observation."""
     squash: bool = False
-    """tanh of the sample (SHAC) instead of clamping it to the box with a penalty (SHAC++)."""
+    """Apply tanh to the sample (SHAC), instead of clamping with a penalty (SHAC++)."""
     normalise_obs: bool = True
-    """Normalise observations by a snapshot of their running statistics."""
+    """Normalise observations by their running statistics, frozen during a window."""
     head_gain: float = 0.01
-    """Orthogonal gain of the last layer: a new policy is close to the middle of the box."""
+    """Orthogonal gain of the last layer; small: initial mean actions are near the middle."""
     order: Literal["simultaneous", "listed", "reversed", "random"] = "simultaneous"
-    """simultaneous: agents act at once. The others: one after another, each with a separate network
-    that may see the actions of those before (`AutoregressiveActor`): as the env lists them, the
-    other way round, or in an order drawn for every window. With random, predictions and evaluations
-    act in the order drawn last in training."""
+    """simultaneous: all agents act at once. Otherwise they act one after another, each with a
+    separate network that may see earlier actions (`AutoregressiveActor`). listed: in the env's
+    order. reversed: in the opposite order. random: in an order drawn for every window; predictions
+    use the last one drawn."""
     conditioning: Literal["projection", "raw", "none"] = "projection"
-    """How an agent's network sees the actions before its own. projection: brought to the width of
-    the hidden layer by an MLP and added to it. raw: appended to the hidden layer. none: not at
-    all."""
+    """How an agent's network sees earlier actions. projection: through an MLP, added to the hidden
+    layer. raw: appended to the hidden layer. none: not at all."""
 
     def __post_init__(self) -> None:
         require_choices(self)
         require_range(self, "std", "head_gain", low=0.0)
         if self.order != "simultaneous" and self.net.architecture != "separate":
             raise UsageError(
-                f"order={self.order!r} gives every agent a network of its own, but "
+                f"order={self.order!r} gives every agent a separate network, but "
                 f"net.architecture is {self.net.architecture!r}; make it separate"
             )
         if self.order != "simultaneous" and self.net.centralised:
             raise UsageError(
-                f"net.centralised is for agents that act at once, but order is {self.order!r}; "
+                f"net.centralised is for simultaneous actions, but order is {self.order!r}; "
                 "leave it False"
             )
         if self.order != "simultaneous" and self.net.gru_size > 0:
             raise UsageError(
-                f"net.gru_size is {self.net.gru_size}, but agents that act one after another "
-                f"(order={self.order!r}) have none; leave it at 0"
+                f"net.gru_size is {self.net.gru_size}, but policies of agents that act one after "
+                f"another (order={self.order!r}) are not recurrent; leave it at 0"
             )
         if self.order == "simultaneous" and self.conditioning != "projection":
             raise UsageError(
-                f"conditioning={self.conditioning!r} is of agents that act one after another, but "
+                f"conditioning={self.conditioning!r} is for agents that act one after another, but "
                 'order is "simultaneous"; leave it at "projection", or choose another order'
             )
 
@@ -79,19 +78,19 @@ class ActorConfig:
 class Actor(nn.Module):
     """Maps obs `(*batch, agent, obs_dim)` to actions `(*batch, agent, act_dim)`.
 
-    Choices that are closed in an observation have probability zero and pass no gradient. The
-    network sees which are open, as the agent does, but not the global state.
+    Discrete actions that an observation's action mask rules out have probability zero and pass no
+    gradient. The network sees the mask, but not the global state.
     """
 
     log_std: Tensor
     missing: Tensor | None
-    """(agent, act_dim) bool: choices an agent has not."""
+    """(agent, act_dim) bool: discrete actions that are only padding."""
     flags: Tensor | None
-    """(obs_dim,) bool: the columns of open choices, which pass no gradient."""
+    """(obs_dim,) bool: features of the action mask, which pass no gradient."""
     _in_turn: ClassVar[bool] = False
     """Whether agents act one after another."""
     _remembers: ClassVar[bool] = False
-    """Whether agents have memory."""
+    """Whether the policy is recurrent."""
 
     def __init__(
         self,
@@ -106,23 +105,23 @@ class Actor(nn.Module):
         action_mask_slice: slice | None = None,
         global_state_slice: slice | None = None,
     ) -> None:
-        """Build for the box `low`, `high` (agent, act_dim).
+        """Build for actions in [`low`, `high`], each (agent, act_dim).
 
         Args:
-            config: shape of the network and of the noise.
-            agents: number of them.
+            config: network and standard deviation.
+            agents: number of agents.
             obs_dim: features of one agent's observation.
-            low: lower ends of the box.
-            high: upper ends.
-            discrete: actions are one-hot choices among act_dim.
-            available: (agent, act_dim) bool, which choices each agent has; None for all.
-            action_mask_slice: columns of obs that say which choices are open now; None if all are.
-            global_state_slice: columns of obs that are not for policies; None for none.
+            low: lower bounds of actions.
+            high: upper bounds.
+            discrete: actions are discrete, one-hot over act_dim.
+            available: (agent, act_dim) bool, False where an agent's action is padding; None if
+                none is.
+            action_mask_slice: slice of obs with the action mask; None without.
+            global_state_slice: slice of obs that policies do not see; None without.
 
         Raises:
-            UsageError: the columns are not there, or actions are no choices; actions are choices,
-                and the network dico; agents act together, or not, or remember, or not, and this
-                class is for the other.
+            UsageError: a slice is invalid, dico is used with discrete actions, or the order or
+                recurrence needs another class.
         """
         super().__init__()
         for option, fits in (
@@ -136,9 +135,8 @@ class Actor(nn.Module):
                 )
         if discrete and config.net.architecture == "dico":
             raise UsageError(
-                "net.architecture is 'dico', which needs distances of actions in a box, but "
-                "actions here are choices; use hyper-mlp, hyper-linear, separate, or shared with "
-                "agent_id"
+                "net.architecture is 'dico', which needs continuous actions, but actions here are "
+                "discrete; use hyper-mlp, hyper-linear, separate, or shared with agent_id"
             )
         self.config = config
         self.discrete = discrete
@@ -164,7 +162,7 @@ class Actor(nn.Module):
 
     @classmethod
     def of(cls, config: ActorConfig, env: MultiAgentVectorEnv) -> "Actor":
-        """Build for an env; `to` its device is left to the caller."""
+        """Build for an env; the caller moves it to a device."""
         return cls(
             config,
             env.num_agents,
@@ -178,24 +176,24 @@ class Actor(nn.Module):
         )
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return the mean action before squashing, in half boxes; or the logits of choices."""
+        """Return the normalised mean action before squashing, or logits of discrete actions."""
         inputs = self._inputs(obs)
-        return self._possible(self.net(inputs), inputs)
+        return self._masked(self.net(inputs), inputs)
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """Return the action for unit noise of the action's shape; None acts deterministically.
 
-        A choice passes the gradient of its probabilities (`straight_through_one_hot`).
+        A discrete action passes the gradient of its probabilities (`straight_through_one_hot`).
         """
-        return self._drawn(self(obs), noise)
+        return self._sample(self(obs), noise)
 
     def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
-        """Return the log-density of an action that `act` gave, in half boxes.
+        """Return the log-density of an action from `act`, with respect to normalised actions.
 
         Args:
             obs: (*batch, agent, obs_dim).
-            action: (*batch, agent, act_dim), not clamped to the box and not squashed.
-            memory: of correlated noise, what was known of it before it was drawn; None for white.
+            action: (*batch, agent, act_dim), neither clamped nor squashed.
+            memory: conditional distribution of correlated noise; None for white noise.
 
         Returns:
             (*batch, agent).
@@ -203,17 +201,16 @@ class Actor(nn.Module):
         return self._log_density(self(obs), action, memory)
 
     def entropy(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
-        """Return the entropy (*batch, agent), of a Gaussian in half boxes.
+        """Return the entropy (*batch, agent), of a Gaussian over normalised actions.
 
         Args:
             obs: (*batch, agent, obs_dim).
-            action: (*batch, agent, act_dim), of which agents that act one after another see a
-                part; others do not.
+            action: (*batch, agent, act_dim), used only if agents act one after another.
         """
-        return self._entropy_of(self(obs) if self.discrete else obs)  # a Gaussian's has no mean
+        return self._entropy_of(self(obs) if self.discrete else obs)  # needs no Gaussian mean
 
     def normalise_action(self, action: Tensor, agents: slice = _ALL) -> Tensor:
-        """Return actions in half boxes from the middle: the box is [-1, 1] whatever its size."""
+        """Map actions from their bounds to [-1, 1]."""
         return self.action_space.normalise(action, agents)
 
     def log_std_of(self, agents: slice = _ALL) -> Tensor:
@@ -221,18 +218,18 @@ class Actor(nn.Module):
         return self.log_std
 
     def freeze_normaliser(self, generator: torch.Generator) -> None:
-        """Hold still for a window: freeze the statistics of observations.
+        """Freeze the observation statistics for a window.
 
         Args:
-            generator: on the CPU, of what is drawn anew for a window, where anything is.
+            generator: on the CPU, for subclasses that draw an order per window.
         """
         self.statistics.snapshot()
 
     def update_normaliser(self, obs: Tensor) -> None:
-        """Take in what was seen in a window that the policy has learned from.
+        """Update the observation statistics, after the policy has learned from a window.
 
-        The statistics of observations are in force from the next window on. With dico agents' own
-        parts are measured on the same observations as that window's statistics normalise them.
+        They take effect in the next window. A `DiCoNet` measures its diversity on the same
+        observations, normalised by the new statistics.
 
         Args:
             obs: (*batch, agent, obs_dim).
@@ -242,22 +239,22 @@ class Actor(nn.Module):
             self.statistics.snapshot()
             self.net.measure(self._inputs(obs))
 
-    # --- parts, for some of the agents: `out` and all else has these on its agent axis ------------
+    # --- for some of the agents, which `out` and other arguments have on their agent axis ---------
 
     def _network(self, agents: int, in_dim: int, out_dim: int) -> nn.Module:
         """Return the network from inputs (*batch, agent, in_dim) to (*batch, agent, out_dim)."""
         return build_net(self.config.net, agents, in_dim, out_dim, head_gain=self.config.head_gain)
 
     def _inputs(self, obs: Tensor) -> Tensor:
-        """Return what the network is given: normalised but for flags, without the global state."""
+        """Return the network's input: normalised but for the mask, without the global state."""
         seen = self.statistics(obs) if self.config.normalise_obs else obs
         if self.flags is not None:
             seen = torch.where(self.flags, obs.detach(), seen)
         hidden = self.global_state_slice
         return seen if hidden is None else without(seen, hidden)
 
-    def _possible(self, out: Tensor, inputs: Tensor, agents: slice = _ALL) -> Tensor:
-        """Rule out the choices that agents have not, or not now; `inputs` are of all agents."""
+    def _masked(self, out: Tensor, inputs: Tensor, agents: slice = _ALL) -> Tensor:
+        """Mask the logits of padded or unavailable actions; `inputs` are of all agents."""
         if self.discrete and self.missing is not None:
             out = out.masked_fill(self.missing[agents], -1e9)
         if self.action_mask_slice is not None:
@@ -266,12 +263,12 @@ class Actor(nn.Module):
                 self.global_state_slice is not None
                 and self.global_state_slice.start < columns.start
             ):
-                gone = self.global_state_slice.stop - self.global_state_slice.start
-                columns = slice(columns.start - gone, columns.stop - gone)
+                removed = self.global_state_slice.stop - self.global_state_slice.start
+                columns = slice(columns.start - removed, columns.stop - removed)
             out = out.masked_fill(~available_actions(inputs[..., agents, :], columns), -1e9)
         return out
 
-    def _drawn(self, out: Tensor, noise: Tensor | None) -> Tensor:
+    def _sample(self, out: Tensor, noise: Tensor | None) -> Tensor:
         if not self.discrete:
             return self._in_box(out, noise)
         if noise is None:
@@ -306,7 +303,7 @@ class Actor(nn.Module):
         return self._of_free_features(each, agents).expand(out.shape[:-1])
 
     def _of_free_features(self, values: Tensor, agents: slice = _ALL) -> Tensor:
-        """Sum over action features, without those whose box is a point: noise never moved them."""
+        """Sum over action features, without those whose bounds coincide (padding)."""
         return torch.where(self.action_space.scale[agents] > 0, values, 0.0).sum(-1)
 
 
@@ -326,10 +323,10 @@ class NoisyPolicy:
         return action
 
     def at(self, obs: Tensor, step: int | slice) -> Tensor:
-        """Act again at `step`; with a slice, `obs` has a leading time axis."""
+        """Recompute the action at `step`; with a slice, `obs` has a leading time axis."""
         return self.actor.act(obs, self.noise[step])
 
 
 def gumbel(noise: Tensor) -> Tensor:
-    """Turn unit normal noise into standard Gumbel noise: the largest sum is a softmax sample."""
+    """Map unit normal to standard Gumbel noise: argmax(logits + it) is a softmax sample."""
     return -torch.log(-torch.special.log_ndtr(noise))  # Φ(noise) is uniform; exact in both tails

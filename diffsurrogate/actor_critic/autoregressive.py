@@ -1,8 +1,7 @@
-r"""Policies of agents that act one after another: $\pi(a|o) = \prod_i \pi_i(a_i | o_i, a_{<i})$.
+r"""Autoregressive policies, of agents that act in turn: $\pi(a|o) = \prod_i \pi_i(a_i|o_i,a_{<i})$.
 
-Every agent has a network of its own, which sees its own observation and, masked to zero where they
-are still to come, the actions of all. Equation 3 of BPPO (Li et al., AAAI 2024), after Fu et al.
-(ICML 2022).
+Every agent has a separate network over its own observation and all agents' actions, with later
+actions masked to zero. Equation 3 of BPPO (Li et al., AAAI 2024), after Fu et al. (ICML 2022).
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ from diffsurrogate.nets.mlp import mlp
 
 
 def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
-    """Return the configured actor for an env; `to` its device is left to the caller."""
+    """Build the configured actor for an env; the caller moves it to a device."""
     if config.net.gru_size > 0:
         return RecurrentActor.of(config, env)
     kind = Actor if config.order == "simultaneous" else AutoregressiveActor
@@ -27,16 +26,15 @@ def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
 
 
 class ConditionedNet(nn.Module):
-    """One agent's network: its own features, and the actions of those before it.
+    """One agent's network, over its own features and earlier agents' actions.
 
-    With projection the head reads LayerNorm(hidden(o) + MLP([actions, who has acted])); an order
-    that does not change makes the last a bias. Raw, it reads [hidden(o), actions]. Weights start
-    orthogonal, with gain √2 before the head: how strongly earlier actions are felt at first decides
-    whether coordination is found in time.
+    With projection the head reads LayerNorm(hidden(o) + MLP([actions, acted])), where `acted` is
+    constant under a fixed order; raw, it reads [hidden(o), actions]. Weights start orthogonal, with
+    gain √2 before the head, so that earlier actions matter from the start.
     """
 
     def __init__(self, config: ActorConfig, in_dim: int, agents: int, out_dim: int) -> None:
-        """Build for `agents` agents, each with an action of `out_dim` features."""
+        """Build for `agents` agents with `out_dim` action features each."""
         super().__init__()
         net, width = config.net, config.net.hidden[-1]
         self.conditioning = config.conditioning
@@ -57,8 +55,8 @@ class ConditionedNet(nn.Module):
 
         Args:
             x: (*batch, in_dim), the agent's features.
-            actions: (*batch, agent, out_dim), as networks see them.
-            acted: (agent,) 1 for those who acted before, else 0.
+            actions: (*batch, agent, out_dim), one-hot or normalised.
+            acted: (agent,) 1 for agents that acted before, else 0.
         """
         hidden = self.hidden(x)
         if self.conditioning != "none":
@@ -66,17 +64,17 @@ class ConditionedNet(nn.Module):
             if self.conditioning == "raw":
                 hidden = torch.cat([hidden, seen], -1)
             else:
-                who = acted.expand(*seen.shape[:-1], -1)
-                hidden = self.norm(hidden + self.project(torch.cat([seen, who], -1)))
+                flags = acted.expand(*seen.shape[:-1], -1)
+                hidden = self.norm(hidden + self.project(torch.cat([seen, flags], -1)))
         out: Tensor = self.head(hidden)
         return out
 
 
 class AutoregressiveActor(Actor):
-    """An `Actor` whose agents act one after another, in an order that may change by window.
+    """An `Actor` whose agents act one after another, in an order that may change between windows.
 
-    `act` runs agent by agent. What is asked of known actions (`log_prob`, `entropy`) is one batch
-    over all leading axes for each agent.
+    `act` runs agent by agent; `log_prob` and `entropy` of given actions are batched over all
+    leading axes.
 
     Example:
         >>> import torch
@@ -88,7 +86,7 @@ class AutoregressiveActor(Actor):
     """
 
     agent_order: Tensor
-    """(agent,) int64: numbers of the agents in the order they act."""
+    """(agent,) int64: indices of the agents in the order they act."""
     net: nn.ModuleList
     _in_turn = True
 
@@ -101,17 +99,17 @@ class AutoregressiveActor(Actor):
         high: Tensor,
         **roles: Any,
     ) -> None:
-        """Build for the box `low`, `high` (agent, act_dim); arguments as of `Actor`.
+        """Build; arguments as for `Actor`.
 
         Raises:
-            UsageError: agents act simultaneously, or as `Actor`.
+            UsageError: the configured order is simultaneous, or as `Actor`.
         """
         super().__init__(config, agents, obs_dim, low, high, **roles)
         order = list(range(agents))
         if config.order == "reversed":
             order.reverse()
         self.register_buffer("agent_order", torch.tensor(order))
-        # one for each, so that learning one agent's leaves the others' alone
+        # one parameter per agent, so that updating one agent leaves the others unchanged
         self.own_log_std: nn.ParameterList | None = None
         if config.learn_std:
             self.log_std.requires_grad_(False)
@@ -120,39 +118,40 @@ class AutoregressiveActor(Actor):
             )
 
     def freeze_normaliser(self, generator: torch.Generator) -> None:
-        """Freeze the statistics of observations; draw the order if it is random."""
+        """Freeze the observation statistics; draw the order if it is random."""
         super().freeze_normaliser(generator)
         if self.config.order == "random":
             order = torch.randperm(len(self.agent_order), generator=generator)
             self.agent_order = order.to(self.agent_order.device)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return means before squashing, in half boxes, or logits: each after the others' best."""
+        """Return normalised means before squashing, or logits, given deterministic actions."""
         return self._chain(obs, None)[1]
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """Return the action for unit noise of the action's shape; None acts deterministically.
 
-        A choice passes the gradient of its Gumbel-softmax at temperature 1 (arXiv:1611.01144).
+        A discrete action passes the gradient of its Gumbel-softmax at temperature 1
+        (arXiv:1611.01144).
         """
         return self._chain(obs, noise)[0]
 
     def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
-        """Return log-densities (*batch, agent) of each action, given those before it."""
+        """Return log-densities (*batch, agent) of actions, each given those before it."""
         each = self._each_given(obs, action)
         return self._log_density(torch.cat(each, -2), action, memory)
 
     def entropy(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """Return entropies (*batch, agent), each given the actions before it.
 
-        Without `action`, given the most probable ones.
+        Without `action`, given the deterministic ones.
         """
         if action is None:
             return self._entropy_of(self(obs))
         return self._entropy_of(torch.cat(self._each_given(obs, action), -2))
 
     def log_std_of(self, agents: slice = slice(None)) -> Tensor:
-        """Return log standard deviations, (agent, act_dim) where each agent learns its own."""
+        """Return log standard deviations, (agent, act_dim) if they are learned per agent."""
         if self.own_log_std is None:
             return self.log_std
         return self.log_std + torch.cat(list(self.own_log_std)[agents])
@@ -160,51 +159,51 @@ class AutoregressiveActor(Actor):
     # --- one agent at a time: (*batch, act_dim) ---------------------------------------------------
 
     def seen(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
-        """Return actions as networks see them: one-hot choices, or half boxes."""
+        """Return actions as networks see them: one-hot if discrete, else normalised."""
         return action if self.discrete else self.normalise_action(action, agents)
 
     def output(self, agent: int, obs: Tensor, seen: Tensor) -> Tensor:
         """Return one agent's means or logits (*batch, 1, act_dim), given the actions before it.
 
         Args:
-            agent: its number.
-            obs: (*batch, agent, obs_dim) of all.
-            seen: (*batch, agent, act_dim), what `seen` returns; that of later agents is masked.
+            agent: its index.
+            obs: (*batch, agent, obs_dim) of all agents.
+            seen: (*batch, agent, act_dim) from `seen`; later agents' actions are masked.
         """
         return self._output(agent, self._inputs(obs), seen, self._acted_before(agent))
 
     def log_prob_of(self, agent: int, out: Tensor, action: Tensor) -> Tensor:
-        """Return the log-density (*batch,) of one agent's action in the joint one, from its output.
+        """Return the log-density (*batch,) of one agent's action in the joint one.
 
         Args:
-            agent: its number.
+            agent: its index.
             out: its `output`.
-            action: (*batch, agent, act_dim) of all, as drawn.
+            action: (*batch, agent, act_dim) of all agents, as sampled.
         """
         own = slice(agent, agent + 1)
         return self._log_density(out, action[..., own, :], None, own).squeeze(-1)
 
     def entropy_of(self, agent: int, out: Tensor) -> Tensor:
-        """Return the entropy (*batch,) of one agent's action, from its output."""
+        """Return the entropy (*batch,) of one agent's action, given its `output`."""
         return self._entropy_of(out, slice(agent, agent + 1)).squeeze(-1)
 
     def reparameterised(self, agent: int, out: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        r"""Return the action taken as a function of the weights, $g(\theta, \epsilon)$ of BPPO.
+        r"""Return the reparameterised action $g(\theta, \epsilon)$ of BPPO, (*batch, act_dim).
 
-        (*batch, act_dim) as seen: $a - sg(\mu) + \mu$, or the choice with the gradient of its
-        Gumbel-softmax under the noise it was drawn with.
+        $a - sg(\mu) + \mu$ for normalised actions, or the discrete action with the gradient of its
+        Gumbel-softmax.
 
         Args:
-            agent: its number.
+            agent: its index.
             out: its `output`.
-            action: (*batch, agent, act_dim) of all, as drawn.
-            noise: (*batch, agent, act_dim) of all, unit normal, that they were drawn with.
+            action: (*batch, agent, act_dim) of all agents, as sampled.
+            noise: (*batch, agent, act_dim) of all agents, the unit normal noise of `action`.
         """
         own = slice(agent, agent + 1)
-        seen, way = self.seen(action[..., own, :], own), out
+        seen, relaxed = self.seen(action[..., own, :], own), out
         if self.discrete:
-            way = (out + gumbel(noise[..., own, :])).softmax(-1)
-        return (seen.detach() + (way - way.detach())).squeeze(-2)
+            relaxed = (out + gumbel(noise[..., own, :])).softmax(-1)
+        return (seen.detach() + (relaxed - relaxed.detach())).squeeze(-2)
 
     # ----------------------------------------------------------------------------------------------
 
@@ -214,7 +213,7 @@ class AutoregressiveActor(Actor):
         )
 
     def _acted_before(self, agent: int) -> Tensor:
-        """Return (agent,) 1 for those who act before `agent`."""
+        """Return (agent,) 1 for agents that act before `agent`, else 0."""
         place = torch.empty_like(self.agent_order)
         place[self.agent_order] = torch.arange(len(place), device=place.device)
         return (place < place[agent]).to(self.action_space.scale.dtype)
@@ -222,7 +221,7 @@ class AutoregressiveActor(Actor):
     def _output(self, agent: int, inputs: Tensor, seen: Tensor, acted: Tensor) -> Tensor:
         own = slice(agent, agent + 1)
         out = self.net[agent](inputs[..., agent, :], seen, acted).unsqueeze(-2)
-        return self._possible(out, inputs, own)
+        return self._masked(out, inputs, own)
 
     def _each_given(self, obs: Tensor, action: Tensor) -> list[Tensor]:
         inputs, seen = self._inputs(obs), self.seen(action)
@@ -232,7 +231,7 @@ class AutoregressiveActor(Actor):
         ]
 
     def _chain(self, obs: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Let one agent act after another; return what they do and their outputs."""
+        """Let the agents act in their order; return actions and outputs."""
         inputs, agents = self._inputs(obs), len(self.net)
         nothing = inputs.new_zeros(*inputs.shape[:-2], 1, self.action_space.scale.shape[-1])
         seen, actions, outs = [nothing] * agents, [nothing] * agents, [nothing] * agents

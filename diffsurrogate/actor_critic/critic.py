@@ -1,4 +1,4 @@
-"""Critics: one value per agent, with a slowly moving target copy."""
+"""Critics: one value per agent, with a target network."""
 
 import copy
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ from diffsurrogate.nets.recurrent import Recurrence
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig:
-    """A value function of all agents' observations."""
+    """A value function of the agents' observations."""
 
     net: NetConfig = field(default_factory=NetConfig)
     head_gain: float = 0.0
-    """Orthogonal gain of the last layer; at 0 all values are 0 before training."""
+    """Orthogonal gain of the last layer; 0: all values are 0 before training."""
     target_decay: float = 0.2
-    """α of the target update φ' ← αφ' + (1-α)φ (arXiv:2204.07137, Algorithm 1). SHAC's alone: PPO
-    and its like learn from the critic itself."""
+    """α of the target update φ' ← αφ' + (1-α)φ, in [0, 1) (arXiv:2204.07137, Algorithm 1). Only
+    SHAC uses the target network."""
     normalise_obs: bool = True
-    """Normalise observations by a snapshot of their running statistics."""
+    """Normalise observations by their running statistics, frozen during a window."""
 
     def __post_init__(self) -> None:
         require_range(self, "head_gain", low=0.0)
@@ -36,11 +36,11 @@ class CriticConfig:
 class Critic(nn.Module):
     """Maps obs `(*batch, agent, obs_dim)` to values `(*batch, agent)`.
 
-    One with memory (`NetConfig.memory`) does so along a window, by `unroll` and `values_around`.
+    A recurrent one (`NetConfig.gru_size`) maps whole windows, by `unroll` and `values_around`.
     """
 
     def __init__(self, config: CriticConfig, agents: int, obs_dim: int) -> None:
-        """Build the network and its target copy."""
+        """Build the network and its target network."""
         super().__init__()
         self.config = config
         self.statistics = RunningStatistics((obs_dim,))
@@ -49,14 +49,14 @@ class Critic(nn.Module):
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Return the value being learned.
+        """Return the online network's value.
 
         Raises:
-            UsageError: the critic has memory.
+            UsageError: the critic is recurrent.
         """
         if self.config.net.gru_size > 0:
             raise UsageError(
-                "this critic has memory, so that an observation alone has no value; use unroll or "
+                "this critic is recurrent, so an observation alone has no value; use unroll or "
                 "values_around"
             )
         out: Tensor = self.net(self._inputs(obs)).squeeze(-1)
@@ -67,10 +67,10 @@ class Critic(nn.Module):
 
         Args:
             obs: (time, *batch, agent, obs_dim).
-            past: what was known before.
+            past: hidden states before the window, and its episode starts.
 
         Returns:
-            (time, *batch, agent) and (time, *batch, agent, memory).
+            (time, *batch, agent) and (time, *batch, agent, gru_size).
         """
         out, hidden = self.net(self._inputs(obs), past)
         return out.squeeze(-1), hidden
@@ -78,33 +78,34 @@ class Critic(nn.Module):
     def values_around(
         self, obs: Tensor, next_obs: Tensor, past: Recurrence
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the values of what each step started from and led to, and of what is remembered.
+        """Return the values of `obs` and `next_obs`, and the hidden states.
 
-        What a step led to is seen with the memory of that step, whether or not its episode ended
-        there: `next_obs` is from before the reset.
+        `next_obs`, from before any reset, is evaluated with the hidden state after its step, even
+        if the episode ended there.
 
         Args:
             obs: (time, env, agent, obs_dim).
             next_obs: (time, env, agent, obs_dim).
-            past: what was known before.
+            past: hidden states before the window, and its episode starts.
 
         Returns:
-            two of (time, env, agent), and hidden states (time, env, agent, memory).
+            values of `obs` and of `next_obs`, both (time, env, agent), and hidden states after each
+            step (time, env, agent, gru_size).
         """
         value, hidden = self.unroll(obs, past)
-        goes_on = torch.zeros_like(past.episode_start).unsqueeze(0)
-        after = Recurrence(hidden=hidden, episode_start=goes_on)
+        no_start = torch.zeros_like(past.episode_start).unsqueeze(0)
+        after = Recurrence(hidden=hidden, episode_start=no_start)
         next_value, _ = self.unroll(next_obs.unsqueeze(0), after)
         return value, next_value.squeeze(0), hidden
 
     def target(self, obs: Tensor) -> Tensor:
-        """Return the target copy's value; its weights are frozen, its input gradient is not."""
+        """Return the target network's value, differentiable in the input only."""
         out: Tensor = self.target_net(self._inputs(obs)).squeeze(-1)
         return out
 
     @torch.no_grad()
     def update_target(self) -> None:
-        """Move the target copy towards the learned weights."""
+        """Move the target network towards the online network."""
         pairs = zip(self.target_net.parameters(), self.net.parameters(), strict=True)
         for slow, fast in pairs:
             slow.lerp_(fast, 1 - self.config.target_decay)

@@ -1,4 +1,4 @@
-"""How differently agents of a trained policy act: System Neural Diversity (arXiv:2305.02128)."""
+"""System Neural Diversity of a trained policy's agents (arXiv:2305.02128)."""
 
 from collections.abc import Callable
 
@@ -10,26 +10,25 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import choices_diversity, gaussian_diversity
 
-_ENTRIES = 2**22
-"""Numbers that are compared at a time."""
+_CHUNK = 2**22
+"""Largest number of values compared at a time."""
 
 
 @torch.no_grad()
 def policy_diversity(actor: Actor, obs: Tensor) -> float:
-    """Return the mean distance between what two agents would do on the same observation.
+    """Return the mean distance between two agents' action distributions on the same observation.
 
-    Choices: the Jensen-Shannon distance, from 0 (all agents alike) to 1. Action boxes: the
-    Wasserstein distance of the Gaussians before squashing, in half boxes, so that means at two
-    opposite faces of the box are 2 apart.
+    Discrete actions: the Jensen-Shannon distance, from 0 (all agents alike) to 1. Continuous ones:
+    the Wasserstein distance of the Gaussians over normalised actions, before squashing.
 
     Args:
-        actor: whose agents see their own features only, such as `IPPO(env).predictor`.
-        obs: (*batch, agent, obs_dim), such as `visited` gives; every agent is asked about what
-            any of them saw.
+        actor: a policy whose agents see their own features only, such as `IPPO(env).predictor`.
+        obs: (*batch, agent, obs_dim), such as from `visited`; every agent's policy is evaluated on
+            the observations of all agents.
 
     Raises:
-        UsageError: there is one agent, agents hear of each other or have memory, or there are no
-            observations.
+        UsageError: there are fewer than 2 agents or no observations, the policy is recurrent, or
+            an agent's action depends on the other agents.
 
     Example:
         >>> from diffsurrogate import IPPO, make
@@ -49,7 +48,7 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
         raise UsageError(f"diversity compares agents on the same observation, but {reason}")
     total, seen = 0.0, obs.reshape(-1, 1, features)
     act_dim = actor.action_space.scale.shape[-1]
-    for part in seen.split(max(1, _ENTRIES // (agents * agents * act_dim))):
+    for part in seen.split(max(1, _CHUNK // (agents * agents * act_dim))):
         out = actor(part.expand(-1, agents, -1))
         if actor.discrete:
             value = choices_diversity(out.softmax(-1))
@@ -60,19 +59,19 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
 
 
 def why_not_comparable(actor: Actor) -> str | None:
-    """Return why agents cannot be asked what they do on one observation; None where they can."""
+    """Return why agents cannot be compared on a single observation; None if they can."""
     config = actor.config
     if config.net.hears_others:
         return (
-            f"agents of this {config.net.architecture} network also hear of the others; use "
-            "separate, hyper-linear, hyper-mlp, dico, or shared without context"
+            f"agents of this {config.net.architecture} network also see the others' features; use "
+            "separate, hyper-linear, hyper-mlp, dico, or shared with pool_others=False"
         )
     if config.net.gru_size > 0:
-        return "what agents with memory do depends on all they saw before; use net.gru_size=0"
+        return "a recurrent policy depends on earlier observations too; use net.gru_size=0"
     if config.order != "simultaneous" and config.conditioning != "none":
         return (
-            "agents that act one after another also see what those before did; leave order at "
-            '"together"'
+            "agents that act one after another also see earlier agents' actions; leave order at "
+            '"simultaneous"'
         )
     return None
 
@@ -81,17 +80,17 @@ def why_not_comparable(actor: Actor) -> str | None:
 def visited(
     predict: Callable[[Tensor], Tensor], env: MultiAgentVectorEnv, *, steps: int, seed: int = 0
 ) -> Tensor:
-    """Return what agents see while a policy acts: (time, env, agent, obs_dim).
+    """Return the observations visited by a policy: (time, env, agent, obs_dim).
 
     Args:
-        predict: maps obs (env, agent, obs_dim) to actions, such as `IPPO.predict`, or what
-            `IPPO.policy(env)` returns, which policies with memory need.
-        env: it is reset; episodes that end begin anew.
+        predict: maps obs (env, agent, obs_dim) to actions, such as `IPPO.predict`, or for recurrent
+            policies `IPPO.policy(env)`.
+        env: is reset first.
         steps: of every env.
         seed: of the reset.
 
     Raises:
-        UsageError: there are no steps.
+        UsageError: `steps` is below 1.
     """
     if steps < 1:
         raise UsageError(f"steps is {steps}; it must be at least 1")

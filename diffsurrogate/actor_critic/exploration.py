@@ -1,4 +1,4 @@
-"""Exploration noise drawn for a whole window, so that any step of it can be run again."""
+"""Exploration noise drawn for a whole window, so that any step can be recomputed."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,12 +14,13 @@ NoiseKind = Literal["auto", "white", "ou"]
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
-    """How the reparameterised noise of consecutive steps hangs together."""
+    """Temporal correlation of the exploration noise."""
 
     kind: NoiseKind = "white"
-    """auto: white for discrete actions, else ou. white: independent. ou: Ornstein-Uhlenbeck."""
+    """white: independent steps. ou: Ornstein-Uhlenbeck noise. auto: white for discrete actions,
+    else ou."""
     correlation: float = 0.9
-    """Correlation of consecutive steps of Ornstein-Uhlenbeck noise."""
+    """Correlation of consecutive steps of Ornstein-Uhlenbeck noise, in [0, 1)."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -29,28 +30,28 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseState:
-    """What was known of correlated noise before each step of it was drawn."""
+    """Conditional distribution of each step of correlated noise, given the step before."""
 
     carried: Tensor
-    """(time, env, agent, act_dim): its mean, given the step before."""
+    """(time, env, agent, act_dim): its mean."""
     fresh: Tensor
-    """(time, 1, 1, 1): its deviation about that."""
+    """(time, 1, 1, 1): its standard deviation."""
 
     def flat(self) -> "NoiseState":
-        """Return it with time and env as one axis."""
+        """Merge the time and env axes."""
         fresh = self.fresh.expand(-1, self.carried.shape[1], -1, -1)
         return NoiseState(carried=self.carried.flatten(0, 1), fresh=fresh.flatten(0, 1))
 
     def at(self, chosen: Tensor) -> "NoiseState":
-        """Return rows of the first axis."""
+        """Select rows of the first axis."""
         return NoiseState(carried=self.carried[chosen], fresh=self.fresh[chosen])
 
 
 def resolve_noise(config: NoiseConfig, *, discrete: bool) -> NoiseConfig:
-    """Return the noise that "auto" means.
+    """Replace "auto" by a kind of noise.
 
-    Correlated noise finds sparse rewards several times as often as white noise; discrete actions
-    it keeps for many steps at a time, which hardly any task forgives.
+    Correlated noise finds sparse rewards more often; but with discrete actions it repeats the same
+    action for many steps.
     """
     if config.kind != "auto":
         return config
@@ -58,7 +59,7 @@ def resolve_noise(config: NoiseConfig, *, discrete: bool) -> NoiseConfig:
 
 
 class NoiseProcess:
-    """Noise of unit variance at each step; OU noise goes on over window borders."""
+    """Noise of unit variance at each step; OU noise continues from window to window."""
 
     def __init__(self, config: NoiseConfig, shape: tuple[int, ...], generator: torch.Generator):
         """Make a process of `shape` (env, agent, act_dim) on the generator's device.
@@ -80,7 +81,7 @@ class NoiseProcess:
         return torch.stack([self._next() for _ in range(horizon)])
 
     def draw_with_state(self, horizon: int) -> tuple[Tensor, NoiseState | None]:
-        """Return `draw(horizon)` and, of Ornstein-Uhlenbeck noise, what its past said of it."""
+        """Return `draw(horizon)` and, for OU noise, its conditional distribution."""
         if self.config.kind == "white":
             return self.draw(horizon), None
         before, rho = self.last, self.config.correlation
@@ -95,11 +96,11 @@ class NoiseProcess:
         return noise, NoiseState(carried=carried, fresh=fresh)
 
     def state_dict(self) -> dict[str, Tensor | None]:
-        """Return where the process stands."""
+        """Return the last noise drawn, if it is correlated."""
         return {"last": self.last}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         self.last = state["last"]
 
     def _normal(self, steps: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Policies with memory: what agents do depends on all they saw since the episode began."""
+"""Recurrent policies, whose actions depend on all observations since the episode start."""
 
 import torch
 from torch import Tensor, nn
@@ -12,27 +12,27 @@ from diffsurrogate.nets.recurrent import Recurrence, RecurrentNet
 
 
 class RecurrentActor(Actor):
-    """An `Actor` with a hidden state per agent, which it never keeps itself.
+    """An `Actor` with a hidden state per agent, which the caller keeps.
 
-    What asks of an observation alone (`act`, `log_prob`, `entropy`) is refused.
+    Methods of a single observation (`act`, `log_prob`, `entropy`) raise `UsageError`.
     """
 
     net: RecurrentNet
     _remembers = True
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Refuse: an observation alone does not decide what is done.
+        """Refuse: a recurrent policy needs a hidden state.
 
         Raises:
             UsageError: always.
         """
         raise UsageError(
-            "this policy has memory, so that an observation alone does not decide what it does; "
-            "act by trainer.policy(env), which remembers the episodes of that env"
+            "this policy is recurrent, so an observation alone does not determine its action; "
+            "act by trainer.policy(env), which keeps the hidden states of that env"
         )
 
     def nothing(self, num_envs: int) -> Tensor:
-        """Return hidden states (env, agent, memory) of those who have seen nothing."""
+        """Return initial hidden states (env, agent, gru_size), all zero."""
         shape = (num_envs, len(self.action_space.scale), self.config.net.gru_size)
         return torch.zeros(shape, device=self.action_space.scale.device)
 
@@ -41,14 +41,15 @@ class RecurrentActor(Actor):
 
         Args:
             obs: (time, env, agent, obs_dim).
-            past: what was known before.
+            past: hidden states before the window, and its episode starts.
 
         Returns:
-            (time, env, agent, act_dim) and, after each step, (time, env, agent, memory).
+            (time, env, agent, act_dim) and hidden states after each step (time, env, agent,
+            gru_size).
         """
         inputs = self._inputs(obs)
         out, hidden = self.net(inputs, past)
-        return self._possible(out, inputs), hidden
+        return self._masked(out, inputs), hidden
 
     def act_next(
         self, obs: Tensor, noise: Tensor | None, hidden: Tensor, episode_start: Tensor
@@ -58,12 +59,12 @@ class RecurrentActor(Actor):
         Args:
             obs: (env, agent, obs_dim).
             noise: (env, agent, act_dim), or None.
-            hidden: (env, agent, memory).
+            hidden: (env, agent, gru_size).
             episode_start: (env,) bool: this is the first observation of its episode.
         """
         past = Recurrence(hidden=hidden, episode_start=episode_start.unsqueeze(0))
         out, after = self.unroll(obs.unsqueeze(0), past)
-        return self._drawn(out.squeeze(0), noise), after.squeeze(0)
+        return self._sample(out.squeeze(0), noise), after.squeeze(0)
 
     def evaluate_actions(
         self, obs: Tensor, action: Tensor, past: Recurrence
@@ -72,8 +73,8 @@ class RecurrentActor(Actor):
 
         Args:
             obs: (time, env, agent, obs_dim).
-            action: (time, env, agent, act_dim), not clamped to the box.
-            past: what was known before.
+            action: (time, env, agent, act_dim), not clamped.
+            past: hidden states before the window, and its episode starts.
         """
         out, _ = self.unroll(obs, past)
         return self._log_density(out, action, None), self._entropy_of(out)
@@ -84,10 +85,9 @@ class RecurrentActor(Actor):
 
 
 class RecurrentPolicy:
-    """A policy with memory of the episodes of one env; to be asked once per step of it.
+    """A recurrent policy with the hidden states of one env; call it once per step of that env.
 
-    It knows of episodes that end by the env's `episode_start`; that an env was put back
-    (`set_state`) it does not know.
+    Hidden states are reset at the env's `episode_start`, but not by `set_state`.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class RecurrentPolicy:
         noise: Tensor | None = None,
         hidden: Tensor | None = None,
     ) -> None:
-        """Remember nothing yet, or go on.
+        """Start from initial or given hidden states.
 
         Args:
             actor: the policy.
-            env: whose `episode_start` says where to forget.
-            noise: (time, env, agent, act_dim) of one window, whose actions may leave the box; None
-                acts deterministically and in the box.
-            hidden: (env, agent, memory) to go on from; None for nothing.
+            env: its `episode_start` resets hidden states.
+            noise: (time, env, agent, act_dim) of one window, with actions not clamped; None acts
+                deterministically, with clamped actions.
+            hidden: (env, agent, gru_size) to continue from; None for the initial ones.
         """
         self.actor, self.env, self.noise = actor, env, noise
         self.hidden = actor.nothing(env.num_envs) if hidden is None else hidden
@@ -116,13 +116,13 @@ class RecurrentPolicy:
         """Act on the env's current observation, (env, agent, obs_dim).
 
         Raises:
-            UsageError: the observation is of another shape than this env's.
+            UsageError: the observation's shape is not this env's.
         """
         env = self.env
         needed = (env.num_envs, env.num_agents, env.obs_dim)
         if tuple(obs.shape) != needed:
             raise UsageError(
-                f"obs has the shape {tuple(obs.shape)}, but this policy remembers the episodes of "
+                f"obs has the shape {tuple(obs.shape)}, but this policy keeps hidden states for "
                 f"an env with (env, agent, obs_dim) = {needed}; give that env's current_obs"
             )
         noise = None if self.noise is None else self.noise[self.step]

@@ -96,7 +96,7 @@ def test_many_observations_are_taken_in_parts(monkeypatch):
     policy, obs = actor(architecture="hyper-mlp"), torch.randn(ENVS, AGENTS, OBS)
     whole = policy_diversity(policy, obs)
     monkeypatch.setattr(
-        "diffsurrogate.actor_critic.diversity._ENTRIES", 4 * AGENTS * AGENTS * 2
+        "diffsurrogate.actor_critic.diversity._CHUNK", 4 * AGENTS * AGENTS * 2
     )  # 4 of 21
     assert policy_diversity(policy, obs) == pytest.approx(whole, rel=1e-5)
 
@@ -116,7 +116,7 @@ def test_a_dico_policy_has_the_diversity_it_was_given():
     ],
 )
 def test_agents_that_see_each_other_have_no_diversity(net):
-    with pytest.raises(UsageError, match="hear of the others"):
+    with pytest.raises(UsageError, match="see the others' features"):
         policy_diversity(actor(**net), torch.randn(ENVS, AGENTS, OBS))
 
 
@@ -124,7 +124,7 @@ def test_agents_that_see_what_others_did_have_no_diversity():
     env = make("games/specialisation", num_envs=ENVS, n_agents=AGENTS)
     net = NetConfig(architecture="separate", hidden=(8,))
     policy = build_actor(ActorConfig(net=net, order="listed"), env)
-    with pytest.raises(UsageError, match="what those before did"):
+    with pytest.raises(UsageError, match="see earlier agents' actions"):
         policy_diversity(policy, env.reset(seed=0)[0])
     alone = build_actor(ActorConfig(net=net, order="listed", conditioning="none"), env)
     assert policy_diversity(alone, env.reset(seed=0)[0]) > 0

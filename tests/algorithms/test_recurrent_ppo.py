@@ -217,7 +217,7 @@ def test_predict_without_a_hidden_state_is_refused():
     for ask in (agent.predict, agent.actor, lambda obs: agent.actor.log_prob(obs, obs[..., :2])):
         with pytest.raises(UsageError, match=r"policy\(env\)"):
             ask(obs)
-    with pytest.raises(UsageError, match="all they saw before"):
+    with pytest.raises(UsageError, match="depends on earlier observations"):
         policy_diversity(agent.predictor, obs)
     with pytest.raises(UsageError, match="give that env's current_obs"):
         agent.policy(Reach(num_envs=2))(obs)

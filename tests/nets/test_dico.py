@@ -165,7 +165,7 @@ def test_what_has_no_diversity_is_refused():
     with pytest.raises(UsageError, match="there is 1"):
         build_net(config, 1, OBS, OUT)
     box = torch.zeros(AGENTS, OUT), torch.ones(AGENTS, OUT)
-    with pytest.raises(UsageError, match=r"actions here are choices; use hyper-mlp.*agent_id"):
+    with pytest.raises(UsageError, match=r"actions here are discrete; use hyper-mlp.*agent_id"):
         Actor(ActorConfig(net=config), AGENTS, OBS, *box, discrete=True)
     with pytest.raises(UsageError, match="diversity"):
         NetConfig(architecture="dico", diversity=-1.0)
