@@ -1,1 +1,1 @@
-"""The models learned beside an env."""
+"""The models learned for an env: dynamics, reward and termination."""

@@ -1,8 +1,8 @@
-r"""The action world model: a start state and actions in, the states they lead to out.
+r"""The action world model (AWM): predicts states from a start state and a sequence of actions.
 
-$F_\theta(s_0, a_1, \dots, a_h) \to \hat s_1, \dots, \hat s_h$ is not recursive: $\hat s_i$ sees
-$s_0$ and $a_1 \dots a_i$ and never another prediction, so the gradient from any state back to any
-action is a few layers long, not $h$ steps (Ma et al., ICML 2024; with many agents: SHAC++,
+$F_\theta(s_0, a_1, \dots, a_h) \to \hat s_1, \dots, \hat s_h$ is not recursive: $\hat s_i$ depends
+on $s_0$ and $a_1 \dots a_i$ and on no other prediction, so gradients from a state to an action pass
+a few layers instead of up to $h$ steps (Ma et al., ICML 2024; with several agents: SHAC++,
 Bertolotti et al., ECAI 2025). The attention pattern is in `surrogates.structured_attention`.
 """
 
@@ -23,14 +23,14 @@ from diffsurrogate.surrogates.dynamics import Batch, LearnedDynamics
 from diffsurrogate.surrogates.structured_attention import StructuredLayer
 
 OBS_FLOOR = 0.1
-"""Least standard deviation of an observation feature."""
+"""Smallest standard deviation of an observation feature."""
 CHANGE_FLOOR = 0.03
-"""Least scale of a change; both are for worlds measured in ones, not thousandths."""
+"""Smallest scale of a change; both floors assume observations of order 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionWorldModelConfig:
-    """Size of the model and what it predicts."""
+    """Size, target and minibatches of an action world model."""
 
     width: int = 64
     """Features of a token."""
@@ -41,22 +41,23 @@ class ActionWorldModelConfig:
     feedforward: int = 128
     """Hidden width of each layer's MLP: 128 in the paper, 512 in its released code."""
     max_horizon: int = 32
-    """Longest sequence of actions."""
+    """Longest sequence of actions, in steps."""
     predict: Literal["change", "absolute"] = "change"
-    """The change since s_0 (a new model: nothing moves), or the state itself (the paper)."""
+    """change: the difference from s_0; a new model predicts no change. absolute: the state itself
+    (the paper)."""
     normalise: bool = True
-    """Scale inputs and outputs by the statistics of the data; False leaves both as they are."""
+    """Scale inputs and outputs by the statistics of the data; the paper does not."""
     chunk: int = 48
-    """Trajectories at a time on a CPU, where what they need then stays in cache: 1.05 to 1.2 times
-    as fast as all at once, forward and backward (512 trajectories, 1 or 3 agents, 1 thread)."""
+    """Trajectories processed at a time on a CPU, so that activations fit its cache: 1.05 to 1.2
+    times as fast as all at once (512 trajectories, 1 or 3 agents, 1 thread)."""
     batch_size: int = 128
-    """Trajectories of a minibatch."""
+    """Trajectories per minibatch."""
     trajectories: int | None = None
-    """Trajectories that each bin of the replay holds; None for as many as hold the transitions of a
-    step model's."""
+    """Trajectories per bin of the replay buffer; None for as many as hold the transitions of
+    `SurrogateConfig.capacity`."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Validate the options."""
         require_choices(self)
         for name in ("width", "heads", "layers", "feedforward", "max_horizon", "chunk"):
             if getattr(self, name) < 1:
@@ -72,18 +73,18 @@ class ActionWorldModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KVCache:
-    """What `ActionWorldModel.step` needs of the past; a value: nothing changes it in place.
+    """Keys and values of past tokens for `ActionWorldModel.step`; never changed in place.
 
-    Slots are the tokens entered so far, oldest first. An env sees only its last `step + 1`: its
-    state token and the actions since.
+    Slots are tokens, oldest first. An env attends to its last `step + 1` slots only: its state
+    token and the actions since.
     """
 
     start: Float[Tensor, "env agent obs_dim"]
-    """The state where each env's trajectory began."""
+    """The initial state of each env's trajectory."""
     step: Int[Tensor, " env"]
-    """Actions since then."""
+    """Number of actions since then."""
     longest: int
-    """The largest of `step`, known without reading a tensor."""
+    """The largest of `step`, as an int."""
     keys: tuple[Float[Tensor, "env agent head slot dim"], ...]
     """One tensor per layer."""
     values: tuple[Float[Tensor, "env agent head slot dim"], ...]
@@ -93,16 +94,16 @@ class KVCache:
 class ActionWorldModel(LearnedDynamics):
     r"""$\hat s_i = s_0 + \sigma_i \odot f_\theta(s_0, a_1, \dots, a_i)$ for all agents at once.
 
-    $\sigma_i$ is the size of changes over $i$ steps, because they grow with $i$; the last layer
-    starts at zero, so a new model says that nothing moves. With `predict="absolute"`,
-    $\hat s_i = \mu + \sigma f_\theta$ as in the paper ($\mu = 0, \sigma = 1$ unless normalised).
+    $\sigma_i$ is the scale of changes over $i$ steps; the last layer starts at zero, so a new model
+    predicts no change. With `predict="absolute"`, $\hat s_i = \mu + \sigma f_\theta$ as in the
+    paper ($\mu = 0, \sigma = 1$ unless normalised).
 
-    Agents are told apart by what they see and do, never by a number: permuting them permutes the
-    predictions, and the model takes any number of them.
+    The model is permutation-equivariant over agents, has no agent ids and takes any number of
+    agents.
 
-    Two forms give the same numbers and gradients: `forward` for a whole window, and `begin`,
-    `step`, `restart` one step at a time. Freeze the weights (`requires_grad_(False)`) when only
-    gradients of the actions are wanted: 1.1 to 1.3 times as fast.
+    `forward` for a whole window, and `begin`, `step`, `restart` step by step, give the same values
+    and gradients. Freeze the weights (`requires_grad_(False)`) if only gradients of the actions are
+    needed: 1.1 to 1.3 times as fast.
     """
 
     from_start = True
@@ -116,8 +117,8 @@ class ActionWorldModel(LearnedDynamics):
         """Build; unless `predict="absolute"`, the last layer is zero.
 
         Args:
-            config: size of the model and what it predicts.
-            agents: not needed, as any number will do; here because every model is built alike.
+            config: size and target of the model.
+            agents: unused; all models have the same signature.
             obs_dim: features of one agent's observation.
             act_dim: features of one agent's action.
         """
@@ -145,7 +146,7 @@ class ActionWorldModel(LearnedDynamics):
         obs0: Float[Tensor, "batch agent obs_dim"],
         actions: Float[Tensor, "batch time agent act_dim"],
     ) -> Float[Tensor, "batch time agent obs_dim"]:
-        """Predict the states after each action.
+        """Predict the state after each action.
 
         Raises:
             UsageError: there are more actions than `max_horizon`.
@@ -175,12 +176,12 @@ class ActionWorldModel(LearnedDynamics):
     def step(
         self, carry: KVCache, obs: Tensor, action: Float[Tensor, "env agent act_dim"]
     ) -> tuple[Float[Tensor, "env agent obs_dim"], KVCache]:
-        """Predict the states after one more action; `obs` does not matter.
+        """Predict the state after one more action, and return the carry of the next call.
 
-        The returned carry, not the one given, is the past of the next call.
+        `obs` is ignored.
 
         Raises:
-            UsageError: an env has had `max_horizon` actions since its trajectory began.
+            UsageError: an env's trajectory would be longer than `max_horizon`.
         """
         self._check_horizon(carry.longest + 1)
         memory = replace(carry, step=carry.step + 1, longest=carry.longest + 1)
@@ -197,8 +198,7 @@ class ActionWorldModel(LearnedDynamics):
     ) -> KVCache:
         """Start a new trajectory at `obs` in the envs where `mask` is set; the others go on.
 
-        A restarted env's newest slot, which it will never look at again, receives the new state
-        token: restarts make no slots.
+        The new state token replaces a restarted env's newest slot, so that restarts add no slots.
         """
         fresh = self.begin(obs[mask])
         step = carry.step.masked_fill(mask, 0)
@@ -218,12 +218,12 @@ class ActionWorldModel(LearnedDynamics):
     # --- learning ----------------------------------------------------------------------------
 
     def predict(self, window: Window, action: Tensor) -> Tensor:
-        """Return the observations after each action, from where trajectories of a window begin."""
+        """Predict all observations of a window from the first of each trajectory in it."""
         segments = Segments.of(window)
         return segments.scatter(self(segments.first(window.obs), segments.gather(action)))
 
     def items(self, window: Window, action: Tensor) -> Batch:
-        """Return whole trajectories, by their return."""
+        """Return whole trajectories, keyed by their return."""
         segments, longest = Segments.of(window), self.config.max_horizon
         reward = segments.gather(window.reward) * segments.valid.unsqueeze(-1)
         return {
@@ -235,17 +235,17 @@ class ActionWorldModel(LearnedDynamics):
         }
 
     def items_for(self, transitions: int) -> int:
-        """Return how many trajectories hold that many transitions, or what is configured."""
+        """Return the configured number of trajectories, or how many hold that many transitions."""
         return self.config.trajectories or max(1, transitions // self.config.max_horizon)
 
     def batch_size(self, transitions: int) -> int:
-        """Return the trajectories of a minibatch."""
+        """Return the number of trajectories per minibatch."""
         return self.config.batch_size
 
     def update_normaliser(
         self, obs: Tensor, next_obs: Tensor, draw: Callable[[int], Batch]
     ) -> None:
-        """Measure trajectories of the replay."""
+        """Set the statistics from trajectories of the replay buffer."""
         drawn = draw(2048)
         self.set_statistics(drawn["obs"], drawn["next_obs"], drawn["valid"])
 
@@ -263,15 +263,15 @@ class ActionWorldModel(LearnedDynamics):
         targets: Float[Tensor, "batch time agent obs_dim"],
         valid: Bool[Tensor, "batch time"],
     ) -> None:
-        r"""Measure the data: $\mu, \sigma$ of observations, and $\sigma_i = \|s_i - s_0\|_{rms}$.
+        r"""Set $\mu, \sigma$ of observations and $\sigma_i = \|s_i - s_0\|_{rms}$ from data.
 
-        Changes are measured from zero, not from their mean: zero is what a new model predicts, and
-        a steady drift must not come out as a huge target over a tiny scale. Statistics are shared
-        by agents. Steps that no trajectory reaches take the scale of the last one reached. With
-        `normalise=False` this does nothing.
+        Changes are measured about zero, not about their mean: a new model predicts zero, and a
+        steady drift must not become a huge target divided by a tiny scale. Statistics are shared by
+        agents. Steps no trajectory reaches get the scale of the last step reached. Does nothing
+        with `normalise=False`.
 
         Raises:
-            UsageError: nothing is valid, or there are more steps than `max_horizon`.
+            UsageError: no step is valid, or there are more steps than `max_horizon`.
         """
         cfg, (_, horizon, agents, _) = self.config, targets.shape
         if not cfg.normalise:
@@ -291,7 +291,7 @@ class ActionWorldModel(LearnedDynamics):
         self.change_scale.copy_(square.sqrt().clamp(min=CHANGE_FLOOR)[latest])
 
     def target_scale(self, horizon: int) -> Float[Tensor, "time obs_dim"]:
-        """Return what one unit of the network's output is worth, for steps 1 to `horizon`."""
+        """Return the scale of the network's output, for steps 1 to `horizon`."""
         if self.config.predict == "change":
             return self.change_scale[:horizon]
         return self.obs_std.expand(horizon, -1)
@@ -310,7 +310,7 @@ class ActionWorldModel(LearnedDynamics):
         return self.state_in((obs - self.obs_mean) / self.obs_std)
 
     def _enter(self, token: Tensor, memory: KVCache) -> tuple[Tensor, KVCache]:
-        """Run tokens (env, agent, width) through the layers and add them to the memory."""
+        """Run tokens (env, agent, width) through the layers and append them to the cache."""
         slots = torch.arange(memory.keys[0].shape[-2], device=token.device)
         valid = slots >= len(slots) - memory.step[:, None]
         keys, values = [], []
@@ -330,9 +330,9 @@ class ActionWorldModel(LearnedDynamics):
     def _check_horizon(self, horizon: int) -> None:
         if horizon > self.config.max_horizon:
             raise UsageError(
-                f"the action world model was asked for {horizon} steps from one start, but was "
-                f"made for max_horizon={self.config.max_horizon}; call detach() or restart() to "
-                f"begin a new window sooner, or make the model with max_horizon={horizon}"
+                f"the action world model was asked for {horizon} steps from one start, but has "
+                f"max_horizon={self.config.max_horizon}; call detach() or restart() to begin a "
+                f"new window sooner, or make the model with max_horizon={horizon}"
             )
 
 
@@ -344,18 +344,18 @@ def trajectory_loss(
     valid: Bool[Tensor, "batch time"],
     entries: Bool[Tensor, " obs_dim"] | Bool[Tensor, "agent obs_dim"],
 ) -> Float[Tensor, ""]:
-    r"""Mean of $((\hat s_i - s_i) / \sigma_i)^2$ over what is valid: the paper's L^F, normalised.
+    r"""Mean of $((\hat s_i - s_i) / \sigma_i)^2$ over valid steps: the paper's L^F, normalised.
 
-    1 is the loss of a model that says that nothing moves, on the data of its statistics (with the
-    default `predict="change"` and no scale at its floor).
+    Predicting no change has a loss of 1 on the data of the statistics (with the default
+    `predict="change"` and no scale at its floor).
 
     Args:
-        model: what predicts.
-        obs0: the states where trajectories begin.
+        model: the action world model.
+        obs0: initial states of trajectories.
         actions: a_1 to a_h.
-        targets: s_1 to s_h as they were.
-        valid: False for steps after the end of an episode, whose numbers are never used.
-        entries: True for continuous entries; flags and padding are left out.
+        targets: s_1 to s_h.
+        valid: False for steps after the end of an episode, which are ignored.
+        entries: True for continuous features; flags and padding are ignored.
     """
     error = (model(obs0, actions) - targets) / model.target_scale(actions.shape[1])[:, None]
     used = valid[..., None, None] & entries

@@ -1,4 +1,4 @@
-"""Which gradient is learned, by which models, with what budget."""
+"""Configuration of the learned models: gradient estimator, models and training budget."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,47 +12,48 @@ from diffsurrogate.surrogates.step_model import StepModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateConfig:
-    """Which gradient is learned, by which models, with what budget."""
+    """Gradient estimator, models and training budget."""
 
     anchor: Literal["real", "predicted"] = "real"
-    """real: models, reward and value are differentiated at the simulator's states. predicted: at
-    the model's own predictions (the paper)."""
+    """Where models, reward and value are differentiated. real: at the simulator's states.
+    predicted: at the model's predictions (the paper)."""
     loop: Literal["closed", "open"] = "closed"
-    """closed: the policy's dependence on later observations is differentiated, as on a real
-    simulator. open: actions only (the paper)."""
+    """closed: gradients also pass through the policy's dependence on later observations, as on a
+    differentiable simulator. open: through actions only (the paper)."""
     adjoint_clip: float | None = None
-    """Largest gradient that may arrive at one env's state along a window, in medians over the envs;
-    None for no limit. A closed loop of policy and model can be chaotic: then few envs drown the
-    others' gradient. Of learned dynamics: a simulator's own gradient is taken as it is."""
+    """Adjoint clipping: largest gradient norm with respect to one env's state at a step, in medians
+    over envs, such as 10; None for no limit. Applies to learned dynamics only. Limits the influence
+    of a few envs with chaotic gradients."""
     reward: RewardConfig = field(default_factory=RewardConfig)
+    """The reward model."""
     dynamics: StepModelConfig | ActionWorldModelConfig = field(default_factory=StepModelConfig)
-    """A one-step residual model, chained along the window; or the paper's action world model, from
-    the first state and all actions at once."""
+    """A one-step residual model, chained along the window; or the paper's action world model, which
+    predicts from the first state and all actions."""
     termination: bool = False
-    """Learn the probability of termination and let it carry a gradient to all that comes after."""
+    """Learn the probability of termination, and let it pass a gradient to later rewards."""
     mixup_weight: float = 1.0
-    """Weight of the demand that reward, step and termination model be linear in each agent's
-    choice, where actions are choices: a gradient through a choice is the slope between them."""
+    """Weight of the mixup consistency loss of reward, step and termination models, with discrete
+    actions only: it makes predictions linear between actions; 0 for none."""
     lr: float = 3e-3
     """Adam's learning rate of all models."""
     max_grad_norm: float = 1.0
     """Gradients of a minibatch are clipped to this norm."""
     minibatches: int = 8
-    """Minibatches per update, for each model."""
+    """Minibatches per round of training, for each model."""
     batch_size: int = 512
-    """Transitions of a minibatch."""
+    """Transitions per minibatch."""
     capacity: int = 20_000
-    """Transitions each bin of the reward cache holds; the dynamics cache holds twice as many, as
-    transitions or in trajectories, shared out among its bins."""
+    """Transitions per bin of the reward replay buffer. The dynamics replay buffer holds twice as
+    many over all bins."""
     reward_bins: int = 9
-    """Bins of the reward cache, by reward."""
+    """Bins of the reward replay buffer, by reward."""
     reward_balance: float = 0.5
-    """Share of a minibatch spread evenly over the occupied bins: rare rewards need it, dense ones
-    are learned best as they come."""
+    """Share of a minibatch drawn evenly from the occupied bins, in [0, 1]; the rest is uniform.
+    Higher for rare rewards, 0 for dense ones."""
     dynamics_bins: int = 1
-    """Bins of the dynamics cache, by reward; 1 keeps the newest data whatever they paid."""
+    """Bins of the dynamics replay buffer, by reward; 1 keeps the newest data."""
     fit_every: int = 1
-    """Updates between two rounds of training."""
+    """Updates per round of training."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -66,11 +67,11 @@ class SurrogateConfig:
 
     @classmethod
     def paper(cls, agents: int) -> "SurrogateConfig":
-        """Return the architecture, budget and estimator of SHAC++ (its tables 3 and section 3).
+        """Return the models, budget and estimator of SHAC++ (its table 3 and section 3).
 
-        The reward model sees (s, a, s'), nets are retrained every 10 windows, from caches in 9
-        (reward) and 25 (world) bins. The reward cache holds the paper's 30,000 items; the world's
-        30,000 trajectories are 960,000 transitions of a window of 32.
+        The reward model sees (s, a, s'); models are trained every 10 windows, from replay buffers
+        with 9 (reward) and 25 (dynamics) bins. The reward buffer holds the paper's 30,000 items,
+        the dynamics buffer 30,000 trajectories: 960,000 transitions with windows of 32 steps.
         """
         hidden = NetConfig(hidden=(32 * agents,) * 2, activation="relu")
         return cls(

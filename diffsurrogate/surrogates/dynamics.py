@@ -1,4 +1,4 @@
-"""What every model of the dynamics can do, whatever it is made of."""
+"""The interface of dynamics models, and a wrapper for ready-made modules."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,25 +14,25 @@ Batch = dict[str, Tensor]
 class DynamicsModel(nn.Module, ABC):
     """Predicts observations from actions, step by step or a window at a time.
 
-    A carry is what a model keeps from step to step besides the state; None if it keeps nothing.
+    A carry is a model's internal state between steps; None if it has none.
     """
 
     from_start: ClassVar[bool] = False
-    """Whether predictions depend on where a trajectory began and all actions since, instead of on
-    the step before."""
+    """Whether predictions depend on the initial state of a trajectory and all actions since, rather
+    than on the previous step."""
     max_horizon: int | None = None
-    """Longest trajectory that can be predicted; None for any."""
+    """Longest trajectory that can be predicted, in steps; None for any."""
 
     @abstractmethod
     def begin(self, obs: Tensor) -> Any:
-        """Return the carry of trajectories that begin at `obs` (env, agent, obs_dim)."""
+        """Return the initial carry of trajectories from `obs` (env, agent, obs_dim)."""
 
     @abstractmethod
     def step(self, carry: Any, obs: Tensor, action: Tensor) -> tuple[Tensor, Any]:
-        """Return the next observation (env, agent, obs_dim) and the carry.
+        """Return the next observation (env, agent, obs_dim) and the next carry.
 
         Args:
-            carry: of the step before.
+            carry: of the previous step.
             obs: (env, agent, obs_dim).
             action: (env, agent, act_dim).
         """
@@ -46,17 +46,18 @@ class DynamicsModel(nn.Module, ABC):
         """Return the next observations (time, env, agent, obs_dim) of a window.
 
         Args:
-            window: whose observations, or first ones of each trajectory, predictions start from.
-            action: (time, env, agent, act_dim), as the model takes actions.
+            window: predictions start from its observations, or from the first one of each
+                trajectory.
+            action: (time, env, agent, act_dim), in the model's units.
         """
 
 
 class LearnedDynamics(DynamicsModel):
-    """A model of ours, which learns from a replay of windows; actions are normalised."""
+    """A model trained from a replay buffer; its actions are normalised."""
 
     @abstractmethod
     def items(self, window: Window, action: Tensor) -> Batch:
-        """Return what the replay keeps of a window, by item; `key` is what its bins are of."""
+        """Return a window's items for the replay buffer; `key` determines their bins."""
 
     @abstractmethod
     def items_for(self, transitions: int) -> int:
@@ -64,21 +65,21 @@ class LearnedDynamics(DynamicsModel):
 
     @abstractmethod
     def batch_size(self, transitions: int) -> int:
-        """Return the items of a minibatch, where models of steps take that many transitions."""
+        """Return the number of items per minibatch, given the number of transitions."""
 
     @abstractmethod
     def loss(self, batch: Batch, continuous: Tensor) -> Tensor:
-        """Return the mean squared error on a minibatch, in units of the changes' deviation.
+        """Return the mean squared error on a minibatch, in units of the changes' scale.
 
         Args:
-            batch: items of the replay.
-            continuous: (agent, obs_dim) bool, the features that count.
+            batch: items of the replay buffer.
+            continuous: (agent, obs_dim) bool, the features to predict.
         """
 
     def response(self, batch: Batch, continuous: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """Return what maps actions (n × batch) to scaled predictions; None if nothing does.
+        """Return a function from actions (n × batch) to scaled predictions, for `mixup_loss`.
 
-        Discrete actions hold it to be linear between two of them (`mixup_loss`).
+        None if the model has none.
         """
         return None
 
@@ -86,40 +87,40 @@ class LearnedDynamics(DynamicsModel):
     def update_normaliser(
         self, obs: Tensor, next_obs: Tensor, draw: Callable[[int], Batch]
     ) -> None:
-        """Measure the data.
+        """Update the normalisation statistics.
 
         Args:
             obs: (step, agent, obs_dim) of the latest window.
             next_obs: (step, agent, obs_dim).
-            draw: returns that many items of the replay.
+            draw: samples that many items of the replay buffer.
         """
 
     def evaluate(self, window: Window, action: Tensor) -> None:
-        """Learn from a window not trained on how far predictions can be trusted."""
+        """Update estimates of the model's accuracy from a window not trained on."""
 
 
 def repeat_to(rows: Tensor, action: Tensor) -> Tensor:
-    """Repeat rows until there are as many as of the actions, which mixup stacks."""
+    """Repeat a batch to the number of actions, which `mixup_loss` stacks."""
     return rows.repeat(len(action) // len(rows), *[1] * (rows.dim() - 1))
 
 
 class GivenDynamics(DynamicsModel):
-    """A ready module of (obs, action), whose weights stay as they are."""
+    """A ready-made module of (obs, action), which is not trained."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Take the module; its actions are those of the env."""
+        """Wrap the module; its actions are in the env's units."""
         super().__init__()
         self.module = module
 
     def begin(self, obs: Tensor) -> None:
-        """Return nothing."""
+        """Return no carry."""
 
     def step(self, carry: None, obs: Tensor, action: Tensor) -> tuple[Tensor, None]:
         """Return the module's next observation."""
         return self.module(obs, action), None
 
     def restart(self, carry: None, mask: Tensor, obs: Tensor) -> None:
-        """Return nothing."""
+        """Return no carry."""
 
     def predict(self, window: Window, action: Tensor) -> Tensor:
         """Return the module's next observations."""
@@ -128,6 +129,6 @@ class GivenDynamics(DynamicsModel):
 
 
 OBS_FLOOR = 0.02
-"""Smallest standard deviation an observation feature is normalised by."""
+"""Smallest standard deviation used to normalise an observation feature."""
 CHANGE_FLOOR = 0.003
-"""Smallest standard deviation a change of a feature is measured in."""
+"""Smallest standard deviation used to normalise the change of a feature."""

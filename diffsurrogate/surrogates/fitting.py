@@ -1,4 +1,4 @@
-"""The learned models beside an env, their caches, their training budget and their errors."""
+"""The learned models of an env, their replay buffers, training and errors."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
 
 class Surrogates(nn.Module):
-    """Reward model, dynamics model and termination head of one env, and all they learn from."""
+    """Reward, dynamics and termination models of one env, with their replay buffers."""
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class Surrogates(nn.Module):
         continuous: Tensor | None = None,
         seed: int = 0,
     ) -> None:
-        """Build what is to be learned.
+        """Build the models.
 
         Args:
-            config: models and budget.
+            config: models and training budget.
             obs_dim: features of one agent's observation.
             action_space: of all agents.
-            reward: True to learn, False for none, or a ready module of (obs, action, next_obs).
-            dynamics: likewise; a ready module maps (obs, action) to the next observation, or is
-                an `ActionWorldModel`.
-            continuous: (agent, obs_dim) bool, where a gradient may pass; found out if None.
+            reward: True to learn one, False for none, or a ready module of (obs, action, next_obs).
+            dynamics: likewise; a ready module maps (obs, action) to the next observation, or is a
+                `DynamicsModel`.
+            continuous: (agent, obs_dim) bool, the features a gradient may pass; detected if None.
             seed: of initial weights and minibatches.
         """
         super().__init__()
@@ -66,7 +66,7 @@ class Surrogates(nn.Module):
             self.termination = TerminationModel(config.reward.net, *sizes)
         self.to(low.device)
         for module in (*self._trained().values(), self.termination):
-            module.requires_grad_(False)  # but for a module of the user's: that stays as it is
+            module.requires_grad_(False)  # a user's module stays unchanged
         self.generator = torch.Generator().manual_seed(derive_seed(seed, "model minibatches"))
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), lr=config.lr, fused=True)
@@ -87,11 +87,11 @@ class Surrogates(nn.Module):
     # --- models ------------------------------------------------------------------------------
 
     def dynamics_action(self, action: Tensor) -> Tensor:
-        """Return actions, already in their bounds, as the dynamics model takes them."""
+        """Return actions, already within their bounds, in the dynamics model's units."""
         return self.action_space.normalise(action) if self.own_dynamics else action
 
     def predict_reward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-        """Return modelled rewards `(*batch, agent)` of actions in the box."""
+        """Return predicted rewards `(*batch, agent)` for actions within their bounds."""
         assert self.reward is not None
         if not self.own_reward:
             ready: Tensor = self.reward(obs, action, next_obs)
@@ -100,23 +100,23 @@ class Surrogates(nn.Module):
         return out
 
     def predict_continuation(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Return the modelled probability that the episode goes on, `(*batch,)`."""
+        """Return the predicted probability that the episode continues, `(*batch,)`."""
         return torch.sigmoid(-self.termination(obs, self.action_space.normalise(action)))
 
     # --- training ------------------------------------------------------------------------------
 
     def fit(self, window: Window) -> dict[str, float]:
-        """Measure the errors on a window not seen before, then learn from it and from the caches.
+        """Measure the errors on a new window, then store it and train from the replay buffers.
 
         Returns:
-            reward_error and dynamics_error (mean squared error over the variance of the target:
-            0 is perfect, 1 is no better than the mean), termination_error (cross-entropy, nats),
-            cache sizes, and the training losses.
+            reward_error and dynamics_error (fraction of variance unexplained: 0 is perfect, 1 no
+            better than the mean), termination_error (cross-entropy in nats), buffer sizes, and
+            training losses.
         """
         window = window.detach()
-        report = self._unseen(some_envs(window)) if self.fits else {}
+        report = self._evaluate(some_envs(window)) if self.fits else {}
         self.store(window)
-        if not self._has_data():
+        if not self._can_train():
             return report
         self.fits += 1
         if self.fits % self.config.fit_every == 0:
@@ -125,7 +125,7 @@ class Surrogates(nn.Module):
 
     @torch.no_grad()
     def store(self, window: Window) -> None:
-        """Put a window into the caches and the statistics."""
+        """Add a window to the replay buffers and the statistics."""
         action = self.action_space.executed(window.action)
         flat = {
             "obs": window.obs.flatten(0, 1),
@@ -140,18 +140,18 @@ class Surrogates(nn.Module):
             self.transition_buffer.add(flat["reward"].sum(-1), flat)
         if self.own_dynamics:
             normalised = self.action_space.normalise(action)
-            kept = finite_items(self._learned_dynamics.items(window, normalised))
-            self.dynamics_buffer.add(kept.pop("key"), kept)
+            items = finite_items(self._learned_dynamics.items(window, normalised))
+            self.dynamics_buffer.add(items.pop("key"), items)
         if self.config.termination:
             self.terminations_seen += int(flat["terminated"].sum())
             self.steps_seen += len(flat["terminated"])
-            kept = {"obs": flat["obs"], "action": flat["action"], "terminated": flat["terminated"]}
-            self.termination_buffer.add(kept["terminated"], kept)
-        if self._has_data():
+            items = {name: flat[name] for name in ("obs", "action", "terminated")}
+            self.termination_buffer.add(items["terminated"], items)
+        if self._can_train():
             self._update_statistics(flat)
 
     def train_models(self, minibatches: int) -> dict[str, float]:
-        """Train each model on `minibatches` minibatches from its cache; return mean losses."""
+        """Train each model on `minibatches` minibatches from its buffer; return mean losses."""
         losses = {name: 0.0 for name in self.optimisers}
         for name, optimiser in self.optimisers.items():
             module = self._trained()[name]
@@ -173,7 +173,7 @@ class Surrogates(nn.Module):
 
     @torch.no_grad()
     def held_out_errors(self, window: Window) -> dict[str, float]:
-        """Return the models' errors on a window; honest only if it was not trained on."""
+        """Return the models' errors on a window, which should not have been trained on."""
         action = self.action_space.executed(window.action)
         report = {
             "cached_transitions": float(len(self.transition_buffer)),
@@ -194,7 +194,7 @@ class Surrogates(nn.Module):
     # --- saving ----------------------------------------------------------------------------------
 
     def training_state(self) -> dict[str, Any]:
-        """Return caches, optimisers, counters and randomness (weights are in `state_dict`)."""
+        """Return buffers, optimisers, counters and random state (weights are in `state_dict`)."""
         return {
             "optimisers": {name: opt.state_dict() for name, opt in self.optimisers.items()},
             "transition_buffer": self.transition_buffer.state_dict(),
@@ -208,29 +208,30 @@ class Surrogates(nn.Module):
         }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        """Continue training where `training_state` was taken."""
+        """Restore what `training_state` returned."""
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(copy.deepcopy(state["optimisers"][name]))  # it would share
+            # a copy, as Adam would share the tensors
+            optimiser.load_state_dict(copy.deepcopy(state["optimisers"][name]))
         self.transition_buffer.load_state_dict(state["transition_buffer"])
         self.dynamics_buffer.load_state_dict(state["dynamics_buffer"])
         self.termination_buffer.load_state_dict(state["termination_buffer"])
-        self.generator.set_state(state["generator"].cpu())  # a load may map it to a GPU
+        self.generator.set_state(state["generator"].cpu())  # loading may have moved it to a GPU
         self.fits = state["fits"]
         self.skipped = state["skipped"]
         self.terminations_seen = state["terminations_seen"]
         self.steps_seen = state["steps_seen"]
 
-    # --- inside ----------------------------------------------------------------------------------
+    # --- internals -------------------------------------------------------------------------------
 
-    def _unseen(self, window: Window) -> dict[str, float]:
-        """Return the errors on a window not seen before, which also tell what may be trusted."""
+    def _evaluate(self, window: Window) -> dict[str, float]:
+        """Return the errors on a new window, and update the dynamics model's R²."""
         if self.own_dynamics:
             action = self.action_space.executed(window.action)
             self._learned_dynamics.evaluate(window, self.action_space.normalise(action))
         return self.held_out_errors(window)
 
     def _trained(self) -> dict[str, nn.Module]:
-        """Return the models of ours that learn, by name."""
+        """Return the models to train, by name."""
         models: dict[str, nn.Module] = {}
         if self.own_reward and self.reward is not None:
             models["reward"] = self.reward
@@ -240,10 +241,10 @@ class Surrogates(nn.Module):
             models["termination"] = self.termination
         return models
 
-    def _has_data(self) -> bool:
-        """Return whether every cache that a model learns from holds anything."""
-        caches = {"reward": self.transition_buffer, "dynamics": self.dynamics_buffer}
-        return all(len(caches[name]) > 0 for name in self._trained() if name in caches)
+    def _can_train(self) -> bool:
+        """Return whether every replay buffer in use has data."""
+        buffers = {"reward": self.transition_buffer, "dynamics": self.dynamics_buffer}
+        return all(len(buffers[name]) > 0 for name in self._trained() if name in buffers)
 
     def _rewards(self) -> dict[str, Tensor]:
         size, balance = self.config.batch_size, self.config.reward_balance
@@ -292,25 +293,25 @@ class Surrogates(nn.Module):
         return cast(LearnedDynamics, self.dynamics)
 
 
-def _model(choice: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool]:
-    """Return the model and whether it is ours to train.
+def _model(given: bool | nn.Module, build: Any) -> tuple[nn.Module | None, bool]:
+    """Return the model and whether it is trained here.
 
     Raises:
-        UsageError: the choice is neither a bool nor a module.
+        UsageError: `given` is neither a bool nor a module.
     """
-    if not isinstance(choice, bool | nn.Module):
+    if not isinstance(given, bool | nn.Module):
         raise UsageError(
-            f"a model is chosen by {choice!r}; give True to learn one, False for the env's own "
+            f"a model is chosen by {given!r}; give True to learn one, False for the env's native "
             "gradient, or a torch module"
         )
-    if isinstance(choice, nn.Module):
-        return choice, False
-    return (build(), True) if choice else (None, False)
+    if isinstance(given, nn.Module):
+        return given, False
+    return (build(), True) if given else (None, False)
 
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[None]:
-    """Let weights require a gradient only in training; the policy's pass is cheaper without."""
+    """Let weights require a gradient in training only: the policy's backward pass is cheaper."""
     module.requires_grad_(True)
     try:
         yield
@@ -321,35 +322,35 @@ def _trainable(module: nn.Module) -> Iterator[None]:
 def build_dynamics(
     config: StepModelConfig | ActionWorldModelConfig, agents: int, obs_dim: int, act_dim: int
 ) -> LearnedDynamics:
-    """Return the model that a configuration describes."""
+    """Build the configured dynamics model."""
     if isinstance(config, ActionWorldModelConfig):
         return ActionWorldModel(config, agents, obs_dim, act_dim)
     return StepModel(config, agents, obs_dim, act_dim)
 
 
 def as_dynamics(module: nn.Module) -> DynamicsModel:
-    """Return a module as a model of the dynamics: itself, or one that maps (obs, action)."""
+    """Return a dynamics model unchanged, and any other module of (obs, action) wrapped."""
     return module if isinstance(module, DynamicsModel) else GivenDynamics(module)
 
 
 class ContinuousFeatures(nn.Module):
-    """Finds the observation entries that a gradient may pass through.
+    """Detects the observation features that a gradient may pass through.
 
-    Flags and one-hots are no function a model could differentiate; chained over a window, their
-    spurious slopes explode. An entry counts as discrete while every value seen of it is a whole
-    number, and as continuous for ever once one was not.
+    Flags and one-hots are not differentiable functions of the state, and their spurious Jacobians
+    explode along a window. A feature counts as discrete until it first takes a value that is not a
+    whole number.
     """
 
     seen: Tensor
     fixed: Tensor
 
     def __init__(self, agents: int, obs_dim: int, continuous: Tensor | None = None) -> None:
-        """Start with nothing known.
+        """Start with all features discrete.
 
         Args:
             agents: number of agents.
             obs_dim: features of one agent.
-            continuous: (agent, obs_dim) or (obs_dim,) bool, to say it instead of finding out.
+            continuous: (agent, obs_dim) or (obs_dim,) bool, given instead of detected.
         """
         super().__init__()
         self.register_buffer("seen", torch.zeros(agents, obs_dim, dtype=torch.bool))
@@ -365,12 +366,12 @@ class ContinuousFeatures(nn.Module):
 
     @property
     def mask(self) -> Tensor:
-        """(agent, obs_dim) bool: True where an entry is continuous."""
+        """(agent, obs_dim) bool: True for continuous features."""
         return self.seen
 
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
-        """Look at observations `(*any, agent, obs_dim)`."""
+        """Update the mask with observations `(*any, agent, obs_dim)`."""
         if bool(self.fixed) or bool(self.seen.all()):
             return
         rows = obs.reshape(-1, *self.seen.shape)
@@ -378,21 +379,24 @@ class ContinuousFeatures(nn.Module):
 
 
 def fvu(predicted: Tensor, target: Tensor) -> float:
-    """Return the mean squared error over the variance of the target; 0 where both vanish."""
+    """Return the fraction of variance unexplained: mean squared error over target variance.
+
+    If the target is constant, the mean squared error.
+    """
     variance = float(target.var(correction=0))
     error = float((predicted - target).square().mean())
     return error / variance if variance > 1e-12 else error
 
 
 def fvu_by_feature(predicted: Tensor, window: Window, continuous: Tensor) -> Tensor:
-    """Return the unexplained share of the changes of each entry (agent, obs_dim).
+    """Return the unexplained fraction of each feature's mean squared change: (agent, obs_dim).
 
-    NaN where an entry does not move or does not count.
+    NaN for features that are constant or not continuous.
 
     Args:
         predicted: (time, env, agent, obs_dim), of `window.next_obs`.
-        window: what happened.
-        continuous: (agent, obs_dim) bool, the entries that count.
+        window: the observed steps.
+        continuous: (agent, obs_dim) bool, the features to include.
     """
     error = (predicted - window.next_obs).square().mean((0, 1))
     change = (window.next_obs - window.obs).square().mean((0, 1))
@@ -400,14 +404,14 @@ def fvu_by_feature(predicted: Tensor, window: Window, continuous: Tensor) -> Ten
 
 
 def fvu_of_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
-    """Return the mean of `fvu_by_feature` over those that move; 0 if none does."""
+    """Return the mean of `fvu_by_feature` over features that change; 0 if none does."""
     shares = fvu_by_feature(predicted, window, continuous)
     shares = shares[~shares.isnan()]
     return float(shares.mean()) if len(shares) else 0.0
 
 
 def some_envs(window: Window, envs: int = 32) -> Window:
-    """Return a few envs of a window: enough to measure an error on."""
+    """Return the first `envs` envs of a window, enough to estimate errors."""
     if window.reward.shape[1] <= envs:
         return window
     return window.each(lambda values: values[:, :envs])

@@ -1,4 +1,4 @@
-"""What is predicted of a step besides the next observation: reward and termination."""
+"""Reward and termination models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ RewardRange = Literal["bounded", "unbounded"]
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """A reward model and its inputs."""
+    """A reward model: network, inputs and output range."""
 
     net: NetConfig = field(
         default_factory=lambda: NetConfig(
@@ -28,27 +28,26 @@ class RewardConfig:
         )
     )
     inputs: RewardInputs = "s,a,change"
-    """change: s' - s in standard deviations of such changes, without features that only take whole
-    numbers. Many rewards are a plain function of it (a distance covered), which from s' itself is
-    the small difference of large numbers, and from s and a all of the dynamics. A reward that can
-    be read off a flag in s' ("eaten") fits perfectly and teaches nothing."""
+    """s: observation. a: action. s': next observation. change: s' - s of continuous features, in
+    standard deviations of such changes. Flags in s' can predict a reward perfectly and still pass
+    no useful gradient; change leaves them out."""
     range: RewardRange = "unbounded"
-    """unbounded: a regression. bounded: a logistic function between the least and the largest of 0
-    and the rewards seen, fitted by cross-entropy: flat wherever the reward is at either end, so
-    that the errors of a sparse reward's model do not drown the gradient of the value."""
+    """unbounded: regression by mean squared error. bounded: a sigmoid between the smallest and the
+    largest reward seen (or 0), fitted by cross-entropy; its gradient vanishes at both ends, which
+    suits sparse rewards."""
 
     def __post_init__(self) -> None:
         require_choices(self)
 
 
 class RewardModel(nn.Module):
-    r"""$R_\theta(s, a, s')$ of SHAC++ (section 3), normalised in and out."""
+    r"""$R_\theta(s, a, s')$ of SHAC++ (section 3), with normalised inputs and outputs."""
 
     low: Tensor
     high: Tensor
 
     def __init__(self, config: RewardConfig, agents: int, obs_dim: int, act_dim: int) -> None:
-        """Build; a new model answers the same everywhere."""
+        """Build; a new model's output is constant."""
         super().__init__()
         self.config = config
         more = 0 if config.inputs == "s,a" else obs_dim
@@ -61,7 +60,7 @@ class RewardModel(nn.Module):
         self.register_buffer("high", torch.tensor(0.0))
 
     def update_normaliser(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> None:
-        """Take in steps `(*any, agent, …)`: the scale of what goes in, the range of rewards."""
+        """Update the input statistics and the range of rewards with steps `(*any, agent, …)`."""
         self.obs_statistics.update(obs)
         self.obs_statistics.snapshot()
         if self.config.inputs == "s,a,change":
@@ -76,7 +75,7 @@ class RewardModel(nn.Module):
 
         Args:
             obs: (*batch, agent, obs_dim).
-            action: (*batch, agent, act_dim), in half boxes.
+            action: (*batch, agent, act_dim), normalised.
             next_obs: (*batch, agent, obs_dim), before any reset.
         """
         raw = self._net(obs, action, next_obs)
@@ -87,11 +86,11 @@ class RewardModel(nn.Module):
         return out
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the error of a minibatch."""
+        """Return the loss of a minibatch."""
         return self.error(batch["obs"], batch["action"], batch["next_obs"], batch["reward"])
 
     def response(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """Return what maps actions to rewards, in their deviations."""
+        """Return a function from actions to rewards, in their standard deviations."""
 
         def scaled(action: Tensor) -> Tensor:
             obs, next_obs = (repeat_to(batch[name], action) for name in ("obs", "next_obs"))
@@ -103,7 +102,7 @@ class RewardModel(nn.Module):
     def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
         """Return the mean squared error in units of the rewards' standard deviation.
 
-        With a bounded range: the cross-entropy, with the reward's place in the range as target.
+        With a bounded range: the cross-entropy with the reward's position in the range.
         """
         if self.config.range == "bounded":
             span = (self.high - self.low).clamp(min=1e-6)
@@ -126,26 +125,26 @@ class RewardModel(nn.Module):
 
 
 class TerminationModel(nn.Module):
-    """Logit that a step from s with a ends the episode by state: `(*batch,)`."""
+    """Logit that a step from s with a terminates the episode: `(*batch,)`."""
 
     def __init__(self, net: NetConfig, agents: int, obs_dim: int, act_dim: int) -> None:
-        """Build; the logit is the mean over agents of one output each."""
+        """Build; the logit is the mean of one output per agent."""
         super().__init__()
         self.net = build_net(net, agents, obs_dim + act_dim, 1, head_gain=0.0)
         self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Return the logit for obs `(*batch, agent, obs_dim)` and action in half boxes."""
+        """Return the logit for obs `(*batch, agent, obs_dim)` and normalised actions."""
         inputs = torch.cat([self.obs_statistics(obs), action], dim=-1)
         out: Tensor = self.net(inputs).squeeze(-1).mean(-1)
         return out
 
     def loss(self, batch: Batch, rate: float) -> Tensor:
-        """Return the cross-entropy, weighted as if both ends were drawn as often as they happen.
+        """Return the cross-entropy, reweighted from balanced sampling to the true frequencies.
 
         Args:
-            batch: with `terminated` (batch,), drawn evenly.
-            rate: share of steps that terminate.
+            batch: with `terminated` (batch,), sampled evenly from both classes.
+            rate: fraction of steps that terminate.
         """
         target = batch["terminated"]
         drawn = target.mean().clamp(0.01, 0.99)
@@ -154,5 +153,5 @@ class TerminationModel(nn.Module):
         return functional.binary_cross_entropy_with_logits(logit, target, weight)
 
     def response(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """Return what maps actions to the probability of termination."""
+        """Return a function from actions to the probability of termination."""
         return lambda action: torch.sigmoid(self(repeat_to(batch["obs"], action), action))

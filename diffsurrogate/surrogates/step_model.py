@@ -1,4 +1,4 @@
-"""One-step residual dynamics and the probability that a step ends the episode."""
+"""One-step residual dynamics, Fourier features and gradient attenuation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from diffsurrogate.surrogates.dynamics import (
 
 
 def fourier_features(x: Float[Tensor, "*b i"], num_frequencies: int) -> Float[Tensor, "*b o"]:
-    """Append sine and cosine of each feature at 1, 2, 4, ... radians per unit."""
+    """Append the sine and cosine of each feature at 1, 2, 4, ... radians per unit."""
     if num_frequencies == 0:
         return x
     angle = torch.cat([2.0**octave * x for octave in range(num_frequencies)], dim=-1)
@@ -30,7 +30,7 @@ def fourier_features(x: Float[Tensor, "*b i"], num_frequencies: int) -> Float[Te
 
 
 def fourier_dim(dim: int, num_frequencies: int) -> int:
-    """Return how many features `fourier_features` makes of `dim`."""
+    """Return the number of features `fourier_features` returns for `dim` features."""
     return dim * (1 + 2 * num_frequencies)
 
 
@@ -44,22 +44,21 @@ class StepModelConfig:
         )
     )
     num_frequencies: int = 0
-    """Fourier features (arXiv:2006.10739): sines and cosines of each observation feature, the first
-    of one radian per standard deviation, each next one of twice the frequency; 0 for none, 6 where
-    contact is a matter of a hundredth of a deviation."""
+    """Fourier features (arXiv:2006.10739) per observation feature, starting at one radian per
+    standard deviation and doubling; 0 for none, up to about 6 for contacts at a scale of 0.01
+    standard deviations."""
     attenuate: bool = True
     """Gradient attenuation: multiply the gradient of each feature's change by the square of its R²
-    in windows not trained on, and that through its own past by the next value's. Jacobians of what
-    a model cannot know (a ray that jumps to the next obstacle) are noise, which grows with every
-    step.
-    Noise in the dynamics lowers R² too, though Jacobians may be right: there, try False."""
+    on windows not trained on, and the gradient with respect to its previous value by that of its
+    next value. Suppresses noisy Jacobians of unpredictable features. Noisy dynamics lower R² even
+    if Jacobians are right; try False there."""
 
     def __post_init__(self) -> None:
         require_range(self, "num_frequencies", low=0.0)
 
 
 class StepModel(LearnedDynamics):
-    """Predicts the next observation; a new model means "nothing moves"."""
+    """Predicts the next observation; a new model predicts no change."""
 
     def __init__(self, config: StepModelConfig, agents: int, obs_dim: int, act_dim: int) -> None:
         """Build; the last layer is zero."""
@@ -76,7 +75,7 @@ class StepModel(LearnedDynamics):
 
         Args:
             obs: (*batch, agent, obs_dim).
-            action: (*batch, agent, act_dim), in half boxes.
+            action: (*batch, agent, act_dim), normalised.
         """
         change = self.change_statistics.std * self._net(obs, action)
         if self.config.attenuate and torch.is_grad_enabled():
@@ -84,28 +83,28 @@ class StepModel(LearnedDynamics):
         return obs + change
 
     def begin(self, obs: Tensor) -> None:
-        """Return nothing: a step depends on the state alone."""
+        """Return no carry: a step depends on the current state only."""
 
     def step(self, carry: None, obs: Tensor, action: Tensor) -> tuple[Tensor, None]:
         """Return the next observation."""
         return self(obs, action), None
 
     def restart(self, carry: None, mask: Tensor, obs: Tensor) -> None:
-        """Return nothing."""
+        """Return no carry."""
 
     def predict(self, window: Window, action: Tensor) -> Tensor:
-        """Return the next observation of every step of a window."""
+        """Predict the next observation of every step of a window."""
         out: Tensor = self(window.obs, action)
         return out
 
     @torch.no_grad()
     def evaluate(self, window: Window, action: Tensor) -> None:
-        """Update the R² of each feature's change by a window not trained on."""
+        """Update the R² of each feature with a window not trained on."""
         steps = (self(window.obs, action), window.obs, window.next_obs)
         self.attenuation.update(*(x.flatten(0, -3) for x in steps))
 
     def items(self, window: Window, action: Tensor) -> Batch:
-        """Return single steps, by the team's reward."""
+        """Return single transitions, keyed by the sum of rewards over agents."""
         return {
             "obs": window.obs.flatten(0, 1),
             "action": action.flatten(0, 1),
@@ -114,38 +113,37 @@ class StepModel(LearnedDynamics):
         }
 
     def items_for(self, transitions: int) -> int:
-        """Return as many: an item is a transition."""
+        """Return `transitions`: an item is a transition."""
         return transitions
 
     def batch_size(self, transitions: int) -> int:
-        """Return as many."""
+        """Return `transitions`: an item is a transition."""
         return transitions
 
     @torch.no_grad()
     def update_normaliser(
         self, obs: Tensor, next_obs: Tensor, draw: Callable[[int], Batch]
     ) -> None:
-        """Take in the statistics of a window."""
+        """Update the statistics of observations and changes with a window."""
         self.obs_statistics.update(obs)
         self.obs_statistics.snapshot()
         self.change_statistics.update(next_obs - obs)
         self.change_statistics.snapshot()
 
     def loss(self, batch: Batch, continuous: Tensor) -> Tensor:
-        """Return the error of the changes of continuous features."""
+        """Return the error of the continuous features' changes."""
         mask = continuous.to(batch["obs"].dtype)
         return self.error(batch["obs"], batch["action"], batch["next_obs"], mask)
 
     def response(self, batch: Batch, continuous: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return what maps actions to next observations, in deviations of the changes."""
+        """Return a function from actions to next observations, in the changes' deviations."""
         scale = continuous.to(batch["obs"].dtype) / self.change_statistics.std
         return lambda action: self(repeat_to(batch["obs"], action), action) * scale
 
     def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
         """Return the mean squared error in units of the changes' standard deviation.
 
-        `mask` (agent, obs_dim) is 1 where a feature counts: those that only take discrete values
-        are no dynamics a gradient could use.
+        `mask` (agent, obs_dim) is 1 for features to include; discrete ones are left out.
         """
         change = (next_obs - obs) / self.change_statistics.std
         error = (self._net(obs, action) - change).square() * mask
@@ -158,14 +156,13 @@ class StepModel(LearnedDynamics):
 
 
 DECAY = 0.9
-"""Of the running means, per window."""
+"""Decay of the running means, per window."""
 
 
 class GradientAttenuation(nn.Module):
-    """Running shares of each entry's change, and of its next value, that a model explains.
+    """Running R² of each feature's change and of its next value, on windows not trained on.
 
-    In windows not seen before. Until the first one everything counts as explained; what does not
-    change is not.
+    R² is 1 before the first window, and 0 for features that do not change.
     """
 
     error: Tensor
@@ -174,7 +171,7 @@ class GradientAttenuation(nn.Module):
     windows: Tensor
 
     def __init__(self, agents: int, obs_dim: int) -> None:
-        """Start with nothing known about `obs_dim` entries of each agent."""
+        """Start with no data, for `obs_dim` features of each agent."""
         super().__init__()
         for name in ("error", "change", "spread"):
             self.register_buffer(name, torch.zeros(agents, obs_dim))
@@ -187,9 +184,9 @@ class GradientAttenuation(nn.Module):
         obs: Float[Tensor, "step agent obs_dim"],
         next_obs: Float[Tensor, "step agent obs_dim"],
     ) -> None:
-        """Take in steps of a new window, and what was predicted of them."""
+        """Update R² with the steps of a new window and their predictions."""
         self.windows += 1
-        share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # running means without a bias
+        share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # bias-corrected running means
         for mean, difference in (
             (self.error, predicted - next_obs),
             (self.change, next_obs - obs),
@@ -199,12 +196,12 @@ class GradientAttenuation(nn.Module):
 
     @property
     def of_change(self) -> Float[Tensor, "agent obs_dim"]:
-        """Share of each entry's mean squared change that is explained, in [0, 1]."""
+        """R² of each feature's change, relative to its mean square, in [0, 1]."""
         return self._share(self.change)
 
     @property
     def of_value(self) -> Float[Tensor, "agent obs_dim"]:
-        """Share of the variance of each entry's next value that is explained, in [0, 1]."""
+        """R² of each feature's next value, in [0, 1]."""
         return self._share(self.spread)
 
     def attenuated(
@@ -212,7 +209,7 @@ class GradientAttenuation(nn.Module):
         obs: Float[Tensor, "*b agent obs_dim"],
         change: Float[Tensor, "*b agent obs_dim"],
     ) -> Float[Tensor, "*b agent obs_dim"]:
-        """Return `obs + change`, each with the square of what is explained of its gradient."""
+        """Return `obs + change`, with each part's gradient multiplied by the square of its R²."""
         parts = ((obs, self.of_value), (change, self.of_change))
         stays, moves = (x.detach() + s.square() * (x - x.detach()) for x, s in parts)
         return stays + moves

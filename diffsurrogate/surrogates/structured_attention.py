@@ -1,15 +1,15 @@
-r"""The action world model's attention: each agent's own past, and everyone at the same step.
+r"""The action world model's attention: each agent's past, and all agents at the same step.
 
-Tokens form a grid of steps and agents. Token $(i, j)$, at step $i$ of agent $j$, sees
+Tokens form a grid of steps and agents. Token $(i, j)$, at step $i$ of agent $j$, attends to
 
-- $(k, j)$ for $k \le i$: the same agent up to now;
-- $(i, m)$ for every agent $m$: everyone now
+- $(k, j)$ for $k \le i$: the same agent so far;
+- $(i, m)$ for every agent $m$: all agents at this step
 
-(SHAC++: Bertolotti et al., ECAI 2025). Of `time * agent` keys a token sees only `i + agent`. They
-split without overlap into a *strictly* past block, one causal attention per agent, and a *peer*
-block, one full attention per step, which alone contains the token itself. Scores of both blocks go
-through one softmax, so the result is that of dense masked attention up to rounding, at a cost of
-`time * agent * (time + agent)` scores in place of `(time * agent) ** 2`, and without a mask.
+(SHAC++: Bertolotti et al., ECAI 2025): to `i + agent` of the `time * agent` keys. These split into
+a *strictly* past block, one causal attention per agent, and a *peer* block, one full attention per
+step, which contains the token itself. Scores of both blocks share one softmax, so the result equals
+dense masked attention up to rounding, at a cost of `time * agent * (time + agent)` scores instead
+of `(time * agent) ** 2`.
 """
 
 import torch
@@ -23,12 +23,12 @@ def structured_attention(
     key: Float[Tensor, "batch time agent head dim"],
     value: Float[Tensor, "batch time agent head dim"],
 ) -> Float[Tensor, "batch time agent head dim"]:
-    r"""Attend from every token to its agent's past and to its step's agents, in one softmax.
+    r"""Attend from every token to its agent's past and to all agents at its step, in one softmax.
 
     $o_{ij} = \sum_{(k,m) \in S_{ij}} \mathrm{softmax}_S(q_{ij} \cdot k_{km} / \sqrt d)\, v_{km}$
     with $S_{ij} = \{(k, j): k < i\} \cup \{(i, m): \text{all } m\}$.
 
-    With one agent this is ordinary causal attention, and torch's fused kernel computes it.
+    With one agent this is causal attention, computed by torch's fused kernel.
     """
     time, agents = query.shape[1:3]
     if agents == 1:
@@ -56,17 +56,16 @@ def structured_attention_step(
     past_value: Float[Tensor, "batch agent head past dim"],
     valid: Bool[Tensor, "batch past"],
 ) -> Float[Tensor, "batch agent head dim"]:
-    """Compute one step of `structured_attention` from the keys and values of the steps before.
+    """Compute one step of `structured_attention` from the keys and values of earlier steps.
 
     Args:
         query: of this step.
         key: of this step; not yet in `past_key`.
         value: of this step; not yet in `past_value`.
-        past_key: of the steps before; may hold none. Steps come last but one, where matmul looks
-            for them: the past is the one large thing here, and copies of it would be half the time.
-        past_value: of the steps before.
-        valid: which earlier steps each batch entry still sees (after a restart: not those of the
-            trajectory before).
+        past_key: of earlier steps, possibly none. The step axis is last but one, as matmul needs
+            it: copying the past would take half the time.
+        past_value: of earlier steps.
+        valid: earlier steps of the current trajectory; False for those before a restart.
     """
     agents, slots = past_key.shape[1], past_key.shape[3]
     query = query * query.shape[-1] ** -0.5
@@ -82,7 +81,7 @@ def structured_attention_step(
 class StructuredLayer(nn.Module):
     """A post-norm Transformer layer with ReLU (Vaswani et al., 2017) over steps and agents.
 
-    `forward` takes all steps at once and `step` one at a time, to the same result.
+    `forward` takes all steps at once, `step` one at a time, with the same result.
     """
 
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
@@ -105,7 +104,7 @@ class StructuredLayer(nn.Module):
     def forward(
         self, token: Float[Tensor, "batch time agent width"]
     ) -> Float[Tensor, "batch time agent width"]:
-        """Let every token see its agent's past and its step's agents."""
+        """Attend from every token to its agent's past and to all agents at its step."""
         return self._finish(token, structured_attention(*self._project(token)))
 
     def step(
@@ -119,7 +118,7 @@ class StructuredLayer(nn.Module):
         Float[Tensor, "batch agent head dim"],
         Float[Tensor, "batch agent head dim"],
     ]:
-        """Return one step's tokens, and the key and value that later steps need of them."""
+        """Return one step's tokens, and their keys and values for later steps."""
         query, key, value = self._project(token)
         seen = structured_attention_step(query, key, value, past_key, past_value, valid)
         return self._finish(token, seen), key, value
@@ -136,12 +135,12 @@ class StructuredLayer(nn.Module):
 def _by_agent(
     x: Float[Tensor, "batch time agent head dim"],
 ) -> Float[Tensor, "batch agent head time dim"]:
-    """Put time where matmul looks for it: one attention per agent and head."""
+    """Move the time axis for matmul: one attention per agent and head."""
     return x.permute(0, 2, 3, 1, 4)
 
 
 def _by_step(
     x: Float[Tensor, "batch time agent head dim"],
 ) -> Float[Tensor, "batch time head agent dim"]:
-    """Put agents where matmul looks for them: one attention per step and head."""
+    """Move the agent axis for matmul: one attention per step and head."""
     return x.transpose(2, 3)
