@@ -1,1 +1,1 @@
-"""Which gradient a window carries, and how good it is."""
+"""Gradient estimators, and checks of their accuracy."""

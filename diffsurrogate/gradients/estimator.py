@@ -1,7 +1,9 @@
-"""Which gradient a window carries: the chain of predictions beside the simulator's states.
+"""The gradient estimator: the simulator's values with the gradients of the models.
 
-Three switches of `SurrogateConfig` decide: `dynamics`, `anchor` and `loop`. Numbers are never
-touched.
+`SurrogateConfig` selects it. `anchor`: models are evaluated at the simulator's states (real) or at
+their own predictions (predicted). `loop`: gradients pass through the policy's dependence on later
+observations (closed) or through actions only (open). Observations and rewards of a window always
+have the simulator's values.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,7 @@ def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
 def clip_to_median_norm(
     gradient: Float[Tensor, "*time env agent obs_dim"], times: float
 ) -> Float[Tensor, "*time env agent obs_dim"]:
-    """Return gradients cut, step by step, to `times` the median norm of all envs that have one."""
+    """Clip gradients, at each step, to `times` the median norm over envs with a nonzero one."""
     norm = gradient.flatten(-2).norm(dim=-1)
     some = norm > 0
     limit = times * norm.where(some, torch.nan).nanmedian(dim=-1, keepdim=True).values
@@ -33,47 +35,47 @@ def clip_to_median_norm(
 
 
 def clip_adjoint(state: Tensor, times: float | None) -> Tensor:
-    """Return states (*time, env, agent, obs_dim) with their gradient clipped; None for no limit."""
+    """Clip the gradient arriving at states (*time, env, agent, obs_dim); None for no limit."""
     if times is not None and state.requires_grad:
         state.register_hook(lambda gradient: clip_to_median_norm(gradient, times))
     return state
 
 
 class GradientChain:
-    """The state that the models are given, carried from step to step with its graph.
+    """The models' input state, carried from step to step with its graph.
 
-    Under `anchor="real"` it has the simulator's value and the models' gradient; under "predicted"
-    it is the models' own prediction.
+    With `anchor="real"` it has the simulator's value and the models' gradient; with "predicted" it
+    is the models' own prediction.
     """
 
     def __init__(self, surrogates: Surrogates) -> None:
-        """Build a chain that must be started before use."""
+        """Build a chain; call `start` before use."""
         self.surrogates = surrogates
         self.config = surrogates.config
         self.state = torch.empty(0)
-        """(env, agent, obs_dim) what the models are given at the next step."""
+        """(env, agent, obs_dim), the models' input at the next step."""
         self._carry: Any = None
 
     def start(self, obs: Tensor) -> None:
-        """Begin at the simulator's observation, without a past."""
+        """Start new trajectories at the simulator's observation."""
         self.state = obs
         model = self.surrogates.dynamics
         self._carry = None if model is None else model.begin(obs)
 
     def predict(self, action: Tensor, real_next: Tensor) -> Tensor:
-        """Return the modelled next observation, real where no gradient may pass."""
+        """Return the predicted next observation, with real values of discrete features."""
         model = self.surrogates.dynamics
         assert model is not None
-        predicted, self._carry = model.step(self._carry, self.state, self._given(action))
+        predicted, self._carry = model.step(self._carry, self.state, self._model_action(action))
         return self._mask(predicted, real_next)
 
     def anchor_value(self, real_next: Tensor, predicted: Tensor) -> Tensor:
-        """Return the state to carry on, with the value of the simulator or of the prediction."""
+        """Return the next state, with the simulator's or the predicted value."""
         value = predicted if self.config.anchor == "predicted" else real_next
         return clip_adjoint(straight_through(value, predicted), self.config.adjoint_clip)
 
     def advance(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
-        """Carry the state on; a reset cuts it."""
+        """Move to the next state; resets cut its graph."""
         if bool(ended.any()):
             carried = torch.where(ended[:, None, None], real_obs.detach(), carried)
             model = self.surrogates.dynamics
@@ -82,11 +84,11 @@ class GradientChain:
         self.state = carried
 
     def replay(self, values: Window, policy: WindowPolicy) -> tuple[Window, Tensor]:
-        """Attach the learned gradient to a window that was collected without one.
+        """Attach the learned gradient to a window collected without one.
 
         Returns:
-            the window with the graph (rewards still without), and the states (time, env, agent,
-            obs_dim) that the models were given.
+            the window with its graph (but for rewards), and the models' input states (time, env,
+            agent, obs_dim).
         """
         if self.config.loop == "closed":
             return self._replay_stepwise(values, lambda obs, t: policy.at(obs, t))
@@ -119,22 +121,22 @@ class GradientChain:
         return window, before
 
     def _replay_at_once(self, values: Window, actions: Tensor) -> tuple[Window, Tensor]:
-        """Open loop with a model of whole trajectories: policy and model once over (time, env)."""
+        """Replay an open loop with one call of policy and trajectory model over (time, env)."""
         model = self.surrogates.dynamics
         assert model is not None
-        predicted = model.predict(values, self._given(actions))
+        predicted = model.predict(values, self._model_action(actions))
         predicted = self._mask(predicted, values.next_obs)
         final = straight_through(values.next_obs, predicted)
         carried = self.anchor_value(values.next_obs, predicted)
-        opens = torch.ones_like(values.ended)
-        opens[1:] = values.ended[:-1]
+        first = torch.ones_like(values.ended)
+        first[1:] = values.ended[:-1]
         shifted = torch.cat([values.obs[:1], carried[:-1]])
-        before = torch.where(opens[..., None, None], values.obs, shifted)
+        before = torch.where(first[..., None, None], values.obs, shifted)
         window = replace(values, action=actions, next_obs=final, value_obs=carried)
         return window, before
 
-    def _given(self, action: Tensor) -> Tensor:
-        """Return the action as the dynamics model takes it."""
+    def _model_action(self, action: Tensor) -> Tensor:
+        """Return the executed action in the dynamics model's units."""
         return self.surrogates.dynamics_action(self.surrogates.action_space.executed(action))
 
     def _mask(self, predicted: Tensor, real_next: Tensor) -> Tensor:
@@ -148,9 +150,9 @@ def policy_gradient(
     loss: Callable[[Window], Tensor],
     weights: list[Tensor],
 ) -> Tensor:
-    """Return the gradient `(weight,)` of a loss of the env's next window, 0 where none arrives."""
+    """Return the gradient `(weight,)` of a loss of the env's next window; 0 if there is none."""
     value = loss(env.rollout(policy, horizon))
-    if not value.requires_grad:  # the simulator's reward is a constant
+    if not value.requires_grad:  # the simulator's reward is constant
         return torch.cat([torch.zeros_like(w).flatten() for w in weights])
     grads = torch.autograd.grad(value, weights, allow_unused=True)
     pairs = zip(grads, weights, strict=True)
@@ -160,7 +162,7 @@ def policy_gradient(
 def agreement(learned: Tensor, true: Tensor) -> dict[str, float]:
     """Return gradient_cosine and gradient_norm_ratio (learned over true).
 
-    The cosine with a gradient that vanishes is 0, the ratio to it infinite or NaN.
+    If the true gradient vanishes, the cosine is 0 and the ratio infinite or NaN.
     """
     return {
         "gradient_cosine": float(torch.cosine_similarity(learned, true, dim=0)),

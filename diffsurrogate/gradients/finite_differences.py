@@ -1,7 +1,7 @@
-"""Does an env's gradient point where its numbers go? Autograd against finite differences.
+"""Checks an env's autograd gradients against finite differences.
 
-The envs of a batch do not touch each other, so one perturbed rollout gives one directional
-derivative for each.
+The envs of a batch are independent, so one perturbed rollout gives one directional derivative per
+env.
 """
 
 from dataclasses import dataclass, replace
@@ -17,28 +17,28 @@ from diffsurrogate.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class GradientPart:
-    """How well the gradient of one quantity, with respect to the actions, agrees."""
+    """How well the gradient of one quantity with respect to the actions agrees."""
 
     name: str
     """reward (discounted sum) or dynamics (random projection of the last observation)."""
     error: Float[Tensor, " env"]
-    """Norm over directions of autograd minus finite difference, relative to the larger of both."""
+    """Norm over directions of autograd minus finite difference, relative to the larger norm."""
     off: Bool[Tensor, " env"]
     """The error is above the tolerance, or not finite."""
     unclear: Bool[Tensor, " env"]
-    """Off, but the finite differences of different sizes disagree too: perhaps a jump."""
+    """Off, but finite differences of different step sizes disagree too, as at a discontinuity."""
     silent: Bool[Tensor, " env"]
-    """Left out: both derivatives are too small to be told from rounding errors."""
+    """Left out: both derivatives are within rounding errors."""
     excluded: Bool[Tensor, " env"]
     """Left out: the env was reset within the window."""
     cosine: float
-    """Between autograd and finite differences over all checked envs and directions."""
+    """Cosine of autograd and finite differences over all checked envs and directions."""
     ratio: float
-    """Median over checked envs of autograd / finite difference; 0.5 where half is missing."""
+    """Median over checked envs of autograd / finite difference, such as 0.5 if half is missing."""
     problem: str | None
-    """What is wrong with the gradient as a whole, `all-zero` for example; None if nothing is."""
+    """A problem of the gradient as a whole, such as `all-zero`; None if there is none."""
     pass_fraction: float
-    """Share of the checked envs that must agree."""
+    """Fraction of the checked envs that must agree."""
 
     @property
     def checked(self) -> Bool[Tensor, " env"]:
@@ -47,17 +47,17 @@ class GradientPart:
 
     @property
     def median_error(self) -> float:
-        """Over the checked envs; NaN if there is none."""
+        """Median error of the checked envs; NaN if there is none."""
         return _median(self.error[self.checked])
 
     @property
     def passed(self) -> bool:
-        """No problem as a whole, and enough envs agree."""
+        """Whether there is no problem as a whole and enough envs agree."""
         checked = int(self.checked.sum())
         return self.problem is None and int(self.off.sum()) <= (1 - self.pass_fraction) * checked
 
     def __str__(self) -> str:
-        """A line with the figures, then one that names the envs that are off."""
+        """One line with the figures, and one that lists the envs that are off."""
         if self.problem is not None:
             return f"{self.name}: {self.problem}"
         checked, off = int(self.checked.sum()), self.off.nonzero().flatten().tolist()
@@ -80,7 +80,7 @@ class GradientPart:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientReport:
-    """What `check_gradients` found; print it."""
+    """The result of `check_gradients`; print it for a summary."""
 
     env: str
     horizon: int
@@ -90,11 +90,11 @@ class GradientReport:
 
     @property
     def passed(self) -> bool:
-        """Both gradients are right."""
+        """Whether both gradients are right."""
         return self.reward.passed and self.dynamics.passed
 
     def __str__(self) -> str:
-        """A verdict, then the two gradients."""
+        """The verdict, then both gradients."""
         reset = int(self.reward.excluded.sum())
         return (
             f"gradients of {self.env}: {'PASSED' if self.passed else 'FAILED'} (autograd against "
@@ -115,17 +115,17 @@ def compare(
     tolerance: float,
     pass_fraction: float,
 ) -> GradientPart:
-    """Judge directional derivatives env by env.
+    """Compare directional derivatives env by env.
 
     Args:
         name: reward or dynamics.
-        autograd: derivatives to be checked.
+        autograd: derivatives to check.
         numeric: finite differences.
-        spread: how far finite differences of different sizes are apart.
+        spread: range of finite differences of different step sizes.
         noise: rounding error of one finite difference.
-        excluded: envs to be left out.
+        excluded: envs to leave out.
         tolerance: relative error above which an env is off.
-        pass_fraction: share of the checked envs that must agree.
+        pass_fraction: fraction of the checked envs that must agree.
     """
     larger = torch.maximum(autograd.norm(dim=0), numeric.norm(dim=0))
     error = (autograd - numeric).norm(dim=0) / larger.clamp(min=torch.finfo(larger.dtype).tiny)
@@ -134,7 +134,7 @@ def compare(
     checked = ~(lost | excluded)
     off = ~(error <= tolerance) & checked
     pair = autograd[:, checked], numeric[:, checked]
-    slope = (pair[0] * pair[1]).sum(dim=0) / pair[1].square().sum(dim=0)
+    ratio = (pair[0] * pair[1]).sum(dim=0) / pair[1].square().sum(dim=0)
     return GradientPart(
         name=name,
         error=error,
@@ -143,14 +143,14 @@ def compare(
         silent=silent,
         excluded=excluded,
         cosine=float(torch.cosine_similarity(pair[0].flatten(), pair[1].flatten(), dim=0)),
-        ratio=_median(slope),
+        ratio=_median(ratio),
         problem=_problem(autograd[:, ~excluded], int(checked.sum())),
         pass_fraction=pass_fraction,
     )
 
 
 def _problem(autograd: Float[Tensor, "direction env"], checked: int) -> str | None:
-    """Say what is wrong with a gradient even before it is compared."""
+    """Describe a problem of a gradient as a whole, or return None."""
     broken = int((~torch.isfinite(autograd).all(dim=0)).sum())
     if broken:
         return f"non-finite in {broken} of {autograd.shape[1]} envs"
@@ -168,9 +168,9 @@ def _median(values: Tensor) -> float:
 
 
 STEP_SIZES = (0.04, 0.01, 0.0025)
-"""Finite-difference steps, in half-widths of the action box; each a quarter of the one before."""
+"""Finite-difference step sizes in normalised actions, each a quarter of the previous one."""
 ROUNDING = 2 * torch.finfo(torch.float32).eps
-"""Relative error expected of a sum that a float32 simulation computes."""
+"""Expected relative error of a sum computed by a float32 simulation."""
 
 
 def check_gradients(
@@ -183,24 +183,24 @@ def check_gradients(
     pass_fraction: float = 0.9,
     seed: int = 0,
 ) -> GradientReport:
-    """Compare an env's gradients with finite differences, from fresh starts, under random actions.
+    """Compare an env's gradients with finite differences, from initial states and random actions.
 
     Checks the derivatives, with respect to the whole action sequence, of each env's discounted
     reward summed over agents and of a random projection of its last observation. Central
-    differences of three sizes are extrapolated (Richardson); each env uses the pair of sizes that
-    agree best. Near contacts, jumps and kinks some envs differ rightly: hence `pass_fraction`.
-    Costs 19 rollouts and two backward passes. The env is left as it was; one that was never reset
-    is left as after `reset(seed=seed)`.
+    differences of three step sizes are extrapolated (Richardson); each env uses the pair of step
+    sizes that agrees best. Near contacts and discontinuities some envs legitimately differ: hence
+    `pass_fraction`. Costs 19 rollouts and two backward passes. The env's state is restored; an env
+    that was never reset is left as after `reset(seed=seed)`.
 
     Args:
-        env: made with `differentiable=True`, or a LearnedDiffWrapper, whose surrogates are then
-            held against the simulator.
+        env: made with `differentiable=True`, or a LearnedDiffWrapper, whose models are then
+            compared with the simulator.
         horizon: steps of the window.
-        directions: random perturbations of the action sequence.
+        directions: number of random perturbations of the action sequence.
         gamma: discount of the rewards.
         tolerance: relative error above which an env is off.
-        pass_fraction: share of the checked envs that must agree.
-        seed: of the start states, actions and directions.
+        pass_fraction: fraction of the checked envs that must agree.
+        seed: of the initial states, actions and directions.
 
     Returns:
         the report: `passed`, `reward`, `dynamics`, and a summary when printed.
@@ -237,15 +237,15 @@ def check_gradients(
 def extrapolate(
     slopes: Float[Tensor, "size *shape"], shrink: float
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    r"""Return the best estimate of a derivative, and by how much its two sources differ.
+    r"""Return the best estimate of a derivative, and the range of the central differences.
 
-    Central differences err by $c h^2$, so with sizes h and h/q the estimate
-    $(q^2 D_{h/q} - D_h) / (q^2 - 1)$ errs by $O(h^4)$ (Richardson). The neighbours that differ
-    least are used: large h suffers from curvature, small h from rounding.
+    Central differences have an error of $c h^2$, so with step sizes h and h/q the estimate
+    $(q^2 D_{h/q} - D_h) / (q^2 - 1)$ has one of $O(h^4)$ (Richardson). The two successive step
+    sizes that differ least are used: large h suffers from curvature, small h from rounding.
 
     Args:
-        slopes: central differences, the step size falling along the first axis.
-        shrink: q, the quotient of one step size and the next.
+        slopes: central differences, with step sizes decreasing along the first axis.
+        shrink: q, the ratio of successive step sizes.
     """
     best = (slopes[1:] - slopes[:-1]).abs().argmin(dim=0, keepdim=True)
     coarse, fine = slopes[:-1].gather(0, best), slopes[1:].gather(0, best)
@@ -254,7 +254,7 @@ def extrapolate(
 
 
 class _OpenLoop:
-    """A `WindowPolicy` that plays given actions (time, env, agent, act_dim)."""
+    """A `WindowPolicy` that returns given actions (time, env, agent, act_dim)."""
 
     def __init__(self, actions: Tensor) -> None:
         self.actions = actions
@@ -269,7 +269,7 @@ class _OpenLoop:
 
 
 class _Probe:
-    """One window, run again and again from the same state under slightly different actions."""
+    """One window, rerun from the same state with perturbed actions."""
 
     def __init__(self, env: MultiAgentVectorEnv, horizon: int, gamma: float, seed: int) -> None:
         self.env = env
@@ -287,7 +287,7 @@ class _Probe:
     def measure(
         self, directions: int, tolerance: float, pass_fraction: float
     ) -> tuple[GradientPart, GradientPart]:
-        """Run everything; return what holds for reward and for dynamics."""
+        """Run all rollouts; return the comparison for reward and for dynamics."""
         gradients, size, linked = self._autograd()
         noise = ROUNDING * size / STEP_SIZES[1]
         rows = []
@@ -324,7 +324,7 @@ class _Probe:
 
     @torch.enable_grad()
     def _autograd(self) -> tuple[Tensor, Tensor, list[bool]]:
-        """Return gradients (2, *actions), sizes of the sums (2, env), and which have a graph."""
+        """Return gradients (2, *actions), magnitudes (2, env), and which have a graph."""
         actions = self.actions.clone().requires_grad_()
         window = self._run(actions)
         gradients = [
@@ -355,7 +355,7 @@ class _Probe:
         return window
 
     def _quantities(self, window: Window, projection: Tensor) -> tuple[Tensor, Tensor]:
-        """Return discounted reward and projected last observation, each (env,) float64."""
+        """Return the discounted reward and the projected last observation, each (env,) float64."""
         reward = torch.einsum("t,tea->e", self.discount, window.reward.double())
         dynamics = torch.einsum("eao,ao->e", window.next_obs[-1].double(), projection)
         return reward, dynamics

@@ -22,7 +22,7 @@ class SurrogateConfig:
     differentiable simulator. open: through actions only (the paper)."""
     adjoint_clip: float | None = None
     """Adjoint clipping: largest gradient norm with respect to one env's state at a step, in medians
-    over envs, such as 10; None for no limit. Applies to learned dynamics only. Limits the influence
+    over envs, such as 3; None for no limit. Applies to learned dynamics only. Limits the influence
     of a few envs with chaotic gradients."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward model."""
