@@ -1,1 +1,1 @@
-"""The loop around every algorithm."""
+"""The training loop: trainer, optimisation, evaluation, checkpoints and run folders."""

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running any code of theirs."""
+"""Checkpoints: written atomically, loaded with `weights_only`."""
 
 import os
 import warnings
@@ -11,14 +11,14 @@ from diffsurrogate.errors import UsageError
 
 _FORMAT = "diffsurrogate-checkpoint"
 FORMAT_VERSION = 2
-"""Raised whenever checkpoints or `config.json` of before can no longer be read."""
+"""Raised whenever older checkpoints or `config.json` files can no longer be read."""
 WRITTEN_BEFORE = (
-    "format 1 is read only by development versions of 0.1.0 before format 2, see CHANGELOG.md"
+    "format 1 is read by development versions of 0.1.0 before format 2 only, see CHANGELOG.md"
 )
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; a reader, or a kill at any moment, sees the old file or the new one."""
+    """Write a checkpoint atomically: even a killed process leaves the old or the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
@@ -29,21 +29,22 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of tensors and plain values; code in a file is never run.
+    """Read a checkpoint of tensors and plain values, without running pickled code.
 
     Raises:
-        UsageError: there is no file, or it is cut short, damaged, foreign or of another version.
+        UsageError: there is no file, or it is truncated, damaged, not a checkpoint or of another
+            version.
     """
     if not path.is_file():
         raise UsageError(f"there is no checkpoint {path}; check the path or train a run first")
     try:
-        with warnings.catch_warnings():  # torch warns of the pickle it then refuses
+        with warnings.catch_warnings():  # torch warns about the pickle it then refuses
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # damage can surface as almost anything; no code of a file is run
+    except Exception as error:  # a damaged file can raise almost anything
         raise UsageError(
-            f"{path} cannot be read as a checkpoint: it is cut short, damaged or not written by "
-            "diffsurrogate; restore it, or train anew"
+            f"{path} cannot be read as a checkpoint: it is truncated, damaged or not written by "
+            "diffsurrogate; restore it, or train again"
         ) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT or "state" not in content:
         raise UsageError(f"{path} is not a checkpoint of diffsurrogate; give one that it wrote")

@@ -1,4 +1,4 @@
-"""Evaluation: deterministic policy, fixed seed, whole first episodes, many envs."""
+"""Evaluation of a policy on the first episode of many envs, with a fixed seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ from diffsurrogate.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a policy earned in the first episode of every env."""
+    """Results of a policy in the first episode of every env."""
 
     returns: Tensor
     """(env,) undiscounted, summed over agents."""
     max_returns: Tensor | None
-    """(env,) the largest attainable return, where the env knows it."""
+    """(env,) the largest attainable return, if the env knows it."""
     lengths: Tensor
-    """(env,) steps until the episode ended or the evaluation did."""
+    """(env,) steps until the episode or the evaluation ended."""
     terminated: Tensor
-    """(env,) bool: the episode ended by state."""
+    """(env,) bool: the episode terminated."""
 
     @property
     def mean_return(self) -> float:
-        """Mean over envs."""
+        """Mean return over envs."""
         return float(self.returns.mean())
 
     @property
     def normalised_return(self) -> float | None:
-        """Mean return over mean largest return; 1 is the best there is. None if unknown."""
+        """Mean return divided by the mean largest return, at most 1; None if unknown."""
         if self.max_returns is None:
             return None
         return float(self.returns.mean() / self.max_returns.mean())
 
     def summary(self) -> dict[str, float | None]:
-        """Return the figures a run's summary shows."""
+        """Return the figures for a run's summary."""
         return {
             "normalised_return": self.normalised_return,
             "mean_return": self.mean_return,
@@ -52,21 +52,21 @@ def evaluate(
     steps: int | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Run the first episode of every env; what follows an autoreset does not count.
+    """Run the first episode of every env; steps after an autoreset do not count.
 
     Args:
-        predict: maps obs (env, agent, obs_dim) to actions, such as `SHAC.predict`, or what
-            `PPO.policy(env)` returns, which policies with memory need.
-        env: another than the one trained on; it is reset.
-        steps: longest episode looked at; the env's time limit if None.
+        predict: maps obs (env, agent, obs_dim) to actions, such as `SHAC.predict`, or for recurrent
+            policies `PPO.policy(env)`.
+        env: not the one trained on, as it is reset.
+        steps: largest number of steps; None for the env's time limit.
         seed: of the reset.
 
     Raises:
-        UsageError: neither `steps` nor a time limit of the env says where to stop.
+        UsageError: `steps` is below 1, or missing for an env without a time limit.
     """
     steps = env.max_steps if steps is None else steps
     if steps is None:
-        raise UsageError("the env has no time limit; give steps=..., how long an episode may take")
+        raise UsageError("the env has no time limit; give steps=..., the longest episode to run")
     if steps < 1:
         raise UsageError(f"evaluation takes {steps} steps; give steps=..., at least 1")
     env.reset(seed=seed)
@@ -77,11 +77,11 @@ def evaluate(
     running = torch.ones_like(terminated)
     with torch.no_grad():
         for _ in range(steps):
-            _, reward, ended, cut, _ = env.step(predict(env.current_obs))
+            _, reward, terminates, truncates, _ = env.step(predict(env.current_obs))
             returns += torch.where(running, reward.sum(-1), 0.0)
             lengths += running
-            terminated |= running & ended
-            running &= ~(ended | cut)
+            terminated |= running & terminates
+            running &= ~(terminates | truncates)
             if not bool(running.any()):
                 break
     return Evaluation(

@@ -1,4 +1,4 @@
-"""Steps of an optimiser: clipped, skipped where they are not finite, annealed; and EMA weights."""
+"""Optimiser steps with gradient clipping and annealing, and EMA weights."""
 
 import math
 from typing import Any
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 Gradient = list[tuple[nn.Parameter, Tensor]]
-"""Of some parameters."""
+"""Gradients of some parameters."""
 _Weights = tuple[Tensor, ...] | list[Tensor]
 
 
 class ClippedAdam:
-    """Adam over the weights of a module, with gradient clipping; counts the steps it skipped."""
+    """Adam with gradient clipping; skips and counts gradients that are not finite."""
 
     def __init__(
         self,
@@ -24,12 +24,12 @@ class ClippedAdam:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        """Take the weights that require a gradient.
+        """Optimise the weights that require a gradient.
 
         Args:
-            module: what is trained.
-            lr: learning rate at the start.
-            max_grad_norm: a larger gradient is scaled down to this norm.
+            module: the module to train.
+            lr: initial learning rate.
+            max_grad_norm: larger gradients are scaled down to this norm.
             betas: Adam's.
             eps: Adam's.
         """
@@ -37,15 +37,15 @@ class ClippedAdam:
         self.lr = lr
         self.max_grad_norm = max_grad_norm
         self.skipped = 0
-        """Gradients that were not finite, and left out."""
+        """Number of skipped gradients."""
         self.adam = torch.optim.Adam(self.weights, lr=lr, betas=betas, eps=eps, fused=True)
 
     def step(self, loss: Tensor, extra_grad: Gradient | None = None) -> float:
-        """Step down a loss; return the norm of its gradient before clipping.
+        """Minimise a loss by one step; return its gradient norm before clipping.
 
         Args:
             loss: a scalar.
-            extra_grad: added to its gradient.
+            extra_grad: added to the loss's gradient.
         """
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
@@ -60,11 +60,11 @@ class ClippedAdam:
         return norm
 
     def anneal(self, share: float, final_lr: float) -> None:
-        """Set the learning rate on the line from the first one to `final_lr`.
+        """Interpolate the learning rate linearly between the initial one and `final_lr`.
 
         Args:
-            share: of the training that is over, in [0, 1].
-            final_lr: at its end.
+            share: progress of the training, in [0, 1].
+            final_lr: learning rate at its end.
         """
         for group in self.adam.param_groups:
             group["lr"] = self.lr + (final_lr - self.lr) * share
@@ -74,22 +74,22 @@ class ClippedAdam:
         return {"adam": self.adam.state_dict(), "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         self.adam.load_state_dict(state["adam"])
         self.skipped = state["skipped"]
 
 
 def ema_of(module: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of a module whose weights follow it as an exponential moving average.
+    r"""Return a copy of a module with the exponential moving average (EMA) of its weights.
 
-    The share of itself that it keeps is `decay`, but less as long as that would reach back further
-    than about the latest ninth of all updates: a young policy has moved on.
+    The decay at update $u$ is $\min(decay, (1 + u) / (10 + u))$, so that the EMA follows faster in
+    early training.
     """
 
     @torch.no_grad()
     def follow(means: _Weights, weights: _Weights, updates: Tensor | int) -> None:
-        kept = min(decay, (1 + float(updates)) / (10 + float(updates)))
+        effective = min(decay, (1 + float(updates)) / (10 + float(updates)))
         for mean, weight in zip(means, weights, strict=True):
-            mean.lerp_(weight, 1 - kept)
+            mean.lerp_(weight, 1 - effective)
 
     return AveragedModel(module, multi_avg_fn=follow)

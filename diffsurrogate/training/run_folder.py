@@ -16,14 +16,14 @@ from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class RunFolder:
-    """Everything a run leaves behind, written so that a kill at any moment loses nothing.
+    """The files of a run, written so that a killed process loses nothing.
 
     `config.json`, `metrics.csv` (one row per update), TensorBoard events, `checkpoints/last.pt`
     and `best.pt`, `summary.json`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Look at a folder; nothing is written yet."""
+        """Set the paths; nothing is written yet."""
         self.path = path
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.best_path = path / "checkpoints" / "best.pt"
@@ -34,11 +34,11 @@ class RunFolder:
         """Start a run in a folder that is new or empty.
 
         Raises:
-            UsageError: there is something in the folder already.
+            UsageError: the folder exists and is not empty, or cannot be made.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(
-                f"{path} exists already and is not written over; continue it with --resume, or "
+                f"{path} exists already and is not overwritten; continue it with --resume, or "
                 "give another --out"
             )
         try:
@@ -66,7 +66,7 @@ class RunFolder:
         return read_json(self.path / "config.json")
 
     def reopen(self, config: dict[str, Any], *, finished: bool) -> None:
-        """Go on with `config`; unless all is done, the run is not finished any more."""
+        """Continue with `config`; unless `finished`, the old summary is removed."""
         if not finished:
             (self.path / "summary.json").unlink(missing_ok=True)
         if config != self.config:
@@ -75,7 +75,7 @@ class RunFolder:
     # --- metrics -------------------------------------------------------------------------------
 
     def rewind(self, update: int) -> None:
-        """Forget the metrics of updates after `update`: they will be made again."""
+        """Remove the metrics of updates after `update`, which will be repeated."""
         kept = [row for row in self.metrics() if row["update"] <= update]
         self._rewrite(kept, _names(kept))
         self._close_writer()
@@ -97,10 +97,7 @@ class RunFolder:
             self._writer.add_scalar(name, value, update)
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return the rows of `metrics.csv`; what was not measured at an update is left out.
-
-        A last row that a kill cut short is dropped.
-        """
+        """Return the rows of `metrics.csv`, without empty cells and an incomplete last row."""
         file = self.path / "metrics.csv"
         if not file.is_file():
             return []
@@ -110,24 +107,24 @@ class RunFolder:
         return [{k: float(v) for k, v in row.items() if v} for row in rows]
 
     def close(self) -> None:
-        """Flush and close what is open."""
+        """Flush and close the TensorBoard writer."""
         self._close_writer()
 
     # --- checkpoints and results ---------------------------------------------------------------
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write `checkpoints/last.pt`, whole or not at all."""
+        """Write `checkpoints/last.pt` atomically."""
         save_checkpoint(self.checkpoint_path, state)
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Write `checkpoints/best.pt`, whole or not at all."""
+        """Write `checkpoints/best.pt` atomically."""
         save_checkpoint(self.best_path, state)
 
     def load(self, device: torch.device | str, *, best: bool = False) -> dict[str, Any]:
         """Read the last checkpoint, or the best by evaluation if there is one.
 
         Raises:
-            UsageError: there is none, or it is damaged or foreign.
+            UsageError: there is none, or it is damaged or not a checkpoint.
         """
         chosen = self.best_path if best and self.best_path.is_file() else self.checkpoint_path
         return load_checkpoint(chosen, device)
@@ -137,7 +134,7 @@ class RunFolder:
         write_json(self.path / "summary.json", summary | {"versions": _versions()} | _machine())
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary of a finished run, None before."""
+        """Return the summary of a finished run, or None."""
         file = self.path / "summary.json"
         return read_json(file) if file.is_file() else None
 
@@ -157,19 +154,19 @@ class RunFolder:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text whole or not at all."""
+    """Write a text file atomically."""
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     partial.write_text(text)
     partial.replace(file)
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON atomically."""
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def write_rows(file: Path, content: dict[str, Any] | list[Any]) -> None:
-    """Replace a JSON file whole, with a line for each row of a table."""
+    """Write JSON atomically, with a line for each row of a table."""
     write_text(file, _lines_of(content) + "\n")
 
 
@@ -197,9 +194,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read ({error}); restore it or train anew") from error
+        raise UsageError(f"{file} cannot be read ({error}); restore it or train again") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{file} holds no JSON object; restore it or train anew")
+        raise UsageError(f"{file} holds no JSON object; restore it or train again")
     return content
 
 
@@ -220,7 +217,7 @@ def _versions() -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
-    """Return what decides speed, and nothing that names the machine."""
+    """Return hardware relevant to speed, without identifying the machine."""
     return {
         "machine": {
             "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""What every trainer of a policy shares: the loop, predictions, checkpoints."""
+"""The base class of trainers: training loop, predictions and checkpoints."""
 
 import copy
 import time
@@ -25,10 +25,10 @@ from diffsurrogate.training.optimisation import ClippedAdam, ema_of
 Metrics = dict[str, float]
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
 SKIPS_TO_WARN_OF = 10
-"""Updates in a row with a gradient that was not finite."""
+"""Consecutive updates with skipped gradients that cause a warning."""
 _NOT_FINITE = (
-    f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was left out "
-    "(skipped_updates counts them), so that little or nothing is learned; check the env's own "
+    f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was skipped "
+    "(skipped_updates counts them), so that little or nothing is learned; check the env's native "
     "gradients (check_gradients), or let LearnedDiffWrapper learn bounded ones over fewer steps "
     "(horizon, segment_length)"
 )
@@ -38,46 +38,46 @@ Callback = Callable[[Any, Metrics], bool | None]
 
 @runtime_checkable
 class Saved(Protocol):
-    """What a checkpoint can hold: a module, an optimiser, a replay."""
+    """A part of a checkpoint: a module, an optimiser, a replay buffer."""
 
     def state_dict(self) -> Any:
         """Return tensors and plain values."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Continue where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         ...
 
 
 class Trainer(ABC):
-    """Improves an actor window by window.
+    """Trains an actor window by window.
 
-    Subclasses build `actor` (or override `predict`) and whatever else they learn, `register` each
-    part of it for checkpoints, and implement `iterate`.
+    Subclasses build `actor` (or override `predict`) and other modules, `register` each of them for
+    checkpoints, and implement `iterate`.
     """
 
     config_type: ClassVar[type]
     actor: Actor
 
     def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
-        """Begin with nothing learned.
+        """Initialise the counters and random streams.
 
         Args:
-            env: stepped in windows of `config.horizon`.
+            env: stepped in windows of `config.horizon` steps.
             config: hyperparameters, a frozen dataclass.
             seed: of everything random, and of the env's first reset.
         """
         if type(config) is not self.config_type:
             raise UsageError(
                 f"{type(self).__name__} is set by {self.config_type.__name__}, not by "
-                f"{type(config).__name__}, of which it would not read all"
+                f"{type(config).__name__}, some of whose options it would ignore"
             )
         self.env = env
         self.config: Any = config
         self.seed = seed
         self.noise_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "noise"))
         self.minibatch_rng = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))
-        # of `predict`, not of training
+        # for `predict`, so that it does not influence training
         self.predict_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "samples"))
         self.iteration = 0
         self.total_iterations = 0
@@ -86,23 +86,23 @@ class Trainer(ABC):
         self._parts: dict[str, Saved] = {}
 
     def register(self, **parts: Saved) -> None:
-        """Name parts that checkpoints hold; what is loaded is theirs alone."""
+        """Add named parts to checkpoints."""
         self._parts |= parts
 
     @property
     def skipped(self) -> int:
-        """Gradients that were not finite, and left out, counted over all optimisers."""
+        """Number of skipped gradients, over all optimisers."""
         optimisers = [part for part in self._parts.values() if isinstance(part, ClippedAdam)]
         return sum(optimiser.skipped for optimiser in optimisers)
 
     @property
     def env_steps(self) -> int:
-        """Steps taken so far, counted over all envs."""
+        """Steps so far, summed over all envs."""
         return self.iteration * self.steps_per_iteration
 
     @property
     def steps_per_iteration(self) -> int:
-        """Steps of one window, counted over all envs."""
+        """Steps of one window, summed over all envs."""
         steps: int = self.env.num_envs * self.config.horizon
         return steps
 
@@ -112,12 +112,12 @@ class Trainer(ABC):
         callback: Callback | None = None,
         progress_bar: bool = False,
     ) -> SomeTrainer:
-        """Train until `total_steps` env steps were taken in all, or the callback says stop.
+        """Train until `total_steps` env steps have been taken, or the callback returns False.
 
         Args:
-            total_steps: counted over all envs, rounded up to whole windows.
+            total_steps: summed over all envs, rounded up to whole windows.
             callback: called with the trainer and the metrics of each update.
-            progress_bar: show one.
+            progress_bar: whether to show one.
 
         Raises:
             UsageError: `total_steps` is less than 1.
@@ -142,14 +142,14 @@ class Trainer(ABC):
         return self
 
     def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
-        """Return actions in the box.
+        """Return actions, clamped to their bounds.
 
         Args:
             obs: (*batch, agent, obs_dim) float32.
-            deterministic: the mean action, or a sample.
+            deterministic: return the mean or most probable action instead of a sample.
 
         Raises:
-            UsageError: `obs` has another shape, or the policy has memory: `policy` then.
+            UsageError: `obs` has a wrong shape, or the policy is recurrent; use `policy` then.
         """
         self.check_obs(obs)
         noise = None
@@ -161,11 +161,11 @@ class Trainer(ABC):
         return clamp_to_box(action, self.env.action_low, self.env.action_high)
 
     def policy(self, env: MultiAgentVectorEnv) -> Policy:
-        """Return what acts on an env, deterministically: `predict`, unless the policy has memory.
+        """Return a deterministic policy for an env: `predict`, unless the policy is recurrent.
 
         Args:
-            env: which what is returned acts on, once per step, and no other env; a policy with
-                memory forgets where an episode of it begins.
+            env: the only env to use the policy on, once per step; hidden states are reset at its
+                episode starts.
         """
         return self.predict
 
@@ -179,22 +179,22 @@ class Trainer(ABC):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write everything needed to go on: nets, optimisers, caches, randomness, env."""
+        """Save everything needed to resume: networks, optimisers, buffers, random state, env."""
         save_checkpoint(Path(path), self.state_dict())
 
     @classmethod
     def load(
         cls: type[SomeTrainer], path: str | Path, env: MultiAgentVectorEnv, config: Any = None
     ) -> SomeTrainer:
-        """Continue from `save` on an env of the same kind.
+        """Resume from a saved trainer, on an env of the same kind.
 
         Args:
-            path: what `save` wrote.
-            env: made as it was then, with the same number of copies.
-            config: None for the one it was saved with; any other is refused.
+            path: written by `save`, or a run's checkpoint.
+            env: made with the same arguments, including `num_envs`.
+            config: None for the saved one; a different one is refused.
 
         Raises:
-            UsageError: the file is no whole checkpoint of ours, or does not fit env and config.
+            UsageError: the file is not a valid checkpoint, or does not fit env and config.
         """
         state = load_checkpoint(Path(path), device=env.device)
         state = state.get("agent", state)  # a run's checkpoint holds more than the trainer
@@ -208,10 +208,10 @@ class Trainer(ABC):
         return agent
 
     def iterations(self, total_iterations: int) -> Iterator[Metrics]:
-        """Yield the metrics of one update after another; the caller logs, saves and stops.
+        """Yield the metrics of every update; the caller logs, saves and stops.
 
         Warns:
-            RuntimeWarning: gradients were not finite, and left out, in many updates in a row.
+            RuntimeWarning: gradients were skipped in many consecutive updates.
         """
         self.total_iterations = max(total_iterations, 1)
         if not self.started:
@@ -219,7 +219,7 @@ class Trainer(ABC):
             self.started = True
         in_a_row = 0
         while self.iteration < total_iterations:
-            began, skipped = time.process_time(), self.skipped
+            start, skipped = time.process_time(), self.skipped
             report = self.iterate()
             self.iteration += 1
             in_a_row = in_a_row + 1 if self.skipped > skipped else 0
@@ -229,11 +229,11 @@ class Trainer(ABC):
                 self.ema_actor.update_parameters(self.actor)
             report["skipped_updates"] = float(self.skipped)
             report["env_steps"] = float(self.env_steps)
-            report["update_cpu_seconds"] = time.process_time() - began
+            report["update_cpu_seconds"] = time.process_time() - start
             yield report
 
     def state_dict(self) -> State:
-        """Return all of the training's state, in tensors and plain numbers."""
+        """Return the whole state of the training, in tensors and plain numbers."""
         return self._state() | {
             "parts": {name: _plain(part.state_dict()) for name, part in self._parts.items()},
             "predictor": self._predictor_state(),
@@ -249,7 +249,7 @@ class Trainer(ABC):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on exactly where `state_dict` was taken; an env that saves no state starts anew.
+        """Restore what `state_dict` returned; an env that cannot save its state is reset.
 
         Raises:
             UsageError: the state is of another configuration or env.
@@ -259,11 +259,11 @@ class Trainer(ABC):
         if shape != self._shape:
             raise UsageError(
                 f"the checkpoint is of an env with (agents, obs_dim, act_dim) = {shape}, this one "
-                f"has {self._shape}; make it as it was then"
+                f"has {self._shape}; make it with the arguments it had then"
             )
         try:
             for name, part in self._parts.items():
-                part.load_state_dict(copy.deepcopy(state["parts"][name]))  # else it would share
+                part.load_state_dict(copy.deepcopy(state["parts"][name]))  # not to share tensors
             self._load_state(state)
             for name, stream in self._streams.items():
                 stream.set_state(state["streams"][name].cpu())
@@ -283,13 +283,13 @@ class Trainer(ABC):
             ) from error
 
     def _begin(self, seed: int) -> None:
-        """Start all episodes, at the ages that they are to have."""
+        """Reset the env and, if configured, randomise its episodes' phases."""
         self.env.reset(seed=seed)
         if self.config.randomise_episode_phase:
-            self.env.randomise_episode_phase(self.minibatch_rng, self._age_step)
+            self.env.randomise_episode_phase(self.minibatch_rng, self._phase_step)
 
     def _use_actor(self, actor: Actor, ema_decay: float) -> None:
-        """Take `actor` as the policy, and predict with its EMA if `ema_decay` > 0."""
+        """Set the policy, and predict with its EMA if `ema_decay` > 0."""
         self.actor = actor.to(self.env.device)
         self.register(actor=self.actor)
         if ema_decay > 0:
@@ -298,14 +298,14 @@ class Trainer(ABC):
 
     @abstractmethod
     def iterate(self) -> Metrics:
-        """Collect a window, learn from it and return what to log."""
+        """Collect a window, learn from it and return metrics."""
 
     def _state(self) -> State:
-        """Return what is no registered part."""
+        """Return state of subclasses that is not in a registered part."""
         return {}
 
     def _load_state(self, state: State) -> None:  # noqa: B027 (optional)
-        """Take over what `_state` returned."""
+        """Restore what `_state` returned."""
 
     @property
     def _streams(self) -> dict[str, torch.Generator]:
@@ -320,30 +320,30 @@ class Trainer(ABC):
         return dict(self.predictor.state_dict())
 
     @property
-    def _age_step(self) -> int:
-        """Steps between the ages that envs are staggered to.
+    def _phase_step(self) -> int:
+        """Granularity of random episode phases, in steps.
 
-        A window, so that resets fall on its end and whole groups are reset at once; 1 where that
-        would leave fewer than 8 ages.
+        A window, so that groups of envs are reset together at its end; 1 if there would be fewer
+        than 8 phases.
         """
         horizon: int = self.config.horizon
         return horizon if (self.env.max_steps or 0) >= 8 * horizon else 1
 
     @property
     def predictor(self) -> Actor:
-        """The policy that `predict` acts with: the actor, or the running mean of its weights."""
+        """The policy that `predict` uses: the actor, or its EMA."""
         if self.ema_actor is None:
             return self.actor
-        mean = self.ema_actor.module
-        assert isinstance(mean, Actor)
-        return mean
+        ema = self.ema_actor.module
+        assert isinstance(ema, Actor)
+        return ema
 
     @property
     def _shape(self) -> tuple[int, int, int]:
         return (self.env.num_agents, self.env.obs_dim, self.env.act_dim)
 
     def _env_state(self) -> State | None:
-        """Return the env's state; None if it cannot save one: its episodes then start anew."""
+        """Return the env's state; None if it cannot save one."""
         if not self.started:
             return None
         try:
@@ -353,5 +353,5 @@ class Trainer(ABC):
 
 
 def _plain(state: Any) -> Any:
-    """Return a module's state as a plain dict, which loads without pickled classes."""
+    """Convert a module's state to a plain dict, for loading with `weights_only`."""
     return dict(state) if isinstance(state, dict) else state

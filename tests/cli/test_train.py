@@ -222,7 +222,7 @@ def test_damaged_and_foreign_checkpoints_are_refused_without_running_them(
     again = ["train", "--resume", "--out", str(run), *steps(5)]
     file.write_bytes(file.read_bytes()[:-500])
     assert main(again) == 2
-    assert "cut short" in capsys.readouterr().err
+    assert "truncated" in capsys.readouterr().err
     file.write_bytes(pickle.dumps(Bomb()))
     assert main(again) == 2
     torch.save({"format": "diffsurrogate-checkpoint", "version": 1, "state": Bomb()}, file)
