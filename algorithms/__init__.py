@@ -1,4 +1,4 @@
-"""Trainers: SHAC, PPO and its relatives, BPPO and its relatives."""
+"""Trainers: SHAC, PPO, IPPO, MAPPO, BPPO, ARMAPPO and HAPPO."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ _MODULES |= dict.fromkeys(("BPPO", "ARMAPPO", "HAPPO"), "bppo")
 
 
 def __getattr__(name: str) -> Any:
-    """Import a trainer where it is asked for."""
+    """Import a trainer or its configuration on first access."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Steps of a policy up PPO's clipped objective: what PPO does, and SHAC may do besides."""
+"""PPO's clipped surrogate objective: minibatches, epochs and reports."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,30 +21,31 @@ from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """How a policy climbs PPO's clipped objective on one window (arXiv:1707.06347)."""
+    """Policy training with PPO's clipped surrogate (arXiv:1707.06347)."""
 
     epochs: int = 4
-    """Passes over the window; none of them if 0."""
+    """Passes over each window, usually 4 to 15."""
     batch_size: int = 2048
-    """States of all agents in a minibatch. Policies with memory learn from whole windows of some
-    envs, as many as that allows, at least one."""
+    """Joint states (of all agents) per minibatch. Recurrent policies use whole windows of as many
+    envs as fit, at least one."""
     clip_range: float = 0.2
-    """ε: how far the ratio of new to old density may move a sample's gain."""
+    """ε, to which the probability ratio is clipped around 1, usually 0.1 to 0.3."""
     lr: float = 1e-3
     """Adam's learning rate of the policy."""
     max_grad_norm: float = 0.5
-    """Largest gradient norm."""
+    """Gradients are clipped to this norm."""
     target_kl: float | None = None
-    """Leave a window once a minibatch shows that the policy moved this far (mean KL divergence)."""
+    """Stop training on a window once a minibatch's mean KL divergence exceeds this, usually 0.01 to
+    0.05; None for never."""
     entropy_weight: float = 0.0
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus, usually 0 to 0.01."""
     ratio: Literal["per_agent", "joint"] = "per_agent"
-    """agent: a ratio for each agent's action, clipped by itself. team: one ratio of the actions of
-    all, as of one controller."""
+    """per_agent: one probability ratio per agent's action, clipped separately. joint: one ratio of
+    the joint action of all agents."""
     advantage: Literal["individual", "shared"] = "individual"
-    """own: an agent's action earns that agent's reward. team: it earns the mean over all."""
+    """individual: each agent's own advantage. shared: the mean over agents."""
     normalise: bool = True
-    """Advantages of a minibatch get mean 0 and deviation 1."""
+    """Normalise the advantages of a minibatch to mean 0 and standard deviation 1."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -57,50 +58,50 @@ class ClipConfig:
 
 
 def refuse_memory(method: str, *nets: NetConfig) -> None:
-    """Refuse networks with memory where only PPO, IPPO and MAPPO know what to do with it."""
+    """Refuse recurrent networks, which only PPO, IPPO and MAPPO support."""
     widest = max(net.gru_size for net in nets)
     if widest > 0:
         raise UsageError(
-            f"net.gru_size is {widest}, but {method} learns policies and critics without; leave it "
-            "at 0, or train by PPO, IPPO or MAPPO"
+            f"net.gru_size is {widest}, but {method} learns policies and critics without a GRU; "
+            "leave it at 0, or train by PPO, IPPO or MAPPO"
         )
 
 
 def refuse_squash(actor: ActorConfig) -> None:
-    """Refuse a squashed policy, whose density is infinite at the border of the box."""
+    """Refuse a squashed policy, whose density is infinite at the action bounds."""
     if actor.squash:
         raise UsageError(
-            "PPO's ratio needs the density of the action as it was drawn, which a squashed one "
-            "does not keep; leave actor.squash False"
+            "PPO's ratio needs the density of the sampled action, which squashing does not keep; "
+            "leave actor.squash False"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyBatch:
-    """What a policy did in a window, and how well: nothing in it has a graph.
+    """Actions of a policy in a window and their advantages, without a graph.
 
-    In minibatches for policies without memory, time and env are one axis.
+    Minibatches merge time and env into one axis, unless the policy is recurrent.
     """
 
     obs: Tensor
     """(time, env, agent, obs_dim)"""
     action: Tensor
-    """(time, env, agent, act_dim) as drawn, not clamped."""
+    """(time, env, agent, act_dim) as sampled, not clamped."""
     log_prob: Tensor
-    """(time, env, agent) of the policy that acted."""
+    """(time, env, agent) under the policy that acted."""
     advantage: Tensor
     """(time, env, agent)"""
     alive_mask: Tensor | None = None
-    """(time, env, agent) bool: who was there to act; None where all always were."""
+    """(time, env, agent) bool: which agents were alive; None if all always were."""
     memory: NoiseState | None = None
-    """Of correlated noise; None for white."""
+    """Conditional distribution of correlated noise; None for white noise."""
     recurrence: Recurrence | None = None
-    """What a policy with memory knew before; None for the others."""
+    """Initial hidden states and episode starts of a recurrent policy; None for others."""
 
     def minibatches(
         self, config: ClipConfig, generator: torch.Generator
     ) -> Iterator["PolicyBatch"]:
-        """Yield random parts: single steps, or the whole window of some envs if there is memory."""
+        """Yield random parts: single steps, or if recurrent the whole window of some envs."""
         names = ("obs", "action", "log_prob", "advantage")
         values = {name: getattr(self, name) for name in names}
         if self.alive_mask is not None:
@@ -126,17 +127,17 @@ def policy_batch(
     memory: NoiseState | None = None,
     recurrence: Recurrence | None = None,
 ) -> PolicyBatch:
-    """Take down a window before the policy that acted in it moves.
+    """Record a window with its log-probabilities, before the policy is updated.
 
     Args:
-        window: what was seen and done.
-        actor: who did it.
+        window: observations and actions.
+        actor: the policy that acted.
         advantage: (time, env, agent).
-        memory: of correlated noise; None for white.
-        recurrence: what a policy with memory knew before; None for the others.
+        memory: conditional distribution of correlated noise; None for white noise.
+        recurrence: initial hidden states of a recurrent policy; None for others.
     """
     obs, action = window.obs.detach(), window.action.detach()
-    log_prob, _ = _judge(actor, obs, action, memory, recurrence, entropy=False)
+    log_prob, _ = _evaluate_actions(actor, obs, action, memory, recurrence, entropy=False)
     return PolicyBatch(
         obs=obs,
         action=action,
@@ -157,23 +158,23 @@ def clipped_epochs(
     optimiser: ClippedAdam,
     extra_grad: Gradient | None = None,
 ) -> dict[str, float]:
-    """Climb the clipped objective of one window for some epochs.
+    """Train a policy on one window with the clipped surrogate, for some epochs.
 
     Args:
-        actor: the policy, which may have moved a little since it acted.
-        past: what it did.
+        actor: the policy, which may have changed a little since it acted.
+        past: its actions and advantages.
         config: epochs, minibatches and clipping.
-        generator: on the CPU, of minibatches.
+        generator: on the CPU, for minibatches.
         optimiser: of the policy.
         extra_grad: added to the gradient of every step.
 
     Returns:
-        means over all steps: loss, norm, approximate KL divergence and the share that was clipped.
+        means over all steps: loss, gradient norm, approximate KL divergence, clipped fraction.
     """
     reports = []
     for part in past.minibatches(config, generator):
         old, gain = part.log_prob, part.advantage
-        new, entropy = _judge(
+        new, entropy = _evaluate_actions(
             actor,
             part.obs,
             part.action,
@@ -183,21 +184,21 @@ def clipped_epochs(
         )
         if config.advantage == "shared":
             gain = gain.mean(-1, keepdim=True).expand_as(gain)
-        there = part.alive_mask
+        alive = part.alive_mask
         if config.ratio == "joint":
-            if there is not None:  # what the others were said to do changed nothing
-                old, new = old.where(there, 0.0), new.where(there, 0.0)
-                entropy = None if entropy is None else entropy.where(there, 0.0)
+            if alive is not None:  # dead agents' actions had no effect
+                old, new = old.where(alive, 0.0), new.where(alive, 0.0)
+                entropy = None if entropy is None else entropy.where(alive, 0.0)
             old, new, gain = old.sum(-1), new.sum(-1), gain.mean(-1)
-        elif there is not None:
-            old, new, gain = old[there], new[there], gain[there]
-            entropy = None if entropy is None else entropy[there]
+        elif alive is not None:
+            old, new, gain = old[alive], new[alive], gain[alive]
+            entropy = None if entropy is None else entropy[alive]
         if config.normalise and gain.numel() > 1:
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
         loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)
         if entropy is not None:
             if config.ratio == "joint":
-                entropy = entropy.sum(-1)  # of the actions of all
+                entropy = entropy.sum(-1)  # of the joint action
             loss = loss - config.entropy_weight * entropy.mean()
         report = step_report(loss, optimiser.step(loss, extra_grad), new, old, config)
         reports.append(report)
@@ -206,7 +207,7 @@ def clipped_epochs(
     return mean_report(reports)
 
 
-def _judge(
+def _evaluate_actions(
     actor: Actor,
     obs: Tensor,
     action: Tensor,
@@ -215,11 +216,11 @@ def _judge(
     *,
     entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return log-densities of actions and, if asked, the policy's entropies, both (*any, agent)."""
+    """Return log-densities of actions and, if requested, entropies, both (*any, agent)."""
     if recurrence is not None:
         assert isinstance(actor, RecurrentActor)
-        log_prob, spread = actor.evaluate_actions(obs, action, recurrence)
-        return log_prob, spread if entropy else None
+        log_prob, entropies = actor.evaluate_actions(obs, action, recurrence)
+        return log_prob, entropies if entropy else None
     log_prob = actor.log_prob(obs, action, memory)
     return log_prob, actor.entropy(obs, action) if entropy else None
 
@@ -227,14 +228,14 @@ def _judge(
 def step_report(
     loss: Tensor, norm: float, new: Tensor, old: Tensor, config: ClipConfig
 ) -> dict[str, float]:
-    """Return the figures of one step.
+    """Return the metrics of one step.
 
     Args:
-        loss: that was descended.
+        loss: that was minimised.
         norm: of its gradient.
         new: log-densities of actions before the step.
-        old: the same of the policy that acted.
-        config: what the ratio was clipped to.
+        old: log-densities under the policy that acted.
+        config: with the clip range.
     """
     change = (new - old).detach()
     ratio = change.exp()
@@ -247,20 +248,20 @@ def step_report(
 
 
 def mean_report(reports: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure over some steps."""
+    """Return the mean of each metric over some steps."""
     return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
 
 
 def shuffled(
     rows: int, config: ClipConfig, generator: torch.Generator, *, steps: int = 1
 ) -> Iterator[Tensor]:
-    """Yield the rows of one minibatch after another, every row once per epoch.
+    """Yield the row indices of each minibatch, every row once per epoch.
 
     Args:
-        rows: number of them.
-        config: epochs and the states of a minibatch.
+        rows: number of rows.
+        config: epochs and batch size.
         generator: on the CPU.
-        steps: states in a row; a minibatch has at least one row, however many they are.
+        steps: states per row; a minibatch has at least one row.
     """
     for _ in range(config.epochs):
         order = torch.randperm(rows, generator=generator)

@@ -1,8 +1,8 @@
-"""Which gradient SHAC improves a policy by, and by what steps: two gradients, two kinds of steps.
+"""Policy updates of SHAC: two policy gradients and two kinds of steps.
 
-`PathwiseGradient` differentiates the return of short windows through the env's own or learned
-dynamics (SHAC); `AllActionGradient` weighs every discrete action by what the models say of it.
-`GradientUpdate` descends either; `HybridUpdate` takes PPO's clipped steps with either as a part.
+`PathwiseGradient` differentiates the return of short windows through native or learned dynamics
+(SHAC); `AllActionGradient` weights every discrete action by its predicted value. `GradientUpdate`
+takes plain optimiser steps with either; `HybridUpdate` adds either to PPO's clipped steps.
 """
 
 import math
@@ -36,10 +36,10 @@ from diffsurrogate.training.trainer import Metrics
 
 @dataclass(frozen=True, kw_only=True)
 class AllActionConfig:
-    """The gradient over all discrete actions of each agent, valued one modelled step ahead."""
+    """All-action policy gradient: over every discrete action, valued one predicted step ahead."""
 
     minibatches: int = 1
-    """Random parts of a window, with a step on each."""
+    """Optimiser steps per window, each on a random part of it."""
 
     def __post_init__(self) -> None:
         require_range(self, "minibatches", low=1.0)
@@ -47,21 +47,21 @@ class AllActionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PathwiseConfig:
-    """The gradient of the return of short windows through dynamics and reward (SHAC)."""
+    """Pathwise gradient: of the return of short windows, through dynamics and reward (SHAC)."""
 
     lam: float | None = None
-    """λ of the return that is ascended from every state of a window, in [0, 1]; None for SHAC's
-    own objective: the window's rewards and the value at its end."""
+    """λ of the TD(λ) return from every state of a window, in [0, 1]; None for SHAC's objective: the
+    window's rewards plus the value at its end."""
     minibatches: int = 1
-    """Random parts of a window, with a step on each; more than 1 needs SHAC++."""
+    """Optimiser steps per window, each on a random part of it; more than 1 needs SHAC++."""
     segment_length: int | None = None
-    """Steps of the segments that windows are cut into first (SHAC++ only); None for whole windows.
-    Shorter ones see less far and err less: Jacobians of models are multiplied along a segment."""
+    """Steps of the segments windows are split into (SHAC++ only); a divisor of the horizon, or None
+    for whole windows. Shorter segments multiply fewer model Jacobians."""
     action_penalty_weight: float = 1.0
     """α of the penalty on actions outside their bounds (SHAC++, eq. 3); 0 for none."""
     action_penalty_on: Literal["samples", "means"] = "samples"
-    """samples: actions with their noise (the paper), which also pulls means towards the middle.
-    means: actions without it, which leaves a mean inside the bounds alone."""
+    """samples: penalise actions with noise (the paper), which also pulls means to the middle.
+    means: penalise mean actions only."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -73,7 +73,7 @@ class PathwiseConfig:
             require_range(self, "segment_length", low=1.0)
 
     def check_horizon(self, horizon: int) -> None:
-        """Refuse segments that windows of `horizon` steps cannot be cut into."""
+        """Refuse segments that do not divide windows of `horizon` steps."""
         length = self.segment_length or horizon
         if horizon % min(length, horizon):
             raise UsageError(
@@ -83,7 +83,7 @@ class PathwiseConfig:
 
     @property
     def replays(self) -> bool:
-        """Whether windows are collected first and differentiated afterwards, in parts."""
+        """Whether windows are collected without a graph and differentiated in parts."""
         return self.minibatches > 1 or self.segment_length is not None
 
 
@@ -92,9 +92,10 @@ GradientConfig = AllActionConfig | PathwiseConfig
 
 @dataclass(frozen=True, kw_only=True)
 class GradientUpdateConfig:
-    """Steps down a gradient by Adam."""
+    """Plain optimiser steps with Adam."""
 
     gradient: GradientConfig = field(default_factory=PathwiseConfig)
+    """Pathwise or all-action gradient."""
     lr: float = 3e-3
     """Adam's learning rate of the policy."""
     max_grad_norm: float = 1.0
@@ -107,23 +108,26 @@ class GradientUpdateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HybridUpdateConfig:
-    """PPO's clipped steps, each with a gradient as a part.
+    """PPO's clipped steps, with a pathwise or all-action gradient added to each.
 
-    A pathwise gradient sees nothing where the reward does not change under small changes of the
-    action; PPO's likelihood-ratio gradient does, at the price of its variance.
+    Where small changes of an action do not change the reward, the pathwise gradient is zero, but
+    PPO's likelihood-ratio gradient is not; its variance is higher.
     """
 
     ppo: ClipConfig = field(default_factory=lambda: ClipConfig(advantage="shared", target_kl=0.03))
+    """Epochs, minibatches and clipping of PPO's steps."""
     weight: float = 0.3
-    """Of the gradient, in units of the advantages' deviation; 0 for PPO's alone."""
+    """Weight of the added gradient, in units of the advantages' standard deviation, usually up to
+    1; 0 for PPO alone."""
     gradient: GradientConfig = field(default_factory=PathwiseConfig)
+    """Pathwise or all-action gradient."""
 
     def __post_init__(self) -> None:
         require_range(self, "weight", low=0.0)
         if self.ppo.epochs < 1:
             raise UsageError(
                 "a hybrid update takes PPO's steps, but ppo.epochs is 0; give at least 1, or a "
-                "GradientUpdateConfig for steps without them"
+                "GradientUpdateConfig for plain steps"
             )
 
 
@@ -132,15 +136,15 @@ UpdateConfig = GradientUpdateConfig | HybridUpdateConfig
 
 @runtime_checkable
 class PredictsSteps(Protocol):
-    """An env whose models say what a step would lead to: `LearnedDiffWrapper`."""
+    """An env whose models predict steps: `LearnedDiffWrapper`."""
 
     def predict_step(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return reward, next obs and the probability of going on."""
+        """Return reward, next observation and the probability of continuing."""
         ...
 
 
 class PathwiseGradient:
-    """The negative return of short windows, with its graph (arXiv:2204.07137, eq. 5)."""
+    """The gradient of the return of short windows (arXiv:2204.07137, eq. 5)."""
 
     def __init__(
         self,
@@ -150,10 +154,10 @@ class PathwiseGradient:
         value: ValueLearning,
         generator: torch.Generator,
     ) -> None:
-        """Check that the env can be differentiated as the configuration says.
+        """Check that the env supports the configuration.
 
         Raises:
-            UsageError: segments, minibatches or discrete actions without learned models.
+            UsageError: segments, minibatches or discrete actions are used without learned models.
         """
         if config.replays and not env.can_replay:
             raise UsageError(
@@ -169,12 +173,12 @@ class PathwiseGradient:
         self.generator = generator
 
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
-        """Return a window, with its graph unless it is differentiated in parts afterwards."""
+        """Collect a window, with its graph unless it is differentiated in parts later."""
         collect = self.env.collect if self.config.replays else self.env.rollout
         return collect(policy, horizon)
 
     def parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
-        """Yield the window or random parts of it, each with the graph of the current policy."""
+        """Yield the window, or random parts of it with the graph of the current policy."""
         if not self.config.replays:
             yield window
             return
@@ -188,7 +192,7 @@ class PathwiseGradient:
             yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
 
     def loss(self, window: Window) -> Tensor:
-        """Return `return_loss` and the penalty on actions outside their bounds."""
+        """Return `return_loss` plus the penalty on actions outside their bounds."""
         loss, weight = self.return_loss(window), self.config.action_penalty_weight
         if weight == 0 or self.actor.config.squash or self.actor.discrete:
             return loss
@@ -200,7 +204,7 @@ class PathwiseGradient:
         return loss + weight * action_penalty(action, -one, one)
 
     def return_loss(self, window: Window) -> Tensor:
-        """Return the negative value of a window that still has its graph."""
+        """Return the negative return of a window with its graph."""
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
         reward = window.reward / self.value.scale.scale
         rest = (reward, self.value.critic.target(value_obs), window.terminated, window.truncated)
@@ -211,7 +215,7 @@ class PathwiseGradient:
 
 
 class AllActionGradient:
-    """The policy gradient over every discrete action, valued one modelled step ahead."""
+    """The all-action policy gradient, with values from one predicted step ahead."""
 
     def __init__(
         self,
@@ -221,20 +225,20 @@ class AllActionGradient:
         value: ValueLearning,
         generator: torch.Generator,
     ) -> None:
-        """Check that actions are discrete and steps can be predicted.
+        """Check that the env and the actor support it.
 
         Raises:
-            UsageError: they are not, or agents act one after another.
+            UsageError: actions are continuous, models are missing, or agents act one after another.
         """
         if not env.discrete_actions:
             raise UsageError(
-                "AllActionConfig weighs an agent's discrete actions, but this env's actions are "
-                "numbers; use PathwiseConfig"
+                "AllActionConfig sums over an agent's discrete actions, but this env's actions are "
+                "continuous; use PathwiseConfig"
             )
         if actor.config.order != "simultaneous":
             raise UsageError(
-                "AllActionConfig keeps the other agents' actions while it tries an agent's, which "
-                f"order={actor.config.order!r} of the actor does not; use PathwiseConfig"
+                "AllActionConfig varies one agent's action and keeps the others', but with "
+                f"order={actor.config.order!r} they depend on it; use PathwiseConfig"
             )
         _require_models_if_discrete(env)
         self.config = config
@@ -244,7 +248,7 @@ class AllActionGradient:
         self.generator = generator
 
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
-        """Return a window without a graph: none is needed."""
+        """Collect a window without a graph."""
         return self.env.collect(policy, horizon)
 
     def parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
@@ -278,31 +282,31 @@ PolicyGradient = PathwiseGradient | AllActionGradient
 
 
 class GradientUpdate:
-    """Descends a gradient, by one step for each part of a window."""
+    """Takes one plain optimiser step for each part of a window."""
 
     def __init__(
         self, config: GradientUpdateConfig, gradient: PolicyGradient, betas: tuple[float, float]
     ) -> None:
-        """Make the optimiser of the policy."""
+        """Make the policy's optimiser."""
         self.gradient = gradient
         self.optimiser = ClippedAdam(
             gradient.actor, config.lr, max_grad_norm=config.max_grad_norm, betas=betas
         )
 
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
-        """Return a window as the gradient needs it."""
+        """Collect a window, with a graph if the gradient needs one."""
         return self.gradient.collect(policy, horizon)
 
     def step(
         self, window: Window, noise: Tensor, state: NoiseState | None, target: Tensor
     ) -> Metrics:
-        """Improve the policy by a window.
+        """Train the policy on a window.
 
         Args:
-            window: what `collect` returned.
-            noise: (time, env, agent, act_dim), that it was drawn with.
-            state: of correlated noise; it does not matter here.
-            target: (time, env, agent) TD(λ) returns; they do not matter here.
+            window: returned by `collect`.
+            noise: (time, env, agent, act_dim), the noise of its actions.
+            state: unused.
+            target: unused.
         """
         reports = []
         for part in self.gradient.parts(window, noise):
@@ -313,12 +317,12 @@ class GradientUpdate:
 
 
 class HybridUpdate:
-    """Takes PPO's clipped steps on a window, each with the weighted gradient as a part."""
+    """Takes PPO's clipped steps on a window, with the weighted gradient added to each."""
 
     def __init__(
         self, config: HybridUpdateConfig, gradient: PolicyGradient, generator: torch.Generator
     ) -> None:
-        """Make the optimiser of the policy."""
+        """Make the policy's optimiser."""
         self.config = config
         self.gradient = gradient
         self.generator = generator
@@ -327,7 +331,7 @@ class HybridUpdate:
         )
 
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
-        """Return a window as the gradient needs it; without a graph if its weight is 0."""
+        """Collect a window, with a graph if the gradient needs one and its weight is above 0."""
         if self.config.weight == 0:
             return self.gradient.env.collect(policy, horizon)
         return self.gradient.collect(policy, horizon)
@@ -335,18 +339,18 @@ class HybridUpdate:
     def step(
         self, window: Window, noise: Tensor, state: NoiseState | None, target: Tensor
     ) -> Metrics:
-        """Improve the policy by a window.
+        """Train the policy on a window.
 
         Args:
-            window: what `collect` returned.
-            noise: (time, env, agent, act_dim), that it was drawn with.
-            state: of correlated noise; None for white.
+            window: returned by `collect`.
+            noise: (time, env, agent, act_dim), the noise of its actions.
+            state: conditional distribution of correlated noise; None for white noise.
             target: (time, env, agent) TD(λ) returns.
         """
         actor = self.gradient.actor
         with torch.no_grad():
             advantage = target - self.gradient.value.critic.target(window.obs)
-        batch = policy_batch(window, actor, advantage, state)  # before the policy moves
+        batch = policy_batch(window, actor, advantage, state)  # before the policy is updated
         extra_grad, report = self._weighted_gradient(window, noise, advantage.sum(-1).std())
         return report | clipped_epochs(
             actor,
@@ -360,11 +364,10 @@ class HybridUpdate:
     def _weighted_gradient(
         self, window: Window, noise: Tensor, deviation: Tensor
     ) -> tuple[Gradient, Metrics]:
-        """Return the weighted gradient of a window or a part of it, and its norm before that.
+        """Return the weighted gradient of a window or a part of it, and its unweighted norm.
 
-        Divided by the deviation of the team's advantages it is in the units of PPO's gradient,
-        whose advantages are divided by it too; its norm is then clipped to `ppo.max_grad_norm`, as
-        where a model errs it can be of any size.
+        Like PPO's advantages, it is divided by the standard deviation of the summed advantages, and
+        its norm is then clipped to `ppo.max_grad_norm`.
         """
         weight, limit = self.config.weight, self.config.ppo.max_grad_norm
         if weight == 0:
@@ -392,18 +395,18 @@ def build_update(
     betas: tuple[float, float],
     generator: torch.Generator,
 ) -> GradientUpdate | HybridUpdate:
-    """Return the update that a configuration describes.
+    """Build the configured policy update.
 
     Args:
-        config: which gradient, which steps.
-        env: what windows are collected on.
+        config: gradient and kind of steps.
+        env: on which windows are collected.
         actor: the policy.
         value: critic and reward scale.
-        betas: of Adam, of plain steps.
-        generator: on the CPU, of minibatches.
+        betas: Adam's, for plain steps.
+        generator: on the CPU, for minibatches.
 
     Raises:
-        UsageError: the gradient does not suit the env.
+        UsageError: the env does not support the gradient.
     """
     parts = (env, actor, value, generator)
     gradient: PolicyGradient
@@ -428,37 +431,36 @@ def all_action_loss(
     r"""Return the negative one-step return, expected over each agent's discrete actions.
 
     $-\frac{1}{TE} \sum_{t,e,i,k} \pi_{ik}(o) \, \frac{1}{N} \sum_j [R_j + \gamma c V_j](o, (k,
-    a_{-i}))$ with the models' reward R, next observation and probability c of going on: every
-    agent's action is replaced by each other one while the others' stay as they were drawn. No
-    action needs to be sampled for its own gradient, so that the variance is that of the others
-    alone.
+    a_{-i}))$ with the models' reward R, next observation and probability c of continuing. Each
+    agent's action is varied over all actions while the others' keep their sampled values, so only
+    the sampling of the others' actions adds variance.
 
     Args:
         env: predicts steps.
-        actor: of discrete actions.
-        critic: values next observations by its target copy.
-        window: what was seen and done.
+        actor: a policy with discrete actions.
+        critic: its target network values next observations.
+        window: observations and actions.
         gamma: discount.
-        reward_unit: a scalar, the size of a reward in the critic's units.
+        reward_unit: a scalar, the reward scale by which predicted rewards are divided.
     """
     obs = window.obs.detach().flatten(0, 1)
     action = window.action.detach().flatten(0, 1)
     with torch.no_grad():
-        instead = counterfactual_actions(action)  # (agent, choice, batch, agent, choice)
-        before = obs.expand(*instead.shape[:3], *obs.shape[1:])
-        reward, after, continue_prob = env.predict_step(before, instead)
+        varied = counterfactual_actions(action)  # (agent, act_dim, batch, agent, act_dim)
+        before = obs.expand(*varied.shape[:3], *obs.shape[1:])
+        reward, after, continue_prob = env.predict_step(before, varied)
         value = reward / reward_unit + gamma * continue_prob.unsqueeze(-1) * critic.target(after)
-        worth = value.mean(-1).permute(2, 0, 1)  # (batch, agent, choice)
+        action_value = value.mean(-1).permute(2, 0, 1)  # (batch, agent, act_dim)
     probability = actor(obs).softmax(-1)
-    gain = (probability * worth).sum(-1)
+    expected = (probability * action_value).sum(-1)
     if window.alive_mask is not None:
-        gain = gain.where(window.alive_mask.flatten(0, 1), 0.0)
-    return -gain.sum(-1).mean()
+        expected = expected.where(window.alive_mask.flatten(0, 1), 0.0)
+    return -expected.sum(-1).mean()
 
 
 def _require_models_if_discrete(env: MultiAgentVectorEnv) -> None:
     if env.discrete_actions and not env.can_replay:
         raise UsageError(
-            "a discrete action passes a gradient to learned models only, not to a simulator's own; "
-            "learn both: SHAC(LearnedDiffWrapper(env))"
+            "discrete actions need learned dynamics and reward, as a simulator passes no gradient "
+            "to them; learn both: SHAC(LearnedDiffWrapper(env))"
         )

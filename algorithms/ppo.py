@@ -1,7 +1,7 @@
-"""PPO, IPPO and MAPPO on tensors (arXiv:1707.06347, 2011.09533, 2103.01955).
+"""PPO, IPPO and MAPPO (arXiv:1707.06347, 2011.09533, 2103.01955).
 
-They need no gradient of the env: baselines, and methods in their own right. On a
-`LearnedDiffWrapper` they train its models by the way, which is a cold start for SHAC++.
+They need no gradients of the env. On a `LearnedDiffWrapper` they also train its models, which can
+pretrain them for SHAC++.
 """
 
 from collections.abc import Iterator
@@ -46,29 +46,31 @@ class PPOConfig:
     horizon: int = 32
     """Steps of a window."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount, in [0, 1]."""
     lam: float = 0.95
-    """λ of advantages (GAE) and of value targets."""
+    """λ of advantages (GAE) and of value targets, in [0, 1]."""
     actor: ActorConfig = field(default_factory=lambda: ActorConfig(net=_JOINT, learn_std=True))
+    """The policy."""
     critic: CriticConfig = field(default_factory=lambda: CriticConfig(net=_JOINT, target_decay=0.0))
+    """The value function."""
     clip: ClipConfig = field(default_factory=lambda: ClipConfig(ratio="joint", advantage="shared"))
+    """Epochs, minibatches and clipping."""
     critic_lr: float = 1e-3
     """Adam's learning rate of the value function."""
     schedule: Literal["constant", "linear"] = "constant"
-    """linear: learning rates fall to 0 over the training."""
+    """constant, or linear: learning rates fall to 0 over the training."""
     scale_rewards: bool = True
-    """Divide rewards by the running deviation of the discounted return, so that values are of
-    order 1 whatever the env's units."""
+    """Divide rewards by the running standard deviation of the discounted return, so that values are
+    of order 1."""
     ema_decay: float = 0.0
-    """Decay per update of a running mean of the policy's weights, which predictions are made with;
-    0 predicts with the weights as they are. Policies waver from update to update, their mean less
-    so. Early on less is kept, so that it never lags by more than about a ninth of the updates."""
+    """Decay per iteration of the exponential moving average (EMA) of the policy's weights, which
+    predictions use, such as 0.9; 0 uses the weights themselves."""
     randomise_episode_phase: bool = True
-    """Begin with time limits spread over the envs, so that windows hold all ages of episodes."""
+    """Start episodes at random phases, so that resets do not coincide."""
 
     @classmethod
     def ippo(cls) -> "PPOConfig":
-        """Return the defaults of independent PPO: each agent's own observation and reward."""
+        """Return the defaults of IPPO: each agent learns from its own observations and rewards."""
         return cls(
             actor=ActorConfig(net=_SEPARATE, learn_std=True),
             critic=CriticConfig(net=_SEPARATE, target_decay=0.0),
@@ -77,7 +79,7 @@ class PPOConfig:
 
     @classmethod
     def mappo(cls) -> "PPOConfig":
-        """Return the defaults of MAPPO: IPPO with a critic that sees every observation."""
+        """Return the defaults of MAPPO: IPPO with a centralised critic."""
         return replace(cls.ippo(), critic=CriticConfig(net=_JOINT, target_decay=0.0))
 
     def __post_init__(self) -> None:
@@ -91,11 +93,11 @@ class PPOConfig:
 
 
 _EPS = 1e-5
-"""Adam's; a smaller one blows up what little gradient a solved task leaves, and unlearns it."""
+"""Adam's ε; a smaller one amplifies the tiny gradients of a solved task, which unlearns it."""
 
 
 class PPO(Trainer):
-    """Proximal policy optimisation: by default one controller of all agents.
+    """Proximal policy optimisation; by default one joint policy controls all agents.
 
     Example:
         >>> from diffsurrogate import PPO, make
@@ -112,12 +114,12 @@ class PPO(Trainer):
         """Build actor and critic for an env.
 
         Args:
-            env: any env of ours; no gradients are needed.
+            env: any `MultiAgentVectorEnv`; no gradients are needed.
             config: hyperparameters; None for `default_config()`.
             seed: of weights, noise and minibatches, and of the env's first reset.
 
         Raises:
-            UsageError: the env is none of ours.
+            UsageError: the env is not a `MultiAgentVectorEnv`.
         """
         if not isinstance(env, MultiAgentVectorEnv):
             raise UsageError(
@@ -156,24 +158,24 @@ class PPO(Trainer):
             for name, width in widths.items()
             if width > 0
         }
-        """Hidden states of actor and critic, those that are recurrent: (env, agent, gru_size)."""
+        """Hidden states of actor and critic, if recurrent: (env, agent, gru_size)."""
         self.past: dict[str, Recurrence] = {}
-        """The same before the window under way, and where it is void."""
+        """Hidden states before the current window, and its episode starts."""
 
     @classmethod
     def default_config(cls) -> PPOConfig:
-        """Return the hyperparameters that are taken where none are given."""
+        """Return the default hyperparameters."""
         return PPOConfig()
 
     def policy(self, env: MultiAgentVectorEnv) -> Policy:
-        """Return what acts on an env, deterministically and, where there is memory, with it."""
+        """Return a deterministic policy for an env, which keeps hidden states if recurrent."""
         actor = self.predictor
         if isinstance(actor, RecurrentActor):
             return RecurrentPolicy(actor, env)
         return super().policy(env)
 
     def iterate(self) -> Metrics:
-        """Collect one window, improve the policy by it, then the critic, then the env's models."""
+        """Collect one window, then train the policy, the critic and the env's models on it."""
         config = self.config
         self._set_learning_rates()
         self.actor.freeze_normaliser(self.minibatch_rng)
@@ -190,7 +192,7 @@ class PPO(Trainer):
         return report
 
     def _collect(self, noise: Tensor) -> Window:
-        """Act for a window, and note what was known before it."""
+        """Collect a window, and store the hidden states before it."""
         hidden, episode_start, horizon = (
             dict(self.hidden),
             self.env.episode_start,
@@ -210,7 +212,7 @@ class PPO(Trainer):
         return window
 
     def _policy_step(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
-        """Improve the policy by a window, drawn with `noise`; return what to log."""
+        """Train the policy on a window collected with `noise`; return metrics."""
         clip = self.config.clip
         return clipped_epochs(
             self.actor,
@@ -239,7 +241,7 @@ class PPO(Trainer):
         return target, target - value
 
     def _values(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Return values of what each step started from and of what it led to."""
+        """Return the values of `obs` and of `next_obs`."""
         if "critic" not in self.past:
             return self.critic(window.obs), self.critic(window.next_obs)
         past = self.past["critic"]
@@ -256,7 +258,7 @@ class PPO(Trainer):
         return {"critic_loss": sum(losses) / len(losses)}
 
     def _value_minibatches(self, obs: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield values and targets: of single steps, or with memory of some envs' windows."""
+        """Yield values and targets of single steps, or if recurrent of whole windows."""
         clip, past = self.config.clip, self.past.get("critic")
         if past is not None:
             for envs in shuffled(obs.shape[1], clip, self.minibatch_rng, steps=len(obs)):
@@ -282,7 +284,7 @@ class PPO(Trainer):
 
 
 class IPPO(PPO):
-    """Independent PPO: each agent's own observation, reward and, by default, weights."""
+    """Independent PPO: separate observations, rewards and, by default, weights per agent."""
 
     @classmethod
     def default_config(cls) -> PPOConfig:
@@ -291,7 +293,7 @@ class IPPO(PPO):
 
 
 class MAPPO(PPO):
-    """PPO whose agents act on their own observations, with a critic that sees all of them."""
+    """PPO whose agents act on their own observations, with a centralised critic."""
 
     @classmethod
     def default_config(cls) -> PPOConfig:

@@ -1,7 +1,7 @@
-"""Short Horizon Actor-Critic on real, mixed or learned gradients (arXiv:2204.07137).
+"""Short-Horizon Actor-Critic with native or learned gradients (arXiv:2204.07137).
 
-`SHAC(env)` is SHAC on an env that differentiates itself, SHAC++ on a `LearnedDiffWrapper`, SHAC+
-on one with `dynamics=False`: the trainer cannot tell them apart.
+`SHAC(env)` is SHAC on a differentiable env, SHAC++ on a `LearnedDiffWrapper`, and SHAC+ on one with
+`dynamics=False`; the trainer is the same.
 """
 
 from dataclasses import dataclass, field, replace
@@ -39,38 +39,41 @@ class SHACConfig:
     """Hyperparameters of SHAC; the defaults suit smooth simulators."""
 
     horizon: int = 32
-    """Steps of a window."""
+    """Steps of a window, usually 16 to 128."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount, in [0, 1]."""
     actor: ActorConfig = field(default_factory=ActorConfig)
+    """The policy."""
     critic: CriticConfig = field(
         default_factory=lambda: CriticConfig(
             net=NetConfig(architecture="shared", activation="silu")
         )
     )
+    """The value function."""
     noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="auto"))
+    """Exploration noise."""
     update: UpdateConfig = field(default_factory=GradientUpdateConfig)
-    """How the policy learns from a window: plain steps down a gradient, or PPO's with a gradient as
-    a part."""
+    """Policy update: plain optimiser steps, or PPO's clipped steps with a gradient added."""
     value: ValueLearningConfig = field(default_factory=ValueLearningConfig)
+    """Training of the value function."""
     scale_rewards: bool = False
-    """Divide rewards by the running deviation of the discounted return, so that values are of order
-    1 and learned as fast whatever the rewards' units."""
+    """Divide rewards by the running standard deviation of the discounted return, so that values are
+    of order 1."""
     betas: tuple[float, float] = (0.7, 0.95)
-    """Of Adam, for critic and plain steps of the policy (arXiv:2204.07137, table 4)."""
+    """Adam's betas, for the critic and plain policy steps (arXiv:2204.07137, table 4)."""
     lr_schedule: Literal["constant", "linear"] = "constant"
-    """linear: learning rates fall to 1e-5 over the training."""
+    """constant, or linear: learning rates fall to 1e-5 over the training."""
     ema_decay: float = 0.0
-    """Decay per iteration of the exponential moving average of the policy's weights, which
-    predictions are made with; 0 predicts with the weights as they are."""
+    """Decay per iteration of the exponential moving average (EMA) of the policy's weights, which
+    predictions use, such as 0.9; 0 uses the weights themselves."""
     randomise_episode_phase: bool = True
     """Start episodes at random phases, so that resets do not coincide."""
 
     @classmethod
     def suited_to(cls, env: MultiAgentVectorEnv) -> "SHACConfig":
-        """Return what `SHAC(env)` takes: `for_external_envs()` if the simulator has no gradients.
+        """Return the default configuration of `SHAC(env)`.
 
-        As with most simulators of other libraries. Else the defaults, as for VMAS.
+        `for_external_envs()` if the simulator has no native gradients, else the class defaults.
         """
         if env.native_gradients:
             return cls()
@@ -79,11 +82,10 @@ class SHACConfig:
 
     @classmethod
     def for_external_envs(cls, *, segments: bool = True) -> "SHACConfig":
-        """Return what learns on envs of other libraries: PPO's steps with a pathwise part.
+        """Return settings for envs of other libraries: a hybrid update with reward scaling.
 
-        Their rewards are of any size, states end their episodes, and contacts multiply a pathwise
-        gradient, which over a few steps points where PPO's does, and over a whole window elsewhere.
-        Windows are long, to be those of few envs: 16, say.
+        Suits rewards of any scale, early termination and contacts, where pathwise gradients are
+        accurate over a few steps only. Windows are long, for few envs (about 16).
 
         Args:
             segments: differentiate segments of 4 steps, which needs learned dynamics and reward;
@@ -123,7 +125,7 @@ class SHACConfig:
 
 
 class SHAC(Trainer):
-    """Learns a policy by the gradient of short windows.
+    """Short-Horizon Actor-Critic (arXiv:2204.07137, algorithm 1); SHAC++ on learned models.
 
     Example:
         >>> from diffsurrogate import SHAC, make
@@ -141,12 +143,12 @@ class SHAC(Trainer):
         """Build actor and critic for an env.
 
         Args:
-            env: one with gradients of dynamics and reward, real or learned.
+            env: with gradients of dynamics and reward, native or learned.
             config: hyperparameters; None for `SHACConfig.suited_to(env)`.
             seed: of weights, noise and minibatches, and of the env's first reset.
 
         Raises:
-            UsageError: the env has no gradients, or none that the configuration can use.
+            UsageError: the env lacks gradients, or does not support the configuration.
         """
         _check_env(env)
         super().__init__(env, config or SHACConfig.suited_to(env), seed)
@@ -161,7 +163,7 @@ class SHAC(Trainer):
             if noise.kind != "white":
                 raise UsageError(
                     f"PPO's steps need the probability of each discrete action, which {noise.kind} "
-                    "noise does not give; use white noise"
+                    "noise does not provide; use white noise"
                 )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
@@ -200,7 +202,7 @@ class SHAC(Trainer):
             self.register(value_replay=self.value.replay)
 
     def iterate(self) -> Metrics:
-        """Roll out one window, improve the policy by it, then the critic, then the env's models."""
+        """Collect one window, then train the policy, the critic and the env's models on it."""
         self._anneal()
         self.env.detach()  # a window's graph begins here
         self.actor.freeze_normaliser(self.minibatch_rng)  # one window, one normalisation
@@ -212,7 +214,7 @@ class SHAC(Trainer):
         window = window.detach()  # from here on, nothing can reach the policy
         metrics |= window.summary()
         metrics |= self.value.fit(window, target)  # eq. 8
-        metrics |= self.env.fit(window)  # last: models must not move under a live graph
+        metrics |= self.env.fit(window)  # last: models must not change under a live graph
         self.actor.update_normaliser(window.obs)
         self.critic.statistics.update(window.obs)
         return metrics
@@ -225,7 +227,7 @@ class SHAC(Trainer):
 
 
 def _check_env(env: MultiAgentVectorEnv) -> None:
-    """Refuse an env that has not both gradients, and say how to get them."""
+    """Refuse an env without both gradients, and say how to get them."""
     if not isinstance(env, MultiAgentVectorEnv):
         raise UsageError(
             f"SHAC cannot train on a {type(env).__name__}; wrap it: SHAC(LearnedDiffWrapper(env))"

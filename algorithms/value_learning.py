@@ -1,4 +1,4 @@
-"""How SHAC learns values: TD(λ) targets, an expectile of them, replayed states."""
+"""SHAC's value learning: TD(λ) targets, expectile loss and replay."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Metrics
 
 DECAY = 0.97
-"""What a window's rewards still weigh one window later."""
+"""Decay per window of the sums of positive and negative rewards."""
 ENOUGH = 0.01
-"""Share of the gains that losses must make up to count in full."""
+"""Ratio of the rarer to the more common sign at which the balance is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ValueLearningConfig:
     """Hyperparameters of the value function's training."""
 
     lam: float = 0.95
-    """λ of the value targets, TD(λ)."""
+    """λ of the TD(λ) targets, in [0, 1]."""
     lr: float = 3e-3
     """Adam's learning rate."""
     max_grad_norm: float = 1.0
@@ -34,19 +34,19 @@ class ValueLearningConfig:
     minibatches: int = 8
     """Minibatches per iteration."""
     batch_size: int = 512
-    """States of a minibatch."""
+    """States per minibatch."""
     capacity: int = 20_000
-    """States each bin of the replay holds; 0 trains on the current window only."""
+    """States per bin of the replay buffer; 0 trains on the current window only."""
     bins: int = 9
-    """Bins of the replay, by value target."""
+    """Bins of the replay buffer, by value target."""
     balance: float = 0.5
-    """Share of a minibatch spread evenly over the bins, in [0, 1]."""
+    """Share of a minibatch drawn evenly from the bins, in [0, 1]; the rest is uniform."""
     expectile: float = 0.5
-    """Expectile of the targets that is learned (arXiv:2110.06169, eq. 5), in [.01, .99]: .5 is the
-    mean, more is optimistic."""
+    """Expectile of the targets to learn (arXiv:2110.06169, eq. 5), in [.01, .99]: .5 is the mean,
+    more is optimistic."""
     expectile_one_signed: float | None = None
-    """Expectile where rewards have one sign only (`RewardSignBalance`); None for `expectile`
-    everywhere."""
+    """Expectile to use as far as rewards have one sign only (`RewardSignBalance`), in [.01, .99];
+    None for `expectile` always."""
 
     def __post_init__(self) -> None:
         require_range(self, "lam", "balance", low=0.0, high=1.0)
@@ -58,9 +58,10 @@ class ValueLearningConfig:
             require_range(self, "expectile_one_signed", low=0.01, high=0.99)
 
     def expectile_at(self, balance: float) -> float:
-        """Return the expectile for a share of rewards, in [0, 1], that cancel each other."""
-        settled = self.expectile if self.expectile_one_signed is None else self.expectile_one_signed
-        return settled + (self.expectile - settled) * balance
+        """Interpolate between `expectile_one_signed` (0) and `expectile` (1)."""
+        one_signed = self.expectile_one_signed
+        low = self.expectile if one_signed is None else one_signed
+        return low + (self.expectile - low) * balance
 
 
 class ValueLearning:
@@ -78,17 +79,17 @@ class ValueLearning:
         betas: tuple[float, float],
         generator: torch.Generator,
     ) -> None:
-        """Start with a critic.
+        """Build the optimiser and the replay buffer.
 
         Args:
             config: hyperparameters.
             critic: the value function, on the device of the windows.
-            num_envs: copies of the env.
-            num_agents: agents of each.
+            num_envs: number of envs.
+            num_agents: agents per env.
             gamma: discount.
-            scale_rewards: divide rewards by the running deviation of returns.
-            betas: of Adam.
-            generator: on the CPU, of minibatches.
+            scale_rewards: divide rewards by the running standard deviation of returns.
+            betas: Adam's.
+            generator: on the CPU, for minibatches.
         """
         self.config = config
         self.critic = critic
@@ -107,7 +108,7 @@ class ValueLearning:
 
     @torch.no_grad()
     def targets(self, window: Window) -> Tensor:
-        """Take rewards into their scale; return TD(λ) targets (time, env, agent)."""
+        """Update the reward scale; return TD(λ) targets (time, env, agent)."""
         if self.scales_rewards:
             self.scale.update(window.reward, window.ended)
         return td_lambda(
@@ -120,7 +121,7 @@ class ValueLearning:
         )
 
     def fit(self, window: Window, target: Tensor) -> Metrics:
-        """Train the critic on the targets of a window, and on what is replayed."""
+        """Train the critic on the targets of a window and on replayed ones."""
         self.sign_balance.update(window.reward)
         obs, target = window.obs.flatten(0, 1), target.flatten(0, 1)
         finite = target.isfinite().all(-1)
@@ -156,12 +157,10 @@ class ValueLearning:
 
 
 class RewardSignBalance(nn.Module):
-    r"""How far losses cancel gains, over the last thirty windows or so.
+    r"""Balance of positive and negative rewards, over about the last thirty windows.
 
-    Random pushes of a package to its goal lose as often as they win, and even a policy that knows
-    the way loses now and then; a found target is only ever a gain. Where rewards have one sign,
-    nothing is hidden by a mean, and a high expectile overrates every state whose outcomes differ,
-    more so with every bootstrap.
+    A high expectile helps where gains and losses cancel in the mean. Where rewards have one sign
+    only, it just overestimates states with uncertain outcomes, increasingly with every bootstrap.
     """
 
     gains: Tensor
@@ -174,26 +173,26 @@ class RewardSignBalance(nn.Module):
 
     @torch.no_grad()
     def update(self, reward: Float[Tensor, "time env agent"]) -> None:
-        """Take a window's rewards in; those of a team are summed first."""
-        team = reward.double().sum(-1)
-        self.gains.mul_(DECAY).add_(team.clamp(min=0).sum())
-        self.losses.mul_(DECAY).sub_(team.clamp(max=0).sum())
+        """Add a window's rewards, summed over agents."""
+        total = reward.double().sum(-1)
+        self.gains.mul_(DECAY).add_(total.clamp(min=0).sum())
+        self.losses.mul_(DECAY).sub_(total.clamp(max=0).sum())
 
     @property
     def share(self) -> float:
-        """In [0, 1]: 0 with rewards of one sign only; 1 where the rarer sign makes up 1 %.
+        """In [0, 1]: 0 if rewards have one sign only; 1 if the rarer sign reaches 1 % of the other.
 
-        It is 1, too, while there was no reward at all.
+        1 also before the first reward.
         """
         less, more = sorted([float(self.gains), float(self.losses)])
         return 1.0 if more == 0 else min(1.0, less / (ENOUGH * more))
 
 
 class ReturnScale(nn.Module):
-    r"""Running deviation of the discounted return, about zero.
+    r"""Running root mean square of the discounted return.
 
-    The return of each env and agent is summed forward, $R_t = \gamma R_{t-1} + r_t$, and starts
-    anew with each episode.
+    The return of each env and agent is accumulated forward, $R_t = \gamma R_{t-1} + r_t$, and reset
+    at episode starts.
     """
 
     running: Tensor
@@ -210,7 +209,7 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def update(self, reward: Tensor, ended: Tensor) -> None:
-        """Take in the rewards (time, env, agent) of a window; `ended` (time, env) cuts returns."""
+        """Add rewards (time, env, agent) of a window; reset returns after `ended` (time, env)."""
         for r, end in zip(reward, ended, strict=True):
             self.running = self.gamma * self.running + r
             self.square = self.square + self.running.double().square().sum()
@@ -219,7 +218,7 @@ class ReturnScale(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The deviation, a scalar; 1 while every reward was zero."""
+        """The root mean square, a scalar; 1 until the first nonzero reward."""
         if float(self.square) == 0:
             return torch.ones((), device=self.running.device)
         return (self.square / self.count).sqrt().to(self.running.dtype)

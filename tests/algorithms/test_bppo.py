@@ -141,7 +141,7 @@ def test_a_simultaneous_step_of_two_agents_with_choices_by_hand():
     and min(ρ A, clip(ρ) A) lets go of a ρ above 1.2 where A > 0."""
     clip = ClipConfig(epochs=1, batch_size=5, lr=0.0, max_grad_norm=1e6)
     agent, past = two_agents(scheme="simultaneous", clip=clip)
-    (report,) = agent._together(past)
+    (report,) = agent._update_all(past)
     first, total = torch.zeros(3), 0.0
     table, clipped = torch.zeros(3, 3), 0
     for row in range(5):
@@ -169,11 +169,11 @@ def test_simultaneous_learners_feel_the_same_feedback():
     agent, past = two_agents(scheme="simultaneous", clip=clip)
     change, slope = peer_feedback(agent.actor, 1, past)
     peer_grad = change.exp().view(-1, 1, 1) * slope
-    (report,) = agent._together(past)
+    (report,) = agent._update_all(past)
     assert report["peer_slope"] == pytest.approx(float(peer_grad.abs().mean()), rel=1e-5)
     assert report["peer_slope"] > 0
     silent, past = two_agents(scheme="simultaneous", use_peer_gradient=False, clip=clip)
-    (report,) = silent._together(past)
+    (report,) = silent._update_all(past)
     assert report["peer_slope"] == 0.0
 
 
@@ -192,7 +192,7 @@ def test_an_agents_update_leaves_other_weights_unchanged():
         alive_mask=torch.ones(28, AGENTS, dtype=torch.bool),
     )
     before = {name: p.detach().clone() for name, p in agent.actor.named_parameters()}
-    list(agent._alone(1, past, torch.ones(28), draw(28, 2, seed=6)))
+    list(agent._update_one(1, past, torch.ones(28), draw(28, 2, seed=6)))
     for name, parameter in agent.actor.named_parameters():
         its = name.startswith(("net.1.", "own_log_std.1"))
         assert torch.equal(parameter, before[name]) != its, name
@@ -211,8 +211,11 @@ def test_the_ratio_of_an_unchanged_policy_is_1(kind, make_env):
 
 def test_the_update_order_is_backward_or_random():
     agent = BPPO(plain_reach(), sequential(actor={"order": "given", "given_order": (1, 2, 0)}))
-    assert agent._turns() == [0, 2, 1]
-    drawn = {tuple(HAPPO(plain_reach(), sequential(HAPPO), seed=s)._turns()) for s in range(40)}
+    assert agent._agents_to_update() == [0, 2, 1]
+    drawn = {
+        tuple(HAPPO(plain_reach(), sequential(HAPPO), seed=s)._agents_to_update())
+        for s in range(40)
+    }
     assert len(drawn) == 6
 
 
@@ -222,7 +225,7 @@ def advantage_and_gain(**clip: Any) -> tuple[Tensor, Tensor]:
     agent.env.reset(seed=0)
     window = agent.env.collect(lambda obs: obs[..., :2], HORIZON)
     advantage = draw(HORIZON, ENVS, AGENTS, seed=1) * torch.tensor([1.0, 10.0, 100.0]) + 5
-    return advantage.flatten(0, 1), agent._past(window, window.action, advantage).gain
+    return advantage.flatten(0, 1), agent._batch(window, window.action, advantage).gain
 
 
 def test_gains_are_normalised_for_each_agent():
@@ -250,9 +253,9 @@ def test_a_window_is_left_once_the_policy_moved_far_enough(scheme, target, steps
     agent, past = two_agents(scheme=scheme, clip=clip)
     past = replace(past, log_prob=agent.actor.log_prob(past.obs, past.action).detach())
     if scheme == "simultaneous":
-        reports = list(agent._together(past))
+        reports = list(agent._update_all(past))
     else:
-        reports = list(agent._alone(0, past, torch.ones(5), torch.zeros(5, 3)))
+        reports = list(agent._update_one(0, past, torch.ones(5), torch.zeros(5, 3)))
     assert reports[0]["kl"] == 0.0
     assert reports[1]["kl"] > 1e-7
     assert len(reports) == steps
@@ -331,7 +334,7 @@ def test_invalid_configurations_are_refused(change, advice):
         (MAPPO, BPPOConfig(), "MAPPO is set by PPOConfig, not by BPPOConfig"),
         (IPPO, BPPOConfig(), "IPPO is set by PPOConfig, not by BPPOConfig"),
         (BPPO, PPOConfig.ippo(), "BPPO is set by BPPOConfig, not by PPOConfig"),
-        (HAPPO, BPPOConfig(), r"HAPPO passes nothing back, .* start from BPPOConfig.happo\(\)"),
+        (HAPPO, BPPOConfig(), r"HAPPO has no peer gradient, .* start from BPPOConfig.happo\(\)"),
     ],
 )
 def test_settings_of_another_method_are_refused(kind, config, advice):

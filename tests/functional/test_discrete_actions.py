@@ -258,7 +258,7 @@ def test_what_does_not_suit_choices_is_refused(settings: dict[str, Any], message
 
 
 def test_what_needs_choices_is_refused_without():
-    with pytest.raises(UsageError, match="actions are numbers"):
+    with pytest.raises(UsageError, match="actions are continuous"):
         SHAC(learned_reach(), SHACConfig(choices="all"))
     with pytest.raises(UsageError, match="has none"):
         SHAC(Line(3))
