@@ -38,7 +38,7 @@ REFUSALS = {
     "sb3-ppo paper/dispersion --network hyper-mlp": "mlp or share",
     "ippo paper/dispersion --network dico --agents 1": "there is 1",
     "ippo gymnasium/Pendulum-v1 --network dico": "there is 1",
-    "mappo games/specialisation --network dico": "are choices",
+    "mappo games/specialisation --network dico": "are discrete",
     "shac++ paper/dispersion --network hyper-mlp --preset paper": "no hyper-mlp network",
     "shac++ paper/dispersion --surrogates.reward.net.architecture dico": "values and models",
     "ippo vmas/navigation --network dico --ppo.actor.net.gru_size 5": "dico",

@@ -85,7 +85,7 @@ class SB3VecEnv(VecEnv):
         obs, _ = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
         self._reset_seeds()
         self._reset_options()
-        return _rows(self.env, obs, self.joint)
+        return slot_rows(self.env, obs, self.joint)
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions for `step_wait`.
@@ -110,14 +110,14 @@ class SB3VecEnv(VecEnv):
         action, self._actions = to_actions(self._actions, self.env), None
         with torch.no_grad():
             obs, reward, terminated, truncated, info = self.env.step(action)
-        final = _rows(self.env, info["final_obs"], self.joint)
+        final = slot_rows(self.env, info["final_obs"], self.joint)
         rewards = (reward.sum(1) if self.joint else reward.flatten()).cpu().numpy().copy()
         dones = self._per_slot(terminated | truncated)
         cuts = self._per_slot(truncated & ~terminated).tolist()
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": cut} for cut in cuts]
         for slot in np.flatnonzero(dones):
             infos[slot]["terminal_observation"] = final[slot]
-        return _rows(self.env, obs, self.joint), rewards, dones, infos
+        return slot_rows(self.env, obs, self.joint), rewards, dones, infos
 
     def close(self) -> None:
         """Close the env."""
@@ -190,7 +190,7 @@ def as_policy(model: BaseAlgorithm, env: MultiAgentVectorEnv) -> Policy:
     normaliser = model.get_vec_normalize_env()
 
     def act(obs: Tensor) -> Tensor:
-        rows: Any = _rows(env, obs, joint)
+        rows: Any = slot_rows(env, obs, joint)
         if normaliser is not None:
             rows = normaliser.normalize_obs(rows)
         chosen, _ = model.predict(rows, deterministic=True)
@@ -227,7 +227,7 @@ def to_actions(rows: NDArray[Any], env: MultiAgentVectorEnv) -> Tensor:
     return one_hot.to(torch.float32)
 
 
-def _rows(env: MultiAgentVectorEnv, obs: Tensor, joint: bool) -> NDArray[np.float32]:
+def slot_rows(env: MultiAgentVectorEnv, obs: Tensor, joint: bool) -> NDArray[np.float32]:
     """Return obs `(env, agent, obs_dim)` as a new `(slot, features)`, without the global state."""
     obs = without(obs, env.global_state_slice)
     rows = obs.flatten(1) if joint else obs.flatten(0, 1)

@@ -16,7 +16,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.sb3.config import SB3Config
-from diffsurrogate.wrappers.sb3.export import SB3VecEnv, to_actions
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv, to_actions, slot_rows
 
 # isort: split
 from stable_baselines3 import PPO
@@ -172,8 +172,7 @@ class OngoingVecEnv(SB3VecEnv):
 
     def reset(self) -> NDArray[np.float32]:
         """Return the current observations (slot, features): the env goes on."""
-        obs = self.env.current_obs.detach().cpu()
-        return (obs.flatten(1) if self.joint else obs.flatten(0, 1)).numpy().copy()
+        return slot_rows(self.env, self.env.current_obs, self.joint)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step, and count."""
