@@ -20,6 +20,7 @@ from diffsurrogate.algorithms.bppo import (
     peer_feedback,
 )
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.policy_updates import AllActionConfig, GradientUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -49,7 +50,7 @@ def test_feedback_is_the_slope_of_the_ratio_of_all_who_act_later(order):
     config = ActorConfig(net=SEPARATE, head_gain=1.0, order=order, std=0.7, learn_std=True)
     box = torch.ones(AGENTS, 2)
     actor = AutoregressiveActor(config, AGENTS, 5, -2 * box, 3 * box).double()
-    first, *later = actor.acting.tolist()
+    first, *later = actor.agent_order.tolist()
     obs = draw(11, AGENTS, 5, seed=1).double()
     action = 2 * draw(11, AGENTS, 2, seed=2).double()
     past = SequentialBatch(
@@ -210,8 +211,11 @@ def test_the_ratio_of_an_unchanged_policy_is_1(kind, make_env):
 
 
 def test_the_update_order_is_backward_or_random():
-    agent = BPPO(plain_reach(), sequential(actor={"order": "given", "given_order": (1, 2, 0)}))
-    assert agent._agents_to_update() == [0, 2, 1]
+    for order, turns in {"listed": [2, 1, 0], "reversed": [0, 1, 2]}.items():
+        assert BPPO(plain_reach(), sequential(actor={"order": order}))._agents_to_update() == turns
+    agent = BPPO(plain_reach(), sequential(actor={"order": "random"}))
+    agent.actor.freeze_normaliser(agent.minibatch_rng)
+    assert agent._agents_to_update() == agent.actor.agent_order.tolist()[::-1]
     drawn = {
         tuple(HAPPO(plain_reach(), sequential(HAPPO), seed=s)._agents_to_update())
         for s in range(40)
@@ -270,7 +274,8 @@ def test_without_m_learning_in_turn_is_learning_at_once():
         ("at once", "simultaneous", False),
         ("with M", "sequential", True),
     ):
-        more = {"scheme": scheme, "compound": use_peer_ratio, "peer": False, "clip": clip}
+        more = {"scheme": scheme, "use_peer_ratio": use_peer_ratio, "clip": clip}
+        more["use_peer_gradient"] = False
         agent = BPPO(plain_reach(), sequential(**more)).learn(28)
         learned[name] = torch.cat([p.detach().flatten() for p in agent.actor.parameters()])
     at_once = learned["at once"]
@@ -303,10 +308,11 @@ def test_shac_takes_agents_that_act_one_after_another(discrete):
     assert not torch.equal(agent.actor.net[0].head.weight, before)
 
 
-def test_shac_refuses_to_weigh_all_choices_of_a_chain():
+def test_all_action_gradients_refuse_agents_that_act_one_after_another():
     actor = ActorConfig(net=SEPARATE, order="listed")
-    with pytest.raises(UsageError, match="sampled"):
-        SHAC(LearnedDiffWrapper(game()), SHACConfig(actor=actor, choices="all"))
+    update = GradientUpdateConfig(gradient=AllActionConfig())
+    with pytest.raises(UsageError, match=r"order='listed' .* use PathwiseConfig"):
+        SHAC(LearnedDiffWrapper(game()), SHACConfig(actor=actor, update=update))
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -316,11 +322,17 @@ def test_shac_refuses_to_weigh_all_choices_of_a_chain():
     ("change", "advice"),
     [
         ({"actor": ActorConfig(net=NET)}, "choose another order"),
-        ({"clip": ClipConfig(ratio="joint")}, "leave it at 'agent'"),
-        ({"turns": "random"}, "turns='backward'"),
-        ({"turns": "random", "peer": False, "scheme": "simultaneous"}, "scheme='sequential'"),
-        ({"compound": False}, "compound=True"),
-        ({"actor": ActorConfig(net=SEPARATE, order="listed", conditioning="none")}, "peer=False"),
+        ({"clip": ClipConfig(ratio="joint")}, "leave it at 'per_agent'"),
+        ({"update_order": "random"}, "update_order='backward'"),
+        (
+            {"update_order": "random", "use_peer_gradient": False, "scheme": "simultaneous"},
+            "scheme='sequential'",
+        ),
+        ({"use_peer_ratio": False}, "use_peer_ratio=True"),
+        (
+            {"actor": ActorConfig(net=SEPARATE, order="listed", conditioning="none")},
+            "actor.conditioning is 'none'; set it to False",
+        ),
     ],
 )
 def test_invalid_configurations_are_refused(change, advice):

@@ -1,4 +1,4 @@
-"""SHAC that also climbs PPO's objective: learns without slopes, saves, and is refused in time."""
+"""SHAC by PPO's clipped steps, each with a pathwise gradient as a part."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,15 +14,19 @@ from toys.reach import (
     config,
     learned_reach,
     mean_return,
-    same,
-    weights,
 )
 
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.policy_updates import (
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import expectile_loss
@@ -31,8 +35,18 @@ from diffsurrogate.nets.config import NetConfig
 SHARED = NetConfig(architecture="shared", hidden=(32,))
 
 
-def score(**kwargs: Any) -> ClipConfig:
+def ppo(**kwargs: Any) -> ClipConfig:
     return ClipConfig(**({"epochs": 2, "batch_size": 17, "lr": 3e-3} | kwargs))
+
+
+def hybrid(weight: float = 0.3, **kwargs: Any) -> HybridUpdateConfig:
+    """PPO's settings are given by name."""
+    gradient = PathwiseConfig(action_penalty_weight=0.0)
+    return HybridUpdateConfig(ppo=ppo(**kwargs), weight=weight, gradient=gradient)
+
+
+def frozen_values() -> ValueLearningConfig:
+    return ValueLearningConfig(minibatches=2, batch_size=13, lr=0.0)
 
 
 @pytest.mark.parametrize("kind", ["white", "ou"])
@@ -42,8 +56,7 @@ def test_ppo_steps_alone_lead_points_to_the_origin(kind):
         actor=ActorConfig(net=SHARED, std=0.3),
         critic=CriticConfig(net=SHARED),
         noise=NoiseConfig(kind=kind, correlation=0.5),
-        pathwise_weight=0.0,
-        score=score(epochs=4, batch_size=61),
+        update=hybrid(weight=0.0, epochs=4, batch_size=61),
     )
     agent = SHAC(Reach(num_envs=61), settings)
     before = mean_return(agent)
@@ -53,7 +66,7 @@ def test_ppo_steps_alone_lead_points_to_the_origin(kind):
 
 
 def test_the_first_ratios_are_of_the_policy_that_acted():
-    settings = config(score=score(epochs=1, batch_size=10_000))
+    settings = config(update=hybrid(epochs=1, batch_size=10_000))
     for report in SHAC(Reach(), settings).iterations(3):
         assert abs(report["kl"]) < 1e-6
         assert report["clipped_share"] == 0.0
@@ -62,35 +75,31 @@ def test_the_first_ratios_are_of_the_policy_that_acted():
 def test_the_pathwise_gradient_is_a_part_of_every_step():
     """One step of plain descent is by the sum of both gradients, each in the advantages' units."""
     limit, weight = 1e3, 0.7
-    settings = {"critic_lr": 0.0, "action_penalty_weight": 0.0}
-    one = {"epochs": 1, "batch_size": 10_000, "max_grad_norm": limit, "advantage": "team"}
+    one = {"epochs": 1, "batch_size": 10_000, "max_grad_norm": limit, "advantage": "shared"}
 
-    def step(pathwise_weight: float, **kwargs: Any) -> tuple[list[Tensor], list[Tensor]]:
-        agent = SHAC(
-            Reach(),
-            config(score=score(**one), pathwise_weight=pathwise_weight, **settings, **kwargs),
-            seed=5,
-        )
-        agent.score_optimiser = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
+    def step(weight: float) -> list[Tensor]:
+        settings = config(update=hybrid(weight, **one), value=frozen_values())
+        agent = SHAC(Reach(), settings, seed=5)
+        optimiser = agent.policy_update.optimiser
+        optimiser.adam = torch.optim.SGD(optimiser.weights, lr=1.0)
         before = [p.detach().clone() for p in agent.actor.parameters()]
         list(agent.iterations(1))
         after = [p.detach().clone() for p in agent.actor.parameters()]
-        return before, [old - new for old, new in zip(before, after, strict=True)]
+        return [old - new for old, new in zip(before, after, strict=True)]
 
     def pathwise() -> list[Tensor]:
-        agent = SHAC(Reach(), config(**settings), seed=5)
+        agent = SHAC(Reach(), config(value=frozen_values()), seed=5)
         agent.env.reset(seed=5)
         agent.env.randomise_episode_phase(agent.minibatch_rng)
         noise = agent.noise.draw(HORIZON)
         window = agent.env.rollout(NoisyPolicy(agent.actor, noise), HORIZON)
-        advantage = agent.value_targets(window) - agent.critic.target(window.obs)
+        advantage = agent.value.targets(window) - agent.critic.target(window.obs)
         deviation = advantage.sum(-1).std()
-        grads = torch.autograd.grad(agent.return_loss(window), list(agent.actor.parameters()))
+        loss = agent.policy_update.gradient.return_loss(window)
+        grads = torch.autograd.grad(loss, list(agent.actor.parameters()))
         return [grad / deviation for grad in grads]
 
-    _, score_only = step(0.0)
-    _, both = step(weight)
-    for alone, together, grad in zip(score_only, both, pathwise(), strict=True):
+    for alone, together, grad in zip(step(0.0), step(weight), pathwise(), strict=True):
         torch.testing.assert_close(together - alone, weight * grad, rtol=1e-3, atol=1e-5)
 
 
@@ -99,38 +108,25 @@ def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
         def reward(self, *args: Any) -> Tensor:
             return super().reward(*args) * 1e6
 
-    agent = SHAC(Steep(), config(score=score(max_grad_norm=0.5), pathwise_weight=0.3))
+    agent = SHAC(Steep(), config(update=hybrid(weight=0.3, max_grad_norm=0.5)))
     agent.env.reset(seed=0)
     window = agent.env.rollout(NoisyPolicy(agent.actor, agent.noise.draw(HORIZON)), HORIZON)
-    extra_grad, report = agent._pathwise(window, agent.noise.draw(HORIZON), torch.tensor(1.0))
+    noise, update = agent.noise.draw(HORIZON), agent.policy_update
+    extra_grad, report = update._weighted_gradient(window, noise, torch.tensor(1.0))
     assert report["actor_gradient_norm"] > 1e3
     assert torch.stack([g.norm() for _, g in extra_grad]).norm().item() == pytest.approx(0.3 * 0.5)
 
 
-def test_the_pathwise_gradient_fades_out():
-    """A window is 61 envs by 5 steps, so that 4 of them are as many steps as it takes."""
-    env = Reach(num_envs=61)
-    settings = config(score=score(), pathwise_weight=0.6, pathwise_steps=4 * 61 * HORIZON)
-    reports = list(SHAC(env, settings).iterations(6))
-    weights = [report["pathwise_weight"] for report in reports]
-    assert weights == pytest.approx([0.6, 0.45, 0.3, 0.15, 0.0, 0.0])
-    differentiated = ["actor_gradient_norm" in report for report in reports]
-    assert differentiated == [True, True, True, True, False, False]
-
-
-def test_a_policy_without_any_gradient_is_refused():
-    with pytest.raises(UsageError, match=r"set score\.epochs"):
-        config(pathwise_steps=1000)
-    with pytest.raises(UsageError, match="where it is already"):
-        config(score=score(), pathwise_steps=1000, pathwise_weight=0.0)
+def test_a_hybrid_update_without_ppos_steps_is_refused():
+    assert SHACConfig().update == GradientUpdateConfig()
+    with pytest.raises(UsageError, match=r"ppo\.epochs is 0"):
+        hybrid(epochs=0)
 
 
 @pytest.fixture(scope="module")
 def collected() -> tuple[SHAC, Window, Tensor]:
     """Return a trainer that has learned a little (new models and values are flat) and a window."""
-    settings = config(
-        score=score(max_grad_norm=1e9), pathwise_weight=1.0, action_penalty_weight=0.0
-    )
+    settings = config(update=hybrid(weight=1.0, max_grad_norm=1e9))
     agent = SHAC(learned_reach(), settings, seed=5)
     list(agent.iterations(5))
     noise = agent.noise.draw(HORIZON)
@@ -140,20 +136,23 @@ def collected() -> tuple[SHAC, Window, Tensor]:
 def pathwise(collected: tuple[SHAC, Window, Tensor], **kwargs: Any) -> Tensor:
     """Return the pathwise gradient of the window by itself, under some settings."""
     agent, window, noise = collected
-    agent.config = replace(agent.config, **kwargs)
-    extra_grad, _ = agent._pathwise(window, noise, torch.tensor(1.0))
+    gradient = agent.policy_update.gradient
+    gradient.config = replace(gradient.config, **kwargs)
+    extra_grad, _ = agent.policy_update._weighted_gradient(window, noise, torch.tensor(1.0))
     return torch.cat([values.flatten() for _, values in extra_grad])
 
 
-def test_the_pathwise_gradient_may_be_of_pieces_of_a_window(collected):
-    """Pieces of two steps of a window of four: each starts at a state that is a constant."""
+def test_the_pathwise_gradient_may_be_of_segments_of_a_window(collected):
+    """Segments of two steps of a window of four: each starts at a state that is a constant."""
     agent, window, noise = collected
-    agent.config = replace(agent.config, actor_minibatches=1, segment_length=2)
+    gradient = agent.policy_update.gradient
+    gradient.config = replace(gradient.config, minibatches=1, segment_length=2)
     expected = torch.zeros(sum(p.numel() for p in agent.actor.parameters()))
     for rows in (slice(0, 2), slice(2, 4)):
-        piece = window.each(lambda values, rows=rows: values[rows])
-        piece = agent.env.differentiate(piece, NoisyPolicy(agent.actor, noise[rows]))
-        grads = torch.autograd.grad(agent.return_loss(piece), list(agent.actor.parameters()))
+        segment = window.each(lambda values, rows=rows: values[rows])
+        segment = agent.env.differentiate(segment, NoisyPolicy(agent.actor, noise[rows]))
+        loss = gradient.return_loss(segment)
+        grads = torch.autograd.grad(loss, list(agent.actor.parameters()))
         expected += torch.cat([grad.flatten() for grad in grads]) / 2
     assert expected.norm() > 0
     torch.testing.assert_close(pathwise(collected), expected)
@@ -162,32 +161,19 @@ def test_the_pathwise_gradient_may_be_of_pieces_of_a_window(collected):
 
 def test_the_pathwise_gradient_may_be_of_a_part_of_a_window(collected):
     """Three parts of seven envs hold three, two and two of them: the first, three sevenths."""
-    whole = pathwise(collected, segment_length=HORIZON, actor_minibatches=1)
-    parts = torch.stack([pathwise(collected, actor_minibatches=3) for _ in range(200)])
+    whole = pathwise(collected, segment_length=HORIZON, minibatches=1)
+    parts = torch.stack([pathwise(collected, minibatches=3) for _ in range(200)])
     assert not torch.allclose(parts[0], whole, rtol=1e-2)
     torch.testing.assert_close(parts.mean(0), whole, rtol=0.2, atol=0.1 * float(whole.abs().max()))
 
 
-def test_passes_of_pathwise_steps_are_refused():
-    with pytest.raises(UsageError, match="actor_epochs to 1"):
-        config(score=score(), actor_epochs=2)
-
-
 def test_a_window_is_left_when_the_policy_moved_too_far():
-    steps = []
-
     def counted(**kwargs: Any) -> int:
-        agent = SHAC(Reach(), config(score=score(epochs=5, batch_size=7, lr=0.3, **kwargs)))
-        descend = agent._descend
-        steps.clear()
-
-        def count(optimiser: Any, *args: Any) -> float:
-            steps.append(optimiser is agent.score_optimiser)
-            return descend(optimiser, *args)
-
-        agent._descend = count
+        agent = SHAC(Reach(), config(update=hybrid(epochs=5, batch_size=7, lr=0.3, **kwargs)))
+        steps = []
+        agent.policy_update.optimiser.adam.register_step_post_hook(lambda *_: steps.append(1))
         list(agent.iterations(1))
-        return sum(steps)
+        return len(steps)
 
     assert counted(target_kl=None) == 5 * 4
     assert 1 < counted(target_kl=0.5) < 20
@@ -209,19 +195,8 @@ def test_optimistic_values_lie_above_the_mean():
     torch.testing.assert_close(half, (target - value.detach()).square().mean())
 
 
-def test_without_epochs_nothing_changes():
-    """0 epochs is the default; the rest of the score's settings is then idle."""
-
-    def trained(**kwargs: Any) -> list[Tensor]:
-        return weights(SHAC(Reach(), config(**kwargs)).learn(84))
-
-    assert SHACConfig().score.epochs == 0
-    assert same(trained(), trained(score=score(epochs=0, lr=0.5)))
-    assert not same(trained(), trained(score=score()))
-
-
-def test_every_agents_credit_is_its_own_or_the_teams():
-    """Only agent 2 earns anything: alone it learns, as a team all agents are moved."""
+def test_advantages_are_individual_or_shared():
+    """Only agent 2 earns anything: it alone learns if they are individual, all if shared."""
 
     class Paid(Reach):
         def reward(self, *args: Any) -> Tensor:
@@ -232,9 +207,8 @@ def test_every_agents_credit_is_its_own_or_the_teams():
         settings = config(
             actor=ActorConfig(net=net),
             critic=CriticConfig(net=net, target_decay=0.0),
-            critic_lr=0.0,  # its values stay 0
-            pathwise_weight=0.0,
-            score=score(advantage=advantage, normalise=False, lr=0.1),
+            value=frozen_values(),  # at 0
+            update=hybrid(weight=0.0, advantage=advantage, normalise=False, lr=0.1),
         )
         agent = SHAC(Paid(num_envs=ENVS), settings)
         before = [p.detach().clone() for p in agent.actor.parameters()]
@@ -244,5 +218,5 @@ def test_every_agents_credit_is_its_own_or_the_teams():
         assert change.shape == (AGENTS,)
         return (change > 0).tolist()
 
-    assert moved("own") == [False, False, True]
-    assert moved("team") == [True, True, True]
+    assert moved("individual") == [False, False, True]
+    assert moved("shared") == [True, True, True]

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffsurrogate.algorithms.policy_updates import AllActionConfig, PathwiseConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs.registry import make
@@ -29,7 +31,7 @@ def trained(options: TrainOptions, iterations: int) -> SHAC:
 def test_true_gradients_of_transport_survive_window_after_window(windows):
     """The scenario keeps last window's graph in an attribute, the known trap."""
     env = make("paper/transport", num_envs=5, n_agents=1, differentiable=True, max_steps=61)
-    agent = SHAC(env, SHACConfig(critic_updates=2, critic_batch_size=64))
+    agent = SHAC(env, SHACConfig(value=ValueLearningConfig(minibatches=2, batch_size=64)))
     metrics = list(agent.iterations(windows))
     assert len(metrics) == windows
     assert agent.skipped == 0
@@ -46,7 +48,7 @@ def test_shac_plus_learns_dispersion():
 
 
 def test_shac_plus_plus_balances_a_pole_that_is_not_ours():
-    """Choices, ends by state, no gradients; at random a pole stays up for 20 steps of 500."""
+    """Discrete actions, ends by state, no gradients; 20 steps of 500 at random."""
     options = preset("shac++", "gymnasium/CartPole-v1", seed=2)
     assert options.shac == SHACConfig.for_external_envs()
     agent = trained(options, 15)  # 30,720 steps
@@ -75,11 +77,13 @@ def test_shac_swings_the_cart_pole_up(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choices", ["sampled", "all"])
-def test_shac_plus_plus_balances_a_pole_by_choices(choices):
+@pytest.mark.parametrize("gradient", [PathwiseConfig, AllActionConfig])
+def test_shac_plus_plus_balances_a_pole_by_either_gradient(gradient):
     """20 steps at random, 500 at best; it wavers between 250 and 500 from 40,000 steps on."""
     options = preset("shac++", "gymnasium/CartPole-v1", seed=1)
-    options = replace(options, shac=replace(options.shac, choices=choices))
+    if not isinstance(options.shac.update.gradient, gradient):
+        update = replace(options.shac.update, gradient=gradient())
+        options = replace(options, shac=replace(options.shac, update=update))
     (agent, _), best = options.make(), 0.0
     for _ in agent.iterations(40):
         if agent.iteration % 10 == 0:

@@ -1,4 +1,7 @@
-"""What SHAC's policy descends: returns, the box, falling noise, several steps per window."""
+"""What SHAC's policy descends: returns, the action penalty, several steps per window."""
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +21,15 @@ from toys.reach import (
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, PathwiseConfig
+from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
+
+
+def pathwise(**kwargs: Any) -> GradientUpdateConfig:
+    return GradientUpdateConfig(gradient=PathwiseConfig(**kwargs))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +58,9 @@ def test_actor_loss_by_hand(ends, value_obs, action_penalty_weight, action_penal
         Reach(),
         config(
             gamma=0.5,
-            action_penalty_weight=action_penalty_weight,
-            action_penalty_on=action_penalty_on,
+            update=pathwise(
+                action_penalty_weight=action_penalty_weight, action_penalty_on=action_penalty_on
+            ),
         ),
     )
     with torch.no_grad():
@@ -70,16 +79,19 @@ def test_actor_loss_by_hand(ends, value_obs, action_penalty_weight, action_penal
         truncated=torch.zeros_like(terminated),
         value_obs=None if value_obs is None else torch.full_like(six, value_obs),
     )
-    assert agent.actor_loss(window).item() == pytest.approx(loss)
+    assert agent.policy_update.gradient.loss(window).item() == pytest.approx(loss)
 
 
 def test_noise_does_not_bias_a_mean_inside_the_box():
     """Half the samples of a policy of deviation 3 are outside; its mean is not."""
     agent = SHAC(
         Reach(),
-        config(actor=ActorConfig(std=3.0), action_penalty_weight=1e3, action_penalty_on="means"),
+        config(
+            actor=ActorConfig(std=3.0),
+            update=pathwise(action_penalty_weight=1e3, action_penalty_on="means"),
+        ),
     )
-    agent.return_loss = lambda window: window.action.sum() * 0.0
+    agent.policy_update.gradient.return_loss = lambda window: window.action.sum() * 0.0
     agent.learn(5 * 28)
     assert agent.actor(torch.randn(ENVS, AGENTS, OBS)).abs().max() < 1
     weights_before = [p.clone() for p in agent.actor.parameters()]
@@ -88,25 +100,14 @@ def test_noise_does_not_bias_a_mean_inside_the_box():
 
 
 @pytest.mark.parametrize("action_penalty_on", ["samples", "means"])
-def test_a_mean_outside_the_box_is_pulled_back(action_penalty_on):
-    agent = SHAC(Reach(), config(actor_lr=0.05, action_penalty_on=action_penalty_on))
-    agent.return_loss = lambda window: window.action.sum() * 0.0
+def test_the_penalty_moves_a_mean_back_into_the_box(action_penalty_on):
+    update = replace(pathwise(action_penalty_on=action_penalty_on), lr=0.05)
+    agent = SHAC(Reach(), config(update=update))
+    agent.policy_update.gradient.return_loss = lambda window: window.action.sum() * 0.0
     with torch.no_grad():
         agent.actor.net.head.bias.fill_(3.0)
     agent.learn(100 * 28)
     assert agent.actor(torch.zeros(ENVS, AGENTS, OBS)).abs().max() < 1.1
-
-
-def test_the_deviation_falls_to_its_end_and_stays():
-    """From 1 to .25 over 4 windows of 28 steps, geometrically; the first is drawn with 1."""
-    agent = SHAC(Reach(), config(actor=ActorConfig(std=1.0), final_std=0.25, std_steps=4 * 28))
-    seen = [float(agent.actor.log_std.exp()[0]) for _ in agent.iterations(6)]
-    assert seen == pytest.approx([1.0, 0.5**0.5, 0.5, 0.5**1.5, 0.25, 0.25])
-
-
-def test_a_learned_deviation_cannot_also_fall():
-    with pytest.raises(UsageError, match="final_std"):
-        SHACConfig(actor=ActorConfig(learn_std=True), final_std=0.1)
 
 
 def test_lambda_returns_lead_points_to_the_origin():
@@ -114,10 +115,7 @@ def test_lambda_returns_lead_points_to_the_origin():
     settings = config(
         actor=ActorConfig(net=net, std=0.3),
         critic=CriticConfig(net=net),
-        actor_lr=0.01,
-        actor_lam=0.8,
-        final_std=0.05,
-        std_steps=100 * 61 * HORIZON,
+        update=replace(pathwise(lam=0.8), lr=0.01),
         noise=NoiseConfig(),
     )
     agent = SHAC(Reach(num_envs=61), settings).learn(total_steps=200 * 61 * HORIZON)
@@ -125,19 +123,18 @@ def test_lambda_returns_lead_points_to_the_origin():
 
 
 def test_a_window_can_move_the_policy_several_times():
-    """Two passes of three minibatches: six steps; one update of one window as ever."""
-    agent = SHAC(learned_reach(), config(actor_epochs=2, actor_minibatches=3, segment_length=2))
+    """Three minibatches are three steps, in one iteration on one window as ever."""
+    agent = SHAC(learned_reach(), config(update=pathwise(minibatches=3, segment_length=2)))
     taken = []
-    agent.actor_optimiser.register_step_post_hook(lambda *_: taken.append(agent.iteration))
+    adam = agent.policy_update.optimiser.adam
+    adam.register_step_post_hook(lambda *_: taken.append(agent.iteration))
     reports = list(agent.iterations(2))
-    assert taken == [0] * 6 + [1] * 6
+    assert taken == [0] * 3 + [1] * 3
     assert [report["env_steps"] for report in reports] == [28.0, 56.0]
     assert all(torch.isfinite(torch.tensor(value)) for value in reports[-1].values())
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"actor_epochs": 2}, {"actor_minibatches": 2}, {"segment_length": 2}]
-)
+@pytest.mark.parametrize("kwargs", [{"minibatches": 2}, {"segment_length": 2}])
 def test_a_window_of_the_simulators_gradients_moves_the_policy_once(kwargs):
-    with pytest.raises(UsageError, match="actor_epochs"):
-        SHAC(Reach(), config(**kwargs))
+    with pytest.raises(UsageError, match="minibatches and segment_length"):
+        SHAC(Reach(), config(update=pathwise(**kwargs)))

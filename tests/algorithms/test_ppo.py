@@ -1,4 +1,4 @@
-"""PPO, IPPO and MAPPO: ratios, targets, credit, saving, and what they refuse."""
+"""PPO, IPPO and MAPPO: ratios, targets, advantages, learning rates, and what they refuse."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,12 +13,14 @@ from toys.trainers import clipped, plain_reach
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_epochs, policy_batch
+from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.optimisation import ClippedAdam
 
 
 def dispersion() -> MultiAgentVectorEnv:
@@ -80,7 +82,7 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind, learn_std):
             past,
             config=ClipConfig(epochs=2, batch_size=13),
             generator=torch.Generator(),
-            descend=lambda loss: 0.0,
+            optimiser=ClippedAdam(policy, 0.0, max_grad_norm=1.0),
         )
         assert report["clipped_share"] == 0.0
 
@@ -198,7 +200,7 @@ def test_learning_rates_fall_linearly():
     agent, seen = PPO(plain_reach(), clipped(schedule="linear", critic_lr=0.02)), []
     for _ in agent.iterations(4):
         optimisers = (agent.actor_optimiser, agent.critic_optimiser)
-        seen.append([optimiser.param_groups[0]["lr"] for optimiser in optimisers])
+        seen.append([optimiser.adam.param_groups[0]["lr"] for optimiser in optimisers])
     expected = [[1e-3 * left, 0.02 * left] for left in (1, 0.75, 0.5, 0.25)]
     assert seen == [pytest.approx(pair) for pair in expected]
 
@@ -219,8 +221,10 @@ def test_learning_rates_fall_linearly():
         (lambda: ClipConfig(batch_size=0), "batch_size"),
         (lambda: ClipConfig(clip_range=0.0), "clip_range"),
         (lambda: ClipConfig(entropy_weight=-0.1), "entropy_weight"),
-        (lambda: SHACConfig(score=ClipConfig(), actor=ActorConfig(squash=True)), "squash"),
-        (lambda: SHACConfig(score=ClipConfig(), noise=NoiseConfig(kind="pink")), "white or ou"),
+        (
+            lambda: SHACConfig(update=HybridUpdateConfig(), actor=ActorConfig(squash=True)),
+            "leave actor.squash False",
+        ),
     ],
 )
 def test_invalid_configurations_are_refused_with_advice(build, advice):
@@ -232,8 +236,8 @@ def test_invalid_configurations_are_refused_with_advice(build, advice):
     ("build", "advice"),
     [
         (lambda: PPOConfig(schedule="lineal"), "did you mean 'linear'"),
-        (lambda: ClipConfig(ratio="teem"), "did you mean 'team'"),
-        (lambda: ClipConfig(advantage="mine"), "'own', 'team'"),
+        (lambda: ClipConfig(ratio="jiont"), "did you mean 'joint'"),
+        (lambda: ClipConfig(advantage="mine"), "'individual', 'shared'"),
         (lambda: PPO("gymnasium/CartPole-v1"), r"as_multi_agent\(env\)"),
         (lambda: MAPPO(None), "MAPPO cannot train on a NoneType"),
     ],

@@ -24,6 +24,7 @@ from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 ENVS, AGENTS, HORIZON = 5, 3, 11
@@ -153,11 +154,11 @@ def fill(model: TheirPPO, past: PolicyBatch, *, joint: bool, discrete: bool) -> 
 @pytest.mark.parametrize(
     ("make_env", "net", "joint"),
     [(dispersion, JOINT, True), (dispersion, SHARED, False), (cartpole, JOINT, True)],
-    ids=["joint, a team's ratio", "shared, an agent's ratio", "choices"],
+    ids=["one net, joint ratio", "shared weights, ratio per agent", "discrete actions"],
 )
 def test_one_step_down_the_loss_is_theirs(make_env, net, joint, entropy_weight):
     env = make_env()
-    ratio = "team" if joint else "agent"
+    ratio = "joint" if joint else "per_agent"
     agent = ours(env, net, ratio=ratio, advantage="individual", entropy_weight=entropy_weight)
     env.reset(seed=1)
     noise = torch.randn(HORIZON, ENVS, env.num_agents, env.act_dim)
@@ -170,13 +171,14 @@ def test_one_step_down_the_loss_is_theirs(make_env, net, joint, entropy_weight):
     fill(model, past, joint=joint, discrete=env.discrete_actions)
     before = [layer.weight.detach().clone() for layer in their_layers(model)]
 
-    optimiser = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
+    optimiser = ClippedAdam(agent.actor, 1.0, max_grad_norm=1e9)
+    optimiser.adam = torch.optim.SGD(optimiser.weights, lr=1.0)
     report = clipped_epochs(
         agent.actor,
         past,
         config=agent.config.clip,
         generator=torch.Generator(),
-        descend=lambda loss: agent._descend(optimiser, loss, 1e9),
+        optimiser=optimiser,
     )
     model.train()
     logged = model.logger.name_to_value

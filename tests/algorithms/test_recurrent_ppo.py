@@ -195,7 +195,7 @@ def test_evaluation_is_deterministic_whatever_came_before():
 
 
 def test_without_memory_the_policy_of_any_env_is_predict():
-    agent = PPO(plain_reach(), settings(memory=(0, 9)))
+    agent = PPO(plain_reach(), settings(gru_size=(0, 9)))
     obs = torch.randn(ENVS, AGENTS, 5)
     assert torch.equal(agent.policy(plain_reach())(obs), agent.predict(obs))
     assert agent.learn(2 * HORIZON * ENVS).hidden.keys() == {"critic"}
@@ -244,7 +244,7 @@ def test_masked_actions_are_never_taken_and_policies_do_not_see_the_state():
 def test_densities_and_entropies_are_those_of_the_outputs():
     env = plain_reach()
     env.reset(seed=1)
-    actor = build_actor(ActorConfig(net=replace(PLAIN, memory=5), learn_std=True), env)
+    actor = build_actor(ActorConfig(net=replace(PLAIN, gru_size=5), learn_std=True), env)
     assert isinstance(actor, RecurrentActor)
     obs, action = torch.randn(HORIZON, ENVS, AGENTS, 5), torch.randn(HORIZON, ENVS, AGENTS, 2)
     episode_start = torch.zeros(HORIZON, ENVS, dtype=torch.bool)

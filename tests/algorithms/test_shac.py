@@ -16,10 +16,18 @@ from toys.reach import (
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.policy_updates import (
+    AllActionConfig,
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
@@ -42,7 +50,13 @@ def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
     )
     critic = CriticConfig(net=NetConfig(architecture="shared", hidden=(32,)))
     agent = SHAC(
-        Reach(num_envs=61), config(actor=actor, critic=critic, actor_lr=0.01, noise=NoiseConfig())
+        Reach(num_envs=61),
+        config(
+            actor=actor,
+            critic=critic,
+            update=GradientUpdateConfig(lr=0.01),
+            noise=NoiseConfig(),
+        ),
     )
     before = mean_return(agent)
     std = agent.actor.log_std.exp().mean()
@@ -79,34 +93,50 @@ def test_an_env_without_gradients_is_refused_with_advice(part):
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("build", "message"),
     [
-        ({"horizon": 0}, "horizon"),
-        ({"critic_updates": 0}, "critic_updates"),
-        ({"critic_batch_size": 0}, "critic_batch_size"),
-        ({"gamma": 1.1}, "gamma"),
-        ({"lam": -0.1}, "lam"),
-        ({"actor_lam": 1.5}, "actor_lam"),
-        ({"final_std": 0.0}, "final_std"),
-        ({"std_steps": 0}, "std_steps"),
-        ({"segment_length": 5}, "divides the horizon"),
-        ({"segment_length": 0}, "segment_length"),
-        ({"actor_epochs": 0}, "actor_epochs"),
+        (lambda: SHACConfig(horizon=0), "horizon"),
+        (lambda: SHACConfig(gamma=1.1), "gamma"),
+        (lambda: SHACConfig(betas=(0.9, 1.0)), "betas"),
+        (lambda: SHACConfig(ema_decay=1.0), "ema_decay"),
+        (
+            lambda: SHACConfig(
+                update=GradientUpdateConfig(gradient=PathwiseConfig(segment_length=5))
+            ),
+            "divides the horizon",
+        ),
+        (lambda: PathwiseConfig(segment_length=0), "segment_length"),
+        (lambda: PathwiseConfig(minibatches=0), "minibatches"),
+        (lambda: PathwiseConfig(lam=1.5), "lam"),
+        (lambda: PathwiseConfig(action_penalty_weight=-1.0), "action_penalty_weight"),
+        (lambda: AllActionConfig(minibatches=0), "minibatches"),
+        (lambda: GradientUpdateConfig(lr=-1.0), "lr"),
+        (lambda: GradientUpdateConfig(max_grad_norm=0.0), "max_grad_norm"),
+        (lambda: HybridUpdateConfig(weight=-0.1), "weight"),
+        (lambda: ValueLearningConfig(minibatches=0), "minibatches"),
+        (lambda: ValueLearningConfig(batch_size=0), "batch_size"),
+        (lambda: ValueLearningConfig(lam=-0.1), "lam"),
+        (lambda: ValueLearningConfig(expectile=1.0), "expectile"),
     ],
 )
-def test_invalid_configurations_are_refused(kwargs, message):
+def test_invalid_configurations_are_refused(build, message):
     with pytest.raises(UsageError, match=message):
-        SHACConfig(**kwargs)
+        build()
 
 
 # --- updates ---------------------------------------------------------------------------------
 
 
-def rates(schedule: str) -> list[tuple[float, float]]:
-    agent, seen = SHAC(Reach(), config(schedule=schedule, actor_lr=0.1, critic_lr=0.02)), []
-    optimisers = (agent.actor_optimiser, agent.critic_optimiser)
+def rates(lr_schedule: str) -> list[tuple[float, float]]:
+    settings = config(
+        lr_schedule=lr_schedule,
+        update=GradientUpdateConfig(lr=0.1),
+        value=ValueLearningConfig(lr=0.02, minibatches=2, batch_size=13),
+    )
+    agent, seen = SHAC(Reach(), settings), []
+    optimisers = (agent.policy_update.optimiser, agent.value.optimiser)
     for _ in agent.iterations(4):
-        seen.append(tuple(optimiser.param_groups[0]["lr"] for optimiser in optimisers))
+        seen.append(tuple(optimiser.adam.param_groups[0]["lr"] for optimiser in optimisers))
     return seen
 
 
@@ -139,19 +169,20 @@ def test_non_finite_gradients_are_skipped_and_counted():
 
 
 @pytest.mark.parametrize("batch", [13, 1000], ids=["minibatches", "whole windows"])
-def test_without_a_value_cache_the_critic_learns_from_the_window(batch):
-    kwargs = {"value_capacity": 0, "critic_updates": 4, "critic_batch_size": batch}
-    agent = SHAC(Reach(), config(actor_lr=0.0, critic_lr=0.01, gamma=0.0, **kwargs))
-    assert agent.values is None
+def test_without_a_replay_the_critic_learns_from_the_window(batch):
+    value = ValueLearningConfig(capacity=0, minibatches=4, batch_size=batch, lr=0.01)
+    agent = SHAC(Reach(), config(update=GradientUpdateConfig(lr=0.0), value=value, gamma=0.0))
+    assert agent.value.replay is None
     losses = [report["critic_loss"] for report in agent.iterations(60)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 @pytest.mark.parametrize(("batch", "rounds"), [(13, 2), (14, 2), (28, 1), (1000, 1)])
-def test_without_a_value_cache_no_state_comes_twice_before_all_came(batch, rounds):
-    agent = SHAC(Reach(), config(value_capacity=0, critic_updates=5, critic_batch_size=batch))
+def test_without_a_replay_no_state_comes_twice_before_all_came(batch, rounds):
+    value = ValueLearningConfig(capacity=0, minibatches=5, batch_size=batch)
+    agent = SHAC(Reach(), config(value=value))
     obs = torch.arange(28.0).reshape(28, 1, 1)
-    batches = list(agent._critic_batches(obs, obs[..., 0]))
+    batches = list(agent.value._minibatches(obs, obs[..., 0]))
     assert [len(b["obs"]) for b in batches] == [min(batch, 28)] * 5
     assert all(torch.equal(b["obs"][..., 0], b["target"]) for b in batches)
     first = torch.cat([b["obs"] for b in batches[:rounds]]).flatten().tolist()
@@ -192,7 +223,7 @@ def test_defaults_depend_on_whether_the_env_has_gradients(name, has):
 
 
 def test_its_windows_are_no_longer_than_a_world_model_reaches():
-    config = SurrogateConfig(model="awm", loop="open")
+    config = SurrogateConfig(dynamics=ActionWorldModelConfig(), loop="open")
     env = LearnedDiffWrapper(make("gymnasium/Pendulum-v1", num_envs=2), config=config)
     agent = SHAC(env)
     assert agent.config == replace(SHACConfig.for_external_envs(), horizon=env.max_horizon)

@@ -1,9 +1,16 @@
-"""Optimism that comes down as losses stop to cancel gains."""
+"""The expectile of values, which comes down as losses stop to cancel gains."""
 
 import pytest
 import torch
 
-from diffsurrogate import ClipConfig, LearnedDiffWrapper, NoiseConfig, make
+from diffsurrogate import (
+    ClipConfig,
+    HybridUpdateConfig,
+    LearnedDiffWrapper,
+    NoiseConfig,
+    ValueLearningConfig,
+    make,
+)
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import DECAY, ENOUGH, RewardSignBalance
 from diffsurrogate.errors import UsageError
@@ -51,22 +58,21 @@ def test_older_windows_fade():
     assert sign_balance.share == pytest.approx(4 * DECAY**200 / gains / ENOUGH)
 
 
-def test_optimism_lies_between_its_ends():
-    config = SHACConfig(expectile=0.8, expectile_one_signed=0.6)
+def test_the_expectile_lies_between_its_ends():
+    config = ValueLearningConfig(expectile=0.8, expectile_one_signed=0.6)
     assert [config.expectile_at(share) for share in (0.0, 0.25, 1.0)] == pytest.approx(
         [0.6, 0.65, 0.8]
     )
-    assert SHACConfig(expectile=0.8).expectile_at(0.0) == 0.8
+    assert ValueLearningConfig(expectile=0.8).expectile_at(0.0) == 0.8
     with pytest.raises(UsageError, match=r"expectile_one_signed is 1\.0"):
-        SHACConfig(expectile_one_signed=1.0)
+        ValueLearningConfig(expectile_one_signed=1.0)
 
 
-def test_a_trainer_comes_down_where_rewards_are_of_one_sign():
+def test_the_expectile_comes_down_where_rewards_are_of_one_sign():
     config = SHACConfig(
         noise=NoiseConfig(kind="white"),
-        score=ClipConfig(epochs=1),
-        expectile=0.8,
-        expectile_one_signed=0.55,
+        update=HybridUpdateConfig(ppo=ClipConfig(epochs=1)),
+        value=ValueLearningConfig(expectile=0.8, expectile_one_signed=0.55),
     )
     swings = LearnedDiffWrapper(make("diffsurrogate/cartpole-swingup", num_envs=4))
     agent = SHAC(swings, config)  # which costs in every step
@@ -74,4 +80,4 @@ def test_a_trainer_comes_down_where_rewards_are_of_one_sign():
     assert [report["expectile"] for report in reports] == pytest.approx([0.55, 0.55], abs=1e-3)
     other = SHAC(swings, config)
     other.load_state_dict(agent.state_dict())
-    assert other.sign_balance.share == agent.sign_balance.share
+    assert other.value.sign_balance.share == agent.value.sign_balance.share

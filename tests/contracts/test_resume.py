@@ -33,6 +33,7 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import BPPO
 from diffsurrogate.algorithms.ppo import PPO
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
@@ -42,9 +43,14 @@ from diffsurrogate.training.trainer import Trainer
 
 # --- trainers, from Python -----------------------------------------------------------------------
 
+
+def values(**changes: Any) -> ValueLearningConfig:
+    return replace(config().value, **changes)
+
+
 SHAC_VARIANTS = {
-    "held noise": {"noise": NoiseConfig(kind="held", hold=3)},
-    "pink noise, no cache": {"value_capacity": 0, "noise": NoiseConfig(kind="pink")},
+    "white noise, no replay": {"value": values(capacity=0), "noise": NoiseConfig()},
+    "expectile, one sign": {"value": values(expectile=0.8, expectile_one_signed=0.6)},
     "squash, learn_std": {"actor": ActorConfig(net=NET, std=0.3, squash=True, learn_std=True)},
 }
 VARIANTS = (
@@ -67,7 +73,8 @@ def saved(agent: Trainer, path: Path) -> Path:
 def check_unbroken(case: Case, path: Path, make_env: Callable[[], MultiAgentVectorEnv]) -> None:
     """Five windows equal three, saved and loaded, and two: in all that is saved, to the bit."""
     size = ENVS * case.config.horizon
-    unbroken, broken = (case.make(make_env(), seed=3, schedule="linear") for _ in range(2))
+    name = "lr_schedule" if hasattr(case.config, "lr_schedule") else "schedule"
+    unbroken, broken = (case.make(make_env(), seed=3, **{name: "linear"}) for _ in range(2))
     unbroken.learn(5 * size)
     broken.learn(5 * size, lambda agent, metrics: agent.iteration < 3)
     env = make_env()
@@ -126,9 +133,10 @@ def test_an_env_that_saves_no_state_starts_new_episodes(tmp_path, case, randomis
         2 * WINDOW
     )
     loaded = case.kind.load(saved(agent, tmp_path), case.env(Stateless))
-    assert loaded.env.began.all()
-    assert set(what_differs(loaded, agent)) <= {".sampler", ".sb3.last_obs", ".sb3.episode_starts"}
-    assert loaded.learn(3 * WINDOW).update == 3
+    assert loaded.env.episode_start.all()
+    new = {".streams.minibatches", ".sb3.last_obs", ".sb3.episode_starts"}
+    assert set(what_differs(loaded, agent)) <= new
+    assert loaded.learn(3 * WINDOW).iteration == 3
 
 
 OTHERS: dict[str, Callable[[Case], tuple[MultiAgentVectorEnv, dict[str, Any]]]] = {
@@ -154,12 +162,12 @@ def test_a_checkpoint_of_another_env_or_configuration_is_refused(tmp_path, name,
     ("saved_by", "wanted"),
     [
         (config(), config(actor=ActorConfig(net=NET, learn_std=True))),
-        (config(), config(value_bins=2)),
-        (config(), config(value_capacity=0)),
+        (config(), config(value=values(bins=2))),
+        (config(), config(value=values(capacity=0))),
         (clipped(PPO), clipped(PPO, {"batch_size": 7})),
         (stable_baselines(), stable_baselines(hidden=(9,))),
     ],
-    ids=["learned deviation", "bins", "no cache", "minibatches", "widths"],
+    ids=["learned deviation", "bins", "no replay", "minibatches", "widths"],
 )
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path, saved_by, wanted):
     case = next(case for case in TRAINERS.values() if type(case.config) is type(wanted))
@@ -200,7 +208,7 @@ RUN = [
     *("--checkpoint-every", "1", "--film-steps", "0", "--no-progress"),
 ]
 SHAC_SIZES = [
-    *("--shac.horizon", "3", "--shac.critic-updates", "2", "--shac.critic-batch-size", "16"),
+    *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
 ]
 MODEL_SIZES = ["--surrogates.minibatches", "2", "--surrogates.batch-size", "16"]
 PPO_SIZES = ["--ppo.horizon", "3", "--ppo.clip.batch-size", "7", "--ppo.clip.epochs", "2"]
@@ -333,12 +341,12 @@ def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(
                 signal.raise_signal(signal.SIGINT)
             yield metrics
 
-    monkeypatch.setattr(Trainer, "updates", iterations)
+    monkeypatch.setattr(Trainer, "iterations", iterations)
     rarely = ["--checkpoint-every", "100", "--out", str(out)]
     assert main(command(name, *rarely)) == 130
     assert not (out / "summary.json").exists()
     assert signal.getsignal(signal.SIGINT) is before
-    assert load_checkpoint(out / "checkpoints" / "last.pt")["agent"]["update"] == 3
+    assert load_checkpoint(out / "checkpoints" / "last.pt")["agent"]["iteration"] == 3
     advice = capsys.readouterr().out.split("continue with: diffsurrogate ")[1].split()
     monkeypatch.undo()
     assert main(advice) == 0
@@ -356,7 +364,7 @@ def test_a_run_killed_while_it_keeps_its_best_policy_keeps_it_once_resumed(
     save_best = RunFolder.save_best
 
     def kill(folder: RunFolder, state: dict[str, Any]) -> None:
-        if state["agent"]["update"] == best:
+        if state["agent"]["iteration"] == best:
             raise Killed
         save_best(folder, state)
 

@@ -16,7 +16,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.sb3.config import SB3Config
-from diffsurrogate.wrappers.sb3.export import SB3VecEnv, to_actions, slot_rows
+from diffsurrogate.wrappers.sb3.export import SB3VecEnv, slot_rows, to_actions
 
 # isort: split
 from stable_baselines3 import PPO
