@@ -165,7 +165,7 @@ def test_a_method_starts_from_its_own_defaults(method, config):
 def test_robots_start_from_the_same_noise_and_rate(env):
     mixed, ppo, sb3 = preset("shac++", env).shac, preset("ppo", env).ppo, preset("sb3-ppo", env).sb3
     assert mixed.actor.std == ppo.actor.std == sb3.std == 0.5
-    assert mixed.score.lr == ppo.clip.lr == sb3.lr == 5e-4
+    assert mixed.update.ppo.lr == ppo.clip.lr == sb3.lr == 5e-4
     assert preset("sb3-ppo", "gymnasium/NoSuchEnv-v0").sb3.std is None
 
 

@@ -27,7 +27,7 @@ from diffsurrogate.training.evaluate import evaluate
 )
 @pytest.mark.parametrize("make_env", [learned_reach, dispersion, MaskedReach])
 def test_every_update_trains_the_recurrent_weights(make_env, architecture):
-    net = replace(PLAIN, architecture=architecture, memory=5)
+    net = replace(PLAIN, architecture=architecture, gru_size=5)
     start = settings()
     clip = replace(start.clip, entropy_weight=0.01)
     config = replace(
@@ -35,11 +35,11 @@ def test_every_update_trains_the_recurrent_weights(make_env, architecture):
     )
     agent = PPO(make_env(), config)
     nets = (agent.actor.net, agent.critic.net)
-    before = [net.gru_size.carry.weight.detach().clone() for net in nets]
+    before = [net.memory.carry.weight.detach().clone() for net in nets]
     for report in agent.iterations(3):
         assert all(torch.isfinite(torch.tensor(value)) for value in report.values())
     for net, weight in zip(nets, before, strict=True):
-        assert not torch.equal(net.gru_size.carry.weight, weight)
+        assert not torch.equal(net.memory.carry.weight, weight)
     assert agent.skipped == 0
 
 
@@ -49,7 +49,7 @@ def test_only_a_recurrent_policy_solves_recall(architecture):
 
     def trained(memory: int) -> float:
         net = replace(
-            PLAIN, architecture=architecture, hidden=(16,), pool_others=False, memory=memory
+            PLAIN, architecture=architecture, hidden=(16,), pool_others=False, gru_size=memory
         )
         start = settings(IPPO, horizon=12, critic_lr=5e-3)
         clip = ClipConfig(batch_size=256, lr=5e-3)
@@ -78,7 +78,7 @@ def test_an_env_that_saves_no_state_resumes_with_an_empty_hidden_state(tmp_path)
     loaded = PPO.load(tmp_path / "agent.pt", cartpole())
     loaded._collect(loaded.noise.draw(HORIZON))
     assert loaded.past["actor"].episode_start[0].all()
-    assert loaded.learn(3 * HORIZON * ENVS).update == 3
+    assert loaded.learn(3 * HORIZON * ENVS).iteration == 3
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs the extra jaxmarl")

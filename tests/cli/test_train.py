@@ -21,7 +21,7 @@ from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-every", "4", "--checkpoint-every", "1"),
-    *("--shac.horizon", "3", "--shac.critic-updates", "2", "--shac.critic-batch-size", "16"),
+    *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
     *("--surrogates.minibatches", "2", "--surrogates.batch-size", "16", "--no-progress"),
     *("--film-steps", "0"),
 ]
@@ -180,7 +180,7 @@ def test_a_run_is_found_by_what_it_was_started_with(tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_is_not_called_finished(run, monkeypatch):
-    monkeypatch.setattr(SHAC, "_fit_critic", lambda agent, obs, target: 1 / 0)
+    monkeypatch.setattr(SHAC, "iterate", lambda agent: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["train", "--resume", "--out", str(run), *steps(5)])
     assert not (run / "summary.json").exists()

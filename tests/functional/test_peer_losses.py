@@ -10,7 +10,7 @@ SLOPE = torch.tensor([[1.0, 2.0]])
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "pull", "loss", "by_log_prob", "by_action"),
+    ("ratio", "advantage", "peer_grad", "loss", "by_log_prob", "by_action"),
     [
         # M = ½. in range: -(ρM + ρ c·g)A, slopes -ρMA and -ρAc
         (1.1, 2.0, 1.0, -3.3, -1.1, -2.2),

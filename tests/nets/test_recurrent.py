@@ -38,7 +38,7 @@ every_kind = pytest.mark.parametrize("kind", list(KINDS))
 
 
 def settings(kind: str) -> NetConfig:
-    return NetConfig(hidden=(12,), memory=MEMORY, **KINDS[kind])
+    return NetConfig(hidden=(12,), gru_size=MEMORY, **KINDS[kind])
 
 
 def trained(kind: str) -> RecurrentNet:
@@ -184,7 +184,7 @@ def test_agents_share_a_memory_where_they_share_or_generate_weights(kind):
     own = KINDS[kind]["architecture"] in ("joint", "separate")
     layer = AgentLinear if own else nn.Linear
     net = trained(kind)
-    parts = (*net.encoder.modules(), *net.gru_size.modules())
+    parts = (*net.encoder.modules(), *net.memory.modules())
     assert [type(m) for m in parts if isinstance(m, AgentLinear | nn.Linear)] == [layer] * 3
 
 
@@ -236,7 +236,7 @@ def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
 
     Gates are σ(0) = ½, so h' = ½ tanh(x) + ½ h, and V = h. The first episode ends after step 0.
     """
-    config = NetConfig(hidden=(1,), memory=1, activation="relu", layer_norm=False)
+    config = NetConfig(hidden=(1,), gru_size=1, activation="relu", layer_norm=False)
     critic = Critic(CriticConfig(net=config, normalise_obs=False), 1, 1)
     with torch.no_grad():
         for parameter in critic.net.parameters():
@@ -244,7 +244,7 @@ def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
         linears = (critic.net.encoder[0], critic.net.net.net[0], critic.net.net.head)
         for part in linears:
             part.weight.fill_(1.0)
-        critic.net.gru_size.inputs.weight[..., 2, :] = 1.0  # the new content; gates stay ½
+        critic.net.memory.inputs.weight[..., 2, :] = 1.0  # the new content; gates stay ½
     obs = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     next_obs = torch.tensor([3.0, 4.0]).view(2, 1, 1, 1)
     past = Recurrence(
@@ -263,15 +263,18 @@ def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
 # --- invalid settings -----------------------------------------------------------------------
 
 
-REMEMBERS = NetConfig(architecture="separate", memory=5)
+REMEMBERS = NetConfig(architecture="separate", gru_size=5)
 
 
 @pytest.mark.parametrize(
     ("build", "advice"),
     [
-        (lambda: NetConfig(memory=-1), "memory is -1 .*0 for none"),
-        (lambda: NetConfig(architecture="transformer", memory=5), "memory is 5 .*'transformer'"),
-        (lambda: NetConfig(architecture="dico", memory=5), "memory is 5 .*'dico'"),
+        (lambda: NetConfig(gru_size=-1), "gru_size is -1 .*0 for none"),
+        (
+            lambda: NetConfig(architecture="transformer", gru_size=5),
+            "gru_size is 5 .*'transformer'",
+        ),
+        (lambda: NetConfig(architecture="dico", gru_size=5), "gru_size is 5 .*'dico'"),
         (lambda: build_net(REMEMBERS, AGENTS, OBS, OUT), "policies and critics of PPO"),
         (lambda: ActorConfig(net=REMEMBERS, order="listed"), "one after another"),
         (lambda: SHACConfig(actor=ActorConfig(net=REMEMBERS)), "SHAC learns policies and critics"),
@@ -291,6 +294,6 @@ def test_memory_is_refused_where_no_hidden_state_is_kept(build, advice):
 def test_surrogates_are_not_recurrent():
     from toys.reach import Reach
 
-    surrogates = SurrogateConfig(reward=RewardConfig(net=NetConfig(memory=5)))
+    surrogates = SurrogateConfig(reward=RewardConfig(net=NetConfig(gru_size=5)))
     with pytest.raises(UsageError, match="leave it at 0"):
         LearnedDiffWrapper(Reach(differentiable=False), config=surrogates)

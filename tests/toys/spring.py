@@ -12,6 +12,7 @@ from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 ENVS, AGENTS, HORIZON = 7, 3, 5
@@ -70,16 +71,22 @@ class TrueReward(nn.Module):
         return spring_reward(obs, action)
 
 
-def small(model: str = "step", anchor: str = "real", loop: str = "closed") -> SurrogateConfig:
+DYNAMICS = {
+    "step": StepModelConfig(),
+    "awm": ActionWorldModelConfig(
+        width=8, layers=2, feedforward=8, max_horizon=HORIZON, batch_size=8
+    ),
+}
+
+
+def small(dynamics: str = "step", anchor: str = "real", loop: str = "closed") -> SurrogateConfig:
     return SurrogateConfig(
-        model=model,
         anchor=anchor,
         loop=loop,
-        dynamics=ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON),
+        dynamics=DYNAMICS[dynamics],
         reward=RewardConfig(net=NetConfig(architecture="shared", hidden=(8,), activation="silu")),
         minibatches=3,
         batch_size=32,
-        trajectory_batch_size=8,
     )
 
 
