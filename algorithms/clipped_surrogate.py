@@ -39,10 +39,11 @@ class ClipConfig:
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
     ratio: Literal["per_agent", "joint"] = "per_agent"
-    """agent: a ratio for each agent's action, clipped by itself. team: one ratio of the actions of
-    all, as of one controller."""
+    """per_agent: a ratio for each agent's action, clipped by itself. joint: one ratio of the actions
+    of all, as of one controller."""
     advantage: Literal["individual", "shared"] = "individual"
-    """own: an agent's action earns that agent's reward. team: it earns the mean over all."""
+    """individual: an agent's action earns that agent's reward. shared: it earns the mean over
+    all."""
     normalise: bool = True
     """Advantages of a minibatch get mean 0 and deviation 1."""
 

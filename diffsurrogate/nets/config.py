@@ -90,7 +90,7 @@ class NetConfig:
             )
         if self.centralised and self.architecture not in _SEE_THEMSELVES:
             raise UsageError(
-                f"central is for {', '.join(_SEE_THEMSELVES)}; a {self.architecture} network "
+                f"centralised is for {', '.join(_SEE_THEMSELVES)}; a {self.architecture} network "
                 "cannot use it, leave it False"
             )
         if self.identity_size < 1 or min(self.hyper_hidden, default=0) < 1:

@@ -22,7 +22,7 @@ def test_the_papers_hyperparameters():
     assert isinstance(update, GradientUpdateConfig)
     assert (update.lr, update.max_grad_norm, shac.betas) == (1e-3, 1, (0.9, 0.999))
     assert update.gradient == PathwiseConfig(
-        lam=None, action_penalty_weight=1, action_penalty_on="samples"
+        lam=None, action_penalty_weight=1.0, action_penalty_on="samples"
     )
     assert (shac.gamma, value.lam) == (0.99, 0.95)
     assert (shac.noise.kind, shac.actor.std, shac.actor.normalise_obs) == ("white", 1, False)
