@@ -39,8 +39,8 @@ class ClipConfig:
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
     ratio: Literal["per_agent", "joint"] = "per_agent"
-    """per_agent: a ratio for each agent's action, clipped by itself. joint: one ratio of the actions
-    of all, as of one controller."""
+    """per_agent: a ratio for each agent's action, clipped by itself. joint: one ratio of the
+    actions of all, as of one controller."""
     advantage: Literal["individual", "shared"] = "individual"
     """individual: an agent's action earns that agent's reward. shared: it earns the mean over
     all."""
