@@ -97,7 +97,7 @@ def test_the_density_of_what_was_drawn_is_that_of_its_noise(kwargs, agent_order,
 
 @seeing
 @every_order
-def test_probabilities_of_all_joint_choices_sum_to_1(kwargs, agent_order, conditioning):
+def test_probabilities_of_all_joint_actions_sum_to_1(kwargs, agent_order, conditioning):
     policy = actor(discrete=True, conditioning=conditioning, **kwargs)
     obs = draw(1, AGENTS, OBS).expand(2**AGENTS, AGENTS, OBS)
     joint = torch.tensor(list(itertools.product(range(ACT), repeat=AGENTS)))

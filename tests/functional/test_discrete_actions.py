@@ -1,4 +1,4 @@
-"""Gradients through choices, against a matrix game whose expected reward is known."""
+"""Gradients through discrete actions, against a matrix game whose expected reward is known."""
 
 from typing import Any
 
@@ -130,7 +130,7 @@ class MaskedClimbing(Climbing):
 
 
 @either_gradient
-def test_the_gradient_is_that_of_the_expected_payoff_of_the_open_choices(gradient):
+def test_the_gradient_is_that_of_the_expected_payoff_of_the_available_actions(gradient):
     r"""With logits $l$ of a's choices 0 and 2 alone, $dE/dl_0 = \pi_0 \pi_2 (u_0 - u_2)$.
 
     Their worths are $u_0 = -30 q_1 + 0 q_2$ and $u_2 = 0 q_1 + 5 q_2$ under b's chances q of 1
@@ -279,12 +279,12 @@ def test_actions_that_an_agent_lacks_are_never_taken():
         ),
     ],
 )
-def test_what_does_not_suit_choices_is_refused(settings: dict[str, Any], message):
+def test_what_does_not_suit_discrete_actions_is_refused(settings: dict[str, Any], message):
     with pytest.raises(UsageError, match=message):
         SHAC(LearnedDiffWrapper(Line(3)), SHACConfig(**settings))
 
 
-def test_what_needs_choices_is_refused_without():
+def test_what_needs_discrete_actions_is_refused_without():
     with pytest.raises(UsageError, match="actions are numbers"):
         SHAC(
             learned_reach(),
