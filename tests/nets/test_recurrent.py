@@ -26,13 +26,13 @@ TIME, ENVS, AGENTS, OBS, MEMORY, OUT = 11, 5, 3, 7, 13, 2
 KINDS = {
     "joint": {"architecture": "joint"},
     "separate": {"architecture": "separate"},
-    "separate, central": {"architecture": "separate", "centralised": True},
+    "separate, centralised": {"architecture": "separate", "centralised": True},
     "shared": {"architecture": "shared"},
-    "shared, numbered": {"architecture": "shared", "agent_id": True, "pool_others": False},
+    "shared, agent id": {"architecture": "shared", "agent_id": True, "pool_others": False},
     "shared, all": {"architecture": "shared", "agent_id": True, "centralised": True},
     "hyper-linear": {"architecture": "hyper-linear"},
     "hyper-mlp": {"architecture": "hyper-mlp"},
-    "hyper-mlp, central": {"architecture": "hyper-mlp", "centralised": True},
+    "hyper-mlp, centralised": {"architecture": "hyper-mlp", "centralised": True},
 }
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
 
@@ -161,13 +161,13 @@ def test_nothing_crosses_an_episode_start(kind):
     [
         ("joint", True),
         ("separate", False),
-        ("separate, central", True),
+        ("separate, centralised", True),
         ("shared", True),
-        ("shared, numbered", False),
+        ("shared, agent id", False),
         ("shared, all", True),
         ("hyper-linear", False),
         ("hyper-mlp", False),
-        ("hyper-mlp, central", True),
+        ("hyper-mlp, centralised", True),
     ],
 )
 def test_which_agents_inputs_are_seen_does_not_depend_on_memory(kind, sees):
@@ -188,14 +188,14 @@ def test_agents_share_a_memory_where_they_share_or_generate_weights(kind):
     assert [type(m) for m in parts if isinstance(m, AgentLinear | nn.Linear)] == [layer] * 3
 
 
-@pytest.mark.parametrize("numbered", [True, False])
-def test_a_shared_memory_tells_agents_apart_only_by_ids(append_agent_id):
-    config = replace(settings("shared, numbered"), agent_id=append_agent_id)
+@pytest.mark.parametrize("agent_id", [True, False])
+def test_a_shared_memory_tells_agents_apart_only_by_ids(agent_id):
+    config = replace(settings("shared, agent id"), agent_id=agent_id)
     net = build_recurrent_net(config, AGENTS, OBS, OUT)
     x = torch.randn(TIME, ENVS, 1, OBS).expand(-1, -1, AGENTS, -1)
     past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), episode_start=some_resets())
     _, states = net(x, past)
-    assert bool((states[..., 0, :] != states[..., 1, :]).any()) is append_agent_id
+    assert bool((states[..., 0, :] != states[..., 1, :]).any()) is agent_id
 
 
 @pytest.mark.parametrize("kind", ["hyper-linear", "hyper-mlp"])
