@@ -1,4 +1,4 @@
-"""PPO's clipped objective by hand: whose ratio, whose credit, which side is clipped."""
+"""PPO's clipped objective by hand: whose ratio, whose advantage, which side is clipped."""
 
 from dataclasses import replace
 
@@ -52,7 +52,7 @@ def test_gradcheck():
     )
 
 
-# --- ratio and credit --------------------------------------------------------------------------
+# --- ratio and advantage --------------------------------------------------------------------------
 
 
 def actor(**kwargs: object) -> Actor:
@@ -93,13 +93,13 @@ TWO = torch.tensor([[1.5, 0.9]]), torch.tensor([[1.0, 3.0]])  # ratios, advantag
         ("joint", "individual", -1.2 * 2),  # one ratio has one gain
     ],
 )
-def test_ratio_and_credit_by_hand(ratio, advantage, loss):
+def test_ratio_and_advantage_by_hand(ratio, advantage, loss):
     config = ClipConfig(epochs=1, ratio=ratio, advantage=advantage, normalise=False)
     assert first_loss(config, *TWO) == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "gains"), [("per_agent", [1.0, 3, 5, 9]), ("joint", [2.0, 7])])
-def test_normalised_gains_have_mean_0_and_deviation_1(ratio, gains):
+def test_normalised_advantages_have_mean_0_and_deviation_1(ratio, gains):
     """Ratios below 1 - ε in both agents of env 0: where its gain is negative, it is clipped."""
     ratios = torch.tensor([[0.5, 0.5], [1.0, 1.0]])
     advantage = torch.tensor([[1.0, 3.0], [5.0, 9.0]])
