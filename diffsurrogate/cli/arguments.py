@@ -166,6 +166,11 @@ def _with_variants(default: TrainOptions, arguments: list[str]) -> tuple[TrainOp
     Raises:
         UsageError: there is no such variant.
     """
+    flags = {f"--{path}" for path in VARIANTS}
+    pairs = [
+        [word] if word.split("=")[0] not in flags else word.split("=", 1) for word in arguments
+    ]
+    arguments = [part for pair in pairs for part in pair]
     for path, variants in VARIANTS.items():
         while f"--{path}" in arguments:
             place = arguments.index(f"--{path}")

@@ -58,7 +58,7 @@ def test_no_noise_is_the_mean_and_zero_noise_the_same(squash):
     assert torch.equal(silent.act(obs, zero + 5), policy.act(obs, None))
 
 
-def test_outside_measures_any_box_from_minus_1_to_1():
+def test_actions_are_normalised_to_their_bounds_and_penalised_outside():
     action = torch.tensor([[-1.0, 2.0], [3.0, 2.5], [5.0, 2.25]])
     expected = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [2.0, 0.0]])
     torch.testing.assert_close(actor().normalise_action(action), expected)
@@ -130,7 +130,7 @@ def test_log_prob_and_entropy_are_the_normal_distributions(learn_std):
     torch.testing.assert_close(policy.log_prob(obs, action), in_units.sum(-1) + halves)
 
 
-def test_memory_moves_the_mean_and_narrows_the_deviation():
+def test_known_noise_moves_the_mean_and_narrows_the_deviation():
     """At σ = 0.5, noise known to be 2 ± 0.1: a normal of mean μ + 1 and deviation 0.05."""
     policy, obs = actor(std=0.5), draw(ENVS, AGENTS, OBS)
     carried = torch.full((ENVS, AGENTS, ACT), 2.0)

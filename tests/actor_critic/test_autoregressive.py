@@ -22,17 +22,22 @@ NET = NetConfig(architecture="separate", hidden=(8,))
 ORDERS = {
     "listed": ({"order": "listed"}, [0, 1, 2]),
     "reversed": ({"order": "reversed"}, [2, 1, 0]),
-    "given": ({"order": "given", "given_order": (1, 2, 0)}, [1, 2, 0]),
+    "random": ({"order": "random", "agent_order": [1, 2, 0]}, [1, 2, 0]),
 }
 every_order = pytest.mark.parametrize(("kwargs", "agent_order"), ORDERS.values(), ids=ORDERS)
 seeing = pytest.mark.parametrize("conditioning", ["projection", "raw"])
 
 
-def actor(discrete: bool = False, **kwargs: Any) -> AutoregressiveActor:
+def actor(
+    discrete: bool = False, agent_order: list[int] | None = None, **kwargs: Any
+) -> AutoregressiveActor:
     torch.manual_seed(0)
     config = ActorConfig(**({"net": NET, "head_gain": 1.0, "order": "listed"} | kwargs))
     box = (torch.zeros(AGENTS, ACT), torch.ones(AGENTS, ACT)) if discrete else (LOW, HIGH)
-    return AutoregressiveActor(config, AGENTS, OBS, *box, discrete=discrete)
+    policy = AutoregressiveActor(config, AGENTS, OBS, *box, discrete=discrete)
+    if agent_order is not None:  # as if drawn
+        policy.agent_order = torch.tensor(agent_order)
+    return policy
 
 
 def draw(*shape: int, seed: int = 1) -> Tensor:
@@ -92,7 +97,7 @@ def test_the_density_of_what_was_drawn_is_that_of_its_noise(kwargs, agent_order,
 
 @seeing
 @every_order
-def test_probabilities_of_all_joint_choices_sum_to_1(kwargs, agent_order, conditioning):
+def test_probabilities_of_all_joint_actions_sum_to_1(kwargs, agent_order, conditioning):
     policy = actor(discrete=True, conditioning=conditioning, **kwargs)
     obs = draw(1, AGENTS, OBS).expand(2**AGENTS, AGENTS, OBS)
     joint = torch.tensor(list(itertools.product(range(ACT), repeat=AGENTS)))
@@ -164,7 +169,7 @@ def test_a_random_order_is_drawn_for_every_window_and_saved():
 def test_an_actor_of_the_wrong_kind_is_refused():
     with pytest.raises(UsageError, match=r"'listed' is not for Actor; .* build_actor"):
         Actor.of(ActorConfig(net=NET, order="listed"), Reach())
-    with pytest.raises(UsageError, match="'together' is not for AutoregressiveActor"):
+    with pytest.raises(UsageError, match="'simultaneous' is not for AutoregressiveActor"):
         AutoregressiveActor.of(ActorConfig(net=NET), Reach())
 
 
@@ -179,9 +184,6 @@ def test_what_is_built_depends_on_the_order():
 @pytest.mark.parametrize(
     ("kwargs", "advice"),
     [
-        ({"order": "given"}, "name all agents"),
-        ({"given_order": (0, 1, 2)}, "name all agents"),
-        ({"order": "given", "given_order": (0, 1, 1)}, "each of the 3 agents"),
         ({"order": "listed", "net": NetConfig()}, "make it separate"),
         (
             {"order": "listed", "net": NetConfig(architecture="separate", centralised=True)},
@@ -193,4 +195,4 @@ def test_what_is_built_depends_on_the_order():
 )
 def test_invalid_actors_are_refused(kwargs, advice):
     with pytest.raises(UsageError, match=advice):
-        actor(**{"order": "together", **kwargs})
+        actor(**{"order": "simultaneous", **kwargs})

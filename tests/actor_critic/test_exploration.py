@@ -8,7 +8,7 @@ from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, re
 from diffsurrogate.errors import UsageError
 
 SHAPE = (1009, 3, 2)  # 6054 streams: a variance is known to 2 %, a correlation to 1.3 %
-KINDS = ["white", "held", "ou", "pink"]
+KINDS = ["white", "ou"]
 
 
 def process(kind: str, shape: tuple[int, ...] = SHAPE, seed: int = 0, **kwargs: object):
@@ -51,33 +51,14 @@ def test_ou_noise_without_correlation_is_white():
     assert abs(correlation(process("ou", correlation=0.0).draw(32), 1)) < 0.02
 
 
-def test_held_noise_stays_for_hold_steps_also_over_borders():
-    noise = windows(process("held", hold=5), 3, 3, 3, 3, 3)
-    for block in noise.split(5):
-        assert (block == block[0]).all()
-    for before, after in ((4, 5), (9, 10)):
-        assert abs(float((noise[before] * noise[after]).mean())) < 0.05
-
-
-def test_noise_held_for_1_step_is_white():
-    noise = process("held", hold=1).draw(7)
-    assert not (noise[1:] == noise[:-1]).any()
-
-
-def test_pink_noise_is_ever_less_correlated_but_never_uncorrelated():
-    noise = process("pink").draw(32)
-    one, four = correlation(noise, 1), correlation(noise, 4)
-    assert 0.9 > one > four > 0.1
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_process_goes_on_as_if_unbroken(kind):
     shape = (7, 3, 2)
-    unbroken = process(kind, shape, hold=5)
+    unbroken = process(kind, shape)
     unbroken.draw(3)
     saved, randomness = unbroken.state_dict(), unbroken.generator.get_state()
     expected = windows(unbroken, 3, 4)
-    other = process(kind, shape, seed=1, hold=5)
+    other = process(kind, shape, seed=1)
     other.draw(2)
     other.load_state_dict(saved)
     other.generator.set_state(randomness)
@@ -91,7 +72,7 @@ def test_the_generator_decides_everything(kind):
     assert not torch.equal(process(kind, shape).draw(5), process(kind, shape, seed=1).draw(5))
 
 
-@pytest.mark.parametrize("kwargs", [{"hold": 0}, {"correlation": 1.0}, {"correlation": -0.1}])
+@pytest.mark.parametrize("kwargs", [{"correlation": 1.0}, {"correlation": -0.1}])
 def test_invalid_noise_is_refused(kwargs):
     with pytest.raises(UsageError, match=next(iter(kwargs))):
         NoiseConfig(**kwargs)
@@ -154,16 +135,10 @@ def test_white_noise_returns_no_memory():
     assert process("white").draw_with_state(3)[1] is None
 
 
-@pytest.mark.parametrize("kind", ["held", "pink"])
-def test_noise_without_a_density_is_refused(kind):
-    with pytest.raises(UsageError, match=f"{kind} noise has no density"):
-        process(kind).draw_with_state(3)
-
-
 def test_automatic_noise_is_correlated_but_for_discrete_actions():
     auto = NoiseConfig(kind="auto", correlation=0.7)
-    assert resolve_noise(auto, choices=False) == NoiseConfig(kind="ou", correlation=0.7)
-    assert resolve_noise(auto, choices=True).kind == "white"
-    assert resolve_noise(NoiseConfig(kind="pink"), choices=True).kind == "pink"
-    with pytest.raises(UsageError, match="settled first"):
+    assert resolve_noise(auto, discrete=False) == NoiseConfig(kind="ou", correlation=0.7)
+    assert resolve_noise(auto, discrete=True).kind == "white"
+    assert resolve_noise(NoiseConfig(kind="ou"), discrete=True).kind == "ou"
+    with pytest.raises(UsageError, match="resolved first"):
         process("auto")

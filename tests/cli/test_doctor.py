@@ -58,7 +58,7 @@ def test_the_text_names_what_was_found(healthy):
     assert "cosine" in text
 
 
-def test_the_text_names_open_choices_and_the_global_state(healthy):
+def test_the_text_names_available_actions_and_the_global_state(healthy):
     assert "global state      none" in describe(*healthy)
     text = describe(*examined(MaskedReach()))
     assert "4 choices, not all of them open all the time, per agent" in text

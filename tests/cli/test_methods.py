@@ -163,14 +163,14 @@ def test_a_method_starts_from_its_own_defaults(method, config):
     "env", ["mujoco/Hopper-v5", "gymnasium/Hopper-v5", "mamujoco/HalfCheetah-6x1"]
 )
 def test_robots_start_from_the_same_noise_and_rate(env):
-    mixed, ppo, sb3 = preset("shac++", env).shac, preset("ppo", env).ppo, preset("sb3-ppo", env).sb3
-    assert mixed.actor.std == ppo.actor.std == sb3.std == 0.5
-    assert mixed.score.lr == ppo.clip.lr == sb3.lr == 5e-4
+    shac, ppo, sb3 = preset("shac++", env).shac, preset("ppo", env).ppo, preset("sb3-ppo", env).sb3
+    assert shac.actor.std == ppo.actor.std == sb3.std == 0.5
+    assert shac.update.ppo.lr == ppo.clip.lr == sb3.lr == 5e-4
     assert preset("sb3-ppo", "gymnasium/NoSuchEnv-v0").sb3.std is None
 
 
 @pytest.mark.parametrize("network", ["mlp", "hyper-mlp"])
-def test_on_envs_of_others_a_network_keeps_its_form_and_takes_the_mixed_noise(network):
+def test_on_envs_of_others_a_network_keeps_its_form_and_takes_the_noise_of_hybrid_updates(network):
     actor = preset("shac++", "mpe2/simple_spread_v3", network=network).shac.actor
     assert actor.net.architecture == {"mlp": "joint", "hyper-mlp": "hyper-mlp"}[network]
     assert actor.learn_std

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from diffsurrogate.cli.arguments import read_train
+from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.training.evaluate import evaluate
@@ -87,7 +88,7 @@ def train(method: str, env: str, network: str, *more: str, iterations: int = 2) 
     section = "shac" if method.startswith("shac") else "ppo"
     sizes = ["--num-envs", str(ENVS), f"--{section}.horizon", str(HORIZON), "--eval-envs", "3"]
     steps = ["--eval-steps", "5", "--total-steps", str(iterations * ENVS * HORIZON)]
-    few = ["--shac.critic-updates", "2"] if section == "shac" else ["--ppo.clip.epochs", "2"]
+    few = ["--shac.value.minibatches", "2"] if section == "shac" else ["--ppo.clip.epochs", "2"]
     few += ["--surrogates.minibatches", "2"] if method in ("shac+", "shac++") else []
     agents = ["--agents", str(AGENTS)]
     return [method, env, *agents, "--network", network, *sizes, *steps, *few, *more]
@@ -115,7 +116,7 @@ def test_every_method_trains_with_every_network():
     ):
         steps = () if method == "shac" else ("--max-steps", "5")
         options = read_train(train(method, env, network, *steps))
-        agent = trainer(options, training_env(options))
+        agent, _ = options.make()
         for metrics in agent.iterations(2):
             assert all(math.isfinite(value) for value in metrics.values())
         assert (options.network, agent.iteration, agent.skipped) == (network, 2, 0)

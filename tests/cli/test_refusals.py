@@ -25,7 +25,7 @@ REFUSALS = {
     "shac gymnasium/CartPole-v1": "no gradients of its own",
     "shac+ gymnasium/CartPole-v1": "Leave dynamics=True to learn one",
     "ppo paper/dispersion --shac.horizon 4": "--ppo.",
-    "sb3-ppo paper/dispersion --ppo.horizon 4": "set --sb3.",
+    "sb3-ppo paper/dispersion --ppo.horizon 4": "did you mean --sb3.horizon?",
     "mappo paper/dispersion --surrogates.minibatches 4": "--ppo.",
     "ppo paper/dispersion --ppo.horizon 0": "at least 1",
     "sb3-ppo paper/dispersion --sb3.horizon 0": "at least 1",
@@ -49,7 +49,7 @@ REFUSALS = {
     "bppo games/climbing --network shared": "leave out --network",
     "bppo games/climbing --ppo.gamma 0.5": "--bppo.",
     "mappo games/climbing --bppo.gamma 0.5": "--ppo.",
-    "bppo games/climbing --bppo.turns random": "backward",
+    "bppo games/climbing --bppo.update-order random": "backward",
 }
 """Arguments of `diffsurrogate train`, and a part of what is said."""
 

@@ -16,11 +16,18 @@ from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
+from diffsurrogate.algorithms.policy_updates import (
+    AllActionConfig,
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
@@ -55,8 +62,8 @@ def shac(env: Any, **options: Any) -> Trainer:
     return SHAC(env, shac_config(actor=actor, **options))
 
 
-SCORE = {
-    "score": ClipConfig(epochs=2, batch_size=13, advantage="shared"),
+HYBRID = {
+    "update": HybridUpdateConfig(ppo=ClipConfig(epochs=2, batch_size=13, advantage="shared")),
     "noise": NoiseConfig(kind="white"),
 }
 TRAINERS = {
@@ -70,8 +77,11 @@ TRAINERS = {
     "shac++, open loop": lambda: shac(
         LearnedDiffWrapper(half_empty(), config=replace(learned(half_empty()).config, loop="open"))
     ),
-    "shac++, penalty on means": lambda: shac(learned(half_empty()), action_penalty_on="means"),
-    "shac++, score steps": lambda: shac(learned(half_empty()), **SCORE),
+    "shac++, penalty on means": lambda: shac(
+        learned(half_empty()),
+        update=GradientUpdateConfig(gradient=PathwiseConfig(action_penalty_on="means")),
+    ),
+    "shac++, hybrid": lambda: shac(learned(half_empty()), **HYBRID),
     "shac+": lambda: shac(LearnedDiffWrapper(HalfEmpty(), dynamics=False)),
 }
 
@@ -106,7 +116,8 @@ def test_actions_of_dead_agents_are_not_weighed(monkeypatch):
     there = torch.tensor([True, False]).expand(ENVS, 2)
     monkeypatch.setattr(type(env), "alive_mask", property(lambda self: there))
     actor = ActorConfig(net=SEPARATE, order="simultaneous")
-    trainer = SHAC(learned(env), shac_config(actor=actor, choices="all"))
+    update = GradientUpdateConfig(gradient=AllActionConfig())
+    trainer = SHAC(learned(env), shac_config(actor=actor, update=update))
     before = [p.detach().clone() for p in trainer.actor.parameters() if p.requires_grad]
     list(trainer.iterations(3))
     after = [p.detach() for p in trainer.actor.parameters() if p.requires_grad]
@@ -114,7 +125,7 @@ def test_actions_of_dead_agents_are_not_weighed(monkeypatch):
     assert all(torch.equal(a[1], b[1]) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("ratio", ["agent", "team"])
+@pytest.mark.parametrize("ratio", ["per_agent", "joint"])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_a_clipped_step_is_of_live_agents_alone(ratio, normalise):
     """What the others did, and how well, may be anything."""
@@ -130,22 +141,23 @@ def test_a_clipped_step_is_of_live_agents_alone(ratio, normalise):
     def gradient(odd: float) -> list[Tensor]:
         strange = torch.where(alive_mask.unsqueeze(-1), action, odd)
         old = torch.where(alive_mask, log_prob, odd)
-        own_gain = torch.where(alive_mask, gain, odd) if ratio == "agent" else gain
+        own_gain = torch.where(alive_mask, gain, odd) if ratio == "per_agent" else gain
         past = PolicyBatch(
             obs=obs, action=strange, log_prob=old, advantage=own_gain, alive_mask=alive_mask
         )
         found: list[Tensor] = []
 
-        def descend(loss: Tensor) -> float:
-            weights = [p for p in actor.parameters() if p.requires_grad]
-            found.extend(torch.autograd.grad(loss, weights))
-            return 0.0
+        class Differentiated(ClippedAdam):
+            def step(self, loss: Tensor, extra_grad: Gradient | None = None) -> float:
+                found.extend(torch.autograd.grad(loss, self.weights))
+                return 0.0
 
         options = ClipConfig(
             epochs=1, batch_size=1000, advantage="individual", ratio=ratio, normalise=normalise
         )
         sampler = torch.Generator().manual_seed(1)
-        clipped_epochs(actor, past, config=options, generator=sampler, descend=descend)
+        optimiser = Differentiated(actor, 0.0, max_grad_norm=1.0)
+        clipped_epochs(actor, past, config=options, generator=sampler, optimiser=optimiser)
         return found
 
     usual, strange = gradient(0.0), gradient(3.0)

@@ -14,6 +14,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.policy_updates import AllActionConfig, GradientUpdateConfig
 from diffsurrogate.algorithms.ppo import MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
@@ -267,8 +268,9 @@ def trainer(kind: str, env: MaskedReach) -> Any:
     if kind == "shac++":
         settings = config(noise=NoiseConfig(), horizon=8)
         return SHAC(learned(env), settings, seed=0)
-    if kind == "shac++, all choices":
-        return SHAC(learned(env), config(noise=NoiseConfig(), horizon=8, choices="all"), seed=0)
+    if kind == "shac++, all actions":
+        update = GradientUpdateConfig(gradient=AllActionConfig())
+        return SHAC(learned(env), config(noise=NoiseConfig(), horizon=8, update=update), seed=0)
     actor, critic = ActorConfig(net=NET), CriticConfig(net=NET)
     if kind == "ppo, one after another":
         actor = ACTORS[2]
@@ -277,7 +279,7 @@ def trainer(kind: str, env: MaskedReach) -> Any:
     return PPO(env, PPOConfig(horizon=8, actor=actor, critic=critic), seed=0)
 
 
-KINDS = ["ppo", "ppo, one after another", "mappo", "shac++", "shac++, all choices"]
+KINDS = ["ppo", "ppo, one after another", "mappo", "shac++", "shac++, all actions"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,7 +304,7 @@ def test_masked_actions_are_never_taken_in_training(kind, monkeypatch):
 @pytest.mark.parametrize("state", [False, True])
 def test_dynamics_can_be_learned_where_the_state_determines_what_is_seen(state):
     """Half of the change is out of sight, so that no model without the state explains it."""
-    surrogates = SurrogateConfig(minibatches=60, batch_size=256, learning_rate=3e-3)
+    surrogates = SurrogateConfig(minibatches=60, batch_size=256, lr=3e-3)
     env = LearnedDiffWrapper(HiddenHalf(state=state, num_envs=211), config=surrogates)
     env.reset(seed=0)
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""PPO's clipped objective by hand: whose ratio, whose credit, which side is clipped."""
+"""PPO's clipped objective by hand: whose ratio, whose advantage, which side is clipped."""
 
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
 from diffsurrogate.functional.losses import clipped_ratio_loss
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 
 AGENTS, OBS, ACT = 2, 5, 3
 BOX = torch.ones(AGENTS, ACT)
@@ -51,7 +52,7 @@ def test_gradcheck():
     )
 
 
-# --- ratio and credit --------------------------------------------------------------------------
+# --- ratio and advantage --------------------------------------------------------------------------
 
 
 def actor(**kwargs: object) -> Actor:
@@ -75,7 +76,7 @@ def first_loss(config: ClipConfig, ratio: Tensor, advantage: Tensor) -> float:
         past(policy, ratio, advantage),
         config=config,
         generator=torch.Generator(),
-        descend=lambda loss: 0.0,
+        optimiser=ClippedAdam(policy, 0.0, max_grad_norm=1.0),
     )
     return report["clipped_loss"]
 
@@ -86,19 +87,19 @@ TWO = torch.tensor([[1.5, 0.9]]), torch.tensor([[1.0, 3.0]])  # ratios, advantag
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss"),
     [
-        ("agent", "own", -(1.2 * 1 + 0.9 * 3) / 2),
-        ("agent", "team", -(1.2 * 2 + 0.9 * 2) / 2),
-        ("team", "team", -1.2 * 2),  # 1.5 * 0.9 = 1.35
-        ("team", "own", -1.2 * 2),  # one ratio has one gain
+        ("per_agent", "individual", -(1.2 * 1 + 0.9 * 3) / 2),
+        ("per_agent", "shared", -(1.2 * 2 + 0.9 * 2) / 2),
+        ("joint", "shared", -1.2 * 2),  # 1.5 * 0.9 = 1.35
+        ("joint", "individual", -1.2 * 2),  # one ratio has one gain
     ],
 )
-def test_ratio_and_credit_by_hand(ratio, advantage, loss):
+def test_ratio_and_advantage_by_hand(ratio, advantage, loss):
     config = ClipConfig(epochs=1, ratio=ratio, advantage=advantage, normalise=False)
     assert first_loss(config, *TWO) == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize(("ratio", "gains"), [("agent", [1.0, 3, 5, 9]), ("team", [2.0, 7])])
-def test_normalised_gains_have_mean_0_and_deviation_1(ratio, gains):
+@pytest.mark.parametrize(("ratio", "gains"), [("per_agent", [1.0, 3, 5, 9]), ("joint", [2.0, 7])])
+def test_normalised_advantages_have_mean_0_and_deviation_1(ratio, gains):
     """Ratios below 1 - ε in both agents of env 0: where its gain is negative, it is clipped."""
     ratios = torch.tensor([[0.5, 0.5], [1.0, 1.0]])
     advantage = torch.tensor([[1.0, 3.0], [5.0, 9.0]])
@@ -116,7 +117,7 @@ def test_a_minibatch_of_one_state_is_not_normalised():
     assert first_loss(config, *TWO) == pytest.approx(-2.4, rel=1e-5)
 
 
-@pytest.mark.parametrize(("ratio", "agents"), [("agent", 1), ("team", AGENTS)])
+@pytest.mark.parametrize(("ratio", "agents"), [("per_agent", 1), ("joint", AGENTS)])
 def test_the_entropy_bonus_is_of_what_the_ratio_is_of(ratio, agents):
     """Of 3 features with σ = ½: 3 (½ (1 + log 2π) + log ½) = 2.1774; as many agents, as often."""
     config = ClipConfig(epochs=1, ratio=ratio, normalise=False)
@@ -131,12 +132,17 @@ def test_the_report_is_of_all_steps_and_nothing_moved_says_so():
     config = ClipConfig(epochs=3, batch_size=3)
     losses: list[float] = []
 
-    def keep(loss: Tensor) -> float:
-        losses.append(loss.item())
-        return float(len(losses))
+    class Counted(ClippedAdam):
+        def step(self, loss: Tensor, extra_grad: Gradient | None = None) -> float:
+            losses.append(loss.item())
+            return float(len(losses))
 
     report = clipped_epochs(
-        policy, past(policy, *zero), config=config, generator=torch.Generator(), descend=keep
+        policy,
+        past(policy, *zero),
+        config=config,
+        generator=torch.Generator(),
+        optimiser=Counted(policy, 0.0, max_grad_norm=1.0),
     )
     assert len(losses) == 9  # 3 epochs of 3, 3 and 1 states
     assert report["clipped_gradient_norm"] == pytest.approx(5.0)
@@ -154,7 +160,7 @@ def test_the_report_tells_how_far_the_policy_went():
         past(policy, *half),
         config=ClipConfig(epochs=1),
         generator=torch.Generator(),
-        descend=lambda loss: 0.0,
+        optimiser=ClippedAdam(policy, 0.0, max_grad_norm=1.0),
     )
     assert report["kl"] == pytest.approx(0.1487, abs=1e-4)
     assert report["clipped_share"] == 1.0
@@ -165,20 +171,12 @@ def test_steps_make_good_actions_likelier_and_bad_ones_less_likely():
     advantage = torch.ones(7, AGENTS)
     advantage[:3] = -1.0
     experience = past(policy, torch.ones(7, AGENTS), advantage)
-    optimiser = torch.optim.Adam(policy.parameters(), lr=1e-2)
-
-    def descend(loss: Tensor) -> float:
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return 0.0
-
     clipped_epochs(
         policy,
         experience,
         config=ClipConfig(epochs=5),
         generator=torch.Generator(),
-        descend=descend,
+        optimiser=ClippedAdam(policy, 1e-2, max_grad_norm=1e6),
     )
     change = (policy.log_prob(experience.obs, experience.action) - experience.log_prob)[0]
     assert (change[:3] < 0).all()

@@ -1,4 +1,4 @@
-"""The objective of BPPO by hand: whose ratio, whose feedback, which side is clipped."""
+"""The objective of BPPO by hand: whose ratio, whose peer gradient, which side is clipped."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ SLOPE = torch.tensor([[1.0, 2.0]])
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "pull", "loss", "by_log_prob", "by_action"),
+    ("ratio", "advantage", "peer_grad", "loss", "by_log_prob", "by_action"),
     [
         # M = ½. in range: -(ρM + ρ c·g)A, slopes -ρMA and -ρAc
         (1.1, 2.0, 1.0, -3.3, -1.1, -2.2),
@@ -36,7 +36,7 @@ def test_loss_and_slopes_by_hand(ratio, advantage, peer_grad, loss, by_log_prob,
     torch.testing.assert_close(grads[1], by_action * SLOPE)
 
 
-def test_without_feedback_it_is_happos_and_without_peers_ppos():
+def test_without_peer_gradient_it_is_happos_and_without_peers_ppos():
     """M > 0 goes through the minimum: M min(ρA, ρ̄A)."""
     generator = torch.Generator().manual_seed(0)
     new, old, advantage = torch.randn(3, 7, 5, generator=generator)

@@ -10,6 +10,7 @@ from toys.reach import HORIZON, Reach, config, true_reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.errors import UsageError
@@ -122,7 +123,8 @@ def ippo(lr: float) -> IPPO:
 
 
 def shac(lr: float) -> SHAC:
-    return SHAC(true_reach(), config(actor=ActorConfig(net=DICO, std=0.3), actor_lr=lr))
+    update = GradientUpdateConfig(lr=lr)
+    return SHAC(true_reach(), config(actor=ActorConfig(net=DICO, std=0.3), update=update))
 
 
 def test_steps_of_length_0_leave_the_ratio_at_1():

@@ -26,19 +26,19 @@ TIME, ENVS, AGENTS, OBS, MEMORY, OUT = 11, 5, 3, 7, 13, 2
 KINDS = {
     "joint": {"architecture": "joint"},
     "separate": {"architecture": "separate"},
-    "separate, central": {"architecture": "separate", "centralised": True},
+    "separate, centralised": {"architecture": "separate", "centralised": True},
     "shared": {"architecture": "shared"},
-    "shared, numbered": {"architecture": "shared", "agent_id": True, "pool_others": False},
+    "shared, agent id": {"architecture": "shared", "agent_id": True, "pool_others": False},
     "shared, all": {"architecture": "shared", "agent_id": True, "centralised": True},
     "hyper-linear": {"architecture": "hyper-linear"},
     "hyper-mlp": {"architecture": "hyper-mlp"},
-    "hyper-mlp, central": {"architecture": "hyper-mlp", "centralised": True},
+    "hyper-mlp, centralised": {"architecture": "hyper-mlp", "centralised": True},
 }
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
 
 
 def settings(kind: str) -> NetConfig:
-    return NetConfig(hidden=(12,), memory=MEMORY, **KINDS[kind])
+    return NetConfig(hidden=(12,), gru_size=MEMORY, **KINDS[kind])
 
 
 def trained(kind: str) -> RecurrentNet:
@@ -161,13 +161,13 @@ def test_nothing_crosses_an_episode_start(kind):
     [
         ("joint", True),
         ("separate", False),
-        ("separate, central", True),
+        ("separate, centralised", True),
         ("shared", True),
-        ("shared, numbered", False),
+        ("shared, agent id", False),
         ("shared, all", True),
         ("hyper-linear", False),
         ("hyper-mlp", False),
-        ("hyper-mlp, central", True),
+        ("hyper-mlp, centralised", True),
     ],
 )
 def test_which_agents_inputs_are_seen_does_not_depend_on_memory(kind, sees):
@@ -184,18 +184,18 @@ def test_agents_share_a_memory_where_they_share_or_generate_weights(kind):
     own = KINDS[kind]["architecture"] in ("joint", "separate")
     layer = AgentLinear if own else nn.Linear
     net = trained(kind)
-    parts = (*net.encoder.modules(), *net.gru_size.modules())
+    parts = (*net.encoder.modules(), *net.memory.modules())
     assert [type(m) for m in parts if isinstance(m, AgentLinear | nn.Linear)] == [layer] * 3
 
 
-@pytest.mark.parametrize("numbered", [True, False])
-def test_a_shared_memory_tells_agents_apart_only_by_ids(append_agent_id):
-    config = replace(settings("shared, numbered"), agent_id=append_agent_id)
+@pytest.mark.parametrize("agent_id", [True, False])
+def test_a_shared_memory_tells_agents_apart_only_by_ids(agent_id):
+    config = replace(settings("shared, agent id"), agent_id=agent_id)
     net = build_recurrent_net(config, AGENTS, OBS, OUT)
     x = torch.randn(TIME, ENVS, 1, OBS).expand(-1, -1, AGENTS, -1)
     past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), episode_start=some_resets())
     _, states = net(x, past)
-    assert bool((states[..., 0, :] != states[..., 1, :]).any()) is append_agent_id
+    assert bool((states[..., 0, :] != states[..., 1, :]).any()) is agent_id
 
 
 @pytest.mark.parametrize("kind", ["hyper-linear", "hyper-mlp"])
@@ -236,7 +236,7 @@ def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
 
     Gates are σ(0) = ½, so h' = ½ tanh(x) + ½ h, and V = h. The first episode ends after step 0.
     """
-    config = NetConfig(hidden=(1,), memory=1, activation="relu", layer_norm=False)
+    config = NetConfig(hidden=(1,), gru_size=1, activation="relu", layer_norm=False)
     critic = Critic(CriticConfig(net=config, normalise_obs=False), 1, 1)
     with torch.no_grad():
         for parameter in critic.net.parameters():
@@ -244,7 +244,7 @@ def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
         linears = (critic.net.encoder[0], critic.net.net.net[0], critic.net.net.head)
         for part in linears:
             part.weight.fill_(1.0)
-        critic.net.gru_size.inputs.weight[..., 2, :] = 1.0  # the new content; gates stay ½
+        critic.net.memory.inputs.weight[..., 2, :] = 1.0  # the new content; gates stay ½
     obs = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     next_obs = torch.tensor([3.0, 4.0]).view(2, 1, 1, 1)
     past = Recurrence(
@@ -263,15 +263,18 @@ def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
 # --- invalid settings -----------------------------------------------------------------------
 
 
-REMEMBERS = NetConfig(architecture="separate", memory=5)
+REMEMBERS = NetConfig(architecture="separate", gru_size=5)
 
 
 @pytest.mark.parametrize(
     ("build", "advice"),
     [
-        (lambda: NetConfig(memory=-1), "memory is -1 .*0 for none"),
-        (lambda: NetConfig(architecture="transformer", memory=5), "memory is 5 .*'transformer'"),
-        (lambda: NetConfig(architecture="dico", memory=5), "memory is 5 .*'dico'"),
+        (lambda: NetConfig(gru_size=-1), "gru_size is -1 .*0 for none"),
+        (
+            lambda: NetConfig(architecture="transformer", gru_size=5),
+            "gru_size is 5 .*'transformer'",
+        ),
+        (lambda: NetConfig(architecture="dico", gru_size=5), "gru_size is 5 .*'dico'"),
         (lambda: build_net(REMEMBERS, AGENTS, OBS, OUT), "policies and critics of PPO"),
         (lambda: ActorConfig(net=REMEMBERS, order="listed"), "one after another"),
         (lambda: SHACConfig(actor=ActorConfig(net=REMEMBERS)), "SHAC learns policies and critics"),
@@ -291,6 +294,6 @@ def test_memory_is_refused_where_no_hidden_state_is_kept(build, advice):
 def test_surrogates_are_not_recurrent():
     from toys.reach import Reach
 
-    surrogates = SurrogateConfig(reward=RewardConfig(net=NetConfig(memory=5)))
+    surrogates = SurrogateConfig(reward=RewardConfig(net=NetConfig(gru_size=5)))
     with pytest.raises(UsageError, match="leave it at 0"):
         LearnedDiffWrapper(Reach(differentiable=False), config=surrogates)

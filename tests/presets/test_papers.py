@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from diffsurrogate.__main__ import main
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, PathwiseConfig
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.surrogates.config import SurrogateConfig
 
@@ -17,15 +18,15 @@ def test_the_papers_hyperparameters():
     shac = options.shac
     assert (options.num_envs, shac.horizon, options.max_steps) == (512, 32, 320)
     assert options.total_steps == 20_000 * 512 * 32
-    assert (shac.actor_lr, shac.betas, shac.clip) == (1e-3, (0.9, 0.999), 1)
-    assert (shac.gamma, shac.lam, shac.action_penalty_weight, shac.action_penalty_on) == (
-        0.99,
-        0.95,
-        1,
-        "samples",
+    update, value = shac.update, shac.value
+    assert isinstance(update, GradientUpdateConfig)
+    assert (update.lr, update.max_grad_norm, shac.betas) == (1e-3, 1, (0.9, 0.999))
+    assert update.gradient == PathwiseConfig(
+        lam=None, action_penalty_weight=1.0, action_penalty_on="samples"
     )
+    assert (shac.gamma, value.lam) == (0.99, 0.95)
     assert (shac.noise.kind, shac.actor.std, shac.actor.normalise_obs) == ("white", 1, False)
-    assert (shac.value_capacity, shac.value_bins, shac.value_balance) == (3333, 9, 0)
+    assert (value.capacity, value.bins, value.balance) == (3333, 9, 0)
     assert shac.actor.net.hidden == (96, 96)
     assert (shac.critic.target_decay, shac.critic.normalise_obs) == (0, False)
     assert options.surrogates == SurrogateConfig.paper(3)
@@ -54,8 +55,8 @@ def test_the_papers_preset_trains_and_resumes(tmp_path, monkeypatch, capsys):
     command = ["train", "shac++", "paper/transport", "--preset", "paper", "--no-progress"]
     small = [
         *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--film-steps", "0"),
-        *("--surrogates.minibatches", "2", "--surrogates.trajectory-batch-size", "4"),
-        *("--surrogates.batch-size", "4", "--shac.critic-updates", "2"),
+        *("--surrogates.minibatches", "2", "--surrogates.dynamics.batch-size", "4"),
+        *("--surrogates.batch-size", "4", "--shac.value.minibatches", "2"),
     ]
     assert main([*command, *small, "--total-steps", str(5 * 32 * 11)]) == 0
     run = tmp_path / "runs" / "shac++-paper-transport-1-mlp-paper-0"

@@ -87,7 +87,7 @@ def test_python_and_the_command_line_train_the_same_weights(method, env, agents,
     command = ["train", method, env, *given, *sizes, *quiet, "--out", str(tmp_path / "run")]
     assert main(command) == 0
     trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["agent"]
-    weights = "sb3" if method == "sb3-ppo" else "actor"
+    weights = "sb3" if method == "sb3-ppo" else "parts"
     expected, got = (flat(state[weights]) for state in (agent.state_dict(), trained))
     assert len(expected) == len(got) > 0
     assert all(torch.equal(one, other) for one, other in zip(expected, got, strict=True))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NetConfig
@@ -18,6 +19,11 @@ from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
 LOW, HIGH = torch.full((AGENTS, ACT), -2.0), torch.full((AGENTS, ACT), 4.0)  # middle 1, half 3
+
+
+STEP = StepModelConfig(net=NET)
+WORLD = ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON, batch_size=8)
+EITHER_DYNAMICS = pytest.mark.parametrize("dynamics", [STEP, WORLD], ids=["step", "awm"])
 
 
 class TrueStep(nn.Module):
@@ -51,17 +57,15 @@ def window(seed: int, horizon: int = HORIZON, envs: int = ENVS) -> Window:
 def small(**kwargs: object) -> SurrogateConfig:
     defaults = {
         "reward": RewardConfig(net=NET),
-        "step": StepModelConfig(net=NET),
-        "awm": ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON),
+        "dynamics": STEP,
         "minibatches": 3,
         "batch_size": 32,
-        "trajectory_batch_size": 8,
     }
     return SurrogateConfig(**(defaults | kwargs))
 
 
 def surrogates(config: SurrogateConfig, **kwargs: object) -> Surrogates:
-    return Surrogates(config, agents=AGENTS, obs_dim=OBS, **({"low": LOW, "high": HIGH} | kwargs))
+    return Surrogates(config, obs_dim=OBS, action_space=ActionSpace(LOW, HIGH), **kwargs)
 
 
 # --- where the models start ------------------------------------------------------------------
@@ -85,7 +89,7 @@ def test_a_new_reward_model_answers_the_mean_reward():
     torch.testing.assert_close(
         model(data.obs, data.action, data.next_obs), mean.expand_as(data.reward)
     )
-    loss = model.loss(data.obs, data.action, data.next_obs, data.reward)
+    loss = model.error(data.obs, data.action, data.next_obs, data.reward)
     assert loss.item() == pytest.approx(1.0, abs=1e-4)  # in units of its variance
 
 
@@ -137,7 +141,7 @@ def test_a_bounded_reward_model_starts_in_the_middle_of_its_range():
     reward = torch.full_like(data.reward, 4.0)
     predicted = model(data.obs, data.action, data.next_obs)
     torch.testing.assert_close(predicted, torch.full_like(reward, 2.0))
-    loss = model.loss(data.obs, data.action, data.next_obs, reward)
+    loss = model.error(data.obs, data.action, data.next_obs, reward)
     assert loss.item() == pytest.approx(0.6931, abs=1e-4)
     with torch.no_grad():
         model.net.head.bias.fill_(50.0)
@@ -195,9 +199,9 @@ def test_a_bounded_model_is_flat_where_a_sparse_reward_is_not_paid():
     assert slope["bounded"] < 0.3 * slope["unbounded"]
 
 
-@pytest.mark.parametrize("model", ["step", "awm"])
-def test_a_perfect_ready_model_has_no_error(model):
-    models = surrogates(small(model=model), reward=TrueReward(), dynamics=TrueStep())
+@EITHER_DYNAMICS
+def test_a_perfect_ready_model_has_no_error(dynamics):
+    models = surrogates(small(dynamics=dynamics), reward=TrueReward(), dynamics=TrueStep())
     assert models.fit(window(0)) == {}  # nothing to learn, nothing measured yet
     report = models.fit(window(1))
     assert report["reward_error"] == pytest.approx(0.0, abs=1e-9)
@@ -221,20 +225,20 @@ def test_discrete_entries_are_no_part_of_the_loss():
     mask[:, 3] = 0.0
     spoilt = data.next_obs.clone()
     spoilt[..., 3] += 100.0
-    losses = [model.loss(data.obs, data.action, x, mask) for x in (data.next_obs, spoilt)]
+    losses = [model.error(data.obs, data.action, x, mask) for x in (data.next_obs, spoilt)]
     assert losses[0] == losses[1]
-    assert model.loss(data.obs, data.action, spoilt, torch.ones(AGENTS, OBS)) > 100
+    assert model.error(data.obs, data.action, spoilt, torch.ones(AGENTS, OBS)) > 100
 
 
 def test_the_loss_is_averaged_over_the_entries_that_count():
     """A model that says nothing moves, where all that counts changes by 2: 4, for any mask."""
     model, obs = StepModel(StepModelConfig(net=NET), AGENTS, OBS, ACT), torch.rand(7, AGENTS, OBS)
     for mask in (torch.ones(AGENTS, OBS), torch.eye(AGENTS, OBS)):
-        loss = model.loss(obs, torch.zeros(7, AGENTS, ACT), obs + 2, mask)
+        loss = model.error(obs, torch.zeros(7, AGENTS, ACT), obs + 2, mask)
         assert loss.item() == pytest.approx(4.0, rel=1e-5)
 
 
-def test_predictability_is_measured_on_unseen_windows():
+def test_gradient_attenuation_is_measured_on_unseen_windows():
     """The last entry is noise, the others are learned."""
     models = surrogates(small(minibatches=30))
     for seed in range(12):
@@ -243,7 +247,7 @@ def test_predictability_is_measured_on_unseen_windows():
         next_obs = data.next_obs.clone()
         next_obs[..., 4] = noise
         models.fit(replace(data, next_obs=next_obs))
-    explained = models.dynamics.predictability.of_change
+    explained = models.dynamics.attenuation.of_change
     assert explained[:, :3].min() > 0.6
     assert explained[:, 4].max() < 0.55  # noise - s: only what comes of s can be known
 
@@ -274,7 +278,9 @@ def test_actions_reach_the_models_clamped_and_in_half_boxes():
     models, data = surrogates(small()), window(0)
     models.store(replace(data, action=torch.full_like(data.action, 100.0)))
     assert (models.transition_buffer.sample(5, torch.Generator())["action"] == 1.0).all()
-    assert models.normalise_action(torch.tensor([-2.0, 2.5])).tolist() == [[-1.0, 0.5]] * AGENTS
+    assert (
+        models.action_space.normalise(torch.tensor([-2.0, 2.5])).tolist() == [[-1.0, 0.5]] * AGENTS
+    )
 
 
 # --- budget ----------------------------------------------------------------------------------
@@ -295,9 +301,9 @@ def test_models_are_trained_every_so_many_windows():
     assert trained == [False, False, True, False, False, True, False]
 
 
-@pytest.mark.parametrize("model", ["step", "awm"])
-def test_weights_want_a_gradient_only_while_they_are_fitted(model):
-    models, during = surrogates(small(model=model, termination=True)), []
+@EITHER_DYNAMICS
+def test_weights_want_a_gradient_only_while_they_are_fitted(dynamics):
+    models, during = surrogates(small(dynamics=dynamics, termination=True)), []
     loss = models._loss
 
     def spy(name: str) -> Tensor:
@@ -337,11 +343,16 @@ def test_what_is_not_learned_is_not_kept_and_not_reported(part):
 
 
 @pytest.mark.parametrize(
-    "name", ["minibatches", "batch_size", "trajectory_batch_size", "capacity", "fit_every"]
+    ("config", "name"),
+    [
+        *((SurrogateConfig, name) for name in ("minibatches", "batch_size")),
+        *((SurrogateConfig, name) for name in ("capacity", "fit_every")),
+        *((ActionWorldModelConfig, name) for name in ("batch_size", "trajectories")),
+    ],
 )
-def test_a_budget_of_nothing_is_refused(name):
+def test_a_budget_of_nothing_is_refused(config, name):
     with pytest.raises(UsageError, match=f"{name} is 0"):
-        SurrogateConfig(**{name: 0})
+        config(**{name: 0})
 
 
 @pytest.mark.parametrize("reward_bins", [0, -1])
@@ -363,9 +374,9 @@ def test_weights_and_minibatches_come_from_the_seed_and_leave_the_global_stream_
     assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("model", ["step", "awm"])
-def test_saved_models_learn_on_as_if_unbroken(model):
-    config = small(model=model, termination=True, fit_every=2)
+@EITHER_DYNAMICS
+def test_saved_models_learn_on_as_if_unbroken(dynamics):
+    config = small(dynamics=dynamics, termination=True, fit_every=2)
     first, second = surrogates(config), surrogates(config, seed=5)
     for seed in range(3):
         first.fit(window(seed))

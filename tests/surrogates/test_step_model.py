@@ -43,7 +43,7 @@ def test_fourier_features_make_fine_differences_learnable():
             statistics.snapshot()
         optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(300):
-            loss = model.loss(obs, action, next_obs, torch.ones(1, 1))
+            loss = model.error(obs, action, next_obs, torch.ones(1, 1))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -68,9 +68,9 @@ def test_the_gradient_is_attenuated_by_the_explained_variance():
     next_obs = torch.tensor([-10.0, 10.0]).view(2, 1, 1).expand(2, AGENTS, OBS)
     predicted = next_obs.clone()
     predicted[:, 0, 2] += 0.5**0.5
-    model.predictability.update(predicted, next_obs - 1.0, next_obs)
-    assert model.predictability.of_change[0, 2] == pytest.approx(0.5, abs=1e-4)
-    assert model.predictability.of_value[0, 2] == pytest.approx(0.995, abs=1e-4)
+    model.attenuation.update(predicted, next_obs - 1.0, next_obs)
+    assert model.attenuation.of_change[0, 2] == pytest.approx(0.5, abs=1e-4)
+    assert model.attenuation.of_value[0, 2] == pytest.approx(0.995, abs=1e-4)
     attenuated = slopes()
     torch.testing.assert_close(attenuated[1], free[1] / 4, rtol=1e-3, atol=1e-6)
     stays = torch.zeros_like(obs)

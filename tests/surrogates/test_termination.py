@@ -18,6 +18,8 @@ from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
 ENVS, AGENTS, HORIZON = 7, 3, 11
 NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
+STEP = StepModelConfig(net=NET)
+WORLD = ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON, batch_size=8)
 
 
 class Cliff(TorchEnv):
@@ -56,18 +58,17 @@ def gaussian_policy(env: LearnedDiffWrapper) -> NoisyPolicy:
     return NoisyPolicy(actor, torch.randn(HORIZON, ENVS, env.num_agents, env.act_dim))
 
 
-@pytest.mark.parametrize(("model", "loop"), [("step", "closed"), ("awm", "open")])
-def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(model, loop):
+@pytest.mark.parametrize(
+    ("dynamics", "loop"), [(STEP, "closed"), (WORLD, "open")], ids=["step", "awm"]
+)
+def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(dynamics, loop):
     config = SurrogateConfig(
         termination=True,
-        model=model,
         loop=loop,
         reward=RewardConfig(net=NET),
-        dynamics=StepModelConfig(net=NET),
-        dynamics=ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON),
+        dynamics=dynamics,
         minibatches=20,
         batch_size=64,
-        trajectory_batch_size=8,
     )
     env = LearnedDiffWrapper(Cliff(), config=config)
     env.reset(seed=0)
@@ -109,10 +110,13 @@ def test_where_nothing_terminates_there_is_no_continuation():
 
 def test_the_papers_preset_builds_and_fits():
     config = SurrogateConfig.paper(AGENTS)
-    assert (config.model, config.anchor, config.loop) == ("awm", "predicted", "open")
+    assert isinstance(config.dynamics, ActionWorldModelConfig)
+    assert (config.anchor, config.loop) == ("predicted", "open")
+    assert (config.dynamics.batch_size, config.dynamics.trajectories) == (1000, 1200)
     assert (config.reward.inputs, config.fit_every) == ("s,a,s'", 10)
     assert config.reward.net.hidden == (32 * AGENTS,) * 2
-    config = replace(config, minibatches=2, batch_size=32, trajectory_batch_size=5, fit_every=2)
+    dynamics = replace(config.dynamics, batch_size=5)
+    config = replace(config, dynamics=dynamics, minibatches=2, batch_size=32, fit_every=2)
     env = make_paper("dispersion", num_envs=ENVS, n_agents=AGENTS, seed=0, max_steps=17)
     env = LearnedDiffWrapper(env, config=config)
     env.reset(seed=0)

@@ -71,15 +71,19 @@ class TrueReward(nn.Module):
         return spring_reward(obs, action)
 
 
-def small(model: str = "step", anchor: str = "real", loop: str = "closed") -> SurrogateConfig:
-    """Return a configuration of small models: of single steps ("step") or of actions ("awm")."""
-    world = ActionWorldModelConfig(
+DYNAMICS = {
+    "step": StepModelConfig(),
+    "awm": ActionWorldModelConfig(
         width=8, layers=2, feedforward=8, max_horizon=HORIZON, batch_size=8
-    )
+    ),
+}
+
+
+def small(dynamics: str = "step", anchor: str = "real", loop: str = "closed") -> SurrogateConfig:
     return SurrogateConfig(
         anchor=anchor,
         loop=loop,
-        dynamics={"step": StepModelConfig(), "awm": world}[model],
+        dynamics=DYNAMICS[dynamics],
         reward=RewardConfig(net=NetConfig(architecture="shared", hidden=(8,), activation="silu")),
         minibatches=3,
         batch_size=32,

@@ -8,12 +8,15 @@ from toys.reach import AGENTS, OBS, Reach
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.errors import UsageError
 
 
 def make(kind: type, ema_decay: float) -> SHAC | PPO:
     if kind is SHAC:
-        return SHAC(Reach(), SHACConfig(horizon=4, critic_updates=1, ema_decay=ema_decay), seed=3)
+        value = ValueLearningConfig(minibatches=1)
+        config = SHACConfig(horizon=4, value=value, ema_decay=ema_decay)
+        return SHAC(Reach(), config, seed=3)
     clip = ClipConfig(epochs=1, batch_size=7)
     return PPO(Reach(), PPOConfig(horizon=4, clip=clip, ema_decay=ema_decay), seed=3)
 
@@ -56,7 +59,7 @@ def test_without_a_mean_the_policy_itself_predicts(kind):
 
 @pytest.mark.parametrize("ema_decay", [-0.1, 1.0, float("nan")])
 def test_a_decay_outside_of_0_to_1_is_refused(ema_decay):
-    with pytest.raises(UsageError, match="average is"):
+    with pytest.raises(UsageError, match="ema_decay is"):
         SHACConfig(ema_decay=ema_decay)
-    with pytest.raises(UsageError, match="average is"):
+    with pytest.raises(UsageError, match="ema_decay is"):
         PPOConfig(ema_decay=ema_decay)

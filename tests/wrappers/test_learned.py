@@ -25,6 +25,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
@@ -50,12 +51,12 @@ def test_values_equal_the_unwrapped_env_bit_for_bit(dynamics):
 
 
 @pytest.mark.parametrize("limit", [None, 0.5])
-@pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
-def test_windows_equal_stepping_in_values_and_gradients(model, anchor, loop, limit):
+@pytest.mark.parametrize(("dynamics", "anchor", "loop"), ESTIMATORS)
+def test_windows_equal_stepping_in_values_and_gradients(dynamics, anchor, loop, limit):
     """Both with resets inside the window: time limits at 3 of 5 steps, and terminations."""
     results = []
     for fast in (True, False):
-        config = replace(small(model, anchor, loop), adjoint_clip=limit)
+        config = replace(small(dynamics, anchor, loop), adjoint_clip=limit)
         env = LearnedDiffWrapper(Spring(max_steps=3), config=config)
         env.reset(seed=2)
         for _ in range(3):  # train the models, or their zero last layer hides everything
@@ -74,10 +75,10 @@ def test_windows_equal_stepping_in_values_and_gradients(model, anchor, loop, lim
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
-def test_a_window_can_be_differentiated_again_and_in_parts(model, anchor, loop):
+@pytest.mark.parametrize(("dynamics", "anchor", "loop"), ESTIMATORS)
+def test_a_window_can_be_differentiated_again_and_in_parts(dynamics, anchor, loop):
     """Twice gives the same; the gradients of three groups of envs add up to that of all."""
-    config = small(model, anchor, loop)
+    config = small(dynamics, anchor, loop)
     env = LearnedDiffWrapper(Spring(max_steps=3), config=config)
     env.reset(seed=2)
     for _ in range(3):
@@ -155,7 +156,7 @@ def test_open_loop_leaves_out_what_the_policy_sees_later():
     torch.testing.assert_close(learned, true, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("flags", [{"dynamics": False}, {"reward": False}, {"mix": 1.0}])
+@pytest.mark.parametrize("flags", [{"dynamics": False}, {"reward": False}])
 def test_true_parts_give_the_true_gradient(flags):
     """Whatever is not learned is the simulator's own; the rest is given the true model."""
     real = Spring(differentiable=True, max_steps=4)
@@ -174,19 +175,18 @@ def test_true_parts_give_the_true_gradient(flags):
     torch.testing.assert_close(learned, true, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("model", "anchor", "loop"), ESTIMATORS)
-def test_models_learn_the_spring_and_their_gradient_approaches_the_true_one(model, anchor, loop):
+@pytest.mark.parametrize(("dynamics", "anchor", "loop"), ESTIMATORS)
+def test_models_learn_the_spring_and_their_gradient_approaches_the_true_one(dynamics, anchor, loop):
+    world_model = ActionWorldModelConfig(
+        width=16, layers=2, feedforward=32, max_horizon=HORIZON, batch_size=64
+    )
     env = LearnedDiffWrapper(
         Spring(max_steps=11),
         config=SurrogateConfig(
-            model=model,
             anchor=anchor,
             loop=loop,
-            dynamics=ActionWorldModelConfig(
-                width=16, layers=2, feedforward=32, max_horizon=HORIZON
-            ),
+            dynamics=StepModelConfig() if dynamics == "step" else world_model,
             minibatches=20,
-            trajectory_batch_size=64,
         ),
     )
     env.reset(seed=2)

@@ -26,7 +26,7 @@ SMALL = [
     *("--checkpoint-every", "1", "--film-steps", "0"),
 ]
 SHAC = [
-    *("--shac.horizon", "4", "--shac.critic-updates", "2", "--shac.critic-batch-size", "16"),
+    *("--shac.horizon", "4", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
     *("--surrogates.minibatches", "2", "--surrogates.batch-size", "16"),
 ]
 STEPS = 5 * 4 * 20  # 20 updates
@@ -107,7 +107,7 @@ def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
     assert signal.getsignal(signal.SIGINT) is before
     assert f"another reproduce (process {os.getpid()})" in refusals[0]
     assert not (run / "summary.json").exists()
-    assert load_checkpoint(run / "checkpoints" / "last.pt")["agent"]["update"] > 0
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["agent"]["iteration"] > 0
     assert "stopped; continue with" in run.with_name(f"{run.name}.log").read_text()
     said = capsys.readouterr().out
     assert "0 of 2 runs finished; go on with:\n  diffsurrogate reproduce table1 --tasks" in said

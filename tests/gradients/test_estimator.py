@@ -1,4 +1,4 @@
-"""Gradients that explode in some envs: cut to the size that most have."""
+"""Numbers of the simulator with gradients of a model, and gradients cut to a usual size."""
 
 from dataclasses import replace
 
@@ -20,11 +20,23 @@ from toys.spring import (
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import shac_actor_loss
-from diffsurrogate.gradients.estimator import clip_to_median_norm
+from diffsurrogate.gradients.estimator import clip_adjoint, clip_to_median_norm, straight_through
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 WILD = 2
+
+
+def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other() -> None:
+    """The value exactly, though the two differ by seventeen orders of magnitude."""
+    value = torch.tensor([1e-9, 3.0], requires_grad=True)
+    surrogate = torch.tensor([1e8, -7.0], requires_grad=True)
+    joined = straight_through(value, surrogate)
+    assert torch.equal(joined, value)
+    joined.backward(torch.tensor([2.0, 5.0]))
+    assert value.grad is None
+    assert surrogate.grad is not None
+    assert surrogate.grad.tolist() == [2.0, 5.0]
 
 
 def test_only_what_exceeds_the_limit_is_cut_and_keeps_its_direction() -> None:
@@ -48,6 +60,19 @@ def test_each_step_has_its_own_limit() -> None:
 
 def test_no_gradient_stays_none() -> None:
     assert torch.equal(clip_to_median_norm(torch.zeros(5, 3, 2), 3.0), torch.zeros(5, 3, 2))
+
+
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_the_adjoint_of_a_state_is_clipped_if_there_is_a_limit(limit: float | None) -> None:
+    """Norms 1, 2 and 8, whose median is 2."""
+    obs = torch.zeros(3, 1, 2, requires_grad=True)
+    state = clip_adjoint(1.0 * obs, limit)
+    incoming = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 8.0]]).unsqueeze(1)
+    state.backward(incoming)
+    assert obs.grad is not None
+    norms = obs.grad.flatten(1).norm(dim=1).tolist()
+    assert norms == [1.0, 2.0, 8.0 if limit is None else 2.0]
+    assert clip_adjoint(torch.zeros(3, 1, 2), limit).grad_fn is None
 
 
 class OneGoesWild(nn.Module):

@@ -9,6 +9,11 @@ from toys.reach import HORIZON, Reach, config, weights
 
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.policy_updates import (
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.value_learning import ReturnScale
 
@@ -102,10 +107,13 @@ class Rich(Reach):
     "settings",
     [
         {},
-        {"actor_lam": 0.9},
-        {"noise": NoiseConfig(kind="white"), "score": ClipConfig(epochs=1, batch_size=16)},
+        {"update": GradientUpdateConfig(gradient=PathwiseConfig(lam=0.9))},
+        {
+            "noise": NoiseConfig(kind="white"),
+            "update": HybridUpdateConfig(ppo=ClipConfig(epochs=1, batch_size=16)),
+        },
     ],
-    ids=["pathwise", "from every state", "with score steps"],
+    ids=["pathwise", "from every state", "hybrid"],
 )
 def test_shac_learns_the_same_whatever_the_unit_of_rewards(settings):
     def trained(env: Reach, **more: bool) -> SHAC:
@@ -113,7 +121,7 @@ def test_shac_learns_the_same_whatever_the_unit_of_rewards(settings):
         return agent.learn(total_steps=3 * ENVS * HORIZON)
 
     poor, rich = (trained(kind(), scale_rewards=True) for kind in (Reach, Rich))
-    assert rich.scale.scale.item() == 128 * poor.scale.scale.item() != 0
+    assert rich.value.scale.scale.item() == 128 * poor.value.scale.scale.item() != 0
     torch.testing.assert_close(weights(rich), weights(poor), rtol=1e-4, atol=1e-5)
     unscaled = [
         torch.cat([weight.flatten() for weight in trained(kind()).critic.net.parameters()])

@@ -1,0 +1,189 @@
+"""Settings that are one of several classes: a word of the command line chooses which."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffsurrogate.__main__ import main
+from diffsurrogate.algorithms.policy_updates import (
+    AllActionConfig,
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
+from diffsurrogate.cli.arguments import VARIANTS, read_train, resumed
+from diffsurrogate.cli.options import TrainOptions, what_differs
+from diffsurrogate.errors import UsageError
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
+
+NAVIGATION = ("shac++", "vmas/navigation")  # gradient, pathwise and step by itself
+DISPERSION = ("shac++", "paper/dispersion")  # hybrid, pathwise and step by itself
+
+
+def setting(options: TrainOptions, path: str) -> Any:
+    found: Any = options
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "word", "kind"),
+    [(path, word, kind) for path, kinds in VARIANTS.items() for word, kind in kinds.items()],
+)
+@pytest.mark.parametrize("task", [NAVIGATION, DISPERSION], ids=" ".join)
+def test_a_word_chooses_the_class_and_survives_json(task, path, word, kind):
+    options = read_train([*task, f"--{path}", word])
+    assert type(setting(options, path)) is kind
+    content = json.loads(json.dumps(options.to_json()))
+    assert TrainOptions.from_json(content) == options
+    usual = read_train([*task])
+    if type(setting(usual, path)) is kind:
+        assert options == usual
+    else:
+        assert path in what_differs(content)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "expected"),
+    [
+        (
+            "--shac.update hybrid --shac.update.weight 0.7 --shac.update.ppo.epochs 3",
+            "shac.update",
+            lambda start: replace(
+                hybrid := start
+                if isinstance(start, HybridUpdateConfig)
+                else HybridUpdateConfig(gradient=start.gradient),
+                weight=0.7,
+                ppo=replace(hybrid.ppo, epochs=3),
+            ),
+        ),
+        (
+            "--shac.update gradient --shac.update.lr 0.02 --shac.update.max-grad-norm 0.5",
+            "shac.update",
+            lambda start: GradientUpdateConfig(lr=0.02, max_grad_norm=0.5, gradient=start.gradient),
+        ),
+        (
+            "--shac.update.gradient pathwise --shac.update.gradient.segment-length 4",
+            "shac.update.gradient",
+            lambda start: replace(start, segment_length=4),
+        ),
+        (
+            "--shac.update.gradient all-action --shac.update.gradient.minibatches 3",
+            "shac.update.gradient",
+            lambda start: AllActionConfig(minibatches=3),
+        ),
+        (
+            "--surrogates.dynamics step --surrogates.dynamics.num-frequencies 2",
+            "surrogates.dynamics",
+            lambda start: replace(start, num_frequencies=2),
+        ),
+        (
+            "--surrogates.dynamics awm --surrogates.dynamics.width 16",
+            "surrogates.dynamics",
+            lambda start: ActionWorldModelConfig(width=16),
+        ),
+    ],
+    ids=["hybrid", "gradient", "pathwise", "all-action", "step", "awm"],
+)
+@pytest.mark.parametrize("task", [NAVIGATION, DISPERSION], ids=" ".join)
+@pytest.mark.parametrize("last", [False, True], ids=["word first", "word last, after ="])
+def test_the_options_of_the_chosen_variant_are_accepted(task, last, arguments, path, expected):
+    words = arguments.split()
+    words = [*words[2:], "=".join(words[:2])] if last else words
+    start = setting(TrainOptions.recommended(*task), path)
+    assert setting(read_train([*task, *words]), path) == expected(start)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--shac.update hybrid --shac.update.lr 0.1",
+        "--shac.update gradient --shac.update.weight 0.1",
+        "--shac.update.gradient all-action --shac.update.gradient.lam 0.1",
+        "--surrogates.dynamics awm --surrogates.dynamics.num-frequencies 1",
+        "--surrogates.dynamics step --surrogates.dynamics.width 16",
+    ],
+)
+def test_the_options_of_the_other_variant_are_refused(arguments):
+    option = arguments.split()[2]
+    with pytest.raises(UsageError, match=rf"has no option {option}\b"):
+        read_train([*NAVIGATION, *arguments.split()])
+
+
+def test_what_both_variants_have_is_kept():
+    words = ["--shac.update.gradient.minibatches", "3"]
+    recommended = TrainOptions.recommended(*DISPERSION).shac.update
+    assert isinstance(recommended, HybridUpdateConfig)
+    plain = read_train([*DISPERSION, "--shac.update", "gradient"]).shac.update
+    assert plain == GradientUpdateConfig(gradient=recommended.gradient)
+    assert recommended.gradient.minibatches == 2
+    every = read_train([*DISPERSION, "--shac.update.gradient", "all-action"]).shac.update
+    assert every == replace(recommended, gradient=AllActionConfig(minibatches=2))
+    both = ["--shac.update.gradient", "all-action", "--shac.update", "gradient"]
+    assert read_train([*DISPERSION, *both, *words]).shac.update == GradientUpdateConfig(
+        gradient=AllActionConfig(minibatches=3)
+    )
+
+
+def test_of_two_words_the_last_counts():
+    words = ["--surrogates.dynamics", "awm", "--surrogates.dynamics", "step"]
+    assert type(read_train([*NAVIGATION, *words]).surrogates.dynamics) is StepModelConfig
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ("shac++ vmas/navigation --shac.update hybird", "'hybird'; give one of gradient, hybrid"),
+        ("shac++ vmas/navigation --shac.update", "give one of gradient, hybrid"),
+        ("shac vmas/navigation --shac.update.gradient all", "give one of pathwise, all-action"),
+        ("shac+ vmas/navigation --surrogates.dynamics rssm", "give one of step, awm"),
+        ("shac vmas/navigation --surrogates.dynamics awm", "no option --surrogates.dynamics"),
+        ("ppo vmas/navigation --shac.update hybrid", "no option --shac.update"),
+    ],
+)
+def test_unknown_words_are_refused_in_one_line(arguments, advice, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", *arguments.split()[:2], "--out", str(out), *arguments.split()[2:]]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert advice in message
+    assert not out.exists()
+
+
+SMALL = [
+    *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--film-steps", "0"),
+    *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--surrogates.minibatches", "2"),
+    "--no-progress",
+]
+
+
+def test_a_resumed_run_keeps_its_variants(tmp_path: Path, capsys):
+    out = str(tmp_path / "run")
+    hybrid = ["--shac.update", "hybrid", "--shac.update.ppo.epochs", "2"]
+    world = ["--surrogates.dynamics", "awm", "--surrogates.dynamics.width", "8"]
+    command = ["train", *NAVIGATION, "--agents", "2", *SMALL, *hybrid, *world, "--out", out]
+    assert main([*command, "--total-steps", "30"]) == 0
+    options = resumed(["--resume", "--out", out])
+    assert isinstance(options.shac.update, HybridUpdateConfig)
+    assert options.shac.update.ppo.epochs == 2
+    assert isinstance(options.shac.update.gradient, PathwiseConfig)
+    assert options.surrogates.dynamics == ActionWorldModelConfig(width=8)
+    again = ["train", "--resume", "--out", out, "--no-progress"]
+    assert main([*again, *hybrid, *world, "--total-steps", "45"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 3
+    capsys.readouterr()
+    for other, name in (
+        (["--shac.update", "gradient"], "shac.update."),
+        (["--shac.update.gradient", "all-action"], "shac.update.gradient."),
+        (["--surrogates.dynamics", "step"], "surrogates.dynamics."),
+    ):
+        assert main([*again, *other]) == 2
+        message = capsys.readouterr().err
+        assert f"has {name}" in message
+        assert message.count("\n") == 1
