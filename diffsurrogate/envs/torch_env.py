@@ -53,7 +53,7 @@ class TorchEnv(MultiAgentVectorEnv):
         obs_dim: int,
         act_dim: int,
         action_limit: float = 1.0,
-        choices: bool = False,
+        discrete_actions: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
         differentiable: bool = False,
@@ -67,7 +67,7 @@ class TorchEnv(MultiAgentVectorEnv):
             obs_dim: features of one agent's observation, unbounded.
             act_dim: features of one agent's action.
             action_limit: actions are clamped to [-action_limit, action_limit].
-            choices: an action is one of `act_dim` choices instead; the functions get one-hot rows.
+            discrete_actions: an action is one of `act_dim` instead; the functions get one-hot rows.
             seed: of the env's own random stream, until `reset(seed=...)` gives another.
             device: where every tensor lives.
             differentiable: keep autograd's graph through the `true_gradients`.
@@ -88,9 +88,9 @@ class TorchEnv(MultiAgentVectorEnv):
                 f"differentiable=True asks for {name}'s own gradients, but its true_gradients is "
                 "empty; leave it False and let LearnedDiffWrapper learn them"
             )
-        if choices and differentiable:
+        if discrete_actions and differentiable:
             raise UsageError(
-                f"{name}'s actions are choices, which pass no gradient to the simulation; leave "
+                f"{name}'s actions are discrete and pass no gradient to the simulation; leave "
                 "differentiable=False and let LearnedDiffWrapper learn one"
             )
         if min(obs_dim, act_dim) < 1:
@@ -104,8 +104,8 @@ class TorchEnv(MultiAgentVectorEnv):
             agents=agents,
             observation_space=Box(-np.inf, np.inf, (len(agents), obs_dim), np.float32),
             action_space=Box(
-                0 if choices else -action_limit,
-                1 if choices else action_limit,
+                0 if discrete_actions else -action_limit,
+                1 if discrete_actions else action_limit,
                 (len(agents), act_dim),
                 np.float32,
             ),
@@ -113,7 +113,7 @@ class TorchEnv(MultiAgentVectorEnv):
             gradients=self.true_gradients if differentiable else (),
             max_steps=max_steps,
         )
-        self.discrete_actions = choices or type(self).discrete_actions
+        self.discrete_actions = discrete_actions or type(self).discrete_actions
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._state: TorchState = {}
         self._looked_at: set[str] = set()
@@ -191,7 +191,7 @@ class TorchEnv(MultiAgentVectorEnv):
         missing = sorted(set(kinds) - self.true_gradients)
         if kinds and self.discrete_actions:
             raise UsageError(
-                f"{type(self).__name__}'s actions are choices, which pass no gradient to the "
+                f"{type(self).__name__}'s actions are discrete and pass no gradient to the "
                 "simulation; let LearnedDiffWrapper learn one"
             )
         if missing:
