@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--networks", nargs="+", default=list(NETS), choices=NETS)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=10_000)
+    parser.add_argument("--iterations", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULTS / "identity_games")
     args = parser.parse_args()
     torch.set_num_threads(1)

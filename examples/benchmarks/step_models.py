@@ -168,9 +168,9 @@ HEAD = """# What makes the learned gradient good
 
 Cosine of the learned policy gradient with the simulator's own, median over segments of so many
 steps, for the policy that a run of SHAC++ ended with. All models learn the same windows of that
-policy. Errors are mean squared errors over the variance of what is predicted (dynamics: over the mean
-squared change, mean over entries), on windows not learned from. There is no adjoint
-clipping. Discovery's reward has no gradient: there the learned one serves both.
+policy. Errors are mean squared errors over the variance of what is predicted (dynamics: over the
+mean squared change, mean over entries), on windows not learned from. There is no adjoint clipping.
+Discovery's reward has no gradient: there the learned one serves both.
 """
 
 if __name__ == "__main__":
