@@ -3,16 +3,17 @@
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from call_graph import USUAL, files_in, made, recorded_calls, summary
 
+from diffsurrogate import recommended
 from diffsurrogate.__main__ import _COMMANDS, _parse
+from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.presets import recommended
 from diffsurrogate.envs import registry
 from diffsurrogate.envs.registry import known_ids, namespaces
 
@@ -29,6 +30,8 @@ NEEDS = {
     "baselines": "stable_baselines3",
 }
 """What a page's examples import besides, where it may be missing."""
+NOT_PARSED = ("--resume", "--help", "--help-all")
+"""Words of command lines that need a run, or end the program."""
 MAX_STEPS = 8_192
 """Of the trainings on the pages: what is more is cut down to this."""
 pytestmark = [
@@ -81,24 +84,28 @@ def check_ten_lines(code: str, names: Names, output: str) -> None:
     assert Path("agent.pt").is_file()
 
 
-def check_paper_preset(code: str, names: Names, output: str) -> None:
-    """The hybrid update as it is shown is the preset's."""
-    options = recommended(TrainOptions(method="shac++", env="paper/transport"))
-    assert names["surrogates"] == options.surrogates
-    preset = options.shac
-    shown = ("pathwise_weight", "expectile", "noise", "action_penalty_weight", "average")
-    shown += ("expectile_one_signed", "actor_lam", "segment_length", "actor_minibatches")
-    for field in shown:
-        assert getattr(names["config"], field) == getattr(preset, field)
-    assert replace(names["config"].score, lr=preset.score.lr) == preset.score
+def check_recipe_of_transport(code: str, names: Names, output: str) -> None:
+    """The hybrid update as it is shown is the recipe's."""
+    recipe = recommended("shac++", "paper/transport")
+    assert names["surrogates"] == recipe.surrogates
+    assert names["config"] == recipe.config
 
 
-def check_pole_preset(code: str, names: Names, output: str) -> None:
-    """Python trains the pole as the command line does."""
-    preset = recommended(TrainOptions(method="shac++", env="gymnasium/CartPole-v1"))
-    assert names["agent"].config == preset.shac
-    assert names["env"].config == preset.surrogates
-    assert names["env"].num_envs == preset.num_envs
+def check_recipe_of_cartpole(code: str, names: Names, output: str) -> None:
+    """Python trains CartPole as the command line does."""
+    recipe = recommended("shac++", "gymnasium/CartPole-v1")
+    assert names["agent"].config == recipe.config
+    assert names["env"].config == recipe.surrogates
+    assert names["env"].num_envs == recipe.run.num_envs
+
+
+def check_shown_recipe(code: str, names: Names, output: str) -> None:
+    """The command line named beside it starts from the same."""
+    text = (ROOT / "README.md").read_text()
+    (line,) = re.findall(r"This trains what `diffsurrogate train ([^`]*)`", text.replace("\n", " "))
+    options = read_train(line.split())
+    assert names["recipe"] == options.recipe
+    assert names["agent"].seed == options.seed
 
 
 def check_sb3(code: str, names: Names, output: str) -> None:
@@ -107,8 +114,9 @@ def check_sb3(code: str, names: Names, output: str) -> None:
 
 CHECKS: dict[tuple[str, str], Callable[[str, Names, str], None]] = {
     ("README.md", "agent.save"): check_ten_lines,
-    ("docs/gradients.md", "SHACConfig("): check_paper_preset,
-    ("docs/gradients.md", "CartPole"): check_pole_preset,
+    ("README.md", "recommended("): check_shown_recipe,
+    ("docs/gradients.md", "SHACConfig("): check_recipe_of_transport,
+    ("docs/gradients.md", "CartPole"): check_recipe_of_cartpole,
     ("docs/baselines.md", "SB3VecEnv"): check_sb3,
 }
 """What the example of a page that has these words must have led to."""
@@ -148,8 +156,8 @@ def test_the_command_lines_are_understood(page):
                 continue
             if program == "python":  # a script of the user's, which ends in the command line
                 arguments = arguments[1:]
-            arguments = [word for word in arguments if word != "--resume"]  # that needs a run
-            assert type(_parse(arguments)) in _COMMANDS
+            arguments = [word for word in arguments if word not in NOT_PARSED]
+            assert isinstance(_parse(arguments), (TrainOptions, *_COMMANDS))
 
 
 def test_the_readme_can_be_read_in_five_minutes():
@@ -179,3 +187,14 @@ def test_the_table_names_every_id_that_is_listed(namespace):
     for env_id in ids:
         row = f"| `{env_id}` |" in table
         assert row or f"`{env_id.removeprefix(f'{namespace}/')}`" in table, env_id
+
+
+def test_the_walk_through_a_training_step_quotes_the_call_graph():
+    """Its first line, and a walk of few files that are all there."""
+    pytest.importorskip("vmas")
+    calls = recorded_calls(made(USUAL))
+    page = (ROOT / "docs" / "training_step.md").read_text()
+    assert f"\n> {summary(calls)}\n" in page
+    files = re.findall(r"^\| \d+ \|.*\]\(\.\./([^)]*)\) \|$", page, re.MULTILINE)
+    assert len(files) <= 12
+    assert set(files) <= set(files_in(calls)) | {"diffsurrogate/training/trainer.py"}

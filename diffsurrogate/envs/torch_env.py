@@ -53,7 +53,7 @@ class TorchEnv(MultiAgentVectorEnv):
         obs_dim: int,
         act_dim: int,
         action_limit: float = 1.0,
-        choices: bool = False,
+        discrete_actions: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
         differentiable: bool = False,
@@ -67,8 +67,8 @@ class TorchEnv(MultiAgentVectorEnv):
             obs_dim: features of one agent's observation, unbounded.
             act_dim: features of one agent's action.
             action_limit: actions are clamped to [-action_limit, action_limit].
-            choices: each agent has `act_dim` discrete actions instead; the functions get one-hot
-                rows.
+            discrete_actions: each agent has `act_dim` discrete actions instead; the functions get
+                one-hot rows.
             seed: of the env's random stream, until `reset(seed=...)` gives another.
             device: of all tensors.
             differentiable: keep autograd's graph for the `true_gradients`.
@@ -89,7 +89,7 @@ class TorchEnv(MultiAgentVectorEnv):
                 f"differentiable=True asks for {name}'s native gradients, but its true_gradients "
                 "is empty; leave it False and let LearnedDiffWrapper learn them"
             )
-        if choices and differentiable:
+        if discrete_actions and differentiable:
             raise UsageError(
                 f"{name}'s actions are discrete and pass no gradient to the simulation; leave "
                 "differentiable=False and let LearnedDiffWrapper learn one"
@@ -105,8 +105,8 @@ class TorchEnv(MultiAgentVectorEnv):
             agents=agents,
             observation_space=Box(-np.inf, np.inf, (len(agents), obs_dim), np.float32),
             action_space=Box(
-                0 if choices else -action_limit,
-                1 if choices else action_limit,
+                0 if discrete_actions else -action_limit,
+                1 if discrete_actions else action_limit,
                 (len(agents), act_dim),
                 np.float32,
             ),
@@ -114,7 +114,7 @@ class TorchEnv(MultiAgentVectorEnv):
             gradients=self.true_gradients if differentiable else (),
             max_steps=max_steps,
         )
-        self.discrete_actions = choices or type(self).discrete_actions
+        self.discrete_actions = discrete_actions or type(self).discrete_actions
         self._generator = torch.Generator(self.device).manual_seed(seed)
         self._state: TorchState = {}
         self._looked_at: set[str] = set()

@@ -1,12 +1,12 @@
 """Train what is left out or put differently, and see what it costs.
 
     python examples/benchmarks/ablations.py                         # all, several CPU-hours
-    python examples/benchmarks/ablations.py --groups noise mixing   # some
+    python examples/benchmarks/ablations.py --groups noise policy   # some
     python examples/benchmarks/ablations.py --list                  # the trainings, as commands
 
 Every row is a training by `diffsurrogate train`'s options, three seeds each, that ends at a
 normalised return of .95 or after the task's budget of CPU-seconds. Finished runs stand in the JSON
-file and are not repeated; the Markdown beside it is written anew after each run.
+file and are not repeated; the Markdown beside it is written again after each run.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from diffsurrogate import PPO, evaluate
+from diffsurrogate import PPO, evaluate, recommended
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
@@ -169,10 +169,10 @@ def default_rows() -> Iterator[Row]:
             "default": "",
             "no pathwise gradient": "--shac.update.weight 0",
             "reward from (s, a)": OF_STATE,
-            "one network for all agents, no waves, as the step model": PLAIN_STEP,
-            "gradient not damped": UNDAMPED,
-            "gradient not limited": UNLIMITED,
-            "pieces of 8 steps": "--shac.update.gradient.segment-length 8",
+            "one network for all agents, no Fourier features, as the step model": PLAIN_STEP,
+            "no gradient attenuation": UNDAMPED,
+            "no adjoint clipping": UNLIMITED,
+            "segments of 8 steps": "--shac.update.gradient.segment-length 8",
             "all of these five": f"{EARLIER} --shac.update.gradient.segment-length 8",
         }.items():
             yield Row("default recipe", task, name, chosen, longer=longer)
@@ -191,7 +191,7 @@ def earlier_rows() -> Iterator[Row]:
             "expectile .8 throughout": "--shac.value.expectile-one-signed None",
             "pathwise gradient of whole windows": "--shac.update.gradient.minibatches 1",
             "critic of the current window": "--shac.value.capacity 0",
-            "learned deviation": "--shac.actor.learn-std",
+            "learned standard deviation": "--shac.actor.learn-std",
             "no observation normalisation": "--shac.actor.no-normalise-obs "
             "--shac.critic.no-normalise-obs",
             "models warmed up by PPO": "",
@@ -291,8 +291,8 @@ the CPU-seconds named (one thread). Runs had others beside them, those of the ea
 four per core: compare the rows of a seed, and M steps. The first row of each table is what the
 others change in what they name. (Of policies, that is one network for all agents together.) All
 tables but those of the default recipe are of plainer models: rewards from (s, a), one network for
-all agents and no waves as the step model, gradients neither damped nor limited, and, but for the
-pathwise gradient alone, pieces of 8 steps.
+all agents and no Fourier features as the step model, neither gradient attenuation nor adjoint
+clipping, and, but for the pathwise gradient alone, segments of 8 steps.
 "CPU-s" and "M steps" to .9 are medians over the runs that got there.
 
 Made by `python examples/benchmarks/ablations.py`."""

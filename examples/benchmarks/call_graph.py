@@ -68,6 +68,12 @@ def both_ways(calls: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
     return sorted((one, other) for one, other in calls if one < other and (other, one) in calls)
 
 
+def summary(calls: dict[tuple[str, str], int]) -> str:
+    """Return how many files and pairs of files there are, in a line."""
+    files, pairs = files_in(calls), both_ways(calls)
+    return f"{len(files)} files, {len(calls)} pairs of caller and callee, {len(pairs)} both ways"
+
+
 def made(words: list[str]) -> Trainer:
     """Return a trainer after its first iteration."""
     torch.set_num_threads(1)
@@ -84,7 +90,7 @@ def main() -> None:
     """Print the files, the pairs and the calls."""
     calls = recorded_calls(made(sys.argv[1:] or USUAL))
     files, pairs = files_in(calls), both_ways(calls)
-    print(f"{len(files)} files, {len(calls)} pairs of caller and callee, {len(pairs)} both ways")
+    print(summary(calls))
     print("\n".join(files))
     for one, other in pairs:
         print(f"both ways: {one} ({calls[one, other]}) {other} ({calls[other, one]})")

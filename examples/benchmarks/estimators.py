@@ -1,10 +1,10 @@
 """How well does each learned gradient agree with the simulator's own?
 
-Trains each of the eight combinations of `model`, `anchor` and `loop` for some updates, then
+Trains each of the eight combinations of `dynamics`, `anchor` and `loop` for some iterations, then
 compares its policy gradient with the true one on fresh windows: the simulator's dynamics, and its
 reward where that has a gradient (Dispersion's has none: there the learned reward serves both).
 
-    python examples/benchmarks/estimators.py --updates 100 --out estimators.json
+    python examples/benchmarks/estimators.py --iterations 100 --out estimators.json
 """
 
 import itertools
@@ -18,8 +18,11 @@ import tyro
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, SHACConfig, SurrogateConfig, make
 from diffsurrogate.actor_critic.actor import NoisyPolicy
-from diffsurrogate.actor_critic.exploration import NoiseProcess
+from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
+from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.training.run_folder import write_rows
+
+MODELS = {"step": StepModelConfig(), "awm": ActionWorldModelConfig()}
 
 
 @dataclass
@@ -52,28 +55,28 @@ def measure(env_id: str, config: SurrogateConfig, options: Options) -> dict[str,
     *_, metrics = agent.iterations(options.iterations)
     cpu_ms = (time.process_time() - began) / options.iterations * 1e3
     horizon, parameters = agent.config.horizon, list(agent.actor.net.parameters())
-    process = NoiseProcess(agent.config.noise, agent.noise.shape, agent.generator)
     rows = []
     for _ in range(options.windows):
-        noise = process.draw(horizon)
+        noise = agent.noise.draw(horizon)
 
         def policy(noise: torch.Tensor = noise) -> NoisyPolicy:
             return NoisyPolicy(agent.actor, noise)
 
         env.detach()
-        rows.append(env.compare_gradients(policy, horizon, agent.return_loss, parameters))
+        loss = agent.policy_update.gradient.return_loss
+        rows.append(env.compare_gradients(policy, horizon, loss, parameters))
         with torch.no_grad():
             env.rollout(policy(), horizon)  # move on to other states
     return {
         "env": env_id,
-        "model": config.model,
+        "dynamics": "awm" if isinstance(config.dynamics, ActionWorldModelConfig) else "step",
         "anchor": config.anchor,
         "loop": config.loop,
         "cosine": statistics.median(row["gradient_cosine"] for row in rows),
         "norm_ratio": statistics.median(row["gradient_norm_ratio"] for row in rows),
         "reward_error": metrics.get("reward_error"),
         "dynamics_error": metrics.get("dynamics_error"),
-        "cpu_ms_per_update": cpu_ms,
+        "cpu_ms_per_iteration": cpu_ms,
     }
 
 
@@ -82,16 +85,16 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     torch.set_num_threads(1)
     rows = []
-    print("| env | model | anchor | loop | cosine | norm ratio | CPU ms / update |")
+    print("| env | dynamics | anchor | loop | cosine | norm ratio | CPU ms / iteration |")
     print("|---|---|---|---|---|---|---|")
-    switches = itertools.product(("step", "awm"), ("real", "predicted"), ("closed", "open"))
+    switches = itertools.product(MODELS, ("real", "predicted"), ("closed", "open"))
     for (model, anchor, loop), env_id in itertools.product(list(switches), options.envs):
-        config = replace(SurrogateConfig(), model=model, anchor=anchor, loop=loop)
+        config = replace(SurrogateConfig(), dynamics=MODELS[model], anchor=anchor, loop=loop)
         row = measure(env_id, config, options)
         rows.append(row)
         print(
             f"| {env_id} | {model} | {anchor} | {loop} | {row['cosine']:.3f} | "
-            f"{row['norm_ratio']:.2f} | {row['cpu_ms_per_update']:.0f} |",
+            f"{row['norm_ratio']:.2f} | {row['cpu_ms_per_iteration']:.0f} |",
             flush=True,
         )
         if options.out is not None:

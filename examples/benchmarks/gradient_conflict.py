@@ -11,7 +11,7 @@ of PPO would take is measured on all of it:
 - noise over signal: tr Σ / |g|² of the gradient of a part (arXiv:1812.06162);
 - variance over weights: of the entries of the whole gradient, HyperMARL's measure.
 
-Networks of one's own share nothing: their agents' gradients are orthogonal.
+Separate networks share nothing: their agents' gradients are orthogonal.
 """
 
 import argparse
@@ -40,10 +40,10 @@ PLAIN = NetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
 SHARED = replace(PLAIN, architecture="shared", pool_others=False)
 NETS = {
     "one network (FuPS)": SHARED,
-    "one network, told who acts (FuPS+ID)": replace(SHARED, agent_id=True),
+    "one network with agent indices (FuPS+ID)": replace(SHARED, agent_id=True),
     "linear hypernetwork": replace(PLAIN, architecture="hyper-linear"),
     "MLP hypernetwork": replace(PLAIN, architecture="hyper-mlp"),
-    "networks of one's own (NoPS)": replace(PLAIN, architecture="separate"),
+    "separate networks (NoPS)": replace(PLAIN, architecture="separate"),
 }
 
 
@@ -129,7 +129,7 @@ def main() -> None:
     """Run what is asked for and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", nargs="*", type=int, default=[30, 1, 42])
-    parser.add_argument("--updates", type=int, default=60, help="of 2,048 env steps each")
+    parser.add_argument("--iterations", type=int, default=60, help="of 2,048 env steps each")
     parser.add_argument("--every", type=int, default=5, help="updates from measure to measure")
     parser.add_argument("--out", type=Path, default=RESULTS, help="without suffix")
     asked = parser.parse_args()

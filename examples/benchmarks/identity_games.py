@@ -1,11 +1,11 @@
-"""The two games of HyperMARL: must agents know who they are, and what do shared weights cost?
+"""The two games of HyperMARL: must agents know their index, and what do shared weights cost?
 
     python examples/benchmarks/identity_games.py               # all, 4 CPU-minutes
     python examples/benchmarks/identity_games.py --agents 2    # some
 
 Specialisation pays 1 / (number that made my choice), synchronisation 1 for agreement and 1/n
 otherwise; each lasts one step and shows nothing (arXiv:2412.04233, section 3). REINFORCE without a
-baseline: SGD with a learning rate of .01, 10 joint choices per update, 10,000 updates, then the
+baseline: SGD with a learning rate of .01, 10 joint actions per update, 10,000 updates, then the
 mean reward of 1,000 sampled ones. Runs of all seeds, games and learning rates are learned at once,
 as a leading axis of all weights. JSON and Markdown go to examples/results.
 """
@@ -46,7 +46,7 @@ PAPER = {
 }
 """Table 2 of the paper, 2, 4 and 8 agents; it has no hypernetworks."""
 NOTES = """
-- Agents that share all weights and do not know who they are reach their bound, and no more.
+- Agents that share all weights and do not know their index reach their bound, and no more.
 - FuPS+ID does not fail with 8 agents for want of expressiveness: it earns .999 with a learning rate
   of .025 instead of .01. The paper's .73 is a matter of step size and budget.
 - Every generated weight is a sum of several learned numbers, so that at the same learning rate
@@ -91,7 +91,7 @@ def shared_optimum(agents: int) -> float:
 
 
 def choose(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw joint choices: logits (run, agent, choice) to (run, count, agent)."""
+    """Draw joint actions: logits (run, agent, choice) to (run, count, agent)."""
     runs, agents, choices = logits.shape
     chances = logits.detach().softmax(-1).reshape(-1, choices)
     drawn = torch.multinomial(chances, count, replacement=True, generator=generator)
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--networks", nargs="+", default=list(NETS), choices=NETS)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=10_000)
+    parser.add_argument("--iterations", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=RESULTS / "identity_games")
     args = parser.parse_args()
     torch.set_num_threads(1)

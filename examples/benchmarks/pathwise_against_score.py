@@ -1,14 +1,14 @@
-"""How far ahead may a learned gradient look? It is compared with the score function's.
+"""How far ahead may a learned gradient look? It is compared with the likelihood-ratio gradient.
 
-The score function's gradient needs no model of the env, a value function aside (λ = .95), only many
+The likelihood-ratio gradient needs no model of the env, a value function aside (λ = .95), only many
 windows. The learned one is of a single window already nearly free of noise; what it has instead is
-bias, which grows with the length of the pieces it is carried along. Trains SHAC++, then averages
+bias, which grows with the length of the segments it is carried along. Trains SHAC++, then averages
 both over many windows of a policy that stands still.
 
     python examples/benchmarks/pathwise_against_score.py mujoco/HalfCheetah-v5 --total-steps 60000
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import tyro
@@ -17,8 +17,11 @@ from torch.nn.functional import cosine_similarity
 
 from diffsurrogate import SHAC, recommended
 from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.algorithms.policy_updates import PathwiseConfig, PathwiseGradient
 from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.window import Window
+
+LIKELIHOOD_RATIO = "likelihood ratio"
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Options:
     windows: int = 40
     """Averaged over, in two halves: an even number."""
     lengths: tuple[int, ...] = (1, 2, 4, 8, 32)
-    """Of the pieces that the learned gradient is carried along; they divide the window."""
+    """Of the segments that the learned gradient is carried along; they divide the window."""
     lam: float = 0.95
     """λ of the returns it ascends."""
     seed: int = 0
@@ -48,15 +51,21 @@ def main(options: Options) -> None:
     if uneven:
         raise SystemExit(f"lengths {uneven} do not divide the window, {agent.config.horizon} steps")
     agent.learn(options.total_steps, progress_bar=True)
-    agent.config = replace(agent.config, actor_lam=options.lam)
-    agent.actor.freeze_normaliser(agent.sampler)
+    pathwise = PathwiseGradient(
+        PathwiseConfig(lam=options.lam),
+        env,
+        agent.actor,
+        agent.value,
+        agent.minibatch_rng,
+    )
+    agent.actor.freeze_normaliser(agent.minibatch_rng)
     halves: dict[int | str, list[Tensor]] = {}
     for number in range(options.windows):
         noise = agent.noise.draw(agent.config.horizon)
         window = env.collect(NoisyPolicy(agent.actor, noise), agent.config.horizon)
-        found: dict[int | str, Tensor] = {"score": score_gradient(agent, window)}
+        found: dict[int | str, Tensor] = {LIKELIHOOD_RATIO: score_gradient(agent, window)}
         for length in options.lengths:
-            found[length] = pathwise_gradient(agent, window, noise, length)
+            found[length] = pathwise_gradient(agent, pathwise, window, noise, length)
         for name, gradient in found.items():
             sums = halves.setdefault(name, [torch.zeros_like(gradient) for _ in range(2)])
             sums[number % 2] += gradient / options.windows
@@ -66,18 +75,20 @@ def main(options: Options) -> None:
 def score_gradient(agent: SHAC, window: Window) -> Tensor:
     """Return the descent direction of advantages weighed by log-densities, flat."""
     with torch.no_grad():
-        advantage = agent.value_targets(window) - agent.critic.target(window.obs)
+        advantage = agent.value.targets(window) - agent.critic.target(window.obs)
         advantage = advantage.mean(-1, keepdim=True)
     density = agent.actor.log_prob(window.obs, window.action)
     return flat_gradient(agent, -((advantage - advantage.mean()) * density).sum(-1).mean())
 
 
-def pathwise_gradient(agent: SHAC, window: Window, noise: Tensor, length: int) -> Tensor:
-    """Return the descent direction of modelled returns of the window's pieces, flat."""
-    pieces = minibatches(window, noise, length=length, count=1, generator=agent.sampler)
-    ((part, drawn),) = pieces
+def pathwise_gradient(
+    agent: SHAC, pathwise: PathwiseGradient, window: Window, noise: Tensor, length: int
+) -> Tensor:
+    """Return the descent direction of modelled returns of the window's segments, flat."""
+    segments = minibatches(window, noise, length=length, count=1, generator=agent.minibatch_rng)
+    ((part, drawn),) = segments
     part = agent.env.differentiate(part, NoisyPolicy(agent.actor, drawn))
-    return flat_gradient(agent, agent.return_loss(part))
+    return flat_gradient(agent, pathwise.return_loss(part))
 
 
 def flat_gradient(agent: SHAC, loss: Tensor) -> Tensor:
@@ -87,16 +98,16 @@ def flat_gradient(agent: SHAC, loss: Tensor) -> Tensor:
 
 
 def table(halves: dict[int | str, list[Tensor]], options: Options) -> str:
-    """Return a row for the score function's gradient and for each length."""
-    score = sum(halves["score"])
+    """Return a row for the likelihood-ratio gradient and for each length."""
+    score = sum(halves[LIKELIHOOD_RATIO])
     lines = [
         f"{options.env} after {options.total_steps:,} steps, {options.windows} windows, seed "
         f"{options.seed}\n",
-        "| gradient | cosine with the score function's | cosine of its two halves |",
+        "| gradient | cosine with the likelihood-ratio gradient | cosine of its two halves |",
         "|---|---|---|",
     ]
     for name, (first, second) in halves.items():
-        row = "score function" if name == "score" else f"learned, pieces of {name}"
+        row = name if name == LIKELIHOOD_RATIO else f"learned, segments of {name}"
         with_score = float(cosine_similarity(first + second, score, dim=0))
         itself = float(cosine_similarity(first, second, dim=0))
         lines.append(f"| {row} | {with_score:.2f} | {itself:.3f} |")

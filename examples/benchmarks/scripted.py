@@ -244,7 +244,7 @@ def planned_ways() -> tuple[Tensor, Tensor]:
 
 
 def known_density(env: VmasEnv) -> Policy:
-    """Sampling, full knowledge: the best of 81 plans of ten steps, made anew every step.
+    """Sampling, full knowledge: the best of 81 plans of ten steps, made again every step.
 
     One agent after the other plans, and leaves alone what those before it will visit. Where no
     plan finds much, it goes to the cell with most density, less .03 for every step on the way.

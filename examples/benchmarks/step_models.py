@@ -2,7 +2,7 @@
 
 Takes the policies of finished runs of SHAC++, lets each model learn the same windows of theirs, and
 compares its policy gradient with the simulator's own (its dynamics, and its reward where that has a
-gradient) in pieces of different lengths.
+gradient) on segments of different lengths.
 
     diffsurrogate train shac++ paper/transport --agents 3 --stop-at 0.8 --out runs/transport
     python examples/benchmarks/step_models.py runs/transport
@@ -21,7 +21,7 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import NetConfig
-from diffsurrogate.surrogates.fitting import unexplained
+from diffsurrogate.surrogates.fitting import fvu
 from diffsurrogate.training.run_folder import RunFolder, write_text
 
 JOINT = NetConfig(architecture="joint", hidden=(128, 128), activation="silu")
@@ -38,8 +38,8 @@ class Options:
     rounds: int = 200
     """Of training, of as many minibatches each as an update has."""
     lengths: tuple[int, ...] = (1, 4, 8, 32)
-    """Of the pieces compared."""
-    pieces: int = 6
+    """Of the segments compared."""
+    segments: int = 6
     """Compared of each length."""
     seed: int = 0
     out: Path | None = None
@@ -48,18 +48,18 @@ class Options:
 
 def variants(preset: SurrogateConfig) -> dict[str, SurrogateConfig]:
     """Return the preset of a task, and each of its parts left out."""
-    step = preset.step
+    step = preset.dynamics
     plain = replace(step, net=JOINT, num_frequencies=0)
     of_state = replace(preset.reward, inputs="s,a")
     return {
         "preset": preset,
-        "gradient not damped": replace(preset, step=replace(step, attenuate=False)),
-        "no waves": replace(preset, step=replace(step, num_frequencies=0)),
-        "one network for all agents": replace(preset, step=replace(step, net=JOINT)),
-        "neither": replace(preset, step=plain),
-        "neither, not damped": replace(preset, step=replace(plain, attenuate=False)),
-        "neither, not damped, reward from (s, a)": replace(
-            preset, step=replace(plain, attenuate=False), reward=of_state
+        "no gradient attenuation": replace(preset, dynamics=replace(step, attenuate=False)),
+        "no Fourier features": replace(preset, dynamics=replace(step, num_frequencies=0)),
+        "one network for all agents": replace(preset, dynamics=replace(step, net=JOINT)),
+        "neither": replace(preset, dynamics=plain),
+        "neither, no attenuation": replace(preset, dynamics=replace(plain, attenuate=False)),
+        "neither, no attenuation, reward from (s, a)": replace(
+            preset, dynamics=replace(plain, attenuate=False), reward=of_state
         ),
     }
 
@@ -68,14 +68,16 @@ def agent_of(run: Path, config: SurrogateConfig | None = None) -> SHAC:
     """Return the trainer of a run with its policy and critic, beside models that know nothing."""
     folder = RunFolder.open(run)
     options = TrainOptions.from_json(folder.config)
-    shac = replace(options.shac, segment_length=None, actor_minibatches=1)
+    update = options.shac.update
+    whole = replace(update.gradient, segment_length=None, minibatches=1)
+    shac = replace(options.shac, update=replace(update, gradient=whole))
     surrogates = options.surrogates if config is None else config
     options = replace(options, shac=shac, surrogates=surrogates)
     agent, _ = options.make()
     assert isinstance(agent, SHAC)
     state = folder.load("cpu")["agent"]
-    agent.actor.load_state_dict(state["actor"])
-    agent.critic.load_state_dict(state["critic"])
+    agent.actor.load_state_dict(state["parts"]["actor"])
+    agent.critic.load_state_dict(state["parts"]["critic"])
     return agent
 
 
@@ -99,25 +101,25 @@ def measure(
     models = env.surrogates
     errors: list[list[float]] = []
     for window in windows[:2]:
-        action = models.normalise_action(window.action.clamp(env.action_low, env.action_high))
-        assert models.dynamics is not None
-        models.dynamics.judge(window.obs, action, window.next_obs)
+        action = models.action_space.normalise(models.action_space.executed(window.action))
+        models.dynamics.evaluate(window, action)
         with torch.no_grad():
             reward = models.predict_reward(window.obs, window.action, window.next_obs)
-        share = unexplained(reward, window.reward)
+        share = fvu(reward, window.reward)
         errors.append([share, models.held_out_errors(window)["dynamics_error"]])
     weights = list(agent.actor.net.parameters())
     cosines = []
     for length in options.lengths:
         found = []
-        for _ in range(options.pieces):
+        for _ in range(options.segments):
             noise = agent.noise.draw(length)
 
             def again(noise: torch.Tensor = noise) -> NoisyPolicy:
                 return NoisyPolicy(agent.actor, noise)
 
             env.detach()
-            found.append(env.compare_gradients(again, length, agent.return_loss, weights))
+            loss = agent.policy_update.gradient.return_loss
+            found.append(env.compare_gradients(again, length, loss, weights))
             env.collect(policy(agent, 16), 16)  # on to other states
         cosines.append(statistics.median(row["gradient_cosine"] for row in found))
     return [statistics.mean(column) for column in zip(*errors, strict=True)] + cosines
@@ -141,7 +143,7 @@ def table(run: Path, options: Options) -> str:
     ]
     had = TrainOptions.from_json(RunFolder.open(run).config)
     preset = recommended(had.method, had.env, had.agents, had.network, had.preset).surrogates
-    preset = replace(preset, adjoint_clip=None)  # slopes as they are
+    preset = replace(preset, adjoint_clip=None)  # gradients as they are
     for name, config in variants(preset).items():
         row = measure(run, config, windows, options)
         lines.append(f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in row) + " |")
@@ -164,12 +166,11 @@ def main(options: Options) -> None:
 
 HEAD = """# What makes the learned gradient good
 
-Cosine of the learned policy gradient with the simulator's own, median over pieces of so many steps,
-for the policy that a run of SHAC++ ended with. All models learn the same windows of that policy.
-Errors are mean squared errors over the variance of what is predicted (dynamics: over the mean
-squared change, mean over entries), on windows not learned from. No gradient is limited
-(`SurrogateConfig.adjoint_clip`). Discovery's reward has no gradient:
-there the learned one serves both.
+Cosine of the learned policy gradient with the simulator's own, median over segments of so many
+steps, for the policy that a run of SHAC++ ended with. All models learn the same windows of that
+policy. Errors are mean squared errors over the variance of what is predicted (dynamics: over the
+mean squared change, mean over entries), on windows not learned from. There is no adjoint clipping.
+Discovery's reward has no gradient: there the learned one serves both.
 """
 
 if __name__ == "__main__":

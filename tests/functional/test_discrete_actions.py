@@ -47,7 +47,7 @@ class Climbing(TorchEnv):
 
     def __init__(self, num_envs: int) -> None:
         super().__init__(
-            num_envs=num_envs, agents=["a", "b"], obs_dim=4, act_dim=CHOICES, choices=True
+            num_envs=num_envs, agents=["a", "b"], obs_dim=4, act_dim=CHOICES, discrete_actions=True
         )
 
     def spawn(self, count: int, generator: torch.Generator) -> TorchState:
@@ -213,7 +213,7 @@ class Line(TorchEnv):
             agents=["a", "b"],
             obs_dim=1,
             act_dim=CHOICES,
-            choices=True,
+            discrete_actions=True,
             max_steps=8,
         )
 

@@ -30,7 +30,7 @@ class MaskedReach(TorchEnv):
             agents=["a", "b", "c"],
             obs_dim=SEEN + CHOICES + AGENTS,
             act_dim=CHOICES,
-            choices=True,
+            discrete_actions=True,
             max_steps=max_steps,
         )
         self.taken = 0

@@ -25,7 +25,7 @@ class Recall(TorchEnv):
             agents=[f"agent_{i}" for i in range(agents)],
             obs_dim=CUES + 1,
             act_dim=CUES,
-            choices=True,
+            discrete_actions=True,
             max_steps=steps + 1,
         )
 

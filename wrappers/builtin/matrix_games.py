@@ -68,7 +68,7 @@ class Game(TorchEnv):
             agents=[f"agent_{i}" for i in range(num_agents)],
             obs_dim=1,
             act_dim=choices,
-            choices=True,
+            discrete_actions=True,
             seed=seed,
             device=device,
             differentiable=differentiable,

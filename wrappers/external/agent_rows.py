@@ -14,7 +14,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import flat_box
 from diffsurrogate.wrappers.external.spaces import padded_box
 
-MASK = "valid_action_dims"
+MASK = "action_mask"
 """Where PettingZoo's envs say which choices are open: a key of observations, or of infos."""
 
 

@@ -51,7 +51,7 @@ class PettingZooEnv(ExternalEnv):
     agent ("pursuer_0/0", "pursuer_0/1", ...), which sees what the raw agent sees and earns an equal
     share of its reward, so that returns, sums over agents, are the raw env's.
 
-    Where observations or infos have an "valid_action_dims", it says which choices are open now
+    Where observations or infos have an "action_mask", it says which choices are open now
     (`action_mask_slice`), and the raw env gets the largest of these. One in infos must be there
     from the
     reset on: the first copy is reset once, when it is taken over, to look for it.

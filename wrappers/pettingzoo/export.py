@@ -31,7 +31,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
     Every agent has its own space, without padding: float32 boxes, and `Discrete` actions where
     the env has `discrete_actions`. All agents of ours end together: the step that ends an episode
     gives the observation before the reset, and then `agents` is empty until `reset`. Which choices
-    are open (`action_mask_slice`) is `infos[agent]["valid_action_dims"]`, int8, and the global
+    are open (`action_mask_slice`) is `infos[agent]["action_mask"]`, int8, and the global
     state (`global_state_slice`) is `state()`; observations have neither.
     """
 
@@ -200,7 +200,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
             return {agent: {} for agent in agents}
         masks = available_actions(obs[0], columns).cpu().numpy().astype(np.int8)
         return {
-            agent: {"valid_action_dims": mask[used]}
+            agent: {"action_mask": mask[used]}
             for agent, mask, used in zip(agents, masks, self._used, strict=True)
         }
 

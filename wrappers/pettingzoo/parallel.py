@@ -145,7 +145,7 @@ class ParallelEnvSlot:
                     raise ValueError(complaint)
                 own[:, : len(seen)] = seen
                 if layout.action_mask_slice is not None:
-                    what = "valid_action_dims"
+                    what = "action_mask"
                     info = infos.get(agent) if isinstance(infos, dict) else None
                     own[:, layout.action_mask_slice] = layout.read_open(agent, obs[agent], info)
                     what = "observation"

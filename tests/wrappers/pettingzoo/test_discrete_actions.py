@@ -56,8 +56,8 @@ class Locks(ParallelEnv):
         if where == "observations":
             masks = {a: spaces.MultiBinary(sum(sizes)) for a, sizes in self.sizes.items()}
             self.sees = {
-                "a": spaces.Dict({"valid_action_dims": masks["a"], "observation": self.sees["a"]}),
-                "b": spaces.Dict({**self.sees["b"].spaces, "valid_action_dims": masks["b"]}),
+                "a": spaces.Dict({"action_mask": masks["a"], "observation": self.sees["a"]}),
+                "b": spaces.Dict({**self.sees["b"].spaces, "action_mask": masks["b"]}),
             }
 
     def observation_space(self, agent: str) -> Any:
@@ -88,9 +88,9 @@ class Locks(ParallelEnv):
             self.masks[agent] = parts
             if self.where == "observations":
                 own = seen[agent] if agent == "b" else {"observation": seen[agent]}
-                seen[agent] = own | {"valid_action_dims": np.concatenate(parts).astype(np.int8)}
+                seen[agent] = own | {"action_mask": np.concatenate(parts).astype(np.int8)}
             else:
-                infos[agent] = {"valid_action_dims": tuple(parts) if len(parts) > 1 else parts[0]}
+                infos[agent] = {"action_mask": tuple(parts) if len(parts) > 1 else parts[0]}
         return seen, infos
 
     def step(self, actions: dict[str, Any]) -> Any:
@@ -160,10 +160,8 @@ def test_a_mask_that_is_none_is_named():
     env: Any = adapted("infos")
     env.reset()
     raw = env.raws[2]
-    raw.observe = lambda: ({**Locks.observe(raw)[0]}, {"a": {"valid_action_dims": [1, 0]}})
-    with pytest.raises(
-        UsageError, match=r"env 2, step 1.*valid_action_dims of 'a' is \[1, 0\]; 3 entri"
-    ):
+    raw.observe = lambda: ({**Locks.observe(raw)[0]}, {"a": {"action_mask": [1, 0]}})
+    with pytest.raises(UsageError, match=r"env 2, step 1.*action_mask of 'a' is \[1, 0\]; 3 entri"):
         env.step(torch.rand(ENVS, 2, 5))
 
 
@@ -272,7 +270,7 @@ def test_pettingzoos_tests_pass_with_masks_in_infos_and_the_state_apart():
     for index, agent in enumerate(env.agents):
         assert observations[agent].tolist() == raw[index, :2].tolist()
         assert env.observation_space(agent).contains(observations[agent])
-        assert infos[agent]["valid_action_dims"].tolist() == raw[index, 2:6].tolist()
+        assert infos[agent]["action_mask"].tolist() == raw[index, 2:6].tolist()
         assert env.state().tolist() == raw[index, 6:].tolist()
     back: Any = as_multi_agent(
         lambda: as_pettingzoo(MaskedReach(num_envs=1)), num_envs=2, state=True
