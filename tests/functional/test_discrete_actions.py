@@ -285,7 +285,7 @@ def test_what_does_not_suit_discrete_actions_is_refused(settings: dict[str, Any]
 
 
 def test_what_needs_discrete_actions_is_refused_without():
-    with pytest.raises(UsageError, match="actions are (numbers|continuous)"):
+    with pytest.raises(UsageError, match=r"actions are (numbers|continuous)"):
         SHAC(
             learned_reach(),
             SHACConfig(update=GradientUpdateConfig(gradient=AllActionConfig())),
