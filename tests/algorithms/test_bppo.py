@@ -108,7 +108,7 @@ def two_agents(**more: Any) -> tuple[BPPO, SequentialBatch]:
 
 
 def first_agent_by_hand(past: SequentialBatch, row: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """M, c, what agent 0 climbs and its gradient with respect to the agent's logits."""
+    """M, c, what agent 0 ascends and its gradient with respect to the agent's logits."""
     k, j = past.action[row].argmax(-1).tolist()
     chance, gain = TABLE[:, k].softmax(0), past.gain[row, 0]
     m = 3 * chance[j]
@@ -120,7 +120,7 @@ def first_agent_by_hand(past: SequentialBatch, row: int) -> tuple[Tensor, Tensor
     return m, c, (m + c[k]) * gain, (through_ratio + through_g) * gain  # ρ = 1, g is the choice
 
 
-def test_the_whole_objective_of_two_agents_with_choices_by_hand():
+def test_the_whole_objective_of_two_agents_with_discrete_actions_by_hand():
     """Row by row: M = 3 π(l|k), c = M (U_l - Σ π_m U_m), and the slope of agent 0's logits."""
     agent, past = two_agents()
     change, slope = peer_feedback(agent.actor, 1, past)
@@ -137,8 +137,8 @@ def test_the_whole_objective_of_two_agents_with_choices_by_hand():
     torch.testing.assert_close(got, -gradient.mean(0))
 
 
-def test_a_simultaneous_step_of_two_agents_with_choices_by_hand():
-    """Agent 0 climbs as in the sequential scheme. Agent 1 acts last: M = 1, nothing is passed back,
+def test_a_simultaneous_step_of_two_agents_with_discrete_actions_by_hand():
+    """Agent 0 learns as in the sequential scheme. Agent 1 acts last: M = 1, nothing is passed back,
     and min(ρ A, clip(ρ) A) lets go of a ρ above 1.2 where A > 0."""
     clip = ClipConfig(epochs=1, batch_size=5, lr=0.0, max_grad_norm=1e6)
     agent, past = two_agents(scheme="simultaneous", clip=clip)
@@ -224,7 +224,7 @@ def test_the_update_order_is_backward_or_random():
 
 
 def advantage_and_gain(**clip: Any) -> tuple[Tensor, Tensor]:
-    """Advantages of very different sizes, and what agents climb by: both (step, agent)."""
+    """Advantages of very different sizes, and what agents learn by: both (step, agent)."""
     agent = BPPO(plain_reach(), sequential(clip=ClipConfig(**clip)))
     agent.env.reset(seed=0)
     window = agent.env.collect(lambda obs: obs[..., :2], HORIZON)

@@ -1,4 +1,4 @@
-"""Whole trainings: who finds the best joint choice of the climbing game."""
+"""Whole trainings: who finds the best joint action of the climbing game."""
 
 from dataclasses import replace
 
@@ -9,14 +9,14 @@ from diffsurrogate.training.evaluate import evaluate
 
 
 def payoff(method: str, iterations: int) -> float:
-    """What the most probable choices earn each agent after windows of 1,500 plays."""
+    """What the most probable actions earn each agent after windows of 1,500 plays."""
     recipe = recommended(method, "games/climbing")
     agent = recipe.make_agent(make(recipe.env, num_envs=300)).learn(iterations * 1500)
     return evaluate(agent.predict, make(recipe.env, num_envs=1)).mean_return / 2
 
 
-def test_bppo_finds_the_best_joint_choice_where_independent_agents_do_not():
-    """11 is next to -30, which teaches agents that choose at once to settle for 7 or less."""
+def test_bppo_finds_the_best_joint_action_where_independent_agents_do_not():
+    """11 is next to -30, which teaches agents that act at once to settle for 7 or less."""
     assert payoff("bppo", 20) == 11
     assert payoff("mappo", 20) <= 7
 
