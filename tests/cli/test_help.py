@@ -25,7 +25,9 @@ def help_of(method: str, option: str, monkeypatch, capsys) -> str:
 
 
 def flags(text: str) -> list[str]:
-    return re.findall(r"^[ │]+(--[a-z][\w.-]*)", text, re.MULTILINE)
+    """Return the options shown, without the --no-… of switches, which may have a line too."""
+    shown = re.findall(r"^[ │]+(--[a-z][\w.-]*)", text, re.MULTILINE)
+    return [flag for flag in shown if flag.replace(".no-", ".") not in set(shown) - {flag}]
 
 
 @pytest.mark.parametrize("method", METHODS)
