@@ -97,7 +97,7 @@ class _FirstOptions(NamedOptions):
     """cpu, cuda or cuda:<number>."""
     env_options: EnvOptions = field(default_factory=dict)
     """What else the env is made with, a name and a value each, such as --env-options
-    continuous_actions False; the page of the env's source lists them (examples/envs)."""
+    continuous_actions False; the page of the env's source lists them (docs/envs)."""
 
 
 @dataclass(frozen=True, kw_only=True)

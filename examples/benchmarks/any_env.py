@@ -42,22 +42,22 @@ class Task:
     cpu_seconds: float
     options: tuple[str, ...] = ()
     """Of every training."""
-    choices: bool = False
+    discrete: bool = False
     """SAC cannot make them."""
 
     @property
     def methods(self) -> list[str]:
         """What can train on it."""
-        return [name for name in COLOURS if name != "sac" or not self.choices]
+        return [name for name in COLOURS if name != "sac" or not self.discrete]
 
 
 _LONG = ("--eval-every", "20")  # 64 episodes of up to 1000 steps are no trifle
 TASKS = {
     "pendulum": Task("gymnasium/Pendulum-v1", 25),
-    "cartpole": Task("gymnasium/CartPole-v1", 10, choices=True),
+    "cartpole": Task("gymnasium/CartPole-v1", 10, discrete=True),
     "halfcheetah": Task("mujoco/HalfCheetah-v5", 75, _LONG),
     "hopper": Task("mujoco/Hopper-v5", 90, _LONG),
-    "spread": Task("mpe2/simple_spread_v3", 60, ("--eval-steps", "25"), choices=True),
+    "spread": Task("mpe2/simple_spread_v3", 60, ("--eval-steps", "25"), discrete=True),
     "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 90, _LONG),
 }
 
