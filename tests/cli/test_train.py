@@ -241,7 +241,7 @@ def test_checkpoints_of_another_format_version_are_named(tmp_path):
     with pytest.raises(UsageError, match="format 99"):
         load_checkpoint(file)
     torch.save({"format": "diffsurrogate-checkpoint", "version": 1, "state": {}}, file)
-    with pytest.raises(UsageError, match=r"format 1, .* before format 2, see CHANGELOG"):
+    with pytest.raises(UsageError, match=r"format 1, .* before format 2 only, see CHANGELOG"):
         load_checkpoint(file)
     save_checkpoint(file, {"x": torch.arange(3)})
     assert load_checkpoint(file)["x"].tolist() == [0, 1, 2]

@@ -225,7 +225,7 @@ def test_the_time_limit_truncates_and_final_obs_come_before_the_reset(env, case)
         assert not terminated.any()
         assert truncated.tolist() == [step % LIMIT == 0] * ENVS
         assert torch.equal(info["_final_obs"], truncated)
-        assert torch.equal(env.began, truncated)
+        assert torch.equal(env.episode_start, truncated)
         assert torch.equal(env.current_obs, obs)
         moved = (obs != info["final_obs"]).flatten(1).any(1)
         assert not moved[~truncated].any()
@@ -275,7 +275,7 @@ def test_envs_in_the_mask_are_reset_and_the_others_go_on(env, case):
         return
     obs, _ = env.reset(options={"reset_mask": RESET.numpy()})
     assert torch.equal(obs[~RESET], before[~RESET])
-    assert torch.equal(env.began, RESET)
+    assert torch.equal(env.episode_start, RESET)
     if case.random:
         assert (obs[RESET] != before[RESET]).flatten(1).any(1).all()
     *_, terminated, truncated = play(env, LIMIT)
@@ -292,7 +292,7 @@ def test_ppo_and_shac_take_updates_on_it(env, name):
     if name == "games":
         pytest.skip("observations of 1 leave models nothing to learn")
     ppo = PPO(env, PPOConfig(horizon=4), seed=0).learn(4 * ENVS)
-    assert (ppo.update, ppo.skipped) == (1, 0)
+    assert (ppo.iteration, ppo.skipped) == (1, 0)
     agent = SHAC(learned(env), config(horizon=4), seed=0)
     before = [value.detach().clone() for value in agent.actor.parameters()]
     agent.learn(2 * 4 * ENVS)

@@ -103,8 +103,6 @@ ELSEWHERE = {
 @pytest.mark.parametrize("name", ["hybrid", "recurrent mappo", "bppo", "sb3"])
 def test_a_loaded_trainer_goes_on_in_envs_of_other_libraries(tmp_path, name, make_env):
     case = TRAINERS[name]
-    if name == "sb3" and make_env is MaskedReach:
-        pytest.skip("its rollouts begin with the global state still among the observations")
     check_unbroken(case, tmp_path, lambda: case.wrap(make_env()))
 
 

@@ -200,7 +200,7 @@ def test_an_env_that_saves_no_state_starts_new_episodes(tmp_path):
     loaded = SB3Trainer.load(tmp_path / "agent.pt", cartpole())
     assert same(parameters(loaded), parameters(agent))
     assert loaded.env.current_obs.abs().max() < 0.05  # CartPole's start
-    assert loaded.learn(112).update == 4
+    assert loaded.learn(112).iteration == 4
 
 
 @pytest.mark.parametrize(
