@@ -115,7 +115,7 @@ class LearnedDiffWrapper(EnvWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Start every env anew."""
+        """Reset every env."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._start_chain()
         return obs, info
@@ -319,7 +319,7 @@ class LearnedDiffWrapper(EnvWrapper):
         given = actions.detach() if self.can_replay else actions
         obs, reward, terminated, truncated, info = self.env.step(given)
         final = carried = info["final_obs"]
-        if not torch.is_grad_enabled():  # nothing to differentiate; the chain starts anew
+        if not torch.is_grad_enabled():  # nothing to differentiate; the chain restarts
             self._start_chain()
             return obs, reward, terminated, truncated, info | {"value_obs": final}
         if self.learns_dynamics:

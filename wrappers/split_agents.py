@@ -62,7 +62,7 @@ class SplitAgents(EnvWrapper):
         whole = [index for index in range(env.obs_dim) if index not in state]
         sees = {name: whole for name in names} if observations is None else observations
         _check(names, actions, observations, env, state)
-        self._acts, mask_dead_actions = _table([actions[name] for name in names], env.device)
+        self._acts, has_action = _table([actions[name] for name in names], env.device)
         self._sees, seeing = _table([sees[name] for name in names], env.device)
         if len(state) > 0:  # all agents' rows end with it
             self.global_state_slice = slice(seeing.shape[1], seeing.shape[1] + len(state))
@@ -71,18 +71,18 @@ class SplitAgents(EnvWrapper):
             seeing = torch.cat([seeing, torch.ones_like(row, dtype=torch.bool)], dim=1)
         self.offers_state, self.resets_itself = env.offers_state, env.resets_itself
         self._from = torch.zeros(env.act_dim, dtype=torch.long, device=env.device)
-        self._from[self._acts[mask_dead_actions]] = mask_dead_actions.flatten().nonzero().squeeze(1)
+        self._from[self._acts[has_action]] = has_action.flatten().nonzero().squeeze(1)
         obs, act = env.single_observation_space, env.single_action_space
         super().__init__(
             num_envs=env.num_envs,
             agents=names,
             observation_space=_box(obs, self._sees, seeing, padding=(0, 0)),
-            action_space=_box(act, self._acts, mask_dead_actions, padding=(-1, 1)),
+            action_space=_box(act, self._acts, has_action, padding=(-1, 1)),
             device=env.device,
             gradients=env.gradients,
             max_steps=env.max_steps,
         )
-        self.observation_mask, self.valid_action_dims = seeing, mask_dead_actions
+        self.observation_mask, self.valid_action_dims = seeing, has_action
         self.metadata, self.render_mode = env.metadata, env.render_mode
 
     # --- the env protocol ----------------------------------------------------------------------

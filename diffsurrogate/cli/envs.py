@@ -13,7 +13,7 @@ _REMARKS = {
     "mpe2": "state=True shows what all agents see to critics",
     "pettingzoo": "state=True shows the global state to critics, where there is one",
 }
-"""What namespaces have besides observations and actions."""
+"""What namespaces offer beyond observations and actions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ TASKS: dict[str, tuple[int, int, Row]] = {
 """Number of envs, env steps, settings.
 
 `std` is in half action boxes, ours; theirs always starts at 1 in the env's units, of which
-Pendulum's half box has 2.
+the scale of Pendulum's is 2.
 """
 
 

@@ -75,7 +75,7 @@ def test_the_deviation_learns_only_if_asked(learn_std):
     policy.act(draw(ENVS, AGENTS, OBS), noise).sum().backward()
     names = {name for name, _ in policy.named_parameters()}
     assert ("log_std" in names) == learn_std
-    if learn_std:  # d action / d log σ = half box * σ * noise
+    if learn_std:  # d action / d log σ = scale * σ * noise
         expected = torch.tensor([2.0, 0.25]) * 0.5 * noise.sum((0, 1))
         torch.testing.assert_close(policy.log_std.grad, expected)
 
@@ -116,7 +116,7 @@ def test_a_negative_deviation_is_refused():
 
 @pytest.mark.parametrize("learn_std", [False, True])
 def test_log_prob_and_entropy_are_the_normal_distributions(learn_std):
-    """Of actions in half boxes; density in the env's units differs by the log of a half box."""
+    """Of normalised actions; density in the env's units differs by the log of the scale."""
     policy, obs = actor(std=0.7, learn_std=learn_std), draw(ENVS, AGENTS, OBS)
     action = policy.act(obs, 3 * draw(ENVS, AGENTS, ACT))  # many outside the box
     normal = torch.distributions.Normal(policy(obs), 0.7)

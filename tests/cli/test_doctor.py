@@ -128,7 +128,7 @@ def test_an_env_that_does_not_reset_is_at_fault():
 
     found, verdict = examined(Stuck())
     assert found.conduct.not_reset > 0
-    assert any("must start anew" in fault for fault in verdict.faults)
+    assert any("must be reset" in fault for fault in verdict.faults)
 
 
 class NotANumber(Reach):

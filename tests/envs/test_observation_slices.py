@@ -146,7 +146,7 @@ def test_the_mask_is_not_normalised_and_is_an_input():
 
 
 def test_columns_may_stand_in_any_order():
-    """The state before the open choices, and features around them."""
+    """The state before the action mask, and features around them."""
     box = torch.zeros(2, 3), torch.ones(2, 3)
     roles = {"action_mask_slice": slice(5, 8), "global_state_slice": slice(1, 4)}
     actor = Actor(ActorConfig(net=NET), 2, 9, *box, discrete=True, **roles)

@@ -24,7 +24,7 @@ class Layout:
     Observations are flattened as `gymnasium.spaces.flatten` does; a `Discrete(K)` action is a
     one-hot row. A `MultiDiscrete` action is one row per choice, each of a separate agent
     ("pursuer_0/0", "pursuer_0/1", ...) with the same observation. Rows with less than the longest
-    are padded with zeros. After what agents see follow, in every row, the columns of open choices
+    are padded with zeros. After what agents see follow, in every row, the slice of the action mask
     and those of the global state, where there are any.
     """
 
@@ -68,11 +68,11 @@ class Layout:
         self.seen_spaces = [
             _seen(space) if self.discrete else space for space in self.observation_spaces
         ]
-        """Per agent, what it sees, without the open choices."""
+        """Per agent, what it sees, without the action mask."""
         sizes, seen = _observations(self.agents, self.seen_spaces)
         counts = [rows.stop - rows.start for rows in self.rows]
         self.observation_sizes = np.repeat(sizes, counts).tolist()
-        """Per row, without the columns of open choices and state."""
+        """Per row, without the slice of the action mask and state."""
         self.action_sizes, self.action_box = _actions(self.action_spaces, self.choices)
         self.masks_in_infos = masks_in_infos and self.discrete
         self.action_mask_slice: slice | None = None
@@ -126,7 +126,7 @@ class Layout:
         return mask
 
     def read(self, agent: Any, obs: Any) -> NDArray[np.float32]:
-        """Return what an agent sees as a vector, without padding and open choices.
+        """Return what an agent sees as a vector, without padding and action mask.
 
         Raises:
             ValueError: it is not of the agent's space; the message goes on after "is".
@@ -228,7 +228,7 @@ def _choices(space: gymnasium.Space[Any]) -> list[int]:
 
 
 def _seen(space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
-    """Return the space of observations without open choices; `space` itself if there are none."""
+    """Return the space of observations without the action mask."""
     if not isinstance(space, spaces.Dict) or MASK not in space.spaces or len(space.spaces) == 1:
         return space
     return spaces.Dict({key: own for key, own in space.spaces.items() if key != MASK})

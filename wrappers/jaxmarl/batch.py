@@ -134,7 +134,7 @@ class Batch:
         )
 
     def _observations(self, obs: dict[Any, Any], state: Any) -> Array:
-        """Return rows (agent, obs_dim): what is seen, padded; open choices; global state."""
+        """Return rows (agent, obs_dim): observation, padded; action mask; global state."""
         layout, width = self.layout, max(self.layout.observation_sizes)
         rows = [_flat(obs[agent]) for agent in layout.agents]
         sizes = [row.size for row in rows]

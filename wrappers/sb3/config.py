@@ -35,7 +35,7 @@ class SB3Config:
     max_grad_norm: float = 0.5
     """Largest gradient norm."""
     std: float | None = None
-    """Initial standard deviation of actions in a box, in half boxes; None for Stable-Baselines3's
+    """Initial standard deviation of normalised actions; None for Stable-Baselines3's
     own, which is 1 in the actions' units."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the tanh layers, of the policy and of the value function."""

@@ -36,7 +36,7 @@ class DoctorOptions:
     """Try an env out: spaces, determinism, rewards, gradients, how well models fit it.
 
     Takes about a minute. Status 1 if the env breaks the rules: values that are not finite, an
-    episode that does not start anew, other numbers under the same seed.
+    episode that is not reset, other numbers under the same seed.
     """
 
     env: tyro.conf.Positional[str]
@@ -193,7 +193,7 @@ def _faults(found: Diagnosis) -> list[str]:
     if conduct.not_reset:
         faults.append(
             f"after {conduct.not_reset} ends of episodes the next observation was still the last "
-            "one; an ended env must start anew in the same step"
+            "one; an ended env must be reset in the same step"
         )
     return faults
 

@@ -44,7 +44,7 @@ class ReproduceOptions:
     networks: tuple[Network, ...] | None = None
     """Of the policy; None for the usual ones."""
     variants: tuple[str, ...] | None = None
-    """What is done differently besides the usual, where the table has such columns; None for
+    """Variants of the usual settings, where the table has such columns; None for
     all."""
     seeds: tuple[int, ...] | None = None
     """One run of each cell per seed; None for the table's own."""

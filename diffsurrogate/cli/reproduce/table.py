@@ -81,7 +81,7 @@ class PaperTable:
     networks: tuple[Network, ...]
     seeds: tuple[int, ...]
     variants: Mapping[str, Mapping[Method, tuple[str, ...]]] = field(default_factory=dict)
-    """By name, what `train` is told besides, for each method that it makes sense for."""
+    """By name, further options of `train`, for each method that takes them."""
     over_maximum: bool = True
     """Returns are over the true maximum, which all its envs know; else they are of one agent."""
     colour_by: Literal["method", "network"] = "method"

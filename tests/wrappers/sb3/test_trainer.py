@@ -119,7 +119,7 @@ def test_episodes_are_staggered_and_the_rate_falls_if_asked():
 
 
 def test_the_first_deviation_is_the_one_asked_for():
-    """In half boxes: Pendulum's torque is in [-2, 2]."""
+    """Of normalised actions: Pendulum's torque is in [-2, 2]."""
     pendulum = make("gymnasium/Pendulum-v1", num_envs=2)
     for std, expected in ((0.3, 0.6), (None, 1.0)):
         policy = SB3Trainer(pendulum, settings(std=std, joint=True)).model.model.policy
