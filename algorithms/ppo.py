@@ -57,7 +57,7 @@ class PPOConfig:
     """Epochs, minibatches and clipping."""
     critic_lr: float = 1e-3
     """Adam's learning rate of the value function."""
-    schedule: Literal["constant", "linear"] = "constant"
+    lr_schedule: Literal["constant", "linear"] = "constant"
     """constant, or linear: learning rates fall to 0 over the training."""
     scale_rewards: bool = True
     """Divide rewards by the running standard deviation of the discounted return, so that values are
@@ -270,7 +270,7 @@ class PPO(Trainer):
             yield self.critic(obs[chosen]), target[chosen]
 
     def _set_learning_rates(self) -> None:
-        if self.config.schedule == "constant":
+        if self.config.lr_schedule == "constant":
             return
         share = self.iteration / self.total_iterations
         self.actor_optimiser.anneal(share, 0.0)

@@ -108,7 +108,7 @@ def train_ours(task: str, seed: int) -> tuple[Callable[[Tensor], Tensor], int]:
         critic=CriticConfig(net=NET, target_decay=0.0, normalise_obs=False),
         clip=ClipConfig(epochs=c["epochs"], batch_size=c["batch_size"], lr=c["lr"]),
         critic_lr=c["lr"],
-        schedule=c["schedule"],
+        lr_schedule=c["schedule"],
         scale_rewards=False,
         randomise_episode_phase=False,
     )

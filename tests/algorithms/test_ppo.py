@@ -197,7 +197,7 @@ def test_an_independent_agent_learns_nothing_from_others_rewards():
 
 
 def test_learning_rates_fall_linearly():
-    agent, seen = PPO(plain_reach(), clipped(schedule="linear", critic_lr=0.02)), []
+    agent, seen = PPO(plain_reach(), clipped(lr_schedule="linear", critic_lr=0.02)), []
     for _ in agent.iterations(4):
         optimisers = (agent.actor_optimiser, agent.critic_optimiser)
         seen.append([optimiser.adam.param_groups[0]["lr"] for optimiser in optimisers])
@@ -235,7 +235,7 @@ def test_invalid_configurations_are_refused_with_advice(build, advice):
 @pytest.mark.parametrize(
     ("build", "advice"),
     [
-        (lambda: PPOConfig(schedule="lineal"), "did you mean 'linear'"),
+        (lambda: PPOConfig(lr_schedule="lineal"), "did you mean 'linear'"),
         (lambda: ClipConfig(ratio="jiont"), "did you mean 'joint'"),
         (lambda: ClipConfig(advantage="mine"), "'individual', 'shared'"),
         (lambda: PPO("gymnasium/CartPole-v1"), r"as_multi_agent\(env\)"),

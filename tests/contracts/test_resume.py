@@ -73,8 +73,7 @@ def saved(agent: Trainer, path: Path) -> Path:
 def check_unbroken(case: Case, path: Path, make_env: Callable[[], MultiAgentVectorEnv]) -> None:
     """Five windows equal three, saved and loaded, and two: in all that is saved, to the bit."""
     size = ENVS * case.config.horizon
-    name = "lr_schedule" if hasattr(case.config, "lr_schedule") else "schedule"
-    unbroken, broken = (case.make(make_env(), seed=3, **{name: "linear"}) for _ in range(2))
+    unbroken, broken = (case.make(make_env(), seed=3, lr_schedule="linear") for _ in range(2))
     unbroken.learn(5 * size)
     broken.learn(5 * size, lambda agent, metrics: agent.iteration < 3)
     env = make_env()

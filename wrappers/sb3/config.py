@@ -26,7 +26,7 @@ class SB3Config:
     """How far the ratio of new to old density may move a sample's gain."""
     lr: float = 1e-3
     """Adam's learning rate of policy and value function."""
-    schedule: Literal["constant", "linear"] = "constant"
+    lr_schedule: Literal["constant", "linear"] = "constant"
     """linear: the learning rate falls to 0 over the training."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus (`ent_coef`)."""

@@ -66,7 +66,7 @@ class SB3PPO:
         self._random = GlobalStreams(seed)
         self._samples = GlobalStreams(seed + 1)
         rate: float | Callable[[float], float] = config.lr
-        if config.schedule == "linear":
+        if config.lr_schedule == "linear":
             rate = lambda left: left * config.lr  # noqa: E731
         with self._random.in_force(), warnings.catch_warnings():
             # a last minibatch that is smaller does no harm

@@ -41,7 +41,7 @@ _DICO_RATES |= {("some", 8): "2.5e-4"}
 
 _SMAX = (
     *("--num-envs", "128", "--ppo.horizon", "128", "--total-steps", "10000000"),
-    *("--eval-every", "10", "--ppo.clip.batch-size", "4096", "--ppo.schedule", "linear"),
+    *("--eval-every", "10", "--ppo.clip.batch-size", "4096", "--ppo.lr-schedule", "linear"),
     *("--ppo.clip.max-grad-norm", "0.25", "--ppo.actor.net.activation", "relu"),
     *("--ppo.critic.net.activation", "relu"),
     *("--ppo.actor.net.gru_size", "128", "--ppo.actor.net.hidden", "128"),

@@ -109,7 +109,7 @@ def test_terminations_are_told_from_time_limits():
 
 
 def test_episodes_are_staggered_and_the_rate_falls_if_asked():
-    agent = SB3Trainer(home(num_envs=61), settings(schedule="linear", lr=0.1))
+    agent = SB3Trainer(home(num_envs=61), settings(lr_schedule="linear", lr=0.1))
     rates, ends = [], []
     for report in agent.iterations(4):
         rates.append(agent.model.model.policy.optimizer.param_groups[0]["lr"])
@@ -173,7 +173,7 @@ def test_predictions_are_in_the_box(leading, joint):
 
 @pytest.mark.parametrize("make_env", [home, dispersion])
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"normalise": False}, {"joint": True, "schedule": "linear"}]
+    "kwargs", [{}, {"normalise": False}, {"joint": True, "lr_schedule": "linear"}]
 )
 def test_a_loaded_trainer_ends_where_the_unbroken_one_does(tmp_path, make_env, kwargs):
     path, config = tmp_path / "agent.pt", settings(**kwargs)
