@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from call_graph import USUAL, files_in, made, recorded_calls, summary
 
 from diffsurrogate import recommended
 from diffsurrogate.__main__ import _COMMANDS, _parse
@@ -187,14 +186,3 @@ def test_the_table_names_every_id_that_is_listed(namespace):
     for env_id in ids:
         row = f"| `{env_id}` |" in table
         assert row or f"`{env_id.removeprefix(f'{namespace}/')}`" in table, env_id
-
-
-def test_the_walk_through_a_training_step_quotes_the_call_graph():
-    """Its first line, and a walk of few files that are all there."""
-    pytest.importorskip("vmas")
-    calls = recorded_calls(made(USUAL))
-    page = (ROOT / "docs" / "training_step.md").read_text()
-    assert f"\n> {summary(calls)}\n" in page
-    files = re.findall(r"^\| \d+ \|.*\]\(\.\./([^)]*)\) \|$", page, re.MULTILINE)
-    assert len(files) <= 12
-    assert set(files) <= set(files_in(calls)) | {"diffsurrogate/training/trainer.py"}
