@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -267,21 +268,25 @@ class Surrogates(nn.Module):
 
     def _loss(self, name: str) -> Tensor:
         size = self.config.batch_size
-        response: Callable[[Tensor], Tensor] | None
+        response: Callable[[], Callable[[Tensor], Tensor] | None]
         if name == "reward":
             batch = self._rewards()
-            loss, response = self._learned_reward.loss(batch), self._learned_reward.response(batch)
+            loss = self._learned_reward.loss(batch)
+            response = partial(self._learned_reward.response, batch)
         elif name == "termination":
             batch = self.termination_buffer.sample(size, self.generator, balance=0.5)
             loss = self.termination.loss(batch, self.terminations_seen / self.steps_seen)
-            response = self.termination.response(batch)
+            response = partial(self.termination.response, batch)
         else:
             model, mask = self._learned_dynamics, self.continuous.mask
             batch = self.dynamics_buffer.sample(model.batch_size(size), self.generator)
-            loss, response = model.loss(batch, mask), model.response(batch, mask)
-        if not self.action_space.discrete or self.config.mixup_weight == 0 or response is None:
+            loss, response = model.loss(batch, mask), partial(model.response, batch, mask)
+        if not self.action_space.discrete or self.config.mixup_weight == 0:
             return loss
-        mixup = mixup_loss(response, batch["action"], self.generator)
+        predict = response()
+        if predict is None:
+            return loss
+        mixup = mixup_loss(predict, batch["action"], self.generator)
         return loss + self.config.mixup_weight * mixup
 
     @property
