@@ -26,10 +26,10 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import later_ratio, peer_clipped_loss
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SeparateNetConfig
 from diffsurrogate.training.trainer import Metrics
 
-_SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="relu", layer_norm=False)
+_SEPARATE = SeparateNetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
 
 
 def chained_actor(conditioning: Literal["projection", "raw", "none"]) -> ActorConfig:

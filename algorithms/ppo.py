@@ -29,14 +29,14 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.window import Window, check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import td_lambda
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, SeparateNetConfig
 from diffsurrogate.nets.recurrent import Recurrence
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Metrics, Trainer
 
-_JOINT = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
-_SEPARATE = NetConfig(architecture="separate", hidden=(64, 64), activation="tanh", layer_norm=False)
+_JOINT = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
+_SEPARATE = SeparateNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.trainer import Metrics, Trainer
 
@@ -45,9 +45,7 @@ class SHACConfig:
     actor: ActorConfig = field(default_factory=ActorConfig)
     """The policy."""
     critic: CriticConfig = field(
-        default_factory=lambda: CriticConfig(
-            net=NetConfig(architecture="shared", activation="silu")
-        )
+        default_factory=lambda: CriticConfig(net=SharedNetConfig(activation="silu"))
     )
     """The value function."""
     noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(kind="auto"))

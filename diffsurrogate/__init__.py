@@ -29,10 +29,18 @@ from diffsurrogate.envs.torch_env import TorchEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import (
+    DiCoConfig,
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+    TransformerConfig,
+)
 from diffsurrogate.presets.recipe import Recipe, RunConfig
 from diffsurrogate.presets.recommend import recommended
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.training.evaluate import Evaluation, evaluate
@@ -53,12 +61,16 @@ __all__ = [
     "BPPOConfig",
     "ClipConfig",
     "CriticConfig",
+    "DiCoConfig",
     "Evaluation",
+    "FitConfig",
     "GradientUpdateConfig",
     "HybridUpdateConfig",
+    "HyperLinearConfig",
+    "HyperMLPConfig",
+    "JointNetConfig",
     "LearnedDiffWrapper",
     "MultiAgentVectorEnv",
-    "NetConfig",
     "NoiseConfig",
     "PPOConfig",
     "PathwiseConfig",
@@ -66,9 +78,12 @@ __all__ = [
     "RewardConfig",
     "RunConfig",
     "SHACConfig",
+    "SeparateNetConfig",
+    "SharedNetConfig",
     "StepModelConfig",
     "SurrogateConfig",
     "TorchEnv",
+    "TransformerConfig",
     "UsageError",
     "ValueLearningConfig",
     "Window",

@@ -1,8 +1,9 @@
 """Checks of configurations, and their conversion from and to plain values."""
 
 import difflib
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import dacite
 
@@ -35,6 +36,14 @@ def require_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UsageError(f"{name} is {value!r}; it must be one of {choices}{hint}")
+
+
+def changed_to(kind: type[T], config: Any, **given: Any) -> T:
+    """Return a configuration of another class: `given`, what both have, and its defaults."""
+    both = {part.name for part in fields(cast(Any, kind)) if part.init} & {
+        part.name for part in fields(config)
+    }
+    return kind(**{name: getattr(config, name) for name in both} | given)
 
 
 def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:

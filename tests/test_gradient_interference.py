@@ -13,7 +13,7 @@ from gradient_interference import (
 )
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import NET_CONFIGS
 
 ENVS, AGENTS, OBS, CHOICES = 7, 3, 5, 4
 
@@ -50,7 +50,7 @@ def test_gradients_of_losses_by_hand():
 
 def actor(architecture: str, **net: object) -> Actor:
     torch.manual_seed(0)
-    config = NetConfig(architecture=architecture, hidden=(8,), **net)
+    config = NET_CONFIGS[architecture](hidden=(8,), **net)
     box = torch.zeros(AGENTS, CHOICES), torch.ones(AGENTS, CHOICES)
     return Actor(ActorConfig(net=config, head_gain=1.0), AGENTS, OBS, *box, discrete=True)
 

@@ -15,7 +15,7 @@ from diffsurrogate.envs.observation_slices import available_actions, check_colum
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import one_hot_argmax, straight_through_one_hot
 from diffsurrogate.nets.build import build_net
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import DiCoConfig, JointNetConfig, NetConfig, SeparateNetConfig
 from diffsurrogate.nets.dico import DiCoNet
 from diffsurrogate.nets.normaliser import RunningStatistics
 
@@ -30,7 +30,7 @@ class ActorConfig:
     `std`, `learn_std` and `squash` do not apply.
     """
 
-    net: NetConfig = field(default_factory=NetConfig)
+    net: NetConfig = field(default_factory=JointNetConfig)
     std: float = 1.0
     """Initial standard deviation of normalised actions, usually 0.3 to 1."""
     learn_std: bool = False
@@ -53,10 +53,10 @@ class ActorConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_range(self, "std", "head_gain", low=0.0)
-        if self.order != "simultaneous" and self.net.architecture != "separate":
+        if self.order != "simultaneous" and not isinstance(self.net, SeparateNetConfig):
             raise UsageError(
                 f"order={self.order!r} gives every agent a separate network, but "
-                f"net.architecture is {self.net.architecture!r}; make it separate"
+                f"net is a {self.net.architecture} one; use a SeparateNetConfig"
             )
         if self.order != "simultaneous" and self.net.centralised:
             raise UsageError(
@@ -133,9 +133,9 @@ class Actor(nn.Module):
                     f"{option} is not for {type(self).__name__}; build the policy by "
                     "build_actor(config, env)"
                 )
-        if discrete and config.net.architecture == "dico":
+        if discrete and isinstance(config.net, DiCoConfig):
             raise UsageError(
-                "net.architecture is 'dico', which needs continuous actions, but actions here are "
+                "net is a DiCoConfig, which needs continuous actions, but actions here are "
                 "discrete; use hyper-mlp, hyper-linear, separate, or shared with agent_id"
             )
         self.config = config

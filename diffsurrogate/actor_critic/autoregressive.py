@@ -79,7 +79,7 @@ class AutoregressiveActor(Actor):
     Example:
         >>> import torch
         >>> from diffsurrogate import ActorConfig, NetConfig, make
-        >>> net = NetConfig(architecture="separate")
+        >>> net = SeparateNetConfig()
         >>> actor = build_actor(ActorConfig(net=net, order="listed"), make("games/climbing"))
         >>> actor.act(torch.ones(5, 2, 1), None).shape
         torch.Size([5, 2, 3])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from diffsurrogate.config import require_range
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.build import build_net, build_recurrent_net
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
 from diffsurrogate.nets.recurrent import Recurrence
 
@@ -18,7 +18,7 @@ from diffsurrogate.nets.recurrent import Recurrence
 class CriticConfig:
     """A value function of the agents' observations."""
 
-    net: NetConfig = field(default_factory=NetConfig)
+    net: NetConfig = field(default_factory=JointNetConfig)
     head_gain: float = 0.0
     """Orthogonal gain of the last layer; 0: all values are 0 before training."""
     target_decay: float = 0.2
@@ -36,7 +36,7 @@ class CriticConfig:
 class Critic(nn.Module):
     """Maps obs `(*batch, agent, obs_dim)` to values `(*batch, agent)`.
 
-    A recurrent one (`NetConfig.gru_size`) maps whole windows, by `unroll` and `values_around`.
+    A recurrent one (`gru_size` of its network) maps whole windows, by `unroll` and `values_around`.
     """
 
     def __init__(self, config: CriticConfig, agents: int, obs_dim: int) -> None:

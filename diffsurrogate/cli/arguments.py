@@ -5,8 +5,8 @@ other options, which the class of the method's options then reads.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -20,9 +20,9 @@ from diffsurrogate.algorithms.policy_updates import (
     PathwiseConfig,
 )
 from diffsurrogate.cli.options import NamedOptions, TrainOptions
-from diffsurrogate.config import differences, require_choice
+from diffsurrogate.config import changed_to, differences, require_choice
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import NET_CONFIGS
 from diffsurrogate.presets.recipe import Choice, Method
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
@@ -34,14 +34,15 @@ FREE_TO_CHANGE = {
     *("film_steps", "threads", "progress"),
 }
 """What a run may be resumed with another value of."""
-VARIANTS: dict[str, dict[str, type]] = {
-    "shac.update": {"gradient": GradientUpdateConfig, "hybrid": HybridUpdateConfig},
-    "shac.update.gradient": {"pathwise": PathwiseConfig, "all-action": AllActionConfig},
-    "surrogates.dynamics": {"step": StepModelConfig, "awm": ActionWorldModelConfig},
-}
-"""Settings that are one of several classes, and the words that choose one."""
+VARIANTS: tuple[Mapping[str, type], ...] = (
+    {"gradient": GradientUpdateConfig, "hybrid": HybridUpdateConfig},
+    {"pathwise": PathwiseConfig, "all-action": AllActionConfig},
+    {"step": StepModelConfig, "awm": ActionWorldModelConfig},
+    NET_CONFIGS,
+)
+"""Classes that a setting may be one of, by the word that chooses it."""
 _HELP, _HELP_ALL = {"-h", "--help"}, "--help-all"
-_LEFT_TO_HELP_ALL = (NetConfig,)
+_LEFT_TO_HELP_ALL = tuple(NET_CONFIGS.values())
 """Types of settings that --help leaves out."""
 
 
@@ -141,7 +142,7 @@ def _read(default: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
         prog=program,
         description=f"Options of {default.method}, with the defaults for {default.env}. "
         + ("" if everything else f"{_HELP_ALL} lists the settings of networks too.")
-        + _variants_help(default),
+        + _variants_help(default, everything),
         args=["--help"] if everything else arguments,
         default=default,
         config=(tyro.conf.AvoidSubcommands,),  # of a setting that is one of several classes
@@ -166,23 +167,19 @@ def _with_variants(default: TrainOptions, arguments: list[str]) -> tuple[TrainOp
     Raises:
         UsageError: there is no such variant.
     """
-    flags = {f"--{path}" for path in VARIANTS}
-    pairs = [
-        [word] if word.split("=")[0] not in flags else word.split("=", 1) for word in arguments
-    ]
-    arguments = [part for pair in pairs for part in pair]
-    for path, variants in VARIANTS.items():
-        while f"--{path}" in arguments:
-            place = arguments.index(f"--{path}")
-            word = arguments[place + 1] if place + 1 < len(arguments) else ""
-            if word not in variants or not _has(default, path):
-                raise UsageError(
-                    f"--{path} is {word!r}; give one of {', '.join(variants)}"
-                    if _has(default, path)
-                    else f"{default.method} has no option --{path}"
-                )
-            default = _with_variant(default, path.split("."), variants[word])
-            arguments = arguments[:place] + arguments[place + 2 :]
+    for place, argument in enumerate(arguments):
+        flag, equals, word = argument.partition("=")
+        variants = dict(_settings_with_variants(default)).get(flag.removeprefix("--"))
+        if variants is None or not flag.startswith("--"):
+            continue
+        after = arguments[place + 1 :]
+        if not equals:
+            word, after = (after[0], after[1:]) if after else ("", [])
+        if word not in variants:
+            raise UsageError(f"{flag} is {word!r}; give one of {', '.join(variants)}")
+        path = flag.removeprefix("--").split(".")
+        default = _with_variant(default, path, variants[word])
+        return _with_variants(default, arguments[:place] + after)
     return default, arguments
 
 
@@ -192,22 +189,30 @@ def _with_variant(config: Any, path: list[str], kind: type) -> Any:
     old = getattr(config, name)
     if rest:
         return replace(config, **{name: _with_variant(old, rest, kind)})
-    if type(old) is kind:
-        return config
-    kept = {part.name for part in fields(kind)} & {part.name for part in fields(old)}
-    return replace(config, **{name: kind(**{part: getattr(old, part) for part in kept})})
+    return config if type(old) is kind else replace(config, **{name: changed_to(kind, old)})
 
 
-def _has(options: TrainOptions, path: str) -> bool:
-    return hasattr(options, path.split(".")[0])
+def _settings_with_variants(
+    config: Any, path: str = ""
+) -> Iterator[tuple[str, Mapping[str, type]]]:
+    """Yield the dotted names of settings that are one of several classes, and these by word."""
+    for part in fields(config):
+        value, name = getattr(config, part.name), f"{path}{part.name}"
+        if is_dataclass(value):
+            for variants in VARIANTS:
+                if type(value) in variants.values():
+                    yield name, variants
+            yield from _settings_with_variants(value, f"{name}.")
 
 
-def _variants_help(options: TrainOptions) -> str:
+def _variants_help(options: TrainOptions, everything: bool) -> str:
     """Return which settings have variants, for help to begin with."""
-    lines = [f"--{path} {{{','.join(v)}}}" for path, v in VARIANTS.items() if _has(options, path)]
-    if not lines:
-        return ""
-    return f" Variants, each with options of its own: {'; '.join(lines)}."
+    lines = [
+        f"--{path} {{{','.join(variants)}}}"
+        for path, variants in _settings_with_variants(options)
+        if everything or variants is not NET_CONFIGS
+    ]
+    return f" Variants, each with options of its own: {'; '.join(lines)}." if lines else ""
 
 
 def _names(content: dict[str, Any], path: str = "") -> Iterator[str]:

@@ -1,13 +1,24 @@
-"""Builds the network a `NetConfig` describes."""
+"""Builds the network that a configuration describes."""
 
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
+from diffsurrogate.config import changed_to
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import (
+    DiCoConfig,
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    NetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+    TransformerConfig,
+)
 from diffsurrogate.nets.dico import DiCoNet
 from diffsurrogate.nets.hypernet import HyperNet
 from diffsurrogate.nets.mlp import (
@@ -41,18 +52,10 @@ def build_net(
             f"gru_size is {config.gru_size}, but only policies and critics of PPO, IPPO and MAPPO "
             "are recurrent; leave it at 0"
         )
-    if config.architecture == "dico":
+    if isinstance(config, DiCoConfig):
         return _diverse(config, agents, in_dim, out_dim, head_gain)
-    kinds: dict[str, type[JointNet | SeparateNet | SharedNet | TransformerNet | HyperNet]] = {
-        "joint": JointNet,
-        "separate": SeparateNet,
-        "shared": SharedNet,
-        "transformer": TransformerNet,
-        "hyper-linear": HyperNet,
-        "hyper-mlp": HyperNet,
-    }
     seen = agents * in_dim if config.centralised else in_dim
-    net = kinds[config.architecture](config, agents, seen, out_dim)
+    net = _plain(config, agents, seen, out_dim)
     if isinstance(net, HyperNet):
         net.reset_head(head_gain)
     else:
@@ -60,6 +63,24 @@ def build_net(
         reset_orthogonal(net.head.weight, head_gain)
         nn.init.zeros_(net.head.bias)
     return CentralisedNet(net) if config.centralised else net
+
+
+def _plain(
+    config: NetConfig, agents: int, in_dim: int, out_dim: int
+) -> JointNet | SeparateNet | SharedNet | TransformerNet | HyperNet:
+    """Build the class of the architecture, but for DiCo's parts."""
+    sizes = (agents, in_dim, out_dim)
+    match config:
+        case JointNetConfig():
+            return JointNet(config, *sizes)
+        case SharedNetConfig():
+            return SharedNet(config, *sizes)
+        case TransformerConfig():
+            return TransformerNet(config, *sizes)
+        case HyperLinearConfig() | HyperMLPConfig():
+            return HyperNet(config, *sizes)
+        case _:
+            return SeparateNet(config, *sizes)
 
 
 def build_recurrent_net(
@@ -70,25 +91,30 @@ def build_recurrent_net(
     The encoder gets the inputs of the non-recurrent network, but no mean over agents: with
     `pool_others`, the mean is over hidden states.
     """
-    own = config.architecture in ("joint", "separate")
+    own = isinstance(config, JointNetConfig | SeparateNetConfig)
+    agent_id = isinstance(config, SharedNetConfig) and config.agent_id
     linear: BuildLinear = partial(AgentLinear, agents) if own else nn.Linear
-    seen = (agents * in_dim if config.centralised else in_dim) + (agents if config.agent_id else 0)
+    seen = (agents * in_dim if config.centralised else in_dim) + (agents if agent_id else 0)
     first = linear(seen, config.gru_size)
     reset_orthogonal(first.weight, math.sqrt(2))
     nn.init.zeros_(first.bias)
     encoder: nn.Module = nn.Sequential(first, *_between(config, config.gru_size))
-    if config.agent_id:
+    if agent_id:
         encoder = AgentIDNet(encoder)
     if config.centralised:
         encoder = CentralisedNet(encoder)
-    pool_others = config.pool_others and not config.centralised
-    reader = replace(config, gru_size=0, agent_id=False, centralised=False, pool_others=pool_others)
-    net = build_net(reader, agents, config.gru_size, out_dim, head_gain=head_gain)
+    plain: dict[str, Any] = {"gru_size": 0}
+    if not isinstance(config, JointNetConfig):
+        plain["centralised"] = False
+    if isinstance(config, SharedNetConfig):
+        plain["agent_id"] = False
+        plain["pool_others"] = config.pool_others and not config.centralised
+    net = build_net(replace(config, **plain), agents, config.gru_size, out_dim, head_gain=head_gain)
     return RecurrentNet(encoder, AgentGRU(linear, config.gru_size), net)
 
 
 def _diverse(
-    config: NetConfig, agents: int, in_dim: int, out_dim: int, head_gain: float
+    config: DiCoConfig, agents: int, in_dim: int, out_dim: int, head_gain: float
 ) -> DiCoNet:
     """Build the shared and the individual part of a `DiCoNet`."""
     if head_gain == 0:
@@ -98,9 +124,9 @@ def _diverse(
         )
     if agents < 2:
         raise UsageError("dico controls how differently agents act, but there is 1; use joint")
-    plain = replace(config, architecture="separate", diversity=NetConfig.diversity)
-    shared, own = (
-        build_net(part, agents, in_dim, out_dim, head_gain=head_gain)
-        for part in (replace(plain, architecture="shared", pool_others=False), plain)
+    parts = (
+        changed_to(SharedNetConfig, config, pool_others=False),
+        changed_to(SeparateNetConfig, config),
     )
+    shared, own = (build_net(p, agents, in_dim, out_dim, head_gain=head_gain) for p in parts)
     return DiCoNet(shared, own, config.diversity, agents, in_dim)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import HyperLinearConfig, HyperMLPConfig
 from diffsurrogate.nets.mlp import _between, agent_linear, reset_orthogonal
 
 _GAIN = math.sqrt(2)
@@ -95,10 +95,12 @@ class HyperNet(nn.Module):
     identity: Tensor
     """(agent, size) one-hot or learned."""
 
-    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+    def __init__(
+        self, config: HyperLinearConfig | HyperMLPConfig, agents: int, in_dim: int, out_dim: int
+    ) -> None:
         """Build; every agent's network starts orthogonal with gain √2, bias zero."""
         super().__init__()
-        if config.architecture == "hyper-linear":
+        if isinstance(config, HyperLinearConfig):
             self.register_buffer("identity", one_hot_identity(agents), persistent=False)
             hidden: tuple[int, ...] = ()
         else:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffsurrogate.nets.config import _ACTIVATIONS, NetConfig
+from diffsurrogate.nets.config import _ACTIVATIONS, BaseNetConfig, JointNetConfig, SharedNetConfig
 
 
 def agent_linear(
@@ -47,7 +47,7 @@ def reset_orthogonal(
             nn.init.orthogonal_(matrix, gain)
 
 
-def mlp(sizes: tuple[int, ...], config: NetConfig) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], config: BaseNetConfig) -> nn.Sequential:
     """Return Linear, activation and LayerNorm for each hidden layer, and a final Linear."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes[:-1]):
@@ -60,7 +60,7 @@ def mlp(sizes: tuple[int, ...], config: NetConfig) -> nn.Sequential:
 class JointNet(nn.Module):
     """One MLP over all agents, concatenated; depends on their number and order."""
 
-    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+    def __init__(self, config: JointNetConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build for `agents` agents with `in_dim` features each."""
         super().__init__()
         self.out_shape = (agents, out_dim)
@@ -76,7 +76,7 @@ class JointNet(nn.Module):
 class SeparateNet(nn.Module):
     """A separate MLP for every agent, over that agent's features only."""
 
-    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+    def __init__(self, config: BaseNetConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build one network per agent."""
         super().__init__()
         layers: list[nn.Module] = []
@@ -98,7 +98,7 @@ class SharedNet(nn.Module):
     depends on the others but not on their order.
     """
 
-    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+    def __init__(self, config: SharedNetConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build; a single agent has nothing to pool."""
         super().__init__()
         self.agents = agents if config.agent_id else 0
@@ -128,7 +128,7 @@ class SharedNet(nn.Module):
         return out
 
 
-def _between(config: NetConfig, width: int) -> list[nn.Module]:
+def _between(config: BaseNetConfig, width: int) -> list[nn.Module]:
     """Return activation and LayerNorm after a layer with separate weights per agent."""
     layers: list[nn.Module] = [_ACTIVATIONS[config.activation]()]
     if config.layer_norm:

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffsurrogate.nets.config import _ACTIVATIONS, NetConfig
+from diffsurrogate.nets.config import _ACTIVATIONS, TransformerConfig
 from diffsurrogate.nets.mlp import append_agent_id, mlp
 
 
@@ -40,7 +40,7 @@ class AgentBlock(nn.Module):
 class TransformerNet(nn.Module):
     """Self-attention over agents, permutation-equivariant unless `agent_id` (SHAC++, B.2)."""
 
-    def __init__(self, config: NetConfig, agents: int, in_dim: int, out_dim: int) -> None:
+    def __init__(self, config: TransformerConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build; the number of agents is fixed only if `agent_id`."""
         super().__init__()
         self.agents = agents if config.agent_id else 0

@@ -11,7 +11,7 @@ from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, NetConfig, TransformerConfig
 from diffsurrogate.presets.recipe import Choice, Recipe, RunConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 
@@ -75,8 +75,8 @@ def paper_recipe(choice: Choice) -> Recipe:
 def _net(choice: Choice) -> NetConfig:
     """Return the network of policy, value and reward."""
     if choice.network == "transformer":
-        return NetConfig(architecture="transformer", hidden=(64,), activation="relu")
-    return NetConfig(hidden=(32 * (choice.agents or 1),) * 2, activation="relu")
+        return TransformerConfig(hidden=(64,), activation="relu")
+    return JointNetConfig(hidden=(32 * (choice.agents or 1),) * 2, activation="relu")
 
 
 def _shac(actor: ActorConfig, critic: CriticConfig) -> SHACConfig:

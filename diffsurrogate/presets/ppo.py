@@ -5,24 +5,31 @@ from dataclasses import replace
 import gymnasium
 
 from diffsurrogate.algorithms.ppo import PPOConfig
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.config import changed_to
+from diffsurrogate.nets.config import (
+    DiCoConfig,
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    NetConfig,
+    SharedNetConfig,
+    TransformerConfig,
+)
 from diffsurrogate.presets.recipe import Choice, Network
 from diffsurrogate.presets.sequential import in_games
 from diffsurrogate.wrappers.sb3.config import SB3Config
 
-_TRANSFORMER = NetConfig(
-    architecture="transformer", hidden=(64,), embed=(64,), activation="tanh", layer_norm=False
-)
-_OWN = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
-_SHARED = replace(_OWN, architecture="shared", pool_others=False)
+_TRANSFORMER = TransformerConfig(hidden=(64,), embed=(64,), activation="tanh", layer_norm=False)
+_OWN = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
+_SHARED = changed_to(SharedNetConfig, _OWN, pool_others=False)
 _NETS: dict[Network, NetConfig] = {
     "shared": _SHARED,
     "shared-id": replace(_SHARED, agent_id=True),
     "transformer": _TRANSFORMER,
     "transformer-id": replace(_TRANSFORMER, agent_id=True),
-    "hyper-linear": replace(_OWN, architecture="hyper-linear"),
-    "hyper-mlp": replace(_OWN, architecture="hyper-mlp"),
-    "dico": replace(_OWN, architecture="dico"),
+    "hyper-linear": changed_to(HyperLinearConfig, _OWN),
+    "hyper-mlp": changed_to(HyperMLPConfig, _OWN),
+    "dico": changed_to(DiCoConfig, _OWN),
 }
 """Of the policy, but for mlp; that of ppo's one controller hears all (`pool_others`)."""
 
@@ -67,7 +74,7 @@ def _with_network(ppo: PPOConfig, choice: Choice) -> PPOConfig:
     if choice.network == "mlp":
         return ppo
     actor = _NETS[choice.network]
-    if choice.method == "ppo" and actor.architecture == "shared":
+    if choice.method == "ppo" and isinstance(actor, SharedNetConfig):
         actor = replace(actor, pool_others=True)
     critic = _critic(choice, actor, ppo.critic.net)
     return replace(ppo, actor=replace(ppo.actor, net=actor), critic=replace(ppo.critic, net=critic))
@@ -75,13 +82,12 @@ def _with_network(ppo: PPOConfig, choice: Choice) -> PPOConfig:
 
 def _critic(choice: Choice, actor: NetConfig, own: NetConfig) -> NetConfig:
     """Return the network of a critic that goes with the actor's; `own` is the method's own."""
-    generated = actor.architecture in ("hyper-linear", "hyper-mlp")
-    if choice.method == "mappo" and generated:
+    if choice.method == "mappo" and isinstance(actor, HyperLinearConfig | HyperMLPConfig):
         return replace(actor, centralised=True)
     if choice.method == "ippo":
-        return _NETS["shared-id"] if actor.architecture == "dico" else actor
-    same = actor.architecture == "transformer"
-    same |= actor.architecture == "shared" and choice.method == "ppo"
+        return _NETS["shared-id"] if isinstance(actor, DiCoConfig) else actor
+    same = isinstance(actor, TransformerConfig)
+    same |= isinstance(actor, SharedNetConfig) and choice.method == "ppo"
     return actor if same else own
 
 
@@ -94,7 +100,7 @@ def _width(choice: Choice) -> int | None:
 
 def _wider(net: NetConfig, width: int) -> NetConfig:
     """Return a joint network of that width; a separate one stays as it is."""
-    return replace(net, hidden=(width, width)) if net.architecture == "joint" else net
+    return replace(net, hidden=(width, width)) if isinstance(net, JointNetConfig) else net
 
 
 def _has_slow_steps(choice: Choice) -> bool:

@@ -13,26 +13,32 @@ from diffsurrogate.algorithms.policy_updates import (
 )
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import (
+    DiCoConfig,
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    NetConfig,
+    SharedNetConfig,
+    TransformerConfig,
+)
 from diffsurrogate.presets.recipe import Choice, Network
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 
-_TRANSFORMER = NetConfig(
-    architecture="transformer", hidden=(64,), embed=(128, 128), activation="silu"
-)
-_SHARED = NetConfig(architecture="shared", hidden=(128, 128, 128), activation="silu")
+_TRANSFORMER = TransformerConfig(hidden=(64,), embed=(128, 128), activation="silu")
+_SHARED = SharedNetConfig(hidden=(128, 128, 128), activation="silu")
 _NETS: dict[Network, NetConfig] = {
     "shared": _SHARED,
     "shared-id": replace(_SHARED, agent_id=True),
     "transformer": _TRANSFORMER,
     "transformer-id": replace(_TRANSFORMER, agent_id=True),
-    "hyper-linear": NetConfig(architecture="hyper-linear", activation="silu"),
-    "hyper-mlp": NetConfig(architecture="hyper-mlp", activation="silu"),
-    "dico": NetConfig(architecture="dico", activation="silu"),
+    "hyper-linear": HyperLinearConfig(activation="silu"),
+    "hyper-mlp": HyperMLPConfig(activation="silu"),
+    "dico": DiCoConfig(activation="silu"),
 }
 """Of the policy, but for mlp."""
-_ALIKE = NetConfig(architecture="shared", hidden=(128, 128), activation="silu")
+_ALIKE = SharedNetConfig(hidden=(128, 128), activation="silu")
 """Of the step model of the paper's tasks, whose agents are all alike and touch things."""
 
 
@@ -45,7 +51,7 @@ def recommended_shac(choice: Choice) -> SHACConfig:
         config = _shared_weights(config, choice)
     elif choice.library == "paper":
         width = max(64, 32 * (choice.agents or 1))
-        actor = replace(config.actor, net=NetConfig(hidden=(width, width)))
+        actor = replace(config.actor, net=JointNetConfig(hidden=(width, width)))
         config = _mixed(config, choice, actor, lr=2e-3)
     if choice.external and choice.method == "shac++":
         config = _external(config)
@@ -58,7 +64,7 @@ def recommended_surrogates(choice: Choice) -> SurrogateConfig:
     if choice.network != "mlp":
         # Agents that share a policy need a reward model without slopes that are not there.
         reward = replace(config.reward, net=_SHARED, range="bounded")
-        config = replace(config, reward=reward, minibatches=12)
+        config = replace(config, reward=reward, fit=FitConfig(minibatches=12))
     elif choice.library == "paper":
         config = replace(config, adjoint_clip=3.0)
     if choice.library == "paper":
@@ -76,7 +82,7 @@ def is_classic(choice: Choice) -> bool:
 
 def _classic(network: Network) -> SHACConfig:
     """Return SHAC as its paper trains cart-pole swing-up (arXiv:2204.07137, table 4)."""
-    net = _NETS.get(network, NetConfig(hidden=(64, 64)))
+    net = _NETS.get(network, JointNetConfig(hidden=(64, 64)))
     critic = net if network in ("mlp", "shared", "transformer") else _SHARED
     return SHACConfig(
         actor=ActorConfig(net=net, std=math.exp(-1), learn_std=True, squash=True),

@@ -54,7 +54,7 @@ class ActionWorldModelConfig:
     """Trajectories per minibatch."""
     trajectories: int | None = None
     """Trajectories per bin of the replay buffer; None for as many as hold the transitions of
-    `SurrogateConfig.capacity`."""
+    `FitConfig.capacity`."""
 
     def __post_init__(self) -> None:
         """Validate the options."""

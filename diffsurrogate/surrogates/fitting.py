@@ -69,17 +69,17 @@ class Surrogates(nn.Module):
         for module in (*self._trained().values(), self.termination):
             module.requires_grad_(False)  # a user's module stays unchanged
         self.generator = torch.Generator().manual_seed(derive_seed(seed, "model minibatches"))
+        fit = config.fit
         self.optimisers = {
-            name: torch.optim.Adam(module.parameters(), lr=config.lr, fused=True)
+            name: torch.optim.Adam(module.parameters(), lr=fit.lr, fused=True)
             for name, module in self._trained().items()
         }
-        bins = config.reward_bins
-        self.transition_buffer = StratifiedReplay(config.capacity, bins, low.device)
-        items = max(1, 2 * config.capacity // config.dynamics_bins)
+        self.transition_buffer = StratifiedReplay(fit.capacity, fit.reward_bins, low.device)
+        items = max(1, 2 * fit.capacity // fit.dynamics_bins)
         if self.own_dynamics:
             items = self._learned_dynamics.items_for(items)
-        self.dynamics_buffer = StratifiedReplay(items, config.dynamics_bins, low.device)
-        self.termination_buffer = StratifiedReplay(config.capacity, 2, low.device)
+        self.dynamics_buffer = StratifiedReplay(items, fit.dynamics_bins, low.device)
+        self.termination_buffer = StratifiedReplay(fit.capacity, 2, low.device)
         self.fits = 0
         self.skipped = 0
         self.terminations_seen = 0
@@ -120,8 +120,8 @@ class Surrogates(nn.Module):
         if not self._can_train():
             return report
         self.fits += 1
-        if self.fits % self.config.fit_every == 0:
-            report |= self.train_models(self.config.minibatches)
+        if self.fits % self.config.fit.every == 0:
+            report |= self.train_models(self.config.fit.minibatches)
         return report
 
     @torch.no_grad()
@@ -163,7 +163,9 @@ class Surrogates(nn.Module):
                     loss = self._loss(name)
                     optimiser.zero_grad(set_to_none=True)
                     loss.backward()
-                    norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
+                    norm = nn.utils.clip_grad_norm_(
+                        module.parameters(), self.config.fit.max_grad_norm
+                    )
                     if bool(torch.isfinite(norm)):
                         optimiser.step()
                     else:
@@ -248,7 +250,7 @@ class Surrogates(nn.Module):
         return all(len(buffers[name]) > 0 for name in self._trained() if name in buffers)
 
     def _rewards(self) -> dict[str, Tensor]:
-        size, balance = self.config.batch_size, self.config.reward_balance
+        size, balance = self.config.fit.batch_size, self.config.fit.reward_balance
         return self.transition_buffer.sample(size, self.generator, balance)
 
     def _update_statistics(self, flat: dict[str, Tensor]) -> None:
@@ -267,7 +269,7 @@ class Surrogates(nn.Module):
             self.termination.obs_statistics.snapshot()
 
     def _loss(self, name: str) -> Tensor:
-        size = self.config.batch_size
+        size = self.config.fit.batch_size
         response: Callable[[], Callable[[Tensor], Tensor] | None]
         if name == "reward":
             batch = self._rewards()
@@ -281,13 +283,13 @@ class Surrogates(nn.Module):
             model, mask = self._learned_dynamics, self.continuous.mask
             batch = self.dynamics_buffer.sample(model.batch_size(size), self.generator)
             loss, response = model.loss(batch, mask), partial(model.response, batch, mask)
-        if not self.action_space.discrete or self.config.mixup_weight == 0:
+        if not self.action_space.discrete or self.config.fit.mixup_weight == 0:
             return loss
         predict = response()
         if predict is None:
             return loss
         mixup = mixup_loss(predict, batch["action"], self.generator)
-        return loss + self.config.mixup_weight * mixup
+        return loss + self.config.fit.mixup_weight * mixup
 
     @property
     def _learned_reward(self) -> RewardModel:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from diffsurrogate.config import require_choices
 from diffsurrogate.nets.build import build_net
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import NetConfig, SharedNetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
 from diffsurrogate.surrogates.dynamics import CHANGE_FLOOR, OBS_FLOOR, Batch, repeat_to
 
@@ -23,9 +23,7 @@ class RewardConfig:
     """A reward model: network, inputs and output range."""
 
     net: NetConfig = field(
-        default_factory=lambda: NetConfig(
-            architecture="shared", hidden=(128, 128), activation="silu"
-        )
+        default_factory=lambda: SharedNetConfig(hidden=(128, 128), activation="silu")
     )
     inputs: RewardInputs = "s,a,change"
     """s: observation. a: action. s': next observation. change: s' - s of continuous features, in

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.build import build_net
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
 from diffsurrogate.surrogates.dynamics import (
     CHANGE_FLOOR,
@@ -39,9 +39,7 @@ class StepModelConfig:
     r"""A one-step model $f(s, a) = s + \sigma_\Delta g(norm(s), a)$."""
 
     net: NetConfig = field(
-        default_factory=lambda: NetConfig(
-            architecture="joint", hidden=(128, 128), activation="silu"
-        )
+        default_factory=lambda: JointNetConfig(hidden=(128, 128), activation="silu")
     )
     num_frequencies: int = 0
     """Fourier features (arXiv:2006.10739) per observation feature, starting at one radian per

@@ -42,7 +42,7 @@ TASKS = {
 }
 """Env, agents, and the CPU-seconds a run may take."""
 
-PLAIN_STEP = "--surrogates.dynamics.net.architecture joint --surrogates.dynamics.num-frequencies 0"
+PLAIN_STEP = "--surrogates.dynamics.net joint --surrogates.dynamics.num-frequencies 0"
 UNDAMPED = "--surrogates.dynamics.no-attenuate"
 OF_STATE = "--surrogates.reward.inputs s,a"
 UNLIMITED = "--surrogates.adjoint-clip None"
@@ -64,7 +64,7 @@ PATHWISE = " ".join(
 PATHWISE_AWM = f"{PATHWISE.removeprefix(f'{PLAIN_STEP} {UNDAMPED}')} --surrogates.dynamics awm"
 """The same with the action world model."""
 
-OWN = "--shac.actor.net.architecture separate"
+OWN = "--shac.actor.net separate"
 POLICIES = {
     "shared Transformer": "--network transformer",
     "shared MLP": "--network shared",
@@ -133,16 +133,16 @@ def pathwise_rows() -> Iterator[Row]:
         "absolute": "--surrogates.dynamics.predict absolute",
         "not normalised": "--surrogates.dynamics.no-normalise",
         "feed-forward 512": "--surrogates.dynamics.feedforward 512",
-        "2 minibatches": "--surrogates.minibatches 2",
-        "32 minibatches": "--surrogates.minibatches 32",
+        "2 minibatches": "--surrogates.fit.minibatches 2",
+        "32 minibatches": "--surrogates.fit.minibatches 32",
     }.items():
         yield Row(
             "action world model, pathwise gradient alone", "dispersion 1", name, f"{awm} {chosen}"
         )
     for name, chosen in {
         "from (s, a), linear, half of it balanced over bins": "",
-        "uniform cache": "--surrogates.reward-balance 0",
-        "wholly balanced cache": "--surrogates.reward-balance 1",
+        "uniform cache": "--surrogates.fit.reward-balance 0",
+        "wholly balanced cache": "--surrogates.fit.reward-balance 1",
         "from (s, a, s')": "--surrogates.reward.inputs s,a,s'",
         "from (s, a, change)": "--surrogates.reward.inputs s,a,change",
         "bounded by the rewards seen": "--surrogates.reward.range bounded",

@@ -28,22 +28,31 @@ from gradient_interference import (
     variance_over_weights,
 )
 
-from diffsurrogate import IPPO, NetConfig, PPOConfig, make
+from diffsurrogate import IPPO, PPOConfig, make
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.config import changed_to
 from diffsurrogate.functional.losses import td_lambda
+from diffsurrogate.nets.config import (
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    NetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+)
 from diffsurrogate.training.run_folder import write_rows
 
 RESULTS = Path(__file__).parent.parent / "results" / "gradient_conflict"
 ENVS, HORIZON, PARTS = 128, 16, 8
-PLAIN = NetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
-SHARED = replace(PLAIN, architecture="shared", pool_others=False)
+PLAIN = JointNetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
+SHARED = changed_to(SharedNetConfig, PLAIN, pool_others=False)
 NETS = {
     "one network (FuPS)": SHARED,
     "one network with agent indices (FuPS+ID)": replace(SHARED, agent_id=True),
-    "linear hypernetwork": replace(PLAIN, architecture="hyper-linear"),
-    "MLP hypernetwork": replace(PLAIN, architecture="hyper-mlp"),
-    "separate networks (NoPS)": replace(PLAIN, architecture="separate"),
+    "linear hypernetwork": changed_to(HyperLinearConfig, PLAIN),
+    "MLP hypernetwork": changed_to(HyperMLPConfig, PLAIN),
+    "separate networks (NoPS)": changed_to(SeparateNetConfig, PLAIN),
 }
 
 

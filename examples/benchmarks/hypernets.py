@@ -12,21 +12,28 @@ separate networks (NoPS) is the median over rounds.
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate import NetConfig
+from diffsurrogate.config import changed_to
 from diffsurrogate.nets.build import build_net
+from diffsurrogate.nets.config import (
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    NetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+)
 
-PLAIN = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
+PLAIN = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 NETS = {
-    "NoPS": replace(PLAIN, architecture="separate"),
-    "FuPS+ID": replace(PLAIN, architecture="shared", pool_others=False, agent_id=True),
-    "linear": replace(PLAIN, architecture="hyper-linear"),
-    "MLP": replace(PLAIN, architecture="hyper-mlp"),
+    "NoPS": changed_to(SeparateNetConfig, PLAIN),
+    "FuPS+ID": changed_to(SharedNetConfig, PLAIN, pool_others=False, agent_id=True),
+    "linear": changed_to(HyperLinearConfig, PLAIN),
+    "MLP": changed_to(HyperMLPConfig, PLAIN),
 }
 
 

@@ -14,16 +14,23 @@ import argparse
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from diffsurrogate import NetConfig, make
+from diffsurrogate import make
+from diffsurrogate.config import changed_to
 from diffsurrogate.nets.build import build_net
+from diffsurrogate.nets.config import (
+    HyperLinearConfig,
+    HyperMLPConfig,
+    NetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+)
 from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.builtin.matrix_games import Game
 
@@ -72,17 +79,17 @@ def network(name: str, agents: int) -> tuple[torch.nn.Module, int]:
 
     All see the number 1, but FuPS+ID the agent's number alone.
     """
-    own = {"hidden": (4,), "activation": "relu", "layer_norm": False}
-    common = own | {"architecture": "shared", "pool_others": False, "hidden": (4 * agents,)}
-    options: dict[str, dict[str, Any]] = {
-        "NoPS": own | {"architecture": "separate"},
+    own = SeparateNetConfig(hidden=(4,), activation="relu", layer_norm=False)
+    common = changed_to(SharedNetConfig, own, pool_others=False, hidden=(4 * agents,))
+    nets: dict[str, NetConfig] = {
+        "NoPS": own,
         "FuPS": common,
-        "FuPS+ID": common | {"agent_id": True},
-        "linear": own | {"architecture": "hyper-linear"},
-        "MLP": own | {"architecture": "hyper-mlp"},
+        "FuPS+ID": replace(common, agent_id=True),
+        "linear": changed_to(HyperLinearConfig, own),
+        "MLP": changed_to(HyperMLPConfig, own),
     }
     features = 0 if name == "FuPS+ID" else 1
-    return build_net(NetConfig(**options[name]), agents, features, agents), features
+    return build_net(nets[name], agents, features, agents), features
 
 
 def shared_optimum(agents: int) -> float:

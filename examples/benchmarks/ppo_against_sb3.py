@@ -28,7 +28,6 @@ from diffsurrogate import (
     ActorConfig,
     ClipConfig,
     CriticConfig,
-    NetConfig,
     PPOConfig,
     make,
     recommended,
@@ -37,7 +36,7 @@ from diffsurrogate import evaluate as evaluate_policy
 from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
 
-NET = NetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
+NET = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 TITLE = """# Our PPO against Stable-Baselines3's
 
 Made by `python examples/benchmarks/ppo_against_sb3.py`.

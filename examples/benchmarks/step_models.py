@@ -20,11 +20,11 @@ from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs.window import Window
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig
 from diffsurrogate.surrogates.fitting import fvu
 from diffsurrogate.training.run_folder import RunFolder, write_text
 
-JOINT = NetConfig(architecture="joint", hidden=(128, 128), activation="silu")
+JOINT = JointNetConfig(hidden=(128, 128), activation="silu")
 
 
 @dataclass

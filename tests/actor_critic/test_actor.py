@@ -9,12 +9,12 @@ from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import action_penalty
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import NET_CONFIGS, JointNetConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 LOW = torch.tensor([-1.0, 2.0]).expand(AGENTS, ACT)
 HIGH = torch.tensor([3.0, 2.5]).expand(AGENTS, ACT)  # middles 1 and 2.25, halves 2 and 0.25
-NET = NetConfig(hidden=(8,))
+NET = JointNetConfig(hidden=(8,))
 
 
 def actor(head_gain: float = 1.0, **kwargs: object) -> Actor:
@@ -94,7 +94,7 @@ def test_observations_are_normalised_if_asked(normalise_obs):
 @pytest.mark.parametrize("squash", [False, True])
 def test_a_slice_of_a_window_equals_step_by_step(architecture, squash):
     torch.manual_seed(0)
-    config = ActorConfig(net=NetConfig(architecture=architecture, hidden=(8,)), squash=squash)
+    config = ActorConfig(net=NET_CONFIGS[architecture](hidden=(8,)), squash=squash)
     noise = draw(HORIZON, ENVS, AGENTS, ACT)
     policy = NoisyPolicy(Actor(config, AGENTS, OBS, LOW, HIGH), noise)
     obs = draw(HORIZON, ENVS, AGENTS, OBS, seed=2)
@@ -215,7 +215,7 @@ def test_a_new_critic_answers_0_per_agent():
 def test_or_as_its_last_layer_says():
     """A row of an orthogonal matrix is of length 1."""
     for architecture in ("shared", "hyper-linear", "hyper-mlp"):
-        net = NetConfig(architecture=architecture, hidden=(8,))
+        net = NET_CONFIGS[architecture](hidden=(8,))
         critic = Critic(CriticConfig(net=net, head_gain=1.5), AGENTS, OBS)
         assert critic(draw(HORIZON, ENVS, AGENTS, OBS)).abs().min() > 0
         if architecture == "shared":

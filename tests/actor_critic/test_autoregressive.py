@@ -13,12 +13,12 @@ from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor, build
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, SeparateNetConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 LOW = torch.tensor([-1.0, 2.0]).expand(AGENTS, ACT)
 HIGH = torch.tensor([3.0, 2.5]).expand(AGENTS, ACT)
-NET = NetConfig(architecture="separate", hidden=(8,))
+NET = SeparateNetConfig(hidden=(8,))
 ORDERS = {
     "listed": ({"order": "listed"}, [0, 1, 2]),
     "reversed": ({"order": "reversed"}, [2, 1, 0]),
@@ -184,9 +184,9 @@ def test_what_is_built_depends_on_the_order():
 @pytest.mark.parametrize(
     ("kwargs", "advice"),
     [
-        ({"order": "listed", "net": NetConfig()}, "make it separate"),
+        ({"order": "listed", "net": JointNetConfig()}, "use a SeparateNetConfig"),
         (
-            {"order": "listed", "net": NetConfig(architecture="separate", centralised=True)},
+            {"order": "listed", "net": SeparateNetConfig(centralised=True)},
             "leave it False",
         ),
         ({"conditioning": "raw"}, 'leave it at "projection"'),

@@ -18,7 +18,7 @@ from diffsurrogate.functional.distances import (
     jensen_shannon_distance,
     wasserstein_distance,
 )
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import NET_CONFIGS, HyperLinearConfig, SeparateNetConfig
 
 ENVS, AGENTS, OBS = 7, 3, 5
 
@@ -55,9 +55,9 @@ def test_gaussian_diversity_is_the_mean_over_pairs():
     assert gaussian_diversity(mean, torch.ones(3, 1)).item() == pytest.approx(14 / 3)
 
 
-def actor(discrete: bool = False, **net: object) -> Actor:
+def actor(architecture: str, discrete: bool = False, **net: object) -> Actor:
     torch.manual_seed(0)
-    config = ActorConfig(net=NetConfig(hidden=(8,), **net), head_gain=1.0)
+    config = ActorConfig(net=NET_CONFIGS[architecture](hidden=(8,), **net), head_gain=1.0)
     low, high = -torch.ones(AGENTS, 2), torch.ones(AGENTS, 2)
     return Actor(config, AGENTS, OBS, low, high, discrete=discrete)
 
@@ -70,14 +70,14 @@ def set_answers(policy: Actor, answers: list[list[float]]) -> None:
 
 
 def test_a_policy_of_constants_has_the_distance_of_constants():
-    policy = actor(architecture="separate")
+    policy = actor("separate")
     set_answers(policy, [[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     obs = torch.randn(11, ENVS, AGENTS, OBS)
     assert policy_diversity(policy, obs) == pytest.approx(10 / 3)
 
 
 def test_a_deterministic_discrete_policy_has_the_share_of_differing_pairs_as_diversity():
-    policy = actor(discrete=True, architecture="separate")
+    policy = actor("separate", discrete=True)
     set_answers(policy, [[100.0, 0.0], [0.0, 100.0], [0.0, 100.0]])
     assert policy_diversity(policy, torch.randn(ENVS, AGENTS, OBS)) == pytest.approx(2 / 3)
 
@@ -85,15 +85,15 @@ def test_a_deterministic_discrete_policy_has_the_share_of_differing_pairs_as_div
 def test_every_agents_policy_is_evaluated_on_all_observations():
     """Shared weights answer alike whatever each agent saw; telling them its number changes that."""
     obs = torch.randn(ENVS, AGENTS, OBS)
-    shared = actor(architecture="shared", pool_others=False)
+    shared = actor("shared", pool_others=False)
     assert policy_diversity(shared, obs) < 1e-6
     assert (shared(obs)[:, 0] - shared(obs)[:, 1]).abs().max() > 0.1
-    numbered = actor(architecture="shared", pool_others=False, agent_id=True)
+    numbered = actor("shared", pool_others=False, agent_id=True)
     assert policy_diversity(numbered, obs) > 0.01
 
 
 def test_many_observations_are_taken_in_parts(monkeypatch):
-    policy, obs = actor(architecture="hyper-mlp"), torch.randn(ENVS, AGENTS, OBS)
+    policy, obs = actor("hyper-mlp"), torch.randn(ENVS, AGENTS, OBS)
     whole = policy_diversity(policy, obs)
     monkeypatch.setattr(
         "diffsurrogate.actor_critic.diversity._CHUNK", 4 * AGENTS * AGENTS * 2
@@ -102,7 +102,7 @@ def test_many_observations_are_taken_in_parts(monkeypatch):
 
 
 def test_a_dico_policy_has_the_diversity_it_was_given():
-    policy = actor(architecture="dico", diversity=0.7)
+    policy = actor("dico", diversity=0.7)
     assert policy_diversity(policy, torch.randn(999, AGENTS, OBS)) == pytest.approx(0.7, rel=0.1)
 
 
@@ -122,7 +122,7 @@ def test_agents_that_see_each_other_have_no_diversity(net):
 
 def test_agents_that_see_what_others_did_have_no_diversity():
     env = make("games/specialisation", num_envs=ENVS, n_agents=AGENTS)
-    net = NetConfig(architecture="separate", hidden=(8,))
+    net = SeparateNetConfig(hidden=(8,))
     policy = build_actor(ActorConfig(net=net, order="listed"), env)
     with pytest.raises(UsageError, match="see earlier agents' actions"):
         policy_diversity(policy, env.reset(seed=0)[0])
@@ -133,7 +133,7 @@ def test_agents_that_see_what_others_did_have_no_diversity():
 def test_deviations_that_agents_learn_by_themselves_count():
     """Means alike, deviations (1, 1), (4, 5) and (1, 1): distances 5, 0 and 5."""
     torch.manual_seed(0)
-    net = NetConfig(architecture="separate", hidden=(8,))
+    net = SeparateNetConfig(hidden=(8,))
     config = ActorConfig(
         net=net, order="listed", conditioning="none", learn_std=True, head_gain=0.0
     )
@@ -147,7 +147,7 @@ def test_deviations_that_agents_learn_by_themselves_count():
 
 
 def test_one_agent_or_no_observation_is_refused():
-    policy = actor(architecture="separate")
+    policy = actor("separate")
     for shape in ((ENVS, 1, OBS), (0, AGENTS, OBS)):
         with pytest.raises(UsageError, match="at least 2 agents"):
             policy_diversity(policy, torch.randn(*shape))
@@ -155,7 +155,7 @@ def test_one_agent_or_no_observation_is_refused():
 
 def test_a_trained_policy_is_measured_where_it_goes():
     env = make("paper/dispersion", num_envs=ENVS, n_agents=AGENTS)
-    net = NetConfig(architecture="hyper-linear", hidden=(8,))
+    net = HyperLinearConfig(hidden=(8,))
     agent = IPPO(env, replace(PPOConfig.ippo(), horizon=4, actor=ActorConfig(net=net)))
     agent.learn(total_steps=2 * 4 * ENVS)
     obs = visited(agent.predict, env, steps=11, seed=3)

@@ -30,9 +30,9 @@ from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import expectile_loss
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SeparateNetConfig, SharedNetConfig
 
-SHARED = NetConfig(architecture="shared", hidden=(32,))
+SHARED = SharedNetConfig(hidden=(32,))
 
 
 def ppo(**kwargs: Any) -> ClipConfig:
@@ -203,7 +203,7 @@ def test_advantages_are_individual_or_shared():
             return super().reward(*args) * torch.tensor([0.0, 0.0, 1.0])
 
     def moved(advantage: str) -> list[bool]:
-        net = NetConfig(architecture="separate", hidden=(8,))
+        net = SeparateNetConfig(hidden=(8,))
         settings = config(
             actor=ActorConfig(net=net),
             critic=CriticConfig(net=net, target_decay=0.0),

@@ -25,7 +25,7 @@ from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, Pathwi
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SharedNetConfig
 
 
 def pathwise(**kwargs: Any) -> GradientUpdateConfig:
@@ -111,7 +111,7 @@ def test_the_penalty_moves_a_mean_back_into_the_box(action_penalty_on):
 
 
 def test_lambda_returns_lead_points_to_the_origin():
-    net = NetConfig(architecture="shared", hidden=(32,))
+    net = SharedNetConfig(hidden=(32,))
     settings = config(
         actor=ActorConfig(net=net, std=0.3),
         critic=CriticConfig(net=net),

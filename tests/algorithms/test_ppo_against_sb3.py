@@ -21,15 +21,16 @@ from diffsurrogate.algorithms.clipped_surrogate import (
     policy_batch,
 )
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
+from diffsurrogate.config import changed_to
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, NetConfig, SharedNetConfig
 from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 ENVS, AGENTS, HORIZON = 5, 3, 11
-JOINT = NetConfig(hidden=(16, 8), activation="tanh", layer_norm=False)
-SHARED = replace(JOINT, architecture="shared", pool_others=False)
+JOINT = JointNetConfig(hidden=(16, 8), activation="tanh", layer_norm=False)
+SHARED = changed_to(SharedNetConfig, JOINT, pool_others=False)
 
 
 def dispersion() -> MultiAgentVectorEnv:

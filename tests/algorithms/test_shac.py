@@ -26,7 +26,7 @@ from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
@@ -43,12 +43,12 @@ def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
     """Return -1/12 at best; standing still costs 8 steps of 2/3, -5.3."""
     torch.manual_seed(0)
     actor = ActorConfig(
-        net=NetConfig(architecture="shared", hidden=(32,)),
+        net=SharedNetConfig(hidden=(32,)),
         std=0.3,
         squash=squash,
         learn_std=learn_std,
     )
-    critic = CriticConfig(net=NetConfig(architecture="shared", hidden=(32,)))
+    critic = CriticConfig(net=SharedNetConfig(hidden=(32,)))
     agent = SHAC(
         Reach(num_envs=61),
         config(
@@ -69,12 +69,12 @@ def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
 
 @pytest.mark.parametrize("dynamics", [True, False], ids=["SHAC++", "SHAC+"])
 def test_points_learn_by_learned_gradients_too(dynamics):
-    net = NetConfig(architecture="shared", hidden=(32,), activation="silu")
+    net = SharedNetConfig(hidden=(32,), activation="silu")
     surrogates = SurrogateConfig(
         reward=RewardConfig(net=net), dynamics=StepModelConfig(net=net), batch_size=128
     )
     env = LearnedDiffWrapper(Reach(num_envs=31), dynamics=dynamics, config=surrogates)
-    shared = NetConfig(architecture="shared", hidden=(32,))
+    shared = SharedNetConfig(hidden=(32,))
     settings = config(
         actor=ActorConfig(net=shared, std=0.3),
         critic=CriticConfig(net=shared),

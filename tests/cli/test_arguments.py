@@ -17,6 +17,7 @@ from diffsurrogate.algorithms.policy_updates import (
 from diffsurrogate.cli.arguments import VARIANTS, read_train, resumed
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.config import NET_CONFIGS
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 
@@ -33,7 +34,16 @@ def setting(options: TrainOptions, path: str) -> Any:
 
 @pytest.mark.parametrize(
     ("path", "word", "kind"),
-    [(path, word, kind) for path, kinds in VARIANTS.items() for word, kind in kinds.items()],
+    [
+        (path, word, kind)
+        for path, variants in (
+            ("shac.update", VARIANTS[0]),
+            ("shac.update.gradient", VARIANTS[1]),
+            ("surrogates.dynamics", VARIANTS[2]),
+            ("shac.critic.net", NET_CONFIGS),
+        )
+        for word, kind in variants.items()
+    ],
 )
 @pytest.mark.parametrize("task", [NAVIGATION, DISPERSION], ids=" ".join)
 def test_a_word_chooses_the_class_and_survives_json(task, path, word, kind):
@@ -158,7 +168,7 @@ def test_unknown_words_are_refused_in_one_line(arguments, advice, tmp_path, caps
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--film-steps", "0"),
-    *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--surrogates.minibatches", "2"),
+    *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--surrogates.fit.minibatches", "2"),
     "--no-progress",
 ]
 

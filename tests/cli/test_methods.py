@@ -140,7 +140,7 @@ def test_every_network_is_what_its_name_says(method, network, actor, critic):
     """Whether the others are seen (context) matters to shared networks only."""
     options = preset(method, network=network)
     for net, expected in ((options.ppo.actor.net, actor), (options.ppo.critic.net, critic)):
-        assert (net.architecture, net.pool_others) == expected
+        assert (net.architecture, getattr(net, "pool_others", True)) == expected
     assert options.folder.name == f"{method}-paper-dispersion-1-{network}-0"
 
 

@@ -22,7 +22,7 @@ def preset(method: str, network: str, env: str = "paper/dispersion") -> TrainOpt
 
 def kind(net: NetConfig) -> str:
     """What a network is, in short."""
-    extras = [name for name in ("agent_id", "centralised") if getattr(net, name)]
+    extras = [name for name in ("agent_id", "centralised") if getattr(net, name, False)]
     if net.architecture == "shared" and net.pool_others:
         extras.append("pool_others")
     return " ".join([net.architecture, *extras])
@@ -89,7 +89,7 @@ def train(method: str, env: str, network: str, *more: str, iterations: int = 2) 
     sizes = ["--num-envs", str(ENVS), f"--{section}.horizon", str(HORIZON), "--eval-envs", "3"]
     steps = ["--eval-steps", "5", "--total-steps", str(iterations * ENVS * HORIZON)]
     few = ["--shac.value.minibatches", "2"] if section == "shac" else ["--ppo.clip.epochs", "2"]
-    few += ["--surrogates.minibatches", "2"] if method in ("shac+", "shac++") else []
+    few += ["--surrogates.fit.minibatches", "2"] if method in ("shac+", "shac++") else []
     agents = ["--agents", str(AGENTS)]
     return [method, env, *agents, "--network", network, *sizes, *steps, *few, *more]
 

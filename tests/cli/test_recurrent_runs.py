@@ -16,18 +16,26 @@ from diffsurrogate.__main__ import main
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
+from diffsurrogate.config import changed_to
 from diffsurrogate.envs.registry import make
+from diffsurrogate.nets.config import (
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+)
 from diffsurrogate.training.evaluate import evaluate
 
 # --- training ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "architecture", ["joint", "separate", "shared", "hyper-linear", "hyper-mlp"]
+    "kind", [JointNetConfig, SeparateNetConfig, SharedNetConfig, HyperLinearConfig, HyperMLPConfig]
 )
 @pytest.mark.parametrize("make_env", [learned_reach, dispersion, MaskedReach])
-def test_every_update_trains_the_recurrent_weights(make_env, architecture):
-    net = replace(PLAIN, architecture=architecture, gru_size=5)
+def test_every_update_trains_the_recurrent_weights(make_env, kind):
+    net = changed_to(kind, PLAIN, gru_size=5)
     start = settings()
     clip = replace(start.clip, entropy_weight=0.01)
     config = replace(
@@ -43,14 +51,12 @@ def test_every_update_trains_the_recurrent_weights(make_env, architecture):
     assert agent.skipped == 0
 
 
-@pytest.mark.parametrize("architecture", ["separate", "hyper-mlp"])
-def test_only_a_recurrent_policy_solves_recall(architecture):
+@pytest.mark.parametrize("kind", [SeparateNetConfig, HyperMLPConfig])
+def test_only_a_recurrent_policy_solves_recall(kind):
     """Of three agents, all are right; by chance, half. Episodes begin and end inside windows."""
 
     def trained(memory: int) -> float:
-        net = replace(
-            PLAIN, architecture=architecture, hidden=(16,), pool_others=False, gru_size=memory
-        )
+        net = changed_to(kind, PLAIN, hidden=(16,), gru_size=memory)
         start = settings(IPPO, horizon=12, critic_lr=5e-3)
         clip = ClipConfig(batch_size=256, lr=5e-3)
         config = replace(

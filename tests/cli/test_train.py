@@ -24,7 +24,7 @@ SMALL = [
     *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
     *("--no-progress", "--film-steps", "0"),
 ]
-MODELS = ["--surrogates.minibatches", "2", "--surrogates.batch-size", "16"]
+MODELS = ["--surrogates.fit.minibatches", "2", "--surrogates.fit.batch-size", "16"]
 CARTPOLE = ["train", "shac", "diffsurrogate/cartpole-swingup", *SMALL]
 DISPERSION = ["train", "shac++", "paper/dispersion", "--agents", "2", *SMALL, *MODELS]
 DISPERSION += ["--eval-steps", "5"]

@@ -207,7 +207,7 @@ RUN = [
 SHAC_SIZES = [
     *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
 ]
-MODEL_SIZES = ["--surrogates.minibatches", "2", "--surrogates.batch-size", "16"]
+MODEL_SIZES = ["--surrogates.fit.minibatches", "2", "--surrogates.fit.batch-size", "16"]
 PPO_SIZES = ["--ppo.horizon", "3", "--ppo.clip.batch-size", "7", "--ppo.clip.epochs", "2"]
 BPPO_SIZES = ["--bppo.horizon", "3", "--bppo.clip.batch-size", "7", "--bppo.clip.epochs", "2"]
 SB3_SIZES = ["--sb3.horizon", "3", "--sb3.batch-size", "7", "--sb3.epochs", "2"]

@@ -10,7 +10,7 @@ import torch
 from diffsurrogate.data.recordings import record, windows_from_minari
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 OBS, ACT, AGENTS = 5, 2, 3
@@ -101,7 +101,8 @@ def test_recorded_windows_of_any_policy_warm_the_wrapper_up():
         return 2 * torch.rand((7, 1, 1), generator=generator) - 1
 
     env = LearnedDiffWrapper(
-        make("diffsurrogate/cartpole-swingup", num_envs=7), config=SurrogateConfig(minibatches=20)
+        make("diffsurrogate/cartpole-swingup", num_envs=7),
+        config=SurrogateConfig(fit=FitConfig(minibatches=20)),
     )
     first = env.fit(next(record(bare, noise, windows=1)))
     last = env.fit(record(bare, noise, windows=20))  # an iterator, so nothing is kept in memory

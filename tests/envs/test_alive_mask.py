@@ -26,12 +26,12 @@ from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SeparateNetConfig
 from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
-SEPARATE = NetConfig(architecture="separate", hidden=(8,))
+SEPARATE = SeparateNetConfig(hidden=(8,))
 AWAY = 1
 
 

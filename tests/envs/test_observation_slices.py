@@ -20,12 +20,12 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.nets.config import SeparateNetConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
-SEPARATE = NetConfig(architecture="separate", hidden=(8,))
+SEPARATE = SeparateNetConfig(hidden=(8,))
 ACTORS = [
     ActorConfig(net=NET),
     ActorConfig(net=SEPARATE),
@@ -304,7 +304,7 @@ def test_masked_actions_are_never_taken_in_training(kind, monkeypatch):
 @pytest.mark.parametrize("state", [False, True])
 def test_dynamics_can_be_learned_where_the_state_determines_what_is_seen(state):
     """Half of the change is out of sight, so that no model without the state explains it."""
-    surrogates = SurrogateConfig(minibatches=60, batch_size=256, lr=3e-3)
+    surrogates = SurrogateConfig(fit=FitConfig(minibatches=60, batch_size=256, lr=3e-3))
     env = LearnedDiffWrapper(HiddenHalf(state=state, num_envs=211), config=surrogates)
     env.reset(seed=0)
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
 from diffsurrogate.functional.losses import clipped_ratio_loss
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig
 from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 
 AGENTS, OBS, ACT = 2, 5, 3
@@ -57,7 +57,7 @@ def test_gradcheck():
 
 def actor(**kwargs: object) -> Actor:
     torch.manual_seed(0)
-    config = ActorConfig(net=NetConfig(hidden=(8,)), head_gain=1.0, std=0.5, **kwargs)
+    config = ActorConfig(net=JointNetConfig(hidden=(8,)), head_gain=1.0, std=0.5, **kwargs)
     return Actor(config, AGENTS, OBS, -BOX, BOX)
 
 

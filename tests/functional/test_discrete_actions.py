@@ -27,9 +27,9 @@ from diffsurrogate.functional.discrete_actions import (
     one_hot_argmax,
     straight_through_one_hot,
 )
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 CHOICES = 3
@@ -160,7 +160,7 @@ def test_the_gradient_is_that_of_the_expected_payoff_of_the_available_actions(gr
 
 def test_a_learned_payoff_points_the_same_way():
     """Trained on pure choices only, but told to be linear between them."""
-    surrogates = SurrogateConfig(minibatches=150, batch_size=256, reward_balance=0.0)
+    surrogates = SurrogateConfig(fit=FitConfig(minibatches=150, batch_size=256, reward_balance=0.0))
     env = LearnedDiffWrapper(Climbing(600), dynamics=Still(), config=surrogates)
     settings = config(horizon=1, noise=NoiseConfig(), actor=ActorConfig())
     agent = SHAC(env, settings, seed=2)
@@ -233,7 +233,7 @@ class Line(TorchEnv):
 @either_gradient
 def test_a_team_learns_discrete_actions(gradient):
     """At best every agent is within an eighth of 0 after a few steps; at random it strays."""
-    net = NetConfig(architecture="shared", hidden=(32,))
+    net = SharedNetConfig(hidden=(32,))
     settings = config(
         horizon=8,
         actor=ActorConfig(net=net),
@@ -242,7 +242,9 @@ def test_a_team_learns_discrete_actions(gradient):
         update=GradientUpdateConfig(gradient=gradient, lr=0.01),
         value=ValueLearningConfig(minibatches=4, batch_size=128),
     )
-    env = LearnedDiffWrapper(Line(61), config=SurrogateConfig(minibatches=4, batch_size=128))
+    env = LearnedDiffWrapper(
+        Line(61), config=SurrogateConfig(fit=FitConfig(minibatches=4, batch_size=128))
+    )
     agent = SHAC(env, settings).learn(40 * 61 * 8)
     judge = Line(400)
     obs, _ = judge.reset(seed=9)

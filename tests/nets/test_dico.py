@@ -16,16 +16,16 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import gaussian_diversity
 from diffsurrogate.nets.build import build_net
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import DiCoConfig
 from diffsurrogate.training.trainer import Trainer
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
-DICO = NetConfig(architecture="dico", hidden=(12,), diversity=0.4)
+DICO = DiCoConfig(hidden=(12,), diversity=0.4)
 
 
 def built(diversity: float | None):
     torch.manual_seed(0)
-    config = NetConfig(architecture="dico", hidden=(12,), diversity=diversity)
+    config = DiCoConfig(hidden=(12,), diversity=diversity)
     return build_net(config, AGENTS, OBS, OUT, head_gain=0.5)
 
 
@@ -161,7 +161,7 @@ def test_the_measurement_is_saved():
 
 
 def test_what_has_no_diversity_is_refused():
-    config = NetConfig(architecture="dico")
+    config = DiCoConfig()
     with pytest.raises(UsageError, match="values and models"):
         build_net(config, AGENTS, OBS, OUT, head_gain=0.0)
     with pytest.raises(UsageError, match="there is 1"):
@@ -170,4 +170,4 @@ def test_what_has_no_diversity_is_refused():
     with pytest.raises(UsageError, match=r"actions here are discrete; use hyper-mlp.*agent_id"):
         Actor(ActorConfig(net=config), AGENTS, OBS, *box, discrete=True)
     with pytest.raises(UsageError, match="diversity"):
-        NetConfig(architecture="dico", diversity=-1.0)
+        DiCoConfig(diversity=-1.0)

@@ -1,13 +1,20 @@
 """Generated networks are ordinary ones, and their gradient is the chain rule."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
+from diffsurrogate.config import changed_to
 from diffsurrogate.nets.build import build_net
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import (
+    NET_CONFIGS,
+    HyperLinearConfig,
+    HyperMLPConfig,
+    NetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+)
 from diffsurrogate.nets.hypernet import GeneratedLinear, HyperNet, orthogonal_identity
 from diffsurrogate.nets.mlp import AgentLinear, SeparateNet
 
@@ -16,7 +23,7 @@ HYPER = ["hyper-linear", "hyper-mlp"]
 
 
 def small(architecture: str, **kwargs: object) -> NetConfig:
-    return NetConfig(architecture=architecture, hidden=(12, 11), **kwargs)
+    return NET_CONFIGS[architecture](hidden=(12, 11), **kwargs)
 
 
 def trained(config: NetConfig) -> HyperNet:
@@ -32,7 +39,7 @@ def trained(config: NetConfig) -> HyperNet:
 
 def ordinary(net: HyperNet, config: NetConfig) -> SeparateNet:
     """Return separate networks with the weights that are generated now."""
-    copy = build_net(replace(config, architecture="separate"), AGENTS, OBS, OUT)
+    copy = build_net(changed_to(SeparateNetConfig, config), AGENTS, OBS, OUT)
     assert isinstance(copy, SeparateNet)
     layers = [layer for layer in copy.net if isinstance(layer, AgentLinear)]
     with torch.no_grad():
@@ -123,7 +130,7 @@ def test_every_agent_of_a_new_mlp_hypernetwork_is_as_large_as_an_orthogonal_netw
     have it on average, with 8 features of the identity as with 64."""
     for hidden in ((8,), (64,), (64, 64)):
         torch.manual_seed(0)
-        config = NetConfig(architecture="hyper-mlp", hidden=(40,), hyper_hidden=hidden)
+        config = HyperMLPConfig(hidden=(40,), hyper_hidden=hidden)
         (weight, bias), _ = build_net(config, agents, 30, OUT).generate()
         assert not bias.any()
         mean = weight.square().sum((1, 2)).mean().item()
@@ -156,26 +163,26 @@ def count(config: NetConfig, agents: int, out_dim: int, in_dim: int = 16) -> int
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("kind", "options", "expected"),
     [
-        ({"architecture": "separate"}, 44_584),
-        ({"architecture": "hyper-linear"}, 55_730),
-        ({"architecture": "shared", "pool_others": False, "agent_id": True}, 11_658),
+        (SeparateNetConfig, {}, 44_584),
+        (HyperLinearConfig, {}, 55_730),
+        (SharedNetConfig, {"pool_others": False, "agent_id": True}, 11_658),
         # 65 per generated number, 320 per hidden layer, 16 per embedding: the paper's code has one
         # embedding for actor and critic and 728,346
-        ({"architecture": "hyper-mlp"}, 728_346 + 16),
+        (HyperMLPConfig, {}, 728_346 + 16),
     ],
     ids=["NoPS", "linear", "FuPS+ID", "MLP"],
 )
-def test_actor_and_critic_have_the_papers_number_of_weights(options, expected):
+def test_actor_and_critic_have_the_papers_number_of_weights(kind, options, expected):
     """HyperMARL on VMAS's Dispersion, 4 agents: 16 features, 9 choices, two layers of 64."""
-    config = NetConfig(hidden=(64, 64), activation="relu", layer_norm=False, **options)
+    config = kind(hidden=(64, 64), activation="relu", layer_norm=False, **options)
     assert count(config, 4, 9) + count(config, 4, 1) == expected
 
 
 def test_an_mlp_hypernetwork_hardly_grows_with_agents():
     """4 more numbers per agent, against 5,833 of a network of its own."""
-    config = NetConfig(hidden=(64, 64), layer_norm=False, architecture="hyper-mlp")
+    config = HyperMLPConfig(hidden=(64, 64), layer_norm=False)
     assert count(config, 37, 9) - count(config, 4, 9) == 33 * 4
-    own = replace(config, architecture="separate")
+    own = changed_to(SeparateNetConfig, config)
     assert count(own, 37, 9) - count(own, 4, 9) == 33 * 5_833

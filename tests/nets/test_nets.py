@@ -5,7 +5,17 @@ import torch
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.build import AgentNet, build_net
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import (
+    NET_CONFIGS,
+    DiCoConfig,
+    HyperLinearConfig,
+    HyperMLPConfig,
+    JointNetConfig,
+    NetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+    TransformerConfig,
+)
 from diffsurrogate.nets.mlp import AgentLinear
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
@@ -14,7 +24,7 @@ OPEN = ["joint", "shared", "transformer"]
 
 
 def small(architecture: str, **kwargs: object) -> NetConfig:
-    return NetConfig(architecture=architecture, hidden=(12, 12), **kwargs)
+    return NET_CONFIGS[architecture](hidden=(12, 12), **kwargs)
 
 
 def trained(config: NetConfig) -> AgentNet:
@@ -57,7 +67,7 @@ def test_every_activation_and_norm_gives_every_weight_a_gradient(
     ],
 )
 def test_only_shared_and_transformer_forget_the_order_of_agents(architecture, equivariant):
-    net = trained(small(architecture, heads=3))
+    net = trained(small(architecture))
     x, order = torch.randn(ENVS, AGENTS, OBS), [2, 0, 1]
     difference = (net(x[:, order]) - net(x)[:, order]).abs().max().item()
     assert difference < 1e-5 if equivariant else difference > 0.1
@@ -87,11 +97,14 @@ def test_every_agent_sees_the_others(architecture):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "pool_others"),
-    [("shared", False), ("separate", True), ("hyper-linear", True), ("hyper-mlp", True)],
+    "config",
+    [
+        small("shared", pool_others=False),
+        *(small(architecture) for architecture in ("separate", "hyper-linear", "hyper-mlp")),
+    ],
 )
-def test_some_nets_see_their_own_agent_only(architecture, pool_others):
-    net = trained(small(architecture, pool_others=pool_others))
+def test_some_nets_see_their_own_agent_only(config):
+    net = trained(config)
     x = torch.randn(1, AGENTS, OBS, requires_grad=True)
     (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
     assert grad[0].any(-1).tolist() == [True, False, False]
@@ -192,21 +205,20 @@ def test_a_transformer_with_ids_is_one_with_ids_appended():
 
 
 @pytest.mark.parametrize(
-    ("options", "hears"),
+    ("config", "hears"),
     [
-        ({"architecture": "joint"}, True),
-        ({"architecture": "transformer"}, True),
-        ({"architecture": "shared"}, True),
-        ({"architecture": "shared", "pool_others": False}, False),
-        ({"architecture": "shared", "pool_others": False, "centralised": True}, True),
-        ({"architecture": "separate"}, False),
-        ({"architecture": "hyper-linear"}, False),
-        ({"architecture": "hyper-mlp", "centralised": True}, True),
-        ({"architecture": "dico"}, False),
+        (JointNetConfig(), True),
+        (TransformerConfig(), True),
+        (SharedNetConfig(), True),
+        (SharedNetConfig(pool_others=False), False),
+        (SharedNetConfig(pool_others=False, centralised=True), True),
+        (SeparateNetConfig(), False),
+        (HyperLinearConfig(), False),
+        (HyperMLPConfig(centralised=True), True),
+        (DiCoConfig(), False),
     ],
 )
-def test_a_configuration_knows_whether_agents_see_each_other(options, hears):
-    config = NetConfig(hidden=(12,), **options)
+def test_a_configuration_knows_whether_agents_see_each_other(config, hears):
     assert config.hears_others is hears
     net = build_net(config, AGENTS, OBS, OUT)
     with torch.no_grad():
@@ -239,7 +251,7 @@ def test_the_head_is_orthogonal_with_its_gain():
 
 
 def test_joint_has_the_layers_its_configuration_names():
-    config = NetConfig(architecture="joint", hidden=(11, 13))
+    config = JointNetConfig(hidden=(11, 13))
     shapes = [tuple(p.shape) for p in build_net(config, AGENTS, OBS, OUT).parameters()]
     assert shapes == [
         *[(11, AGENTS * OBS), (11,), (11,), (11,)],  # linear and its LayerNorm
@@ -258,27 +270,18 @@ def test_the_same_seed_builds_the_same_network(architecture):
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("build", "message"),
     [
-        ({"hidden": ()}, "at least one width"),
-        ({"hidden": (64, 0)}, "at least 1"),
-        ({"architecture": "transformer", "hidden": (64,), "heads": 3}, "3 heads"),
-        ({"architecture": "transformer", "heads": 0}, "heads"),
-        ({"architecture": "transformer", "heads": -1}, "heads"),
-        ({"architecture": "transformer", "embed": (8, 0)}, "embed"),
-        ({"architecture": "shared", "embed": (8,)}, "Transformer only"),
-        ({"architecture": "separate", "agent_id": True}, "leave it False"),
-        ({"architecture": "joint", "centralised": True}, "cannot use it"),
-        ({"architecture": "dico", "centralised": True}, "cannot use it"),
-        ({"architecture": "hyper-mlp", "identity_size": 0}, "identity_size is 0"),
-        ({"architecture": "hyper-mlp", "hyper_hidden": ()}, "hyper-linear is the one"),
-        ({"architecture": "hyper-mlp", "hyper_hidden": (64, 0)}, "hyper_hidden"),
-        ({"architecture": "hyper-linear", "identity_size": 5}, "only a hyper-mlp .*leave it at 4"),
-        ({"architecture": "hyper-linear", "hyper_hidden": (32,)}, "hyper_hidden is .*hyper-mlp"),
-        ({"architecture": "shared", "diversity": 0.5}, "only a dico .*leave it at 1.2"),
-        ({"diversity": None}, "diversity is None, but only a dico"),
+        (lambda: JointNetConfig(hidden=()), "at least one width"),
+        (lambda: SharedNetConfig(hidden=(64, 0)), "at least 1"),
+        (lambda: TransformerConfig(hidden=(64,), heads=3), "3 heads"),
+        (lambda: TransformerConfig(heads=0), "heads is 0"),
+        (lambda: TransformerConfig(embed=(8, 0)), "embed"),
+        (lambda: HyperMLPConfig(identity_size=0), "identity_size is 0"),
+        (lambda: HyperMLPConfig(hyper_hidden=()), "hyper-linear is the one"),
+        (lambda: HyperMLPConfig(hyper_hidden=(64, 0)), "hyper_hidden"),
     ],
 )
-def test_invalid_networks_are_refused(kwargs, message):
+def test_invalid_networks_are_refused(build, message):
     with pytest.raises(UsageError, match=message):
-        NetConfig(**kwargs)
+        build()

@@ -55,8 +55,8 @@ def test_the_papers_preset_trains_and_resumes(tmp_path, monkeypatch, capsys):
     command = ["train", "shac++", "paper/transport", "--preset", "paper", "--no-progress"]
     small = [
         *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--film-steps", "0"),
-        *("--surrogates.minibatches", "2", "--surrogates.dynamics.batch-size", "4"),
-        *("--surrogates.batch-size", "4", "--shac.value.minibatches", "2"),
+        *("--surrogates.fit.minibatches", "2", "--surrogates.dynamics.batch-size", "4"),
+        *("--surrogates.fit.batch-size", "4", "--shac.value.minibatches", "2"),
     ]
     assert main([*command, *small, "--total-steps", str(5 * 32 * 11)]) == 0
     run = tmp_path / "runs" / "shac++-paper-transport-1-mlp-paper-0"

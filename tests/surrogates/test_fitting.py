@@ -6,18 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.config import changed_to
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig, TransformerConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.surrogates.heads import RewardConfig, RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
-NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
+NET = SharedNetConfig(hidden=(8,), activation="silu")
 LOW, HIGH = torch.full((AGENTS, ACT), -2.0), torch.full((AGENTS, ACT), 4.0)  # middle 1, half 3
 
 
@@ -54,14 +55,13 @@ def window(seed: int, horizon: int = HORIZON, envs: int = ENVS) -> Window:
     )
 
 
-def small(**kwargs: object) -> SurrogateConfig:
-    defaults = {
-        "reward": RewardConfig(net=NET),
-        "dynamics": STEP,
-        "minibatches": 3,
-        "batch_size": 32,
-    }
-    return SurrogateConfig(**(defaults | kwargs))
+SHORT = FitConfig(minibatches=3, batch_size=32)
+
+
+def small(fit: FitConfig = SHORT, **kwargs: object) -> SurrogateConfig:
+    return SurrogateConfig(
+        fit=fit, **({"reward": RewardConfig(net=NET), "dynamics": STEP} | kwargs)
+    )
 
 
 def surrogates(config: SurrogateConfig, **kwargs: object) -> Surrogates:
@@ -71,9 +71,9 @@ def surrogates(config: SurrogateConfig, **kwargs: object) -> Surrogates:
 # --- where the models start ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["joint", "shared", "transformer"])
-def test_a_new_step_model_means_nothing_moves(architecture):
-    config = StepModelConfig(net=replace(NET, architecture=architecture))
+@pytest.mark.parametrize("kind", [JointNetConfig, SharedNetConfig, TransformerConfig])
+def test_a_new_step_model_means_nothing_moves(kind):
+    config = StepModelConfig(net=changed_to(kind, NET))
     model, data = StepModel(config, AGENTS, OBS, ACT), window(0)
     for _ in range(2):  # whatever the statistics
         assert torch.equal(model(data.obs, data.action), data.obs)
@@ -171,7 +171,7 @@ def test_a_balanced_cache_learns_a_sparse_reward_that_a_plain_one_misses():
     rewarded = test.reward == 1
     assert 5 < rewarded.sum() < 0.005 * rewarded.numel()
     for bins in (1, 9):
-        config = small(reward_bins=bins, minibatches=40, batch_size=128)
+        config = small(FitConfig(reward_bins=bins, minibatches=40, batch_size=128))
         models = surrogates(config, dynamics=False)
         for seed in range(5):
             models.fit(sparse_window(seed))
@@ -187,7 +187,9 @@ def test_a_bounded_model_is_flat_where_a_sparse_reward_is_not_paid():
     far = (test.action < 2.5).any(-1, keepdim=True)  # .5 of the half box; the corner is above .9
     for kind in ("unbounded", "bounded"):
         reward = RewardConfig(net=NET, range=kind)
-        models = surrogates(small(reward=reward, minibatches=40, batch_size=128), dynamics=False)
+        models = surrogates(
+            small(FitConfig(minibatches=40, batch_size=128), reward=reward), dynamics=False
+        )
         for seed in range(5):
             models.fit(sparse_window(seed))
         action = test.action.clone().requires_grad_()
@@ -210,7 +212,7 @@ def test_a_perfect_ready_model_has_no_error(dynamics):
 
 def test_models_beat_what_they_started_from_on_windows_not_seen():
     """Error 1 is the mean reward, and "nothing moves"."""
-    models = surrogates(small(minibatches=40, batch_size=128))
+    models = surrogates(small(FitConfig(minibatches=40, batch_size=128)))
     reports = [models.fit(window(seed, envs=61)) for seed in range(6)]
     assert "reward_error" not in reports[0]  # nothing was held out yet
     assert reports[-1]["reward_error"] < 0.3
@@ -240,7 +242,7 @@ def test_the_loss_is_averaged_over_the_entries_that_count():
 
 def test_gradient_attenuation_is_measured_on_unseen_windows():
     """The last entry is noise, the others are learned."""
-    models = surrogates(small(minibatches=30))
+    models = surrogates(small(FitConfig(minibatches=30, batch_size=32)))
     for seed in range(12):
         data = window(seed)
         noise = torch.randn(data.next_obs.shape[:-1], generator=torch.Generator().manual_seed(seed))
@@ -291,7 +293,7 @@ def weights(models: Surrogates) -> list[Tensor]:
 
 
 def test_models_are_trained_every_so_many_windows():
-    models, trained = surrogates(small(fit_every=3)), []
+    models, trained = surrogates(small(replace(SHORT, every=3))), []
     for seed in range(7):
         before = weights(models)
         report = models.fit(window(seed))
@@ -345,8 +347,7 @@ def test_what_is_not_learned_is_not_kept_and_not_reported(part):
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        *((SurrogateConfig, name) for name in ("minibatches", "batch_size")),
-        *((SurrogateConfig, name) for name in ("capacity", "fit_every")),
+        *((FitConfig, name) for name in ("minibatches", "batch_size", "capacity", "every")),
         *((ActionWorldModelConfig, name) for name in ("batch_size", "trajectories")),
     ],
 )
@@ -358,7 +359,7 @@ def test_a_budget_of_nothing_is_refused(config, name):
 @pytest.mark.parametrize("reward_bins", [0, -1])
 def test_a_cache_without_bins_is_refused(reward_bins):
     with pytest.raises(UsageError, match="bins"):
-        surrogates(SurrogateConfig(reward_bins=reward_bins))
+        surrogates(SurrogateConfig(fit=FitConfig(reward_bins=reward_bins)))
 
 
 def test_weights_and_minibatches_come_from_the_seed_and_leave_the_global_stream_alone():
@@ -376,7 +377,7 @@ def test_weights_and_minibatches_come_from_the_seed_and_leave_the_global_stream_
 
 @EITHER_DYNAMICS
 def test_saved_models_learn_on_as_if_unbroken(dynamics):
-    config = small(dynamics=dynamics, termination=True, fit_every=2)
+    config = small(replace(SHORT, every=2), dynamics=dynamics, termination=True)
     first, second = surrogates(config), surrogates(config, seed=5)
     for seed in range(3):
         first.fit(window(seed))

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig, fourier_features
 
 AGENTS, OBS, ACT = 3, 5, 2
-NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
+NET = SharedNetConfig(hidden=(8,), activation="silu")
 
 
 def test_fourier_features_are_sines_and_cosines_of_doubled_frequencies():
@@ -33,7 +33,7 @@ def test_fourier_features_make_fine_differences_learnable():
     errors = []
     for num_frequencies in (0, 5):
         torch.manual_seed(0)
-        net = NetConfig(hidden=(32, 32), activation="silu")
+        net = JointNetConfig(hidden=(32, 32), activation="silu")
         model = StepModel(StepModelConfig(net=net, num_frequencies=num_frequencies), 1, 1, 1)
         for statistics, data in (
             (model.obs_statistics, obs),

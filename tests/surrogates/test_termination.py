@@ -8,16 +8,16 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
 ENVS, AGENTS, HORIZON = 7, 3, 11
-NET = NetConfig(architecture="shared", hidden=(8,), activation="silu")
+NET = SharedNetConfig(hidden=(8,), activation="silu")
 STEP = StepModelConfig(net=NET)
 WORLD = ActionWorldModelConfig(width=8, layers=2, feedforward=8, max_horizon=HORIZON, batch_size=8)
 
@@ -49,7 +49,7 @@ class Cliff(TorchEnv):
 def gaussian_policy(env: LearnedDiffWrapper) -> NoisyPolicy:
     torch.manual_seed(3)
     actor = Actor(
-        ActorConfig(net=NetConfig(hidden=(8,)), head_gain=1.0),
+        ActorConfig(net=JointNetConfig(hidden=(8,)), head_gain=1.0),
         env.num_agents,
         env.obs_dim,
         env.action_low,
@@ -67,8 +67,7 @@ def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(dynam
         loop=loop,
         reward=RewardConfig(net=NET),
         dynamics=dynamics,
-        minibatches=20,
-        batch_size=64,
+        fit=FitConfig(minibatches=20, batch_size=64),
     )
     env = LearnedDiffWrapper(Cliff(), config=config)
     env.reset(seed=0)
@@ -97,7 +96,7 @@ def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(dynam
 
 def test_where_nothing_terminates_there_is_no_continuation():
     env = LearnedDiffWrapper(
-        Cliff(falls=False), config=SurrogateConfig(termination=True, minibatches=2)
+        Cliff(falls=False), config=SurrogateConfig(termination=True, fit=FitConfig(minibatches=2))
     )
     env.reset(seed=0)
     for _ in range(3):
@@ -113,10 +112,11 @@ def test_the_papers_preset_builds_and_fits():
     assert isinstance(config.dynamics, ActionWorldModelConfig)
     assert (config.anchor, config.loop) == ("predicted", "open")
     assert (config.dynamics.batch_size, config.dynamics.trajectories) == (1000, 1200)
-    assert (config.reward.inputs, config.fit_every) == ("s,a,s'", 10)
+    assert (config.reward.inputs, config.fit.every) == ("s,a,s'", 10)
     assert config.reward.net.hidden == (32 * AGENTS,) * 2
     dynamics = replace(config.dynamics, batch_size=5)
-    config = replace(config, dynamics=dynamics, minibatches=2, batch_size=32, fit_every=2)
+    fit = replace(config.fit, minibatches=2, batch_size=32, every=2)
+    config = replace(config, dynamics=dynamics, fit=fit)
     env = make_paper("dispersion", num_envs=ENVS, n_agents=AGENTS, seed=0, max_steps=17)
     env = LearnedDiffWrapper(env, config=config)
     env.reset(seed=0)

@@ -10,14 +10,14 @@ from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 4
-NET = NetConfig(hidden=(8,))
+NET = JointNetConfig(hidden=(8,))
 
 
 class Reach(TorchEnv):
@@ -75,7 +75,7 @@ def config(**kwargs: object) -> SHACConfig:
 
 
 def learned(env: MultiAgentVectorEnv, *, dynamics: bool = True) -> LearnedDiffWrapper:
-    net = NetConfig(architecture="shared", hidden=(8,), activation="silu")
+    net = SharedNetConfig(hidden=(8,), activation="silu")
     surrogates = SurrogateConfig(
         reward=RewardConfig(net=net),
         dynamics=StepModelConfig(net=net),

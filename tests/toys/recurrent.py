@@ -6,13 +6,14 @@ from typing import Any
 from toys.reach import AGENTS, ENVS, Reach
 
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
+from diffsurrogate.config import changed_to
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig
 
 HORIZON = 6
 KINDS = {"ppo": PPO, "ippo": IPPO, "mappo": MAPPO}
-PLAIN = NetConfig(hidden=(8,), activation="tanh", layer_norm=False)
+PLAIN = JointNetConfig(hidden=(8,), activation="tanh", layer_norm=False)
 
 
 def plain_reach() -> MultiAgentVectorEnv:
@@ -32,7 +33,7 @@ def settings(kind: type[PPO] = PPO, gru_size: tuple[int, int] = (5, 9), **kwargs
     """Memories of actor and critic; windows of 6 steps, of two envs to a minibatch."""
     start = kind.default_config()
     actor, critic = (
-        replace(PLAIN, architecture=part.net.architecture, gru_size=width)
+        changed_to(type(part.net), PLAIN, gru_size=width)
         for part, width in zip((start.actor, start.critic), gru_size, strict=True)
     )
     config = replace(

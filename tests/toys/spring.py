@@ -8,7 +8,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.envs.window import Window
 from diffsurrogate.functional.losses import shac_actor_loss
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
@@ -84,7 +84,7 @@ def small(dynamics: str = "step", anchor: str = "real", loop: str = "closed") ->
         anchor=anchor,
         loop=loop,
         dynamics=DYNAMICS[dynamics],
-        reward=RewardConfig(net=NetConfig(architecture="shared", hidden=(8,), activation="silu")),
+        reward=RewardConfig(net=SharedNetConfig(hidden=(8,), activation="silu")),
         minibatches=3,
         batch_size=32,
     )
@@ -92,7 +92,7 @@ def small(dynamics: str = "step", anchor: str = "real", loop: str = "closed") ->
 
 def gaussian_policy(env: MultiAgentVectorEnv, horizon: int = HORIZON) -> NoisyPolicy:
     torch.manual_seed(3)
-    config = ActorConfig(net=NetConfig(hidden=(8,)), head_gain=1.0)
+    config = ActorConfig(net=JointNetConfig(hidden=(8,)), head_gain=1.0)
     actor = Actor(config, env.num_agents, env.obs_dim, env.action_low, env.action_high)
     return NoisyPolicy(actor, torch.randn(horizon, env.num_envs, env.num_agents, env.act_dim))
 

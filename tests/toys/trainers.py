@@ -16,14 +16,14 @@ from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.config import SeparateNetConfig
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.sb3.config import SB3Config
 from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
 
 HORIZON, WINDOW = 4, 28
 """Steps of a window, of one env and of all seven."""
-SEPARATE = NetConfig(architecture="separate", hidden=(8,))
+SEPARATE = SeparateNetConfig(hidden=(8,))
 
 
 def plain_reach(**kwargs: Any) -> Reach:

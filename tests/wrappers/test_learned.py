@@ -26,7 +26,7 @@ from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
@@ -286,7 +286,9 @@ def test_cold_start_learns_from_windows_recorded_elsewhere():
     recorder.reset(seed=3)
     policy = gaussian_policy(recorder, 200)
     recorded = [recorder.rollout(policy, HORIZON).detach() for _ in range(30)]
-    env = LearnedDiffWrapper(Spring(max_steps=11), config=SurrogateConfig(minibatches=20))
+    env = LearnedDiffWrapper(
+        Spring(max_steps=11), config=SurrogateConfig(fit=FitConfig(minibatches=20))
+    )
     report = env.fit(recorded)
     assert report["dynamics_error"] < 0.1
     with pytest.raises(UsageError, match="iterable of Windows"):

@@ -224,7 +224,8 @@ def _judge_fit(found: Diagnosis, say: Callable[..., None]) -> None:
         say(
             "fair",
             f"the learned gradient has a cosine of {fit.cosine:.2f} with the true one",
-            "train the models longer before you trust them: SurrogateConfig(minibatches=32)",
+            "train the models longer before you trust them: "
+            "SurrogateConfig(fit=FitConfig(minibatches=32))",
         )
 
 

@@ -22,7 +22,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.seeding import derive_env_seed, derive_seed
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.fitting import fvu_by_feature
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
@@ -259,7 +259,9 @@ def _fit(
     seed: int,
 ) -> Fit:
     """Learn models from some windows and try them on others, of new episodes."""
-    wrapped = LearnedDiffWrapper(env, config=SurrogateConfig(minibatches=1), seed=seed)
+    wrapped = LearnedDiffWrapper(
+        env, config=SurrogateConfig(fit=FitConfig(minibatches=1)), seed=seed
+    )
     models = wrapped.surrogates
     for window in windows:
         models.store(window)

@@ -27,7 +27,7 @@ SMALL = [
 ]
 SHAC = [
     *("--shac.horizon", "4", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
-    *("--surrogates.minibatches", "2", "--surrogates.batch-size", "16"),
+    *("--surrogates.fit.minibatches", "2", "--surrogates.fit.batch-size", "16"),
 ]
 STEPS = 5 * 4 * 20  # 20 updates
 TINY = ["--methods", "shac++", "--seeds", "1", "2", "--total-steps", str(STEPS), "--jobs", "1"]
