@@ -163,8 +163,9 @@ def test_a_checkpoint_of_another_env_or_configuration_is_refused(tmp_path, name,
         (config(), config(value=values(capacity=0))),
         (clipped(PPO), clipped(PPO, {"batch_size": 7})),
         (stable_baselines(), stable_baselines(hidden=(9,))),
+        (stable_baselines(), stable_baselines(normalise=False)),
     ],
-    ids=["learned deviation", "bins", "no replay", "minibatches", "widths"],
+    ids=["learned deviation", "bins", "no replay", "minibatches", "widths", "normalise"],
 )
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path, saved_by, wanted):
     case = next(case for case in TRAINERS.values() if type(case.config) is type(wanted))
