@@ -55,28 +55,10 @@ def sample(env: ExportedEnv) -> dict[str, Any]:
     return {agent: env.action_space(agent).sample() for agent in env.agents}
 
 
-def whole_run(env: ExportedEnv, steps: int) -> list[Any]:
-    """Every answer over several episodes, under actions sampled from seeded spaces."""
-    answers = [env.reset(seed=42)]
-    seed_actions(env)
-    for _ in range(steps):
-        answers.append(env.step(sample(env)))
-        if not env.agents:
-            answers.append(env.reset())
-    return answers
-
-
 @pytest.mark.parametrize("make_one", EXPORTS)
 def test_it_passes_pettingzoos_own_tests(make_one: Callable[[], MultiAgentVectorEnv]):
     parallel_api_test(as_pettingzoo(make_one()), num_cycles=60)
     parallel_seed_test(lambda: as_pettingzoo(make_one()), num_cycles=13)
-
-
-@pytest.mark.parametrize("make_one", [spread, dispersion, speaker, cartpole])
-def test_same_seed_same_run_over_several_episodes(make_one: Callable[[], MultiAgentVectorEnv]):
-    one, other = (whole_run(as_pettingzoo(make_one()), 79) for _ in range(2))
-    assert len(one) > 1 + 79 + 2
-    np.testing.assert_equal(one, other)
 
 
 def test_in_and_out_again_gives_the_bare_envs_numbers():
