@@ -233,18 +233,6 @@ def test_large_finite_numbers_pass_though_their_sum_is_infinite():
         checks.finite(steps, both, reward, both)
 
 
-def test_gradients_pass_untouched_and_no_graph_is_added():
-    env = Reach()
-    obs, _ = env.reset(seed=0)
-    action = STILL.clone().requires_grad_()
-    _, reward, *_, info = env.step(action)
-    assert reward.grad_fn is not None
-    assert info["final_obs"].grad_fn is not None
-    (slope,) = torch.autograd.grad(reward.sum(), action)
-    assert torch.allclose(slope, -obs[..., :2])  # of -(x + a/2)² at a = 0
-    assert obs.shape[-1] == OBS
-
-
 def test_a_run_stopped_by_a_violation_keeps_its_last_checkpoint(tmp_path):
     env = RuleBreaker("reward", 10, spoilt((2, 0)))  # in the third window of four steps
     agent = SHAC(env, config())
