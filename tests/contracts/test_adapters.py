@@ -52,7 +52,8 @@ class Case:
             return make(
                 self.env_id, **({"num_envs": ENVS, "max_steps": LIMIT} | self.options | options)
             )
-        one = lambda: gymnasium.make("Pendulum-v1", max_episode_steps=LIMIT)  # noqa: E731
+        mode = {"render_mode": options.pop("render_mode", None), "max_episode_steps": LIMIT}
+        one = lambda: gymnasium.make("Pendulum-v1", **mode)  # noqa: E731
         return as_multi_agent(make_vec_env(one, ENVS), **options)
 
 
@@ -189,15 +190,19 @@ def test_shapes_spaces_and_dtypes_are_those_of_the_protocol(env, case):
 
 
 def test_the_same_seed_gives_the_same_numbers_and_leaves_global_streams_alone(env, other, case):
-    def run(env: MultiAgentVectorEnv, seed: int) -> list[Tensor]:
+    def run(env: MultiAgentVectorEnv, seed: int, around: Any = None) -> list[Tensor]:
         env.reset(seed=seed)
-        return play(env, 2 * LIMIT + 3)  # over two resets
+        first = play(env, LIMIT + 3)  # over a reset, as are the others
+        if around is not None and around is not env:
+            around.reset(seed=9)
+            play(around, 2)
+        return first + play(env, LIMIT, seed=1)
 
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     first = run(env, 3)
     assert (np.random.get_state()[1] == before[0]).all()
     assert torch.equal(torch.get_rng_state(), before[1])
-    assert equal(first, run(other, 3))
+    assert equal(first, run(other, 3, around=env))
     if case.random:
         starts = first[0][0]
         assert not torch.equal(starts, run(env, 4)[0][0])
@@ -256,32 +261,43 @@ def test_a_saved_state_goes_on_exactly_in_another_env_or_is_refused_in_words(env
         return
     env.randomise_episode_phase(torch.Generator().manual_seed(0))
     play(env, 3)
-    torch.save(env.state(), file := io.BytesIO())
+    torch.save(state := env.state(), file := io.BytesIO())
     expected = play(env, 2 * LIMIT, seed=1)
+    file.seek(0)
     other.reset(seed=5)
-    for one in (other, env):  # its own state, too, can be gone back to
-        file.seek(0)
-        one.set_state(torch.load(file, weights_only=True))
-        assert equal(play(one, 2 * LIMIT, seed=1), expected)
+    other.set_state(torch.load(file, weights_only=True))
+    assert equal(play(other, 2 * LIMIT, seed=1), expected)
+    env.set_state(state)  # which stepping on has not changed
+    assert equal(play(env, 2 * LIMIT, seed=1), expected)
 
 
 def test_envs_in_the_mask_are_reset_and_the_others_go_on(env, case):
     env.reset(seed=2)
     play(env, 3)
-    before = env.current_obs.clone()
     if not case.limits:
         with pytest.raises(UsageError, match="only when its episode ends"):
             env.reset(options={"reset_mask": RESET})
         return
-    obs, _ = env.reset(options={"reset_mask": RESET.numpy()})
+    undisturbed = play(env, LIMIT - 3, seed=1)
+    env.reset(seed=2)
+    play(env, 3)
+    before = env.current_obs.clone()
+    obs, info = env.reset(options={"reset_mask": RESET.numpy()})
+    assert info == {}
+    assert torch.equal(env.current_obs, obs)
     assert torch.equal(obs[~RESET], before[~RESET])
     assert torch.equal(env.episode_start, RESET)
     if case.random:
         assert (obs[RESET] != before[RESET]).flatten(1).any(1).all()
-    *_, terminated, truncated = play(env, LIMIT)
-    assert torch.equal(truncated[LIMIT - 4], ~RESET)
-    assert torch.equal(truncated[LIMIT - 1], RESET)
+    gone_on = play(env, LIMIT - 3, seed=1)
+    assert equal([row[:, ~RESET] for row in gone_on], [row[:, ~RESET] for row in undisturbed])
+    *_, terminated, truncated = gone_on
     assert not terminated.any()
+    assert truncated.any(1).tolist() == [False] * (LIMIT - 4) + [True]
+    assert torch.equal(truncated[-1], ~RESET)
+    *_, truncated = play(env, 3)
+    assert truncated.any(1).tolist() == [False, False, True]
+    assert torch.equal(truncated[-1], RESET)
 
 
 def test_one_of_our_envs_is_not_wrapped_again(env):
@@ -299,6 +315,31 @@ def test_ppo_and_shac_take_updates_on_it(env, name):
     assert (agent.iteration, agent.skipped) == (2, 0)
     dense = name != "paper"  # its packages were not touched yet
     assert not dense or not equal(before, list(agent.actor.parameters()))
+
+
+DRAWN_IF_ASKED = {"gymnasium", "mpe2", "sb3"}
+
+
+@pytest.mark.parametrize("name", ["builtin", "vmas", *sorted(DRAWN_IF_ASKED)])
+def test_pictures_are_of_all_envs_or_of_those_asked_for(name):
+    """Pygame's are made only if that was said when the env was made."""
+    needed(name)
+    asked = {"render_mode": "rgb_array"} if name in DRAWN_IF_ASKED else {}
+    env = CASES[name].build(**asked)
+    env.reset(seed=0)
+    frames = env.render()
+    assert env.render_mode == "rgb_array"
+    assert len(frames) == ENVS
+    assert all((f.shape, f.dtype) == ((*f.shape[:2], 3), np.uint8) for f in frames)
+    some = env.render([2, 0])
+    assert len(some) == 2
+    assert np.array_equal(some[0], frames[2]) and np.array_equal(some[1], frames[0])
+    assert not np.array_equal(frames[2], frames[0])
+    if asked:
+        plain = pair(name)[0]
+        assert plain.render_mode is None
+        with pytest.raises(UsageError, match=r'render_mode.*"rgb_array"'):
+            plain.render()
 
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [

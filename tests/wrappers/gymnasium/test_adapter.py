@@ -14,8 +14,6 @@ from torch import Tensor
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import env_seeds
-from diffsurrogate.wrappers.gymnasium.adapter import GymnasiumEnv
-from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ENVS = 5
@@ -207,36 +205,12 @@ def test_no_two_envs_or_seeds_share_a_seed():
     assert env_seeds(1, 97)[:ENVS] == env_seeds(1, ENVS)
 
 
-def test_pictures_are_made_only_if_asked_for():
-    env = as_multi_agent(lambda: counter(render_mode="rgb_array"), num_envs=3)
-    env.reset(seed=0)
-    assert env.render_mode == "rgb_array"
-    assert [frame.shape for frame in env.render([2, 0])] == [(2, 3, 3)] * 2
-    assert len(env.render()) == 3
-    plain = make("gymnasium/Pendulum-v1", num_envs=1)
-    assert plain.render_mode is None
-    with pytest.raises(UsageError, match='render_mode="rgb_array"'):
-        plain.render()
-
-
 def test_a_picture_that_fails_is_advised_on(monkeypatch):
     env = as_multi_agent(lambda: counter(render_mode="rgb_array"), num_envs=3)
     env.reset(seed=0)
     monkeypatch.setattr(Counter, "render", lambda self: 1 / 0)
     with pytest.raises(UsageError, match=r"division by zero.*MUJOCO_GL=egl"):
         env.render()
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "advice"),
-    [
-        ("Pendulum-v7", {}, "Pendulum-v1"),
-        ("Pendulum-v1", {"n_agents": 3}, "n_agents"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, advice):
-    with pytest.raises(UsageError, match=advice):
-        make(f"gymnasium/{name}", **({"num_envs": 2} | options))
 
 
 @pytest.mark.parametrize(
@@ -305,19 +279,3 @@ def test_a_vector_env_that_resets_more_than_asked_is_found_out():
     env.reset(seed=0)
     with pytest.raises(UsageError, match="did not keep to"):
         env.rollout(lambda obs: choose(0, 0, 2, 2, 2, among=3), 2 + 1)
-
-
-def test_gradients_are_learned_on_it():
-    env = LearnedDiffWrapper(make("gymnasium/Pendulum-v1", num_envs=ENVS, max_steps=5))
-    assert isinstance(env.env, GymnasiumEnv)
-    env.reset(seed=0)
-    gain = torch.full((), 0.1, requires_grad=True)
-    env.step((gain * env.current_obs)[..., :1])
-    gradients = []
-    for _ in range(2):
-        env.detach()
-        window = env.rollout(lambda obs: (gain * obs)[..., :1], 7)
-        gradients.append(torch.autograd.grad(window.reward.sum(), gain)[0])
-        assert np.isfinite(list(env.fit(window.detach()).values())).all()
-    assert torch.isfinite(torch.stack(gradients)).all()
-    assert gradients[1] != 0  # an untrained reward model is flat

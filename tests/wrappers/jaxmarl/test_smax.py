@@ -113,27 +113,3 @@ def test_a_global_state_is_there_only_if_asked_for_and_refused_where_there_is_no
     assert (spread.global_state_slice, spread.offers_state) == (None, False)
     with pytest.raises(UsageError, match="SimpleSpreadMPE has no global state"):
         make("jaxmarl/MPE_simple_spread_v3", num_envs=2, state=True)
-
-
-def test_the_policy_is_blind_to_the_world_state():
-    env = smax()
-    env.reset(seed=3)
-    agent = MAPPO(env, replace(PPOConfig.mappo(), horizon=4), seed=0).learn(2 * 4 * ENVS)
-    obs = env.current_obs
-    other = obs.clone()
-    other[..., env.global_state_slice] = 7.0
-    assert torch.equal(agent.actor(obs), agent.actor(other))
-    assert not torch.equal(agent.critic(obs), agent.critic(other))
-
-
-def test_a_saved_state_goes_on_exactly_with_the_columns():
-    env = smax()
-    env.reset(seed=4)
-    agent = PPO(env, PPOConfig(horizon=8, actor=ActorConfig(net=NET)), seed=0).learn(2 * 8 * ENVS)
-    state = env.state()
-    first = env.collect(agent.predict, 20)
-    env.reset(seed=5)
-    env.set_state(state)
-    again = env.collect(agent.predict, 20)
-    assert torch.equal(first.next_obs, again.next_obs)
-    assert torch.equal(first.action, again.action)

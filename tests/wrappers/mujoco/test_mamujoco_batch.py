@@ -100,21 +100,23 @@ def test_the_global_state_is_what_one_agent_would_observe(name):
     assert without.offers_state and without.global_state_slice is None
 
 
-def test_values_are_mamujocos_own():
+@pytest.mark.parametrize("name", ["Ant-4x2", "HalfCheetah-6x1"])
+def test_values_are_mamujocos_own(name):
     """On the same states and actions, without anything of ours in between."""
-    env = make("mamujoco/Ant-4x2", num_envs=3, batched=True)
+    env = make(f"mamujoco/{name}", num_envs=3, batched=True)
     obs, _ = env.reset(seed=5)
-    bare = mamujoco_v1.parallel_env("Ant", "4x2")
+    bare = mamujoco_v1.parallel_env(*name.split("-"))
     seen, _ = bare.reset(seed=env_seeds(5, 3)[1])
     generator = torch.Generator().manual_seed(0)
     for _ in range(40):
         for agent, name in enumerate(bare.possible_agents):
-            np.testing.assert_array_equal(obs[1, agent], seen[name].astype(np.float32))
-        action = 0.3 * torch.rand(3, 4, 2, generator=generator)
+            own = seen[name].astype(np.float32)
+            np.testing.assert_array_equal(obs[1, agent, : len(own)], own)
+        action = 0.3 * torch.rand(3, env.num_agents, env.act_dim, generator=generator)
         obs, reward, terminated, _, _ = env.step(action)
         given = {name: action[1, i].numpy() for i, name in enumerate(bare.possible_agents)}
         seen, earned, *_ = bare.step(given)
-        assert reward[1].tolist() == [np.float32(earned["agent_0"])] * 4
+        assert reward[1].tolist() == [np.float32(earned["agent_0"])] * env.num_agents
         assert not terminated.any()
 
 

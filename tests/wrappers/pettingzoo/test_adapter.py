@@ -15,7 +15,6 @@ from toys.turnover import BOTH, SIZES, TERMINATE, TRUNCATE, lives
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
-from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import env_seeds
 
 ENVS = 7
@@ -220,15 +219,6 @@ def test_pettingzoos_own_envs_are_made_by_family_and_observations_flattened():
     window = env.rollout(lambda obs: torch.eye(5)[torch.tensor([[2, 3]] * ENVS)], 4)
     assert (window.next_obs[0].argmax(-1) == torch.tensor([3, 2])).all()
     assert window.truncated[3].all() and not window.terminated.any()
-
-
-def test_pictures_are_made_only_if_asked_for():
-    env = make("mpe2/simple_tag_v3", num_envs=3, render_mode="rgb_array")
-    env.reset(seed=0)
-    assert [frame.shape for frame in env.render([2, 0])] == [(700, 700, 3)] * 2
-    assert len(env.render()) == 3
-    with pytest.raises(UsageError, match='render_mode="rgb_array"'):
-        make("mpe2/simple_tag_v3", num_envs=1).render()
 
 
 def test_the_number_of_agents_has_its_own_name_here():

@@ -61,28 +61,6 @@ def test_making_with_a_seed_is_what_vmas_makes_of_that_seed():
     assert torch.equal(adapted.reset()[0], obs)
 
 
-def test_envs_neither_share_nor_touch_any_stream():
-    alone = vmas.make("dispersion", num_envs=ENVS, n_agents=3, max_steps=3, seed=2)
-    alone.reset()
-    expected = play(alone, actions(alone, 11))
-
-    # Python's own generator cannot be looked at here: beartype draws from it.
-    torch.manual_seed(0), np.random.seed(0)
-    outside = torch.rand(3), np.random.rand(3)
-    torch.manual_seed(0), np.random.seed(0)
-    env = vmas.make("dispersion", num_envs=ENVS, n_agents=3, max_steps=3, seed=2)
-    env.reset()
-    said = []
-    for action in actions(env, 11):
-        said.append(env.step(action)[:4])
-        other = vmas.make("dispersion", num_envs=2, n_agents=3, seed=9)
-        other.reset(seed=13)
-        other.step(action[:2])
-    assert_same(expected, [torch.stack(part) for part in zip(*said, strict=True)])
-    assert torch.equal(torch.rand(3), outside[0])
-    assert np.array_equal(np.random.rand(3), outside[1])
-
-
 def test_a_failure_inside_vmas_leaves_randomness_as_it_was(monkeypatch):
     env = vmas.make("dispersion", num_envs=ENVS)
     env.reset()

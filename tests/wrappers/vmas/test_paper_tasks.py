@@ -12,16 +12,15 @@ import math
 import pytest
 import torch
 
-from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas import paper_tasks as paper
 from diffsurrogate.wrappers.vmas.lidar import distance_to_spheres
 
 ENVS, AGENTS = 7, 3
 STILL = torch.zeros(ENVS, AGENTS, 2)
-SOME = torch.tensor([True, False, False, True, False, False, False])
+
+
 LIDAR_ERROR = 2e-5  # VMAS's own, on the edge of a target
-BOTH = pytest.mark.parametrize("task", ["discovery", "sampling"])
 
 
 def make(task, **options):
@@ -230,26 +229,6 @@ def test_sampling_gradient_is_vmas_s():
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)
 
 
-@BOTH
-def test_windows_with_gradients_and_partial_resets(task):
-    env = make(task, differentiable=True, max_steps=50)
-    parts = {"discovery": {"dynamics"}, "sampling": {"dynamics", "reward"}}[task]
-    assert env.gradients == parts
-    env.randomise_episode_phase(torch.Generator().manual_seed(0))
-    resets = 0
-    for window in range(10):
-        env.detach()
-        given = actions(32, seed=window).requires_grad_()
-        total = 0
-        for action in given:
-            obs, reward, _, truncated, _ = env.step(action)
-            total = total + (reward.sum() if task == "sampling" else obs.square().sum())
-            resets += int(truncated.sum())
-        (grad,) = torch.autograd.grad(total, given)
-        assert grad.isfinite().all() and grad[0].any()
-    assert resets >= 6 * ENVS
-
-
 @pytest.mark.parametrize(
     ("task", "agents"), [("discovery", 1), ("discovery", AGENTS), ("sampling", AGENTS)]
 )
@@ -266,48 +245,3 @@ def test_values_are_vmas_s(task, agents):
         if mine.ndim == 4:
             mine[..., lidar] = vmas_s[..., lidar]
         assert torch.equal(mine, vmas_s)
-
-
-@BOTH
-def test_a_partial_reset_leaves_the_others_alone(task):
-    env = make(task)
-    play(env, actions(20))
-    before, maximum = env.current_obs, env.max_return()
-    state = env.state()
-    obs = env._reset_where(SOME)
-    assert torch.equal(obs[~SOME], before[~SOME])
-    assert (obs[SOME] != before[SOME]).any(dim=2).all()
-    assert torch.equal(env.max_return()[~SOME], maximum[~SOME])
-    if task == "sampling":
-        assert (env.max_return()[SOME] != maximum[SOME]).all()
-        assert not env.scenario.sampled[SOME].any()
-        assert env.scenario.sampled[~SOME].flatten(1).any(dim=1).all()
-    else:
-        env.scenario.all_time_covered_targets[SOME] = False
-    after = env.step(STILL)[:2]
-    env.set_state(state)
-    for one, other in zip(after, env.step(STILL)[:2], strict=True):
-        assert torch.equal(one[~SOME], other[~SOME])
-
-
-@BOTH
-def test_a_seed_and_a_state_decide_everything(task):
-    first, second = (make(task, max_steps=30, seed=5) for _ in range(2))
-    play(first, actions(40)), play(second, actions(40))
-    state, given = first.state(), actions(40, seed=7)
-    expected = play(first, given)
-    fresh = paper.make(task, num_envs=ENVS, n_agents=AGENTS, max_steps=30)
-    fresh.reset(seed=11)
-    first.set_state(state), fresh.set_state(state)
-    for env in (first, second, fresh):
-        for one, other in zip(play(env, given), expected, strict=True):
-            assert torch.equal(one, other)
-        assert torch.equal(env.max_return(), first.max_return())
-
-
-@BOTH
-def test_unknown_arguments_are_refused(task):
-    with pytest.raises(UsageError, match="has no argument 'n_agnets'; did you mean n_agents"):
-        make(task, n_agnets=3)
-    with pytest.raises(UsageError, match=r"known: disp|did you mean (discovery|sampling)"):
-        paper.make({"discovery": "discover", "sampling": "samplng"}[task])
