@@ -57,6 +57,7 @@ class Case:
         return as_multi_agent(make_vec_env(one, ENVS), **options)
 
 
+SPREAD = "jaxmarl/MPE_simple_spread_v3"
 PREDATORS = {"num_good": 1, "num_adversaries": 2, "num_obstacles": 1}
 CASES = {
     "builtin": Case(
@@ -87,7 +88,7 @@ CASES = {
         env_id="mamujoco/HalfCheetah-2x3", options={"batched": False}, needs="gymnasium_robotics"
     ),
     "jaxmarl": Case(
-        env_id="jaxmarl/MPE_simple_spread_v3",
+        env_id=SPREAD,
         options={"action_type": "Continuous"},
         saves=True,
         needs="jaxmarl",
@@ -367,25 +368,77 @@ def test_an_unknown_option_is_refused(case):
         case.build(no_such=5)
 
 
-@pytest.mark.parametrize(
-    ("env_id", "near"),
-    [
-        ("diffsurrogate/cartpole-swingu", "cartpole-swingup"),
-        ("games/climbin", "climbing"),
-        ("gymnasium/Pendlum-v1", "Pendulum-v1"),
-        ("mpe2/simple_spred_v3", "simple_spread_v3"),
-        ("pettingzoo/classic/rps_v3", "rps_v2"),
-        ("mujoco/HalfCheeta-v5", "HalfCheetah-v5"),
-        ("mamujoco/HalfCheetah", "HalfCheetah-6x1"),
-        ("jaxmarl/MPE_simple_sprad_v3", "MPE_simple_spread_v3"),
-        ("vmas/disperson", "dispersion"),
-        ("paper/disperson", "dispersion"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_nearest(env_id, near):
-    needed(env_id.partition("/")[0].replace("diffsurrogate", "builtin"))
-    with pytest.raises(UsageError, match=near):
-        make(env_id, num_envs=2)
+ADVISED: list[tuple[str, dict[str, Any], str]] = [
+    ("diffsurrogate/cartpole-swingu", {}, "cartpole-swingup"),
+    ("games/climbin", {}, "climbing"),
+    ("games/matrix", {}, "needs payoff"),
+    ("games/matrix", {"payoff": [[1.0, 2.0]]}, "one axis per agent"),
+    ("games/matrix", {"payoff": [[1.0], [2.0, 3.0]]}, "no array of numbers"),
+    ("games/matrix", {"payoff": [[float("nan")]]}, "finite"),
+    ("games/specialisation", {"n_agents": 0}, "at least 1"),
+    ("games/climbing", {"steps": 0}, "at least 1"),
+    ("gymnasium/Pendlum-v1", {}, "Pendulum-v1"),
+    ("mpe2/simple_spred_v3", {}, "simple_spread_v3"),
+    ("mpe2/simple_spread_v3", {"n_foxes": 3}, "n_foxes.*it takes N, local_ratio, max_cycles"),
+    ("mpe2/simple_spread_v3", {"local_ratio": 2.0}, "local_ratio is a proportion"),
+    ("pettingzoo/classic/rps_v3", {}, "rps_v2"),
+    ("pettingzoo/sisl/multiwaker_v9", {}, "pettingzoo/sisl/multiwalker_v9"),
+    ("pettingzoo/waterworld_v4", {}, "pettingzoo/<family>/<name>.*classic, sisl"),
+    ("pettingzoo/sisle/pursuit_v5", {}, "pettingzoo/<family>/<name>.*classic, sisl"),
+    ("pettingzoo/classic/tictactoe_v3", {}, "take turns are not supported"),
+    ("mujoco/HalfCheeta-v5", {}, "HalfCheetah-v5"),
+    ("mujoco/HalfCheetah-v5", {"threads": 0}, "threads is 0"),
+    ("mujoco/HalfCheetah-v4", {}, "HalfCheetahEnv of gymnasium.envs.mujoco.half_cheetah_v4"),
+    ("mujoco/Pendulum-v1", {}, "AntEnv, HalfCheetahEnv"),
+    ("mamujoco/HalfCheetah", {}, "HalfCheetah-6x1"),
+    ("mamujoco/HalfCheetah-5x1", {}, "HalfCheetah has 6"),
+    ("mamujoco/Cat-2x1", {}, "is not known"),
+    ("mamujoco/ManySegmentSwimmer-many", {}, "is not known"),
+    ("mamujoco/CoupledHalfCheetah-2x6", {}, "UNKNOWN partitioning config"),
+    ("mamujoco/Ant-4x2", {"agent_obsk": None}, "makes one agent"),
+    ("mamujoco/Ant-4x2", {"batched": False, "threads": 2}, "one copy after another"),
+    ("mamujoco/Ant-4x2", {"batched": False, "render_mode": "rgb_array"}, "cannot be drawn"),
+    ("mamujoco/Ant-4x2", {"threads": 0}, "threads is 0"),
+    ("mamujoco/Reacher-2x1", {"batched": True}, "agent_0 sees is not entries"),
+    ("mamujoco/Reacher-2x1", {"threads": 2}, "cannot step its copies together"),
+    ("mamujoco/Reacher-2x1", {"render_mode": "rgb_array"}, "cannot step its copies together"),
+    ("jaxmarl/MPE_simple_sprad_v3", {}, "MPE_simple_spread_v3"),
+    (SPREAD, {"num_agent": 5}, "takes no num_agent; it takes .*num_agents"),
+    (SPREAD, {"action_type": "Both"}, "could not be made with .*Both"),
+    (SPREAD, {"render_mode": "rgb_array"}, "cannot be drawn here yet"),
+    (f"{SPREAD}-2s3z", {}, "has no maps; those of SMAX"),
+    ("jaxmarl/SMAX-2s3y", {}, "no map '2s3y'; there are .*2s3z"),
+    ("jaxmarl/SMAX-2s3z", {"map_name": "3m"}, "more than one map"),
+    ("jaxmarl/SMAX", {"legs": 4}, "could not be made with .*legs"),
+    ("jaxmarl/overcooked_v2", {"layout": "cramped"}, "no map 'cramped'; there are"),
+    ("jaxmarl/halfcheetah_6x1", {}, "needs a package: .*brax"),
+    ("jaxmarl/storm_2p", {}, r"InTheGrid_2p: reset\(\) gives no observation for \[0, 1\]"),
+    ("vmas/disperson", {}, "dispersion"),
+    ("vmas/transport", {"n_agent": 3}, "did you mean n_agents"),
+    ("vmas/transport", {"n_agents": 0}, "n_agents is 0"),
+    ("vmas/simple", {"n_agents": 3}, "no argument 'n_agents'; It takes: none"),
+    (
+        "vmas/navigation",
+        {"n_agents": 4, "agents_with_same_goal": 9},
+        "it needs '1 <= self.agents_with_same_goal <= self.n_agents', line",
+    ),
+    ("paper/disperson", {}, "dispersion"),
+    ("paper/discover", {}, r"known: disp|did you mean discovery"),
+    ("paper/samplng", {}, "did you mean sampling"),
+    ("paper/discovery", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean n_agents"),
+    ("paper/sampling", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean n_agents"),
+]
+
+
+@pytest.mark.parametrize(("env_id", "options", "advice"), ADVISED)
+def test_what_cannot_be_made_is_refused_with_advice(env_id, options, advice):
+    """An unknown name is answered with the nearest."""
+    library = env_id.partition("/")[0]
+    needed({"diffsurrogate": "builtin"}.get(library, library))
+    if library == "mujoco" or "threads" in options:
+        needed("mujoco")
+    with pytest.raises(UsageError, match=advice):
+        make(env_id, **({"num_envs": 2} | options))
 
 
 def test_an_unknown_option_of_a_class_names_the_nearest():

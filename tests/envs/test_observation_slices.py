@@ -168,46 +168,11 @@ def test_a_critic_reads_the_state():
 # --- the env --------------------------------------------------------------------------------------
 
 
-def test_windows_hold_the_largest_available_action():
-    env = MaskedReach(num_envs=31)
-    env.reset(seed=0)
-    generator = torch.Generator().manual_seed(0)
-    given: list[Tensor] = []
-
-    def policy(obs: Tensor) -> Tensor:
-        given.append(torch.rand(31, AGENTS, CHOICES, generator=generator))
-        return given[-1]
-
-    window = env.rollout(policy, 20)
-    assert env.taken > 1500 and env.closed == 0
-    assert closed_choices(env, window.obs, torch.stack(given)) > 500
-    now = available_actions(window.obs, env.action_mask_slice)
-    largest = torch.where(now, torch.stack(given), -1.0).argmax(-1)
-    assert torch.equal(window.action.argmax(-1), largest)
-    assert torch.equal(window.action.sum(-1), torch.ones(20, 31, AGENTS))
-    gone = ~window.obs[..., env.action_mask_slice].bool().any(-1)
-    assert gone[..., 2].any() and not gone[..., :2].any()
-
-
-def test_learned_gradients_are_of_the_action_taken():
-    """A closed choice becomes an open one in the wrapper too, before any model sees it."""
-    env = learned(MaskedReach())
-    env.reset(seed=0)
-    window = env.rollout(lambda obs: torch.rand(ENVS, AGENTS, CHOICES), 5)
-    assert closed_choices(env, window.obs, window.action) == 0
-    env.reset(seed=0)
-    action = torch.rand(ENVS, AGENTS, CHOICES).requires_grad_()
-    _, reward, *_ = env.step(action)
-    env.fit(window)
-    assert env.env.closed == 0
-    assert reward.shape == (ENVS, AGENTS)
-
-
-def test_logits_outside_the_box_mean_the_same_action_everywhere():
-    """The largest entry is taken, not the first of those that clamping would make equal."""
+def test_the_largest_available_entry_is_the_action_everywhere():
+    """Not the first of those that clamping would make equal; a closed one reaches no model."""
     given = 3 * torch.randn(6, ENVS, AGENTS, CHOICES)
     rewards = []
-    for env in (MaskedReach(), learned(MaskedReach())):
+    for env in (bare := MaskedReach(), learned(MaskedReach())):
         env.reset(seed=0)
         rewards.append(torch.stack([env.step(action)[1] for action in given]))
         env.reset(seed=0)
@@ -217,6 +182,11 @@ def test_logits_outside_the_box_mean_the_same_action_everywhere():
         now = available_actions(window.obs, env.action_mask_slice)
         largest = given.masked_fill(~now, -torch.inf).argmax(-1)
         assert torch.equal(window.action.argmax(-1), largest)
+        assert torch.equal(window.action.sum(-1), torch.ones(6, ENVS, AGENTS))
+        assert closed_choices(env, window.obs, given) > 50
+        gone = ~now.any(-1)
+        assert gone[..., 2].any() and not gone[..., :2].any()
+    assert bare.closed == 0 and bare.taken > 200
     assert all(torch.equal(rewards[0], reward) for reward in rewards[1:])
 
 

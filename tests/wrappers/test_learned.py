@@ -1,6 +1,5 @@
 """LearnedDiffWrapper: the simulator's numbers, the surrogates' gradients."""
 
-import functools
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -25,9 +24,6 @@ from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
-from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
@@ -154,48 +150,28 @@ def test_true_models_give_the_true_gradient(real, given, config):
     torch.testing.assert_close(first_gradient(env), true, atol=1e-5, rtol=1e-5)
 
 
-def learnable_spring(dynamics: str, anchor: str = "real", loop: str = "closed") -> Any:
-    world_model = ActionWorldModelConfig(
-        width=16, layers=2, feedforward=32, max_horizon=HORIZON, batch_size=64
+def test_true_models_agree_with_the_true_gradient_and_the_env_stands_where_it_stood():
+    env = LearnedDiffWrapper(
+        Spring(max_steps=11),
+        reward=TrueReward(),
+        dynamics=TrueStep(),
+        continuous=torch.ones(AGENTS, 2, dtype=torch.bool),
     )
-    config = SurrogateConfig(
-        anchor=anchor,
-        loop=loop,
-        dynamics=StepModelConfig() if dynamics == "step" else world_model,
-        minibatches=20,
-    )
-    env = LearnedDiffWrapper(Spring(max_steps=11), config=config)
     env.reset(seed=2)
-    return env
-
-
-@functools.cache
-def models_of_the_spring(dynamics: str) -> dict[str, Tensor]:
-    """Return weights after 25 windows; they are the same for every anchor and loop."""
-    env, errors = learnable_spring(dynamics), []
-    for _ in range(25):
-        env.detach()
-        report = env.fit(env.rollout(gaussian_policy(env), HORIZON))
-        errors.append(report.get("dynamics_error", 1.0))
-    assert errors[-1] < 0.5
-    return env.surrogates.state_dict()
-
-
-@pytest.mark.parametrize(("dynamics", "anchor", "loop"), ESTIMATORS)
-def test_models_learn_the_spring_and_their_gradient_approaches_the_true_one(dynamics, anchor, loop):
-    env = learnable_spring(dynamics, anchor, loop)
-    env.surrogates.load_state_dict(models_of_the_spring(dynamics))
-    policy = gaussian_policy(env)
+    policy, before = gaussian_policy(env), env.env.state()
 
     def loss(window: Window) -> Tensor:
         return -window.reward.mean() + window.next_obs[-1].square().mean()
 
-    before = env.env.state()
     report = env.compare_gradients(
-        lambda: gaussian_policy(env), HORIZON, loss, policy.actor.net.parameters()
+        lambda: NoisyPolicy(policy.actor, policy.noise),
+        HORIZON,
+        loss,
+        policy.actor.net.parameters(),
     )
+    assert list(report.values()) == pytest.approx([1.0, 1.0], rel=1e-4)
     assert torch.equal(env.env.state()["current_obs"], before["current_obs"])
-    assert -1 <= report["gradient_cosine"] <= 1
+    assert (env.learns_dynamics, env.learns_reward, env.env.gradients) == (True, True, frozenset())
 
 
 def test_discrete_entries_are_found_and_carry_no_gradient():

@@ -17,7 +17,7 @@ from toys.choices import Choices
 from toys.reach import Reach
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.registry import as_multi_agent, make
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import env_seeds
 from diffsurrogate.wrappers.gymnasium.export import as_gymnasium
@@ -162,21 +162,6 @@ def test_padded_choices_are_none():
     env = Choices(choices=4)
     env.valid_action_dims[1, 2:] = False  # as an adapter marks an agent with 2 actions only
     assert as_gymnasium(env).single_action_space == spaces.MultiDiscrete([4, 2, 4])
-
-
-def test_a_team_can_come_back_as_one_agent():
-    env, same = as_multi_agent(as_gymnasium(dispersion())), dispersion()
-    obs, _ = env.reset(seed=6)
-    assert obs.shape == (ENVS, 1, AGENTS * same.obs_dim)
-    same.reset(seed=6)
-    for step in range(2 * LIMIT):
-        action = torch.tensor(moves(step))
-        obs, reward, _, cut, info = env.step(action.reshape(ENVS, 1, -1))
-        expected, each, _, ended, ours = same.step(action)
-        assert torch.equal(obs, expected.reshape(ENVS, 1, -1))
-        assert torch.equal(reward, each.sum(-1, keepdim=True))
-        assert torch.equal(cut, ended)
-        assert torch.equal(info["final_obs"], ours["final_obs"].reshape(ENVS, 1, -1))
 
 
 # --- Gymnasium's vector wrappers -----------------------------------------------------------------

@@ -276,26 +276,6 @@ def test_ids_are_those_that_run():
     assert not [name for name in ids if "storm" in name or "ant_4x2" in name]
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "advice"),
-    [
-        (SPREAD, {"num_agent": 5}, "takes no num_agent; it takes .*num_agents"),
-        (SPREAD, {"action_type": "Both"}, "could not be made with .*Both"),
-        (SPREAD, {"render_mode": "rgb_array"}, "cannot be drawn here yet"),
-        (f"{SPREAD}-2s3z", {}, "has no maps; those of SMAX"),
-        ("SMAX-2s3y", {}, "no map '2s3y'; there are .*2s3z"),
-        ("SMAX-2s3z", {"map_name": "3m"}, "more than one map"),
-        ("SMAX", {"legs": 4}, "could not be made with .*legs"),
-        ("overcooked_v2", {"layout": "cramped"}, "no map 'cramped'; there are"),
-        ("halfcheetah_6x1", {}, "needs a package: .*brax"),
-        ("storm_2p", {}, r"InTheGrid_2p: reset\(\) gives no observation for \[0, 1\]"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, advice):
-    with pytest.raises(UsageError, match=advice):
-        make(f"jaxmarl/{name}", **({"num_envs": 2} | options))
-
-
 def test_envs_that_do_not_fit_are_refused():
     from jaxmarl.environments import spaces
 

@@ -73,20 +73,6 @@ def test_resets_draw_from_gymnasiums_range():
     assert noise.amax(0).min() > 0.0195
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("HalfCheetah-v5", {"threads": 0}, "threads is 0"),
-        ("HalfCheetah-v5", {"legs": 5}, "could not be made with"),
-        ("HalfCheetah-v4", {}, "HalfCheetahEnv of gymnasium.envs.mujoco.half_cheetah_v4"),
-        ("Pendulum-v1", {}, "AntEnv, HalfCheetahEnv"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
-    with pytest.raises(UsageError, match=message):
-        make(f"mujoco/{name}", **({"num_envs": 1} | options))
-
-
 def test_a_wrapper_that_changes_the_robot_is_refused():
     raw = gymnasium.wrappers.TransformReward(gymnasium.make("Hopper-v5"), lambda reward: 2 * reward)
     with pytest.raises(UsageError, match="TransformReward may change what the robot does"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate import UsageError, make
+from diffsurrogate import make
 from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
 
 WITHOUT_MUJOCO = """
@@ -74,22 +74,6 @@ def test_agents_see_further_if_told_to():
         make("mamujoco/HalfCheetah-6x1", num_envs=1, agent_obsk=joints) for joints in (0, 5)
     )
     assert near.obs_dim < 9 < far.obs_dim
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("HalfCheetah-5x1", {}, "HalfCheetah has 6"),
-        ("Cat-2x1", {}, "is not known"),
-        ("ManySegmentSwimmer-many", {}, "is not known"),
-        ("CoupledHalfCheetah-2x6", {}, "UNKNOWN partitioning config"),
-        ("Ant-4x2", {"legs": 5}, "could not be made"),
-        ("Ant-4x2", {"agent_obsk": None}, "makes one agent"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
-    with pytest.raises(UsageError, match=message):
-        make(f"mamujoco/{name}", **({"num_envs": 1} | options))
 
 
 @pytest.mark.parametrize(

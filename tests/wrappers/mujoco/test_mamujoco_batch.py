@@ -144,22 +144,6 @@ def test_an_older_mujoco_steps_one_by_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("Reacher-2x1", {"batched": True}, "agent_0 sees is not entries"),
-        ("Reacher-2x1", {"threads": 2}, "cannot step its copies together"),
-        ("Reacher-2x1", {"render_mode": "rgb_array"}, "cannot step its copies together"),
-        ("Ant-4x2", {"batched": False, "threads": 2}, "one copy after another"),
-        ("Ant-4x2", {"batched": False, "render_mode": "rgb_array"}, "cannot be drawn"),
-        ("Ant-4x2", {"threads": 0}, "threads is 0"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
-    with pytest.raises(UsageError, match=message):
-        make(f"mamujoco/{name}", **({"num_envs": 1} | options))
-
-
-@pytest.mark.parametrize(
     ("function", "message"),
     [
         (lambda data: data.ctrl, r"agent_0 sees is not entries.*no attribute 'ctrl'"),
