@@ -435,7 +435,7 @@ def test_what_cannot_be_made_is_refused_with_advice(env_id, options, advice):
     """An unknown name is answered with the nearest."""
     library = env_id.partition("/")[0]
     needed({"diffsurrogate": "builtin"}.get(library, library))
-    if library == "mujoco" or "threads" in options:
+    if {"batched", "threads"} & {*options}:
         needed("mujoco")
     with pytest.raises(UsageError, match=advice):
         make(env_id, **({"num_envs": 2} | options))

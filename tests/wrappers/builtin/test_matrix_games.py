@@ -50,10 +50,9 @@ def agreement(joint):
 
 
 @pytest.mark.parametrize("agents", [1, 2, 3])
-@pytest.mark.parametrize(
-    ("game", "pays"), [("specialisation", crowd), ("synchronisation", agreement)]
-)
-def test_every_joint_choice_is_paid_by_how_many_agree(game, pays, agents):
+@pytest.mark.parametrize("game", ["specialisation", "synchronisation"])
+def test_every_joint_choice_is_paid_by_how_many_agree(game, agents):
+    pays = crowd if game == "specialisation" else agreement
     choices = list(itertools.product(range(agents), repeat=agents))
     env = make(f"games/{game}", num_envs=len(choices), n_agents=agents)
     reward, *_ = played(env, choices)

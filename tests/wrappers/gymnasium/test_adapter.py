@@ -75,56 +75,6 @@ def choose(*choices: int, among: int) -> Tensor:
     return torch.nn.functional.one_hot(torch.tensor(choices), among).float()[:, None]
 
 
-class Reference:
-    """Single raw envs, stepped and reset by hand."""
-
-    def __init__(self, name: str, seed: int, max_steps: int) -> None:
-        self.raws = [gymnasium.make(name, max_episode_steps=max_steps) for _ in range(ENVS)]
-        seeds = env_seeds(seed, ENVS)
-        self.obs = [raw.reset(seed=s)[0] for raw, s in zip(self.raws, seeds, strict=True)]
-
-    def step(self, actions: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-        stepped = [raw.step(a) for raw, a in zip(self.raws, actions, strict=True)]
-        final, rewards, terminated, truncated, _ = map(list, zip(*stepped, strict=True))
-        self.obs = [
-            raw.reset()[0] if end or cut else last
-            for raw, last, end, cut in zip(self.raws, final, terminated, truncated, strict=True)
-        ]
-        return final, rewards, terminated, truncated
-
-
-def equal(ours: Tensor, raw: list[Any]) -> bool:
-    return bool((ours.squeeze(1).numpy() == np.array(raw, np.float32)).all())
-
-
-@pytest.mark.parametrize(("name", "max_steps"), [("Pendulum-v1", 11), ("CartPole-v1", 13)])
-def test_values_and_ends_are_the_raw_envs_bit_for_bit(name, max_steps):
-    env = make(f"gymnasium/{name}", num_envs=ENVS, seed=3, max_steps=max_steps)
-    reference = Reference(name, 3, max_steps)
-    obs, _ = env.reset()
-    assert equal(obs, reference.obs)
-    generator = torch.Generator().manual_seed(0)
-    ends = torch.zeros(2, dtype=torch.long)
-    for _ in range(70):
-        if env.discrete_actions:
-            choices = (torch.rand(ENVS, generator=generator) < 0.85).long()
-            action, raw_action = choose(*choices.tolist(), among=2), list(choices.numpy())
-        else:
-            action = 6 * torch.rand(ENVS, 1, 1, generator=generator) - 3  # the box is ±2
-            raw_action = list(action[:, 0].clamp(-2, 2).numpy())
-        obs, reward, terminated, truncated, info = env.step(action)
-        final, raw_reward, raw_terminated, raw_truncated = reference.step(raw_action)
-        assert equal(info["final_obs"], final)
-        assert equal(obs, reference.obs)
-        assert equal(reward, raw_reward)
-        assert terminated.tolist() == raw_terminated
-        assert truncated.tolist() == raw_truncated
-        assert torch.equal(info["_final_obs"], terminated | truncated)
-        ends += torch.stack([terminated.sum(), truncated.sum()])
-    assert ends[1] > 0
-    assert (ends[0] > 0) == (name == "CartPole-v1")
-
-
 def test_the_largest_entry_of_a_discrete_action_is_taken():
     env = as_multi_agent(Counter, num_envs=ENVS)
     assert env.discrete_actions

@@ -176,28 +176,13 @@ def test_the_global_state_is_the_raw_envs_and_ends_every_row():
         obs, *_ = env.step(torch.rand(ENVS, 2, 5))
 
 
-def test_mpe_and_mamujoco_have_a_state():
+def test_mpe_has_a_state():
     env: Any = make("mpe2/simple_spread_v3", num_envs=ENVS, state=True)
     env.reset(seed=1)
     assert env.global_state_slice == slice(18, 18 + 54)
     for row, raw in zip(env.current_obs, env.raws, strict=True):
         for agent in range(3):
             assert row[agent, 18:].tolist() == raw.state().astype(np.float32).tolist()
-    mamujoco = pytest.importorskip("gymnasium_robotics").mamujoco_v1
-    robot: Any = as_multi_agent(
-        lambda: mamujoco.parallel_env("Swimmer", agent_conf="2x1"), num_envs=2, state=True, seed=0
-    )
-    obs, _ = robot.reset()
-    obs, *_ = robot.step(torch.rand(2, 2, 1))
-    for row, raw in zip(obs, robot.raws, strict=True):
-        own = raw.single_agent_env.unwrapped._get_obs().astype(np.float32).tolist()
-        assert (
-            row[0, robot.global_state_slice].tolist()
-            == row[1, robot.global_state_slice].tolist()
-            == own
-        )
-    agent = SHAC(learned(robot), config(), seed=0).learn(2 * 4 * 2)
-    assert (agent.iteration, agent.skipped) == (2, 0)
 
 
 def test_a_state_is_refused_where_there_is_none():
