@@ -33,13 +33,6 @@ class Points(TorchEnv):
         return -next_state["position"].square().sum(-1)
 
 
-class Mortal(Points):
-    """Dies where agent 0's first coordinate passes 1."""
-
-    def terminated(self, state):
-        return state["position"][:, 0, 0] > 1
-
-
 class SparseReward(Points):
     true_gradients = frozenset({"dynamics"})
 
@@ -112,23 +105,6 @@ def test_gradient_is_worked_by_hand():
     _, reward, *_ = env.step(action)
     reward.sum().backward()
     torch.testing.assert_close(action.grad, -0.2 * start)  # d/da of -(p + a / 10)^2 at a = 0
-
-
-def test_reset_touches_only_the_envs_that_ended():
-    env = started(Mortal, differentiable=True)
-    first = env._state["position"][:, 0, 0]
-    action = (torch.where(first > 0.5, 1.0, 0.0)[:, None, None] + ZERO).requires_grad_()
-    for _ in range(6):
-        obs, _, terminated, _, info = env.step(action)
-        if terminated.any():
-            break
-    assert terminated.any() and not terminated.all()
-    assert torch.equal(obs[~terminated], info["final_obs"][~terminated])
-    assert (obs[terminated] <= 1).all()
-    assert (env._state["age"] > 0).tolist() == (~terminated).tolist()
-    obs.sum().backward()
-    assert (action.grad[terminated] == 0).all()
-    assert (action.grad[~terminated] > 0).all()
 
 
 def test_random_stream_does_not_depend_on_which_envs_ended():

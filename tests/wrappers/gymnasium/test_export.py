@@ -2,6 +2,7 @@
 
 import sys
 import types
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -212,34 +213,27 @@ def test_final_observations_as_one_array_have_every_env():
 
 @pytest.mark.filterwarnings("ignore:.*same-step:UserWarning")
 def test_its_videos_show_our_pictures(monkeypatch, tmp_path):
+    """Moviepy, which writes the file, is stood in for."""
     clips: list[list[np.ndarray]] = []
-
-    class Clip:
-        def __init__(self, frames: list[np.ndarray], fps: int) -> None:
-            clips.append(list(frames))
-
-        def write_videofile(self, path: str, logger: Any) -> None:
-            assert path.endswith(".mp4")
-
-    for name in ("moviepy", "moviepy.video", "moviepy.video.io"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    module = types.ModuleType("moviepy.video.io.ImageSequenceClip")
-    module.ImageSequenceClip = Clip
-    monkeypatch.setitem(sys.modules, "moviepy.video.io.ImageSequenceClip", module)
+    module: Any = types.ModuleType("moviepy.video.io.ImageSequenceClip")
+    module.ImageSequenceClip = lambda frames, fps: SimpleNamespace(
+        write_videofile=lambda path, logger: clips.append(list(frames))
+    )
+    for name in ("moviepy", "moviepy.video", "moviepy.video.io", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
     envs = as_gymnasium(dispersion())
+    video = vector.RecordVideo(envs, str(tmp_path / "films"), video_length=2)
+    video.reset(seed=0)
     frames = envs.render()
     assert isinstance(frames, tuple)
     assert [frame.shape for frame in frames] == [(400, 400, 3)] * ENVS
-    video = vector.RecordVideo(envs, str(tmp_path / "films"), video_length=2)
-    video.reset(seed=0)
-    first = np.concatenate(envs.render(), axis=1)
-    video.step(moves(0).reshape(ENVS, -1))
-    video.step(moves(1).reshape(ENVS, -1))
+    for step in range(2):
+        video.step(moves(step).reshape(ENVS, -1))
     video.close()
     ((shown, *later),) = clips
-    assert (shown == first).all()  # 5 envs, side by side
+    assert (shown == np.concatenate(frames, axis=1)).all()  # 5 envs, side by side
     assert len(later) == 2
-    assert not (later[0] == first).all()
+    assert not (later[0] == shown).all()
     assert envs.env.closed
 
 

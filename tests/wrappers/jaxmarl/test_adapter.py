@@ -186,6 +186,24 @@ def test_values_and_ends_are_the_raw_envs(name):
     assert (ends > 0).tolist() == ([True, False] if name == SMAX else [False, True])
 
 
+def test_dead_units_of_smax_are_masked():
+    """Whoever has no unit left, by the raw env's own state; a saved state brings it back."""
+    env = made(SMAX)
+    env.reset(seed=0)
+    seen, before, after = 0, None, None
+    for action in actions(env, 60):
+        alive = torch.from_numpy(np.asarray(env._state.state.unit_alive).copy())[:, :3]
+        mask = torch.ones(ENVS, 3, dtype=torch.bool) if env.alive_mask is None else env.alive_mask
+        assert torch.equal(mask, alive)
+        seen += int((~alive).sum())
+        if seen and before is None:
+            before, after = env.state(), mask.clone()
+        env.step(action)
+    assert before is not None
+    env.set_state(before)
+    assert torch.equal(env.alive_mask, after)
+
+
 def test_tensors_share_their_memory_with_jax():
     from diffsurrogate.wrappers.jaxmarl.batch import to_jax
 

@@ -98,17 +98,6 @@ def test_the_time_limit_of_a_raw_env_is_taken_over():
         env.reset(seed=-1)
 
 
-def test_actions_are_clamped_to_the_box():
-    env = vmas.make("simple_crypto", num_envs=ENVS)  # communicates: one bound is 0
-    env.reset(seed=1)
-    wild = 10 * actions(env, 5) - 3
-    clamped = torch.maximum(torch.minimum(wild, env.action_high), env.action_low)
-    state = env.state()
-    expected = play(env, clamped)
-    env.set_state(state)
-    assert_same(expected, play(env, wild))
-
-
 def test_smaller_agents_are_padded_and_the_padding_does_nothing():
     env = vmas.make("simple_world_comm", num_envs=ENVS)
     obs, _ = env.reset(seed=1)
