@@ -1,22 +1,20 @@
 """Columns with a role: closed choices are never taken, and no policy sees the global state."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from toys.masked import AGENTS, CHOICES, ENVS, SEEN, HiddenHalf, MaskedReach, closed_choices
-from toys.reach import NET, config, learned
+from toys.reach import NET, learned
+from toys.trainers import TRAINERS
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.policy_updates import AllActionConfig, GradientUpdateConfig
-from diffsurrogate.algorithms.ppo import MAPPO, PPO, PPOConfig
-from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
@@ -234,22 +232,16 @@ def test_invalid_slices_are_refused(roles, advice):
 # --- learning -------------------------------------------------------------------------------------
 
 
-def trainer(kind: str, env: MaskedReach) -> Any:
-    if kind == "shac++":
-        settings = config(noise=NoiseConfig(), horizon=8)
-        return SHAC(learned(env), settings, seed=0)
-    if kind == "shac++, all actions":
-        update = GradientUpdateConfig(gradient=AllActionConfig())
-        return SHAC(learned(env), config(noise=NoiseConfig(), horizon=8, update=update), seed=0)
-    actor, critic = ActorConfig(net=NET), CriticConfig(net=NET)
-    if kind == "ppo, one after another":
-        actor = ACTORS[2]
-    if kind == "mappo":
-        return MAPPO(env, replace(PPOConfig.mappo(), horizon=8), seed=0)
-    return PPO(env, PPOConfig(horizon=8, actor=actor, critic=critic), seed=0)
-
-
-KINDS = ["ppo", "ppo, one after another", "mappo", "shac++", "shac++, all actions"]
+KINDS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "ppo, one after another": {"actor": ACTORS[2]},
+    "mappo": {},
+    "shac++": {"noise": NoiseConfig()},
+    "shac++, all actions": {
+        "noise": NoiseConfig(),
+        "update": GradientUpdateConfig(gradient=AllActionConfig()),
+    },
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -264,7 +256,8 @@ def test_masked_actions_are_never_taken_in_training(kind, monkeypatch):
         return original(self, action)
 
     monkeypatch.setattr(MaskedReach, "apply_action_mask", apply_action_mask)
-    agent = trainer(kind, env).learn(26 * 8 * ENVS)
+    case = TRAINERS[kind.partition(",")[0]]
+    agent = case.make(case.wrap(env), horizon=8, **KINDS[kind]).learn(26 * 8 * ENVS)
     assert agent.iteration == 26 and agent.skipped == 0
     assert env.taken > 200 * ENVS * 2 and env.closed == 0 and replaced == 0
     evaluate(agent.predict, test := MaskedReach())
