@@ -257,8 +257,8 @@ def test_masked_actions_are_never_taken_in_training(kind, monkeypatch):
 
     monkeypatch.setattr(MaskedReach, "apply_action_mask", apply_action_mask)
     case = TRAINERS[kind.partition(",")[0]]
-    agent = case.make(case.wrap(env), horizon=8, **KINDS[kind]).learn(26 * 8 * ENVS)
-    assert agent.iteration == 26 and agent.skipped == 0
+    agent = case.make(case.wrap(env), horizon=16, **KINDS[kind]).learn(13 * 16 * ENVS)
+    assert agent.iteration == 13 and agent.skipped == 0
     assert env.taken > 200 * ENVS * 2 and env.closed == 0 and replaced == 0
     evaluate(agent.predict, test := MaskedReach())
     assert test.taken > 100 and test.closed == 0 and replaced == 0

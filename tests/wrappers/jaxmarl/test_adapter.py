@@ -6,6 +6,8 @@ JaxMARL is imported in the tests, not with this file: that takes seconds.
 import functools
 import importlib.util
 import io
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -323,3 +325,20 @@ def test_a_device_that_jax_cannot_reach_is_refused():
 
     with pytest.raises(UsageError, match=r"JAX cannot reach .cuda:99.*use device=.cpu"):
         jax_device(torch.device("cuda:99"))
+
+
+def test_importing_jaxmarl_prints_nothing_and_leaves_the_streams(monkeypatch, capsys):
+    from diffsurrogate.wrappers.jaxmarl import library
+
+    streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
+    with library._undisturbed():
+        print("found no env")
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        print("found another")
+    assert (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__) == streams
+    assert capsys.readouterr().out == ""
+    monkeypatch.setitem(sys.modules, "jaxmarl", None)
+    spec = importlib.util.spec_from_file_location("copy_of_library", Path(library.__file__))
+    assert spec is not None and spec.loader is not None
+    with pytest.raises(UsageError, match=r'pip install "diffsurrogate\[jaxmarl\]"'):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -140,24 +140,6 @@ def test_attributes_methods_and_pictures_are_those_of_the_env_behind_the_slots()
     assert vec.env.closed
 
 
-def test_its_monitor_counts_every_agents_own_return():
-    vec, env = VecMonitor(SB3VecEnv(Choices())), Choices()
-    vec.seed(0)
-    vec.reset()
-    env.reset(seed=0)
-    choices = np.array([0, 1, 0] * (ENVS - 1) + [0, 0, 0])
-    total = torch.zeros(ENVS, AGENTS)
-    returns: dict[int, float] = {}
-    for _ in range(4):
-        *_, infos = vec.step(choices)
-        total += env.step(to_actions(choices, env))[1]
-        for slot, info in enumerate(infos):
-            if "episode" in info and slot not in returns:
-                returns[slot] = info["episode"]["r"]
-                assert returns[slot] == total[slot // AGENTS, slot % AGENTS]
-    assert len(returns) == ENVS * AGENTS
-
-
 @pytest.mark.parametrize(
     ("algorithm", "env_id"), [(SAC, "gymnasium/Pendulum-v1"), (DQN, "gymnasium/CartPole-v1")]
 )

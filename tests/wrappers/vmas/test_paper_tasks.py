@@ -234,12 +234,12 @@ def test_sampling_gradient_is_vmas_s():
     ("task", "agents"), [("discovery", 1), ("discovery", AGENTS), ("sampling", AGENTS)]
 )
 def test_values_are_vmas_s(task, agents):
-    options = {"num_envs": ENVS, "n_agents": agents, "max_steps": 60}  # one reset
+    options = {"num_envs": ENVS, "n_agents": agents, "max_steps": 25}  # one reset
     vmas_options = {"targets_respawn": False, "agents_per_target": min(agents, 2)}
     theirs = vmas.make(task, **options, **(vmas_options if task == "discovery" else {}))
     ours = paper.make(task, **options)
     assert torch.equal(ours.reset(seed=1)[0][..., :4], theirs.reset(seed=1)[0][..., :4])
-    given = actions(100, agents=agents)
+    given = actions(40, agents=agents)
     for mine, vmas_s in zip(play(ours, given), play(theirs, given), strict=True):
         torch.testing.assert_close(mine, vmas_s, rtol=0, atol=LIDAR_ERROR)
         lidar = slice(4, 19 if task == "discovery" else 16)
