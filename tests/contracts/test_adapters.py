@@ -52,10 +52,12 @@ class Case:
             return make(
                 self.env_id, **({"num_envs": ENVS, "max_steps": LIMIT} | self.options | options)
             )
-        one = lambda: gymnasium.make("Pendulum-v1", max_episode_steps=LIMIT)  # noqa: E731
+        mode = {"render_mode": options.pop("render_mode", None), "max_episode_steps": LIMIT}
+        one = lambda: gymnasium.make("Pendulum-v1", **mode)  # noqa: E731
         return as_multi_agent(make_vec_env(one, ENVS), **options)
 
 
+SPREAD = "jaxmarl/MPE_simple_spread_v3"
 PREDATORS = {"num_good": 1, "num_adversaries": 2, "num_obstacles": 1}
 CASES = {
     "builtin": Case(
@@ -86,7 +88,7 @@ CASES = {
         env_id="mamujoco/HalfCheetah-2x3", options={"batched": False}, needs="gymnasium_robotics"
     ),
     "jaxmarl": Case(
-        env_id="jaxmarl/MPE_simple_spread_v3",
+        env_id=SPREAD,
         options={"action_type": "Continuous"},
         saves=True,
         needs="jaxmarl",
@@ -189,15 +191,19 @@ def test_shapes_spaces_and_dtypes_are_those_of_the_protocol(env, case):
 
 
 def test_the_same_seed_gives_the_same_numbers_and_leaves_global_streams_alone(env, other, case):
-    def run(env: MultiAgentVectorEnv, seed: int) -> list[Tensor]:
+    def run(env: MultiAgentVectorEnv, seed: int, around: Any = None) -> list[Tensor]:
         env.reset(seed=seed)
-        return play(env, 2 * LIMIT + 3)  # over two resets
+        first = play(env, LIMIT + 3)  # over a reset, as are the others
+        if around is not None and around is not env:
+            around.reset(seed=9)
+            play(around, 2)
+        return first + play(env, LIMIT, seed=1)
 
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     first = run(env, 3)
     assert (np.random.get_state()[1] == before[0]).all()
     assert torch.equal(torch.get_rng_state(), before[1])
-    assert equal(first, run(other, 3))
+    assert equal(first, run(other, 3, around=env))
     if case.random:
         starts = first[0][0]
         assert not torch.equal(starts, run(env, 4)[0][0])
@@ -256,32 +262,43 @@ def test_a_saved_state_goes_on_exactly_in_another_env_or_is_refused_in_words(env
         return
     env.randomise_episode_phase(torch.Generator().manual_seed(0))
     play(env, 3)
-    torch.save(env.state(), file := io.BytesIO())
+    torch.save(state := env.state(), file := io.BytesIO())
     expected = play(env, 2 * LIMIT, seed=1)
+    file.seek(0)
     other.reset(seed=5)
-    for one in (other, env):  # its own state, too, can be gone back to
-        file.seek(0)
-        one.set_state(torch.load(file, weights_only=True))
-        assert equal(play(one, 2 * LIMIT, seed=1), expected)
+    other.set_state(torch.load(file, weights_only=True))
+    assert equal(play(other, 2 * LIMIT, seed=1), expected)
+    env.set_state(state)  # which stepping on has not changed
+    assert equal(play(env, 2 * LIMIT, seed=1), expected)
 
 
 def test_envs_in_the_mask_are_reset_and_the_others_go_on(env, case):
     env.reset(seed=2)
     play(env, 3)
-    before = env.current_obs.clone()
     if not case.limits:
         with pytest.raises(UsageError, match="only when its episode ends"):
             env.reset(options={"reset_mask": RESET})
         return
-    obs, _ = env.reset(options={"reset_mask": RESET.numpy()})
+    undisturbed = play(env, LIMIT - 3, seed=1)
+    env.reset(seed=2)
+    play(env, 3)
+    before = env.current_obs.clone()
+    obs, info = env.reset(options={"reset_mask": RESET.numpy()})
+    assert info == {}
+    assert torch.equal(env.current_obs, obs)
     assert torch.equal(obs[~RESET], before[~RESET])
     assert torch.equal(env.episode_start, RESET)
     if case.random:
         assert (obs[RESET] != before[RESET]).flatten(1).any(1).all()
-    *_, terminated, truncated = play(env, LIMIT)
-    assert torch.equal(truncated[LIMIT - 4], ~RESET)
-    assert torch.equal(truncated[LIMIT - 1], RESET)
+    gone_on = play(env, LIMIT - 3, seed=1)
+    assert equal([row[:, ~RESET] for row in gone_on], [row[:, ~RESET] for row in undisturbed])
+    *_, terminated, truncated = gone_on
     assert not terminated.any()
+    assert truncated.any(1).tolist() == [False] * (LIMIT - 4) + [True]
+    assert torch.equal(truncated[-1], ~RESET)
+    *_, truncated = play(env, 3)
+    assert truncated.any(1).tolist() == [False, False, True]
+    assert torch.equal(truncated[-1], RESET)
 
 
 def test_one_of_our_envs_is_not_wrapped_again(env):
@@ -299,6 +316,31 @@ def test_ppo_and_shac_take_updates_on_it(env, name):
     assert (agent.iteration, agent.skipped) == (2, 0)
     dense = name != "paper"  # its packages were not touched yet
     assert not dense or not equal(before, list(agent.actor.parameters()))
+
+
+DRAWN_IF_ASKED = {"gymnasium", "mpe2", "sb3"}
+
+
+@pytest.mark.parametrize("name", ["builtin", "vmas", *sorted(DRAWN_IF_ASKED)])
+def test_pictures_are_of_all_envs_or_of_those_asked_for(name):
+    """Pygame's are made only if that was said when the env was made."""
+    needed(name)
+    asked = {"render_mode": "rgb_array"} if name in DRAWN_IF_ASKED else {}
+    env = CASES[name].build(**asked)
+    env.reset(seed=0)
+    frames = env.render()
+    assert env.render_mode == "rgb_array"
+    assert len(frames) == ENVS
+    assert all((f.shape, f.dtype) == ((*f.shape[:2], 3), np.uint8) for f in frames)
+    some = env.render([2, 0])
+    assert len(some) == 2
+    assert np.array_equal(some[0], frames[2]) and np.array_equal(some[1], frames[0])
+    assert not np.array_equal(frames[2], frames[0])
+    if asked:
+        plain = pair(name)[0]
+        assert plain.render_mode is None
+        with pytest.raises(UsageError, match=r'render_mode.*"rgb_array"'):
+            plain.render()
 
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
@@ -326,25 +368,77 @@ def test_an_unknown_option_is_refused(case):
         case.build(no_such=5)
 
 
-@pytest.mark.parametrize(
-    ("env_id", "near"),
-    [
-        ("diffsurrogate/cartpole-swingu", "cartpole-swingup"),
-        ("games/climbin", "climbing"),
-        ("gymnasium/Pendlum-v1", "Pendulum-v1"),
-        ("mpe2/simple_spred_v3", "simple_spread_v3"),
-        ("pettingzoo/classic/rps_v3", "rps_v2"),
-        ("mujoco/HalfCheeta-v5", "HalfCheetah-v5"),
-        ("mamujoco/HalfCheetah", "HalfCheetah-6x1"),
-        ("jaxmarl/MPE_simple_sprad_v3", "MPE_simple_spread_v3"),
-        ("vmas/disperson", "dispersion"),
-        ("paper/disperson", "dispersion"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_nearest(env_id, near):
-    needed(env_id.partition("/")[0].replace("diffsurrogate", "builtin"))
-    with pytest.raises(UsageError, match=near):
-        make(env_id, num_envs=2)
+ADVISED: list[tuple[str, dict[str, Any], str]] = [
+    ("diffsurrogate/cartpole-swingu", {}, "cartpole-swingup"),
+    ("games/climbin", {}, "climbing"),
+    ("games/matrix", {}, "needs payoff"),
+    ("games/matrix", {"payoff": [[1.0, 2.0]]}, "one axis per agent"),
+    ("games/matrix", {"payoff": [[1.0], [2.0, 3.0]]}, "no array of numbers"),
+    ("games/matrix", {"payoff": [[float("nan")]]}, "finite"),
+    ("games/specialisation", {"n_agents": 0}, "at least 1"),
+    ("games/climbing", {"steps": 0}, "at least 1"),
+    ("gymnasium/Pendlum-v1", {}, "Pendulum-v1"),
+    ("mpe2/simple_spred_v3", {}, "simple_spread_v3"),
+    ("mpe2/simple_spread_v3", {"n_foxes": 3}, "n_foxes.*it takes N, local_ratio, max_cycles"),
+    ("mpe2/simple_spread_v3", {"local_ratio": 2.0}, "local_ratio is a proportion"),
+    ("pettingzoo/classic/rps_v3", {}, "rps_v2"),
+    ("pettingzoo/sisl/multiwaker_v9", {}, "pettingzoo/sisl/multiwalker_v9"),
+    ("pettingzoo/waterworld_v4", {}, "pettingzoo/<family>/<name>.*classic, sisl"),
+    ("pettingzoo/sisle/pursuit_v5", {}, "pettingzoo/<family>/<name>.*classic, sisl"),
+    ("pettingzoo/classic/tictactoe_v3", {}, "take turns are not supported"),
+    ("mujoco/HalfCheeta-v5", {}, "HalfCheetah-v5"),
+    ("mujoco/HalfCheetah-v5", {"threads": 0}, "threads is 0"),
+    ("mujoco/HalfCheetah-v4", {}, "HalfCheetahEnv of gymnasium.envs.mujoco.half_cheetah_v4"),
+    ("mujoco/Pendulum-v1", {}, "AntEnv, HalfCheetahEnv"),
+    ("mamujoco/HalfCheetah", {}, "HalfCheetah-6x1"),
+    ("mamujoco/HalfCheetah-5x1", {}, "HalfCheetah has 6"),
+    ("mamujoco/Cat-2x1", {}, "is not known"),
+    ("mamujoco/ManySegmentSwimmer-many", {}, "is not known"),
+    ("mamujoco/CoupledHalfCheetah-2x6", {}, "UNKNOWN partitioning config"),
+    ("mamujoco/Ant-4x2", {"agent_obsk": None}, "makes one agent"),
+    ("mamujoco/Ant-4x2", {"batched": False, "threads": 2}, "one copy after another"),
+    ("mamujoco/Ant-4x2", {"batched": False, "render_mode": "rgb_array"}, "cannot be drawn"),
+    ("mamujoco/Ant-4x2", {"threads": 0}, "threads is 0"),
+    ("mamujoco/Reacher-2x1", {"batched": True}, "agent_0 sees is not entries"),
+    ("mamujoco/Reacher-2x1", {"threads": 2}, "cannot step its copies together"),
+    ("mamujoco/Reacher-2x1", {"render_mode": "rgb_array"}, "cannot step its copies together"),
+    ("jaxmarl/MPE_simple_sprad_v3", {}, "MPE_simple_spread_v3"),
+    (SPREAD, {"num_agent": 5}, "takes no num_agent; it takes .*num_agents"),
+    (SPREAD, {"action_type": "Both"}, "could not be made with .*Both"),
+    (SPREAD, {"render_mode": "rgb_array"}, "cannot be drawn here yet"),
+    (f"{SPREAD}-2s3z", {}, "has no maps; those of SMAX"),
+    ("jaxmarl/SMAX-2s3y", {}, "no map '2s3y'; there are .*2s3z"),
+    ("jaxmarl/SMAX-2s3z", {"map_name": "3m"}, "more than one map"),
+    ("jaxmarl/SMAX", {"legs": 4}, "could not be made with .*legs"),
+    ("jaxmarl/overcooked_v2", {"layout": "cramped"}, "no map 'cramped'; there are"),
+    ("jaxmarl/halfcheetah_6x1", {}, "needs a package: .*brax"),
+    ("jaxmarl/storm_2p", {}, r"InTheGrid_2p: reset\(\) gives no observation for \[0, 1\]"),
+    ("vmas/disperson", {}, "dispersion"),
+    ("vmas/transport", {"n_agent": 3}, "did you mean n_agents"),
+    ("vmas/transport", {"n_agents": 0}, "n_agents is 0"),
+    ("vmas/simple", {"n_agents": 3}, "no argument 'n_agents'; It takes: none"),
+    (
+        "vmas/navigation",
+        {"n_agents": 4, "agents_with_same_goal": 9},
+        "it needs '1 <= self.agents_with_same_goal <= self.n_agents', line",
+    ),
+    ("paper/disperson", {}, "dispersion"),
+    ("paper/discover", {}, r"known: disp|did you mean discovery"),
+    ("paper/samplng", {}, "did you mean sampling"),
+    ("paper/discovery", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean n_agents"),
+    ("paper/sampling", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean n_agents"),
+]
+
+
+@pytest.mark.parametrize(("env_id", "options", "advice"), ADVISED)
+def test_what_cannot_be_made_is_refused_with_advice(env_id, options, advice):
+    """An unknown name is answered with the nearest."""
+    library = env_id.partition("/")[0]
+    needed({"diffsurrogate": "builtin"}.get(library, library))
+    if {"batched", "threads"} & {*options}:
+        needed("mujoco")
+    with pytest.raises(UsageError, match=advice):
+        make(env_id, **({"num_envs": 2} | options))
 
 
 def test_an_unknown_option_of_a_class_names_the_nearest():

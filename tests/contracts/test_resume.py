@@ -123,12 +123,12 @@ class Stateless(Reach):
         return super()._reset_all(seed)
 
 
-@pytest.mark.parametrize("randomise_episode_phase", [False, True])
-@pytest.mark.parametrize("case", TRAINERS.values(), ids=list(TRAINERS))
-def test_an_env_that_saves_no_state_starts_new_episodes(tmp_path, case, randomise_episode_phase):
-    agent = case.make(case.env(Stateless), randomise_episode_phase=randomise_episode_phase).learn(
-        2 * WINDOW
-    )
+@pytest.mark.parametrize(
+    ("name", "spread"), [*((name, True) for name in TRAINERS), ("shac", False), ("sb3", False)]
+)
+def test_an_env_that_saves_no_state_starts_new_episodes(tmp_path, name, spread):
+    case = TRAINERS[name]
+    agent = case.make(case.env(Stateless), randomise_episode_phase=spread).learn(2 * WINDOW)
     loaded = case.kind.load(saved(agent, tmp_path), case.env(Stateless))
     assert loaded.env.episode_start.all()
     new = {".streams.minibatches", ".sb3.last_obs", ".sb3.episode_starts"}
@@ -163,8 +163,9 @@ def test_a_checkpoint_of_another_env_or_configuration_is_refused(tmp_path, name,
         (config(), config(value=values(capacity=0))),
         (clipped(PPO), clipped(PPO, {"batch_size": 7})),
         (stable_baselines(), stable_baselines(hidden=(9,))),
+        (stable_baselines(), stable_baselines(normalise=False)),
     ],
-    ids=["learned deviation", "bins", "no replay", "minibatches", "widths"],
+    ids=["learned deviation", "bins", "no replay", "minibatches", "widths", "normalise"],
 )
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path, saved_by, wanted):
     case = next(case for case in TRAINERS.values() if type(case.config) is type(wanted))
@@ -182,20 +183,17 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
         TRAINERS["shac"].kind.load(path, Reach())
 
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", [name for name, case in TRAINERS.items() if not case.recurrent])
-def test_updates_saving_and_loading_work_on_every_device(tmp_path, device, name):
+def test_updates_saving_and_loading_work_on_cuda(tmp_path, name):
     case = TRAINERS[name]
-    agent = case.make(case.env(device=device)).learn(2 * WINDOW)
-    loaded = case.kind.load(saved(agent, tmp_path), case.env(device=device))
+    agent = case.make(case.env(device="cuda")).learn(2 * WINDOW)
+    loaded = case.kind.load(saved(agent, tmp_path), case.env(device="cuda"))
     obs = loaded.env.current_obs
-    assert obs.device.type == device
+    assert obs.device.type == "cuda"
     assert torch.equal(obs, agent.env.current_obs)
     assert torch.equal(loaded.predict(obs), agent.predict(obs))
-    assert loaded.learn(3 * WINDOW).predict(obs, deterministic=False).device.type == device
+    assert loaded.learn(3 * WINDOW).predict(obs, deterministic=False).device.type == "cuda"
 
 
 # --- runs, from the command line -----------------------------------------------------------------
@@ -221,11 +219,8 @@ RUNS = {
     "ippo, DiCo": ["ippo", *DISPERSION, "--network", "dico", *PPO_SIZES],
     "mappo, recurrent": ["mappo", *DISPERSION, *PPO_SIZES, "--ppo.actor.net.gru_size", "8"],
     "bppo": ["bppo", "games/climbing", *BPPO_SIZES],
-    "armappo": ["armappo", "games/climbing", *BPPO_SIZES],
-    "happo": ["happo", "games/climbing", *BPPO_SIZES],
     "sb3": ["sb3-ppo", *DISPERSION, *SB3_SIZES],
     "sb3, discrete": ["sb3-ppo", "games/climbing", *SB3_SIZES],
-    "ippo, shared, discrete": ["ippo", "games/climbing", "--network", "shared", *PPO_SIZES],
 }
 UPDATES = 6
 
@@ -324,7 +319,7 @@ def test_a_run_killed_by_the_system_resumes_to_the_same_end(whole, tmp_path):
     check_same_run(whole("shac++"), out)
 
 
-@pytest.mark.parametrize("name", ["shac", "shac++", "ppo", "sb3"])
+@pytest.mark.parametrize("name", ["shac++", "sb3"])
 def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(
     name, whole, tmp_path, monkeypatch, capsys
 ):

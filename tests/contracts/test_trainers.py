@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from toys.reach import ACT, AGENTS, ENVS, OBS, Reach
-from toys.trainers import TRAINERS, WINDOW, Case, plain_reach, what_differs
+from toys.trainers import TRAINERS, WINDOW, Case, plain_reach, stable_baselines, what_differs
 
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
@@ -83,7 +83,12 @@ def test_a_progress_bar_may_be_shown(capsys):
 # --- predict -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=TRAINERS.values(), ids=list(TRAINERS))
+PREDICTING = TRAINERS | {
+    "sb3, joint": replace(TRAINERS["sb3"], config=stable_baselines(joint=True)),
+}
+
+
+@pytest.fixture(scope="module", params=PREDICTING.values(), ids=list(PREDICTING))
 def trained(request: pytest.FixtureRequest) -> tuple[Case, Trainer]:
     """Return a trainer whose actions often lie outside the box."""
     case, changes = request.param, {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffsurrogate.data.segments import minibatches
-from diffsurrogate.envs.window import Window, cut
+from diffsurrogate.envs.window import Window
 
 HORIZON, ENVS, AGENTS, OBS, ACT = 12, 7, 3, 5, 2
 
@@ -21,13 +21,6 @@ def window() -> Window:
         terminated=label == 307,
         truncated=label == 506,
     )
-
-
-def test_pieces_lie_side_by_side():
-    pieces = cut(window().reward[..., 0], 4)
-    assert pieces.shape == (4, 3 * ENVS)
-    assert pieces[:, 0].tolist() == [0, 100, 200, 300]
-    assert pieces[:, ENVS + 2].tolist() == [402, 502, 602, 702]
 
 
 @pytest.mark.parametrize(("length", "count"), [(12, 1), (12, 3), (4, 4), (1, 5), (6, 14)])

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -59,37 +58,15 @@ def test_what_is_not_an_array_or_does_not_fit_is_refused():
         list(windows_from_minari([short]))
 
 
-def test_minari_episodes_of_a_gymnasium_env_become_windows():
-    """Minari's own episode type; its collector would need JAX."""
+def test_minaris_own_episodes_become_windows():
     episode_data = pytest.importorskip("minari.dataset.episode_data")
-    env = gymnasium.make("Pendulum-v1", max_episode_steps=50)
-    env.action_space.seed(0)
-    episodes = []
-    for number in range(4):
-        obs = [env.reset(seed=number)[0]]
-        steps = []
-        while not steps or not (steps[-1][2] or steps[-1][3]):
-            action = env.action_space.sample()
-            following, *rest, _ = env.step(action)
-            obs.append(following)
-            steps.append((action, *rest))
-        action, reward, terminated, truncated = map(np.array, zip(*steps, strict=True))
-        episodes.append(
-            episode_data.EpisodeData(
-                id=number,
-                observations=np.array(obs),
-                actions=action,
-                rewards=reward,
-                terminations=terminated,
-                truncations=truncated,
-                infos={},
-            )
-        )
+    episodes = [
+        episode_data.EpisodeData(id=number, **vars(episode(50)), infos={}) for number in range(4)
+    ]
     rest, whole = windows_from_minari(episodes, horizon=32)
     assert (whole.horizon, rest.horizon) == (32, 18)
-    assert whole.obs.shape == (32, 4, 1, 3)
+    assert whole.obs.shape == (32, 4, 1, OBS)
     assert rest.truncated[-1].all()
-    env.close()
 
 
 def test_recorded_windows_of_any_policy_warm_the_wrapper_up():
@@ -105,6 +82,6 @@ def test_recorded_windows_of_any_policy_warm_the_wrapper_up():
         config=SurrogateConfig(fit=FitConfig(minibatches=20)),
     )
     first = env.fit(next(record(bare, noise, windows=1)))
-    last = env.fit(record(bare, noise, windows=20))  # an iterator, so nothing is kept in memory
+    last = env.fit(record(bare, noise, windows=8))  # an iterator, so nothing is kept in memory
     assert "dynamics_error" not in first
     assert last["dynamics_error"] < 0.2

@@ -85,28 +85,12 @@ def test_of_merging_bins_the_newest_items_stay():
     assert numbers(cache) == [[4, 5], [6]]
 
 
-def test_items_of_one_batch_do_not_replace_one_another():
-    assert len(filled(13, 1, [0.0] * 13)) == 13
-
-
-def test_of_a_batch_larger_than_the_bin_the_last_stay():
-    cache = filled(3, 1, [0.0] * 2, [0.0] * 11)
-    assert numbers(cache) == [[10, 11, 12]]
-    cache.add(*batch([0.0], 13))
-    assert numbers(cache) == [[11, 12, 13]]
-
-
 def test_a_growing_range_redistributes_the_bins():
     """Bins of [0, 4]: below 2, from 2. Of [0, 8]: below 4, from 4."""
     cache = filled(5, 2, [0.0, 1.0, 2.0, 4.0])
     assert numbers(cache) == [[0, 1], [2, 3]]
     cache.add(*batch([8.0], 4))
     assert numbers(cache) == [[0, 1, 2], [3, 4]]
-
-
-def test_a_frequent_key_leaves_the_rare_alone():
-    cache = filled(5, 3, [9.0], *[[0.0] * 7] * 11)
-    assert cache.occupancy == [5, 0, 1]
 
 
 def drawn_keys(cache: StratifiedReplay, size: int, balance: float) -> Tensor:

@@ -177,10 +177,6 @@ def test_agents_of_pettingzoo_are_dead_until_the_episode_ends_for_all():
     assert window.alive_mask is not None
     for index in range(ENVS):
         assert window.alive_mask[:, index].tolist() == [[bool(x) for x in row] for row in there]
-    assert (
-        env.rollout(lambda obs: torch.zeros(ENVS, AGENTS, env.act_dim), 0 + 1).alive_mask
-        is not None
-    )
 
 
 def test_without_dead_agents_there_is_no_alive_mask():
@@ -189,28 +185,6 @@ def test_without_dead_agents_there_is_no_alive_mask():
     window = env.collect(lambda obs: torch.zeros(3, 3, env.act_dim), 30)
     assert window.alive_mask is None
     assert Reach().alive_mask is None
-
-
-def test_dead_units_of_smax_are_masked():
-    """Whoever has no unit left, by the raw env's own state; a saved state brings it back."""
-    env = make("jaxmarl/HeuristicEnemySMAX-3m", num_envs=5)
-    env.reset(seed=0)
-    generator = torch.Generator().manual_seed(0)
-    seen, saved, after = 0, None, None
-    for _ in range(60):
-        alive = torch.from_numpy(np.asarray(env._state.state.unit_alive).copy())[:, :3]
-        alive_mask = (
-            torch.ones(5, 3, dtype=torch.bool) if env.alive_mask is None else env.alive_mask
-        )
-        assert torch.equal(alive_mask, alive)
-        seen += int((~alive).sum())
-        if seen and saved is None:
-            saved, after = env.state(), alive_mask.clone()
-        env.step(torch.rand(5, 3, env.act_dim, generator=generator))
-    assert seen > 0
-    assert saved is not None
-    env.set_state(saved)
-    assert torch.equal(env.alive_mask, after)
 
 
 @pytest.mark.parametrize("shape", [(AGENTS,), (AGENTS, ENVS)])

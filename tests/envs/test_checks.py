@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 from toys.adder import Savable
-from toys.reach import AGENTS, ENVS, OBS, Reach, config
+from toys.reach import AGENTS, ENVS, OBS, Reach
 
-from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.checks import StepChecks
 from diffsurrogate.envs.torch_env import TorchState
 from diffsurrogate.errors import UsageError
@@ -231,33 +230,6 @@ def test_large_finite_numbers_pass_though_their_sum_is_infinite():
     both = spoilt((1, 0, 0), -INF)(spoilt((0, 2, 1), INF)(obs))  # whose sum is not a number
     with pytest.raises(UsageError, match=r"of env 0 .* inf for agent 'c' at \[1\]"):
         checks.finite(steps, both, reward, both)
-
-
-def test_gradients_pass_untouched_and_no_graph_is_added():
-    env = Reach()
-    obs, _ = env.reset(seed=0)
-    action = STILL.clone().requires_grad_()
-    _, reward, *_, info = env.step(action)
-    assert reward.grad_fn is not None
-    assert info["final_obs"].grad_fn is not None
-    (slope,) = torch.autograd.grad(reward.sum(), action)
-    assert torch.allclose(slope, -obs[..., :2])  # of -(x + a/2)² at a = 0
-    assert obs.shape[-1] == OBS
-
-
-def test_a_run_stopped_by_a_violation_keeps_its_last_checkpoint(tmp_path):
-    env = RuleBreaker("reward", 10, spoilt((2, 0)))  # in the third window of four steps
-    agent = SHAC(env, config())
-    for _ in agent.iterations(2):
-        agent.save(tmp_path / "last.pt")
-    before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(UsageError, match=r"the reward of env 2 at step [1-8] of its"):
-        for _ in agent.iterations(3):
-            agent.save(tmp_path / "last.pt")
-    assert (tmp_path / "last.pt").read_bytes() == before
-    again = SHAC.load(tmp_path / "last.pt", Reach())
-    parts = (again.actor, again.critic)
-    assert all(value.isfinite().all() for part in parts for value in part.state_dict().values())
 
 
 class InPlace(Reach):

@@ -93,17 +93,6 @@ def test_action_outside_the_box_acts_as_its_edge_and_has_no_gradient():
     assert action.grad[1, 0].tolist() == [1, 1]
 
 
-def test_time_limit_truncates_and_never_terminates():
-    env = started(max_steps=3)
-    window = env.rollout(lambda obs: ZERO, 7)
-    assert window.truncated.all(dim=1).tolist() == [False, False, True, False, False, True, False]
-    assert not window.terminated.any()
-
-
-def test_without_a_time_limit_nothing_is_truncated():
-    assert not started().rollout(lambda obs: ZERO, 13).ended.any()
-
-
 def test_a_reset_env_reports_its_last_observation_and_the_first_of_the_next_episode():
     env = started(goal=2.0)
     before = env.current_obs
@@ -136,6 +125,7 @@ def test_window_axes_are_time_env_agent_feature():
     assert window.reward.shape == (11, ENVS, AGENTS)
     assert window.terminated.shape == window.truncated.shape == (11, ENVS)
     assert torch.equal(window.obs[1:], window.next_obs[:-1])
+    assert not window.ended.any()  # there is no time limit
 
 
 def test_window_keeps_the_action_the_policy_gave_not_the_clamped_one():
@@ -151,17 +141,6 @@ def test_rollout_keeps_the_graph_from_the_last_reward_to_the_first_action():
     assert not window.detach().reward.requires_grad
 
 
-def test_detach_cuts_the_past_and_keeps_the_numbers():
-    env, gain = started(), torch.zeros((), requires_grad=True)
-    env.rollout(lambda obs: gain.expand(ENVS, AGENTS, ACT), 5)
-    before = env.current_obs
-    env.detach()
-    assert torch.equal(env.current_obs, before)
-    window = env.rollout(lambda obs: gain.expand(ENVS, AGENTS, ACT), 2)
-    (gradient,) = torch.autograd.grad(window.reward[-1, 0, 0], gain)
-    assert gradient == 2 * ACT
-
-
 def test_reset_cuts_the_graph_of_the_envs_that_were_reset():
     env, gain = started(goal=2.0), torch.zeros((), requires_grad=True)
     env.step(push(e2=1.0) + gain)
@@ -170,40 +149,11 @@ def test_reset_cuts_the_graph_of_the_envs_that_were_reset():
     assert gradients == [ACT, 2 * ACT]
 
 
-def test_state_round_trip_is_bit_identical_through_random_resets():
-    env = started(max_steps=3)
-    env.step(ZERO)
-    state = env.state()
-    first = env.rollout(lambda obs: 0.1 * obs[..., :ACT], 7)
-    env.set_state(state)
-    again = env.rollout(lambda obs: 0.1 * obs[..., :ACT], 7)
-    assert torch.equal(first.next_obs, again.next_obs)
-    assert torch.equal(first.truncated, again.truncated)
-    assert first.truncated.any()
-
-
-def test_state_is_not_changed_by_stepping_on():
-    env = started()
-    state = env.state()
-    copy = {name: state[name].clone() for name in ("current_obs", "steps")}
-    env.rollout(lambda obs: obs[..., :ACT], 3)
-    assert all(torch.equal(state[name], copy[name]) for name in copy)
-
-
 def test_env_that_cannot_save_says_so():
     env = Forgetful()
     env.reset(seed=0)
     with pytest.raises(NotImplementedError, match="Forgetful cannot save its state"):
         env.state()
-
-
-def test_same_seed_same_start():
-    env = started()
-    obs, _ = env.reset(seed=5)
-    again, _ = env.reset(seed=5)
-    other, _ = env.reset()
-    assert torch.equal(obs, again)
-    assert not torch.equal(obs, other)
 
 
 def test_real_env_has_nothing_to_learn_and_no_known_maximum():

@@ -1,22 +1,20 @@
 """Columns with a role: closed choices are never taken, and no policy sees the global state."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from toys.masked import AGENTS, CHOICES, ENVS, SEEN, HiddenHalf, MaskedReach, closed_choices
-from toys.reach import NET, config, learned
+from toys.reach import NET, learned
+from toys.trainers import TRAINERS
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.policy_updates import AllActionConfig, GradientUpdateConfig
-from diffsurrogate.algorithms.ppo import MAPPO, PPO, PPOConfig
-from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
@@ -168,46 +166,11 @@ def test_a_critic_reads_the_state():
 # --- the env --------------------------------------------------------------------------------------
 
 
-def test_windows_hold_the_largest_available_action():
-    env = MaskedReach(num_envs=31)
-    env.reset(seed=0)
-    generator = torch.Generator().manual_seed(0)
-    given: list[Tensor] = []
-
-    def policy(obs: Tensor) -> Tensor:
-        given.append(torch.rand(31, AGENTS, CHOICES, generator=generator))
-        return given[-1]
-
-    window = env.rollout(policy, 20)
-    assert env.taken > 1500 and env.closed == 0
-    assert closed_choices(env, window.obs, torch.stack(given)) > 500
-    now = available_actions(window.obs, env.action_mask_slice)
-    largest = torch.where(now, torch.stack(given), -1.0).argmax(-1)
-    assert torch.equal(window.action.argmax(-1), largest)
-    assert torch.equal(window.action.sum(-1), torch.ones(20, 31, AGENTS))
-    gone = ~window.obs[..., env.action_mask_slice].bool().any(-1)
-    assert gone[..., 2].any() and not gone[..., :2].any()
-
-
-def test_learned_gradients_are_of_the_action_taken():
-    """A closed choice becomes an open one in the wrapper too, before any model sees it."""
-    env = learned(MaskedReach())
-    env.reset(seed=0)
-    window = env.rollout(lambda obs: torch.rand(ENVS, AGENTS, CHOICES), 5)
-    assert closed_choices(env, window.obs, window.action) == 0
-    env.reset(seed=0)
-    action = torch.rand(ENVS, AGENTS, CHOICES).requires_grad_()
-    _, reward, *_ = env.step(action)
-    env.fit(window)
-    assert env.env.closed == 0
-    assert reward.shape == (ENVS, AGENTS)
-
-
-def test_logits_outside_the_box_mean_the_same_action_everywhere():
-    """The largest entry is taken, not the first of those that clamping would make equal."""
+def test_the_largest_available_entry_is_the_action_everywhere():
+    """Not the first of those that clamping would make equal; a closed one reaches no model."""
     given = 3 * torch.randn(6, ENVS, AGENTS, CHOICES)
     rewards = []
-    for env in (MaskedReach(), learned(MaskedReach())):
+    for env in (bare := MaskedReach(), learned(MaskedReach())):
         env.reset(seed=0)
         rewards.append(torch.stack([env.step(action)[1] for action in given]))
         env.reset(seed=0)
@@ -217,6 +180,11 @@ def test_logits_outside_the_box_mean_the_same_action_everywhere():
         now = available_actions(window.obs, env.action_mask_slice)
         largest = given.masked_fill(~now, -torch.inf).argmax(-1)
         assert torch.equal(window.action.argmax(-1), largest)
+        assert torch.equal(window.action.sum(-1), torch.ones(6, ENVS, AGENTS))
+        assert closed_choices(env, window.obs, given) > 50
+        gone = ~window.obs[..., env.action_mask_slice].bool().any(-1)
+        assert gone[..., 2].any() and not gone[..., :2].any()
+    assert bare.closed == 0 and bare.taken > 200
     assert all(torch.equal(rewards[0], reward) for reward in rewards[1:])
 
 
@@ -264,22 +232,16 @@ def test_invalid_slices_are_refused(roles, advice):
 # --- learning -------------------------------------------------------------------------------------
 
 
-def trainer(kind: str, env: MaskedReach) -> Any:
-    if kind == "shac++":
-        settings = config(noise=NoiseConfig(), horizon=8)
-        return SHAC(learned(env), settings, seed=0)
-    if kind == "shac++, all actions":
-        update = GradientUpdateConfig(gradient=AllActionConfig())
-        return SHAC(learned(env), config(noise=NoiseConfig(), horizon=8, update=update), seed=0)
-    actor, critic = ActorConfig(net=NET), CriticConfig(net=NET)
-    if kind == "ppo, one after another":
-        actor = ACTORS[2]
-    if kind == "mappo":
-        return MAPPO(env, replace(PPOConfig.mappo(), horizon=8), seed=0)
-    return PPO(env, PPOConfig(horizon=8, actor=actor, critic=critic), seed=0)
-
-
-KINDS = ["ppo", "ppo, one after another", "mappo", "shac++", "shac++, all actions"]
+KINDS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "ppo, one after another": {"actor": ACTORS[2]},
+    "mappo": {},
+    "shac++": {"noise": NoiseConfig()},
+    "shac++, all actions": {
+        "noise": NoiseConfig(),
+        "update": GradientUpdateConfig(gradient=AllActionConfig()),
+    },
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -294,8 +256,9 @@ def test_masked_actions_are_never_taken_in_training(kind, monkeypatch):
         return original(self, action)
 
     monkeypatch.setattr(MaskedReach, "apply_action_mask", apply_action_mask)
-    agent = trainer(kind, env).learn(26 * 8 * ENVS)
-    assert agent.iteration == 26 and agent.skipped == 0
+    case = TRAINERS[kind.partition(",")[0]]
+    agent = case.make(case.wrap(env), horizon=16, **KINDS[kind]).learn(13 * 16 * ENVS)
+    assert agent.iteration == 13 and agent.skipped == 0
     assert env.taken > 200 * ENVS * 2 and env.closed == 0 and replaced == 0
     evaluate(agent.predict, test := MaskedReach())
     assert test.taken > 100 and test.closed == 0 and replaced == 0

@@ -1,33 +1,11 @@
 """Ids and types of envs find their adapter, or an error that helps."""
 
 import pytest
-import torch
-from torch import Tensor
+from toys.reach import ENVS, Reach
 
 from diffsurrogate.envs import registry
 from diffsurrogate.envs.registry import as_multi_agent, make, register_adapter, register_env
-from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
-
-ENVS, AGENTS = 7, 3
-
-
-class Still(TorchEnv):
-    def __init__(self, num_envs: int = ENVS) -> None:
-        agents = [f"agent_{i}" for i in range(AGENTS)]
-        super().__init__(num_envs=num_envs, agents=agents, obs_dim=5, act_dim=2)
-
-    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
-        return {"x": torch.rand(count, AGENTS, 5, generator=generator)}
-
-    def observe(self, state: TorchState) -> Tensor:
-        return state["x"]
-
-    def advance(self, state: TorchState, action: Tensor) -> TorchState:
-        return {"x": state["x"] + 0.0}
-
-    def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
-        return next_state["x"].sum(-1)
 
 
 class Foreign:
@@ -55,9 +33,6 @@ def _forget(monkeypatch):
         ("vmas", "namespace/name"),
         ("vmas/", "namespace/name"),
         ("", "namespace/name"),
-        ("paper/dispersal", "did you mean dispersion"),
-        ("vmas/dispersal", "dispersion"),
-        ("diffsurrogate/cartpole", "did you mean 'cartpole-swingup'"),
     ],
 )
 def test_an_unknown_id_is_refused_with_advice(env_id, advice):
@@ -74,12 +49,12 @@ def test_a_device_that_cannot_be_reached_is_refused(device):
 def test_make_passes_the_rest_of_the_id_and_the_options_on():
     calls = []
 
-    def factory(name: str, **options: object) -> Still:
+    def factory(name: str, **options: object) -> Reach:
         calls.append((name, options))
-        return Still()
+        return Reach()
 
     register_env("mine", factory)
-    assert isinstance(make("mine/deep/name", num_envs=3, colour="red"), Still)
+    assert isinstance(make("mine/deep/name", num_envs=3, colour="red"), Reach)
     assert calls == [("deep/name", {"num_envs": 3, "colour": "red"})]
     with pytest.raises(UsageError, match="mine"):
         make("min/x")
@@ -88,20 +63,15 @@ def test_make_passes_the_rest_of_the_id_and_the_options_on():
 @pytest.mark.parametrize("namespace", ["", "a/b"])
 def test_a_namespace_without_a_plain_name_is_refused(namespace):
     with pytest.raises(UsageError, match="without a slash"):
-        register_env(namespace, lambda name: Still())
-
-
-def test_one_of_ours_is_returned_as_it_is():
-    env = Still()
-    assert as_multi_agent(env) is env
+        register_env(namespace, lambda name: Reach())
 
 
 def test_a_registered_type_and_its_subclasses_are_adapted():
     seen = []
 
-    def adapt(env: Foreign, *, num_envs: int = ENVS) -> Still:
+    def adapt(env: Foreign, *, num_envs: int = ENVS) -> Reach:
         seen.append(type(env))
-        return Still(num_envs)
+        return Reach(num_envs=num_envs)
 
     register_adapter(Foreign, adapt)
     assert as_multi_agent(Foreign()).num_envs == ENVS
@@ -110,8 +80,8 @@ def test_a_registered_type_and_its_subclasses_are_adapted():
 
 
 def test_the_nearest_type_wins():
-    register_adapter(Foreign, lambda env: Still(2))
-    register_adapter(Descendant, lambda env: Still(11))
+    register_adapter(Foreign, lambda env: Reach(num_envs=2))
+    register_adapter(Descendant, lambda env: Reach(num_envs=11))
     assert as_multi_agent(Descendant()).num_envs == 11
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor
+from toys.liar import Liar
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
@@ -21,40 +23,6 @@ from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 ENVS = 5
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
-
-
-class Liar(gymnasium.Env[Any, Any]):
-    """Honest until its third step, then as told."""
-
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def __init__(self, lie: str = "", nested: bool = False) -> None:
-        box = spaces.Box(-7, 7, (2, 3))
-        self.nested = nested
-        self.observation_space = spaces.Dict({"eye": box}) if nested else box
-        self.lie, self.steps = lie, 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        lies, self.steps = self.lie.startswith("reset") and self.steps == 3, 0
-        return self.see(self.lie if lies else ""), {}
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        lie = self.lie if self.steps == 3 else ""
-        if lie == "raise":
-            raise KeyError("wheel")
-        reward: Any = {"reward": np.nan, "nothing": None, "array": np.ones(2)}.get(lie, 1.0)
-        ends = lie.startswith(("end", "reset"))
-        return self.see("" if lie.startswith("reset") else lie), reward, ends, False, {}
-
-    def see(self, lie: str) -> Any:
-        obs = np.full((2, 3), 7.0, np.float32)
-        if lie.endswith("far"):
-            obs[1, 2] = 8
-        if lie.endswith("nan"):
-            obs[1, 2] = np.nan
-        obs = obs[:, :2] if lie.endswith("shape") else obs
-        return {"eye": obs} if self.nested else obs
 
 
 class Vague(SyncVectorEnv):
@@ -109,9 +77,6 @@ def test_numbers_outside_of_the_space_are_refused_unless_one_says_otherwise(nest
     env = as_multi_agent(liars("far", AutoresetMode.DISABLED, nested=nested), check_bounds=False)
     env.reset(seed=0)
     assert env.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 5).next_obs.max() == 8
-    many = as_multi_agent(lambda: Liar("far", nested), num_envs=ENVS, check_bounds=False)
-    many.reset(seed=0)
-    assert many.rollout(lambda obs: torch.zeros(ENVS, 1, 1), 5).next_obs.max() == 8
 
 
 @pytest.mark.parametrize(
@@ -164,7 +129,7 @@ def test_a_lander_may_leave_its_bounds():
             r"env 3 failed at step 3 in step\(\): its reward has shape \(2,\); \(\) is needed",
         ),
         ("shape", r"env 3 failed at step 3 in step\(\): its observation has shape \(2, 2\)"),
-        ("raise", r"env 3 failed at step 3 in step\(\): KeyError: 'wheel' \(test_checks.py:"),
+        ("raise", r"env 3 failed at step 3 in step\(\): KeyError: 'wheel' \(liar.py:"),
     ],
 )
 def test_a_lie_names_the_env_the_step_and_the_field(lie, advice, elsewhere):
@@ -223,43 +188,6 @@ def test_an_exception_in_another_process_is_passed_on():
     raw.close()
 
 
-@forks
-def test_a_process_that_dies_is_named():
-    raw = liars("", AutoresetMode.DISABLED, AsyncVectorEnv)
-    env = as_multi_agent(raw)
-    env.reset(seed=0)
-    raw.processes[3].kill()
-    with pytest.raises(UsageError, match=r"env 3 failed at step 1.* process died, exit code -9"):
-        env.step(torch.zeros(ENVS, 1, 1))
-    assert not any(process.is_alive() for process in raw.processes)
-    closes_soon(env)
-    with pytest.raises(UsageError, match=r"one of the 5 envs failed at step 2 .*Closed"):
-        env.step(torch.zeros(ENVS, 1, 1))
-
-
-@forks
-@pytest.mark.parametrize("pending", [False, True])
-def test_an_env_whose_process_died_can_be_closed(pending):
-    raw = liars("", AutoresetMode.DISABLED, AsyncVectorEnv)
-    env = LearnedDiffWrapper(raw)
-    env.reset(seed=0)
-    if pending:  # as where the user interrupts a step
-        raw.step_async(np.zeros((ENVS, 1), np.float32))
-    raw.processes[3].kill()
-    raw.processes[3].join()
-    closes_soon(env)
-    assert raw.closed
-    assert not any(process.is_alive() for process in raw.processes)
-
-
-def closes_soon(env: Any) -> None:
-    """Close an env in a thread, which must end."""
-    closing = threading.Thread(target=env.close, daemon=True)
-    closing.start()
-    closing.join(20)
-    assert not closing.is_alive()
-
-
 def test_what_is_not_numbers_of_the_shape_is_named():
     checks = ExternalChecks("MyEnv", 2)
     for given, advice in [
@@ -296,3 +224,49 @@ def test_a_failure_of_unknown_origin_is_nobodys():
             raise ValueError("no")
     with pytest.raises(UsageError, match=r"^said before$"), checks.calling("step()"):
         raise UsageError("said before")
+
+
+def forked() -> SubprocVecEnv:
+    return SubprocVecEnv([Liar] * ENVS, start_method="fork")
+
+
+def asynchronous() -> AsyncVectorEnv:
+    return liars("", AutoresetMode.DISABLED, AsyncVectorEnv)
+
+
+@forks
+@pytest.mark.parametrize("make_raw", [asynchronous, forked])
+def test_a_process_that_dies_is_named_and_the_env_is_closed(make_raw):
+    raw = make_raw()
+    env = as_multi_agent(raw)
+    env.reset(seed=0)
+    raw.processes[3].kill()
+    with pytest.raises(UsageError, match=r"env 3 failed at step 1.* process died, exit code -9"):
+        env.step(torch.zeros(ENVS, 1, 1))
+    closes_soon(env, raw)
+    if make_raw is asynchronous:
+        with pytest.raises(UsageError, match=r"one of the 5 envs failed at step 2 .*Closed"):
+            env.step(torch.zeros(ENVS, 1, 1))
+
+
+@forks
+@pytest.mark.parametrize("pending", [False, True])
+@pytest.mark.parametrize("make_raw", [asynchronous, forked])
+def test_an_env_whose_process_died_can_be_closed(make_raw, pending):
+    raw = make_raw()
+    env = LearnedDiffWrapper(VecMonitor(raw) if make_raw is forked else raw)
+    env.reset(seed=0)
+    if pending:  # as where the user interrupts a step
+        raw.step_async(np.zeros((ENVS, 1), np.float32))
+    raw.processes[3].kill()
+    raw.processes[3].join()
+    closes_soon(env, raw)
+
+
+def closes_soon(env: MultiAgentVectorEnv, raw: Any) -> None:
+    """Close an env in a thread, which must end, as all its processes must."""
+    closing = threading.Thread(target=env.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert not any(process.is_alive() for process in raw.processes)

@@ -9,11 +9,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from diffsurrogate.algorithms.ppo import PPO, PPOConfig
-from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent
-from diffsurrogate.training.evaluate import evaluate
-from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 ENVS = 5
 
@@ -68,19 +64,3 @@ def test_each_choice_is_an_agents(make_env):
         assert not terminated.any()
         ends += int(truncated.sum())
     assert ends == ENVS
-
-
-def test_ppo_learns_several_choices():
-    def earns(agent: PPO) -> float:
-        return evaluate(agent.predict, locks(64), steps=6).mean_return
-
-    agent = PPO(locks(32, max_steps=6), PPOConfig(horizon=12), seed=1)
-    before = earns(agent)
-    agent.learn(total_steps=32 * 12 * 40)
-    assert earns(agent) > max(15, before)  # of 18; at random 3 * 6 * (1/2 + 1/5 + 1/3) / 3 = 6
-
-
-def test_shac_takes_learned_gradients_through_several_choices():
-    agent = SHAC(LearnedDiffWrapper(locks(8, max_steps=6)), seed=1)
-    report = list(agent.iterations(2))[-1]
-    assert report["actor_gradient_norm"] > 0

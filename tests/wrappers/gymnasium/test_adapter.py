@@ -14,8 +14,6 @@ from torch import Tensor
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import env_seeds
-from diffsurrogate.wrappers.gymnasium.adapter import GymnasiumEnv
-from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 from diffsurrogate.wrappers.team_reward import TeamReward
 
 ENVS = 5
@@ -75,56 +73,6 @@ def counters(mode: AutoresetMode, kind: type[SyncVectorEnv] = SyncVectorEnv) -> 
 def choose(*choices: int, among: int) -> Tensor:
     """One-hot actions (env, 1, among)."""
     return torch.nn.functional.one_hot(torch.tensor(choices), among).float()[:, None]
-
-
-class Reference:
-    """Single raw envs, stepped and reset by hand."""
-
-    def __init__(self, name: str, seed: int, max_steps: int) -> None:
-        self.raws = [gymnasium.make(name, max_episode_steps=max_steps) for _ in range(ENVS)]
-        seeds = env_seeds(seed, ENVS)
-        self.obs = [raw.reset(seed=s)[0] for raw, s in zip(self.raws, seeds, strict=True)]
-
-    def step(self, actions: list[Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-        stepped = [raw.step(a) for raw, a in zip(self.raws, actions, strict=True)]
-        final, rewards, terminated, truncated, _ = map(list, zip(*stepped, strict=True))
-        self.obs = [
-            raw.reset()[0] if end or cut else last
-            for raw, last, end, cut in zip(self.raws, final, terminated, truncated, strict=True)
-        ]
-        return final, rewards, terminated, truncated
-
-
-def equal(ours: Tensor, raw: list[Any]) -> bool:
-    return bool((ours.squeeze(1).numpy() == np.array(raw, np.float32)).all())
-
-
-@pytest.mark.parametrize(("name", "max_steps"), [("Pendulum-v1", 11), ("CartPole-v1", 13)])
-def test_values_and_ends_are_the_raw_envs_bit_for_bit(name, max_steps):
-    env = make(f"gymnasium/{name}", num_envs=ENVS, seed=3, max_steps=max_steps)
-    reference = Reference(name, 3, max_steps)
-    obs, _ = env.reset()
-    assert equal(obs, reference.obs)
-    generator = torch.Generator().manual_seed(0)
-    ends = torch.zeros(2, dtype=torch.long)
-    for _ in range(70):
-        if env.discrete_actions:
-            choices = (torch.rand(ENVS, generator=generator) < 0.85).long()
-            action, raw_action = choose(*choices.tolist(), among=2), list(choices.numpy())
-        else:
-            action = 6 * torch.rand(ENVS, 1, 1, generator=generator) - 3  # the box is ±2
-            raw_action = list(action[:, 0].clamp(-2, 2).numpy())
-        obs, reward, terminated, truncated, info = env.step(action)
-        final, raw_reward, raw_terminated, raw_truncated = reference.step(raw_action)
-        assert equal(info["final_obs"], final)
-        assert equal(obs, reference.obs)
-        assert equal(reward, raw_reward)
-        assert terminated.tolist() == raw_terminated
-        assert truncated.tolist() == raw_truncated
-        assert torch.equal(info["_final_obs"], terminated | truncated)
-        ends += torch.stack([terminated.sum(), truncated.sum()])
-    assert ends[1] > 0
-    assert (ends[0] > 0) == (name == "CartPole-v1")
 
 
 def test_the_largest_entry_of_a_discrete_action_is_taken():
@@ -207,36 +155,12 @@ def test_no_two_envs_or_seeds_share_a_seed():
     assert env_seeds(1, 97)[:ENVS] == env_seeds(1, ENVS)
 
 
-def test_pictures_are_made_only_if_asked_for():
-    env = as_multi_agent(lambda: counter(render_mode="rgb_array"), num_envs=3)
-    env.reset(seed=0)
-    assert env.render_mode == "rgb_array"
-    assert [frame.shape for frame in env.render([2, 0])] == [(2, 3, 3)] * 2
-    assert len(env.render()) == 3
-    plain = make("gymnasium/Pendulum-v1", num_envs=1)
-    assert plain.render_mode is None
-    with pytest.raises(UsageError, match='render_mode="rgb_array"'):
-        plain.render()
-
-
 def test_a_picture_that_fails_is_advised_on(monkeypatch):
     env = as_multi_agent(lambda: counter(render_mode="rgb_array"), num_envs=3)
     env.reset(seed=0)
     monkeypatch.setattr(Counter, "render", lambda self: 1 / 0)
     with pytest.raises(UsageError, match=r"division by zero.*MUJOCO_GL=egl"):
         env.render()
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "advice"),
-    [
-        ("Pendulum-v7", {}, "Pendulum-v1"),
-        ("Pendulum-v1", {"n_agents": 3}, "n_agents"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, advice):
-    with pytest.raises(UsageError, match=advice):
-        make(f"gymnasium/{name}", **({"num_envs": 2} | options))
 
 
 @pytest.mark.parametrize(
@@ -305,19 +229,3 @@ def test_a_vector_env_that_resets_more_than_asked_is_found_out():
     env.reset(seed=0)
     with pytest.raises(UsageError, match="did not keep to"):
         env.rollout(lambda obs: choose(0, 0, 2, 2, 2, among=3), 2 + 1)
-
-
-def test_gradients_are_learned_on_it():
-    env = LearnedDiffWrapper(make("gymnasium/Pendulum-v1", num_envs=ENVS, max_steps=5))
-    assert isinstance(env.env, GymnasiumEnv)
-    env.reset(seed=0)
-    gain = torch.full((), 0.1, requires_grad=True)
-    env.step((gain * env.current_obs)[..., :1])
-    gradients = []
-    for _ in range(2):
-        env.detach()
-        window = env.rollout(lambda obs: (gain * obs)[..., :1], 7)
-        gradients.append(torch.autograd.grad(window.reward.sum(), gain)[0])
-        assert np.isfinite(list(env.fit(window.detach()).values())).all()
-    assert torch.isfinite(torch.stack(gradients)).all()
-    assert gradients[1] != 0  # an untrained reward model is flat

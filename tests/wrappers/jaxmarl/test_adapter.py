@@ -6,6 +6,8 @@ JaxMARL is imported in the tests, not with this file: that takes seconds.
 import functools
 import importlib.util
 import io
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,6 +188,24 @@ def test_values_and_ends_are_the_raw_envs(name):
     assert (ends > 0).tolist() == ([True, False] if name == SMAX else [False, True])
 
 
+def test_dead_units_of_smax_are_masked():
+    """Whoever has no unit left, by the raw env's own state; a saved state brings it back."""
+    env = made(SMAX)
+    env.reset(seed=0)
+    seen, before, after = 0, None, None
+    for action in actions(env, 60):
+        alive = torch.from_numpy(np.asarray(env._state.state.unit_alive).copy())[:, :3]
+        mask = torch.ones(ENVS, 3, dtype=torch.bool) if env.alive_mask is None else env.alive_mask
+        assert torch.equal(mask, alive)
+        seen += int((~alive).sum())
+        if seen and before is None:
+            before, after = env.state(), mask.clone()
+        env.step(action)
+    assert before is not None
+    env.set_state(before)
+    assert torch.equal(env.alive_mask, after)
+
+
 def test_tensors_share_their_memory_with_jax():
     from diffsurrogate.wrappers.jaxmarl.batch import to_jax
 
@@ -276,26 +296,6 @@ def test_ids_are_those_that_run():
     assert not [name for name in ids if "storm" in name or "ant_4x2" in name]
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "advice"),
-    [
-        (SPREAD, {"num_agent": 5}, "takes no num_agent; it takes .*num_agents"),
-        (SPREAD, {"action_type": "Both"}, "could not be made with .*Both"),
-        (SPREAD, {"render_mode": "rgb_array"}, "cannot be drawn here yet"),
-        (f"{SPREAD}-2s3z", {}, "has no maps; those of SMAX"),
-        ("SMAX-2s3y", {}, "no map '2s3y'; there are .*2s3z"),
-        ("SMAX-2s3z", {"map_name": "3m"}, "more than one map"),
-        ("SMAX", {"legs": 4}, "could not be made with .*legs"),
-        ("overcooked_v2", {"layout": "cramped"}, "no map 'cramped'; there are"),
-        ("halfcheetah_6x1", {}, "needs a package: .*brax"),
-        ("storm_2p", {}, r"InTheGrid_2p: reset\(\) gives no observation for \[0, 1\]"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, advice):
-    with pytest.raises(UsageError, match=advice):
-        make(f"jaxmarl/{name}", **({"num_envs": 2} | options))
-
-
 def test_envs_that_do_not_fit_are_refused():
     from jaxmarl.environments import spaces
 
@@ -325,3 +325,20 @@ def test_a_device_that_jax_cannot_reach_is_refused():
 
     with pytest.raises(UsageError, match=r"JAX cannot reach .cuda:99.*use device=.cpu"):
         jax_device(torch.device("cuda:99"))
+
+
+def test_importing_jaxmarl_prints_nothing_and_leaves_the_streams(monkeypatch, capsys):
+    from diffsurrogate.wrappers.jaxmarl import library
+
+    streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
+    with library._undisturbed():
+        print("found no env")
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        print("found another")
+    assert (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__) == streams
+    assert capsys.readouterr().out == ""
+    monkeypatch.setitem(sys.modules, "jaxmarl", None)
+    spec = importlib.util.spec_from_file_location("copy_of_library", Path(library.__file__))
+    assert spec is not None and spec.loader is not None
+    with pytest.raises(UsageError, match=r'pip install "diffsurrogate\[jaxmarl\]"'):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -13,7 +13,7 @@ from toys.reach import NET, config, learned
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.ppo import MAPPO, PPO, PPOConfig
+from diffsurrogate.algorithms.ppo import MAPPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
@@ -72,7 +72,7 @@ def test_a_random_policy_takes_open_choices_only(watched):
     assert counts["steps"] == STEPS and counts["shots"] > 100
 
 
-@pytest.mark.parametrize("kind", ["ppo", "mappo", "shac++"])
+@pytest.mark.parametrize("kind", ["mappo", "shac++"])
 def test_trained_policies_take_open_choices_only(watched, kind, monkeypatch):
     """None of theirs has to be replaced by the env."""
     env, counts = watched
@@ -88,8 +88,6 @@ def test_trained_policies_take_open_choices_only(watched, kind, monkeypatch):
     if kind == "shac++":
         settings = config(horizon=16, noise=NoiseConfig(), actor=ActorConfig(net=NET))
         agent = SHAC(learned(env), settings, seed=0)
-    elif kind == "ppo":
-        agent = PPO(env, PPOConfig(horizon=50, actor=ActorConfig(net=NET)), seed=0)
     else:
         agent = MAPPO(env, replace(PPOConfig.mappo(), horizon=50), seed=0)
         assert agent.critic.statistics.shape == (env.obs_dim,)  # the state included
@@ -113,27 +111,3 @@ def test_a_global_state_is_there_only_if_asked_for_and_refused_where_there_is_no
     assert (spread.global_state_slice, spread.offers_state) == (None, False)
     with pytest.raises(UsageError, match="SimpleSpreadMPE has no global state"):
         make("jaxmarl/MPE_simple_spread_v3", num_envs=2, state=True)
-
-
-def test_the_policy_is_blind_to_the_world_state():
-    env = smax()
-    env.reset(seed=3)
-    agent = MAPPO(env, replace(PPOConfig.mappo(), horizon=4), seed=0).learn(2 * 4 * ENVS)
-    obs = env.current_obs
-    other = obs.clone()
-    other[..., env.global_state_slice] = 7.0
-    assert torch.equal(agent.actor(obs), agent.actor(other))
-    assert not torch.equal(agent.critic(obs), agent.critic(other))
-
-
-def test_a_saved_state_goes_on_exactly_with_the_columns():
-    env = smax()
-    env.reset(seed=4)
-    agent = PPO(env, PPOConfig(horizon=8, actor=ActorConfig(net=NET)), seed=0).learn(2 * 8 * ENVS)
-    state = env.state()
-    first = env.collect(agent.predict, 20)
-    env.reset(seed=5)
-    env.set_state(state)
-    again = env.collect(agent.predict, 20)
-    assert torch.equal(first.next_obs, again.next_obs)
-    assert torch.equal(first.action, again.action)

@@ -1,6 +1,5 @@
 """Copies of a robot that step together: every number is Gymnasium's own, and a state goes on."""
 
-import io
 import subprocess
 import sys
 
@@ -8,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from toys.robots import assert_equal, play
+from toys.robots import assert_equal
 
 from diffsurrogate import UsageError, make
 from diffsurrogate.envs.registry import known_ids
@@ -63,50 +62,6 @@ def test_the_simulation_is_gymnasiums_in_float64_too(name):
         raw.step(action[2, 0].numpy())
         np.testing.assert_array_equal(env._sim.fields["qpos"][2], raw.data.qpos)
         np.testing.assert_array_equal(env._sim.fields["qvel"][2], raw.data.qvel)
-
-
-def test_threads_change_no_number():
-    alone, several = (make("mujoco/Ant-v5", num_envs=5, threads=threads) for threads in (1, 3))
-    assert_equal(several, alone, 60)
-
-
-def test_resets_draw_from_gymnasiums_range():
-    """Hopper: uniform within reset_noise_scale of its initial height 1.25, the rest within it."""
-    env = make("mujoco/Hopper-v5", num_envs=500, reset_noise_scale=0.02)
-    noise = env.reset()[0][:, 0] - torch.tensor([1.25] + [0.0] * 10)
-    assert noise.abs().max() <= 0.02 + 1e-6
-    assert noise.amin(0).max() < -0.0195
-    assert noise.amax(0).min() > 0.0195
-
-
-@pytest.mark.parametrize("name", ["Hopper-v5", "Ant-v5", "Humanoid-v5"])
-def test_a_saved_state_goes_on_exactly(name):
-    """Warm starts, generators and the place that the next velocity counts from, in another env."""
-    env = make(f"mujoco/{name}", num_envs=3, max_steps=60)
-    env.reset(seed=2)
-    play(env, 45)
-    file = io.BytesIO()
-    torch.save(env.state(), file)
-    expected = play(env, 45)
-    file.seek(0)
-    other = make(f"mujoco/{name}", num_envs=3, max_steps=60, seed=8)
-    other.set_state(torch.load(file, weights_only=True))
-    for got, row in zip(play(other, 45), expected, strict=True):
-        assert torch.equal(got, row)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("HalfCheetah-v5", {"threads": 0}, "threads is 0"),
-        ("HalfCheetah-v5", {"legs": 5}, "could not be made with"),
-        ("HalfCheetah-v4", {}, "HalfCheetahEnv of gymnasium.envs.mujoco.half_cheetah_v4"),
-        ("Pendulum-v1", {}, "AntEnv, HalfCheetahEnv"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
-    with pytest.raises(UsageError, match=message):
-        make(f"mujoco/{name}", **({"num_envs": 1} | options))
 
 
 def test_a_wrapper_that_changes_the_robot_is_refused():

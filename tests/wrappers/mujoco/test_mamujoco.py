@@ -3,13 +3,11 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from diffsurrogate import UsageError, make
-from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate import make
 from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
 
 WITHOUT_MUJOCO = """
@@ -33,27 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def actions(steps: int, envs: int, agents: int, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return 2 * torch.rand(steps, envs, agents, size, generator=generator) - 1
-
-
-def test_values_are_those_of_the_raw_env():
-    env = make("mamujoco/HalfCheetah-6x1", num_envs=3, max_steps=7, batched=False)
-    obs, _ = env.reset(seed=5)
-    assert obs.shape == (3, 6, 9)
-    assert env.observation_mask.sum(-1).tolist() == [9, 9, 8, 9, 9, 8]
-    bare = make("mamujoco/HalfCheetah-6x1", num_envs=1, batched=False).raws[0]
-    seen, _ = bare.reset(seed=env_seeds(5, 3)[1])
-    for step, action in enumerate(actions(6, 3, 6, 1)):
-        for agent, name in enumerate(bare.possible_agents):
-            size = len(seen[name])
-            np.testing.assert_array_equal(obs[1, agent, :size], seen[name].astype(np.float32))
-        obs, reward, terminated, truncated, _ = env.step(action)
-        given = {name: action[1, i].numpy() for i, name in enumerate(bare.possible_agents)}
-        seen, earned, *_ = bare.step(given)
-        assert reward[1].tolist() == pytest.approx([earned["agent_0"]] * 6, rel=1e-6)
-        assert not terminated.any()
-        assert not truncated.any(), step
-    *_, truncated, _ = env.step(actions(1, 3, 6, 1)[0])
-    assert truncated.all()
 
 
 @pytest.mark.parametrize(
@@ -97,22 +74,6 @@ def test_agents_see_further_if_told_to():
         make("mamujoco/HalfCheetah-6x1", num_envs=1, agent_obsk=joints) for joints in (0, 5)
     )
     assert near.obs_dim < 9 < far.obs_dim
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("HalfCheetah-5x1", {}, "HalfCheetah has 6"),
-        ("Cat-2x1", {}, "is not known"),
-        ("ManySegmentSwimmer-many", {}, "is not known"),
-        ("CoupledHalfCheetah-2x6", {}, "UNKNOWN partitioning config"),
-        ("Ant-4x2", {"legs": 5}, "could not be made"),
-        ("Ant-4x2", {"agent_obsk": None}, "makes one agent"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(name, options, message):
-    with pytest.raises(UsageError, match=message):
-        make(f"mamujoco/{name}", **({"num_envs": 1} | options))
 
 
 @pytest.mark.parametrize(

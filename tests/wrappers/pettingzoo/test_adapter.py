@@ -1,6 +1,5 @@
 """PettingZoo's envs keep their numbers, their ends and their seeds behind our protocol."""
 
-import importlib
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +14,6 @@ from toys.turnover import BOTH, SIZES, TERMINATE, TRUNCATE, lives
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
-from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.external.adapter import env_seeds
 
 ENVS = 7
 
@@ -28,79 +25,6 @@ def still(env: MultiAgentVectorEnv) -> Callable[[Tensor], Tensor]:
 def play(env: MultiAgentVectorEnv, steps: int) -> Any:
     env.reset(seed=0)
     return env.rollout(still(env), steps)
-
-
-class Reference:
-    """Bare parallel envs, stepped and reset by hand, padded by hand."""
-
-    def __init__(self, make_one: Callable[[], Any], seed: int, limit: int) -> None:
-        self.raws = [make_one() for _ in range(ENVS)]
-        self.agents, self.limit, self.steps = self.raws[0].possible_agents, limit, [0] * ENVS
-        seeds = env_seeds(seed, ENVS)
-        self.obs = self.rows(
-            [raw.reset(seed=s)[0] for raw, s in zip(self.raws, seeds, strict=True)]
-        )
-
-    def rows(self, obs: list[dict[str, Any]]) -> list[Any]:
-        width = max(len(row) for row in obs[0].values())
-        return [[[*row, *[0] * (width - len(row))] for row in one.values()] for one in obs]
-
-    def step(self, actions: list[dict[str, Any]]) -> tuple[list[Any], ...]:
-        stepped = [raw.step(action) for raw, action in zip(self.raws, actions, strict=True)]
-        obs, reward, terminated, truncated, _ = map(list, zip(*stepped, strict=True))
-        final = self.rows(obs)
-        self.obs, self.steps = list(final), [count + 1 for count in self.steps]
-        ends = [all(flags.values()) for flags in terminated]
-        cuts = [all(flags.values()) for flags in truncated]
-        for index, raw in enumerate(self.raws):
-            cuts[index] |= self.steps[index] == self.limit
-            if ends[index] or cuts[index]:
-                self.obs[index] = self.rows([raw.reset()[0]])[0]
-                self.steps[index] = 0
-        return final, [list(one.values()) for one in reward], ends, cuts
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "limit"),
-    [
-        ("simple_spread_v3", {}, 25),
-        ("simple_spread_v3", {"continuous_actions": False, "N": 2, "max_cycles": 19}, 19),
-        ("simple_tag_v3", {"terminate_on_success": True, "num_good": 1}, 13),
-        ("simple_speaker_listener_v4", {}, 11),
-        ("simple_speaker_listener_v4", {"continuous_actions": False}, 25),
-        ("simple_adversary_v3", {"continuous_actions": False}, 17),
-    ],
-)
-def test_values_and_ends_are_the_bare_envs_bit_for_bit(name, options, limit):
-    module = importlib.import_module(f"mpe2.{name}")
-    settings = {"continuous_actions": True} | options
-    reference = Reference(lambda: module.parallel_env(**settings), 3, limit)
-    cut_here = {} if limit == 25 or "max_cycles" in options else {"max_steps": limit}
-    env = make(f"mpe2/{name}", num_envs=ENVS, seed=3, **options, **cut_here)
-    assert (env.agents, env.max_steps) == (reference.agents, limit)
-    obs, _ = env.reset()
-    assert torch.equal(obs, torch.tensor(np.array(reference.obs, np.float32)))
-    generator = torch.Generator().manual_seed(0)
-    ends = torch.zeros(2, dtype=torch.long)
-    sizes = env.valid_action_dims.sum(1).tolist()
-    for _ in range(60):
-        action = 1.4 * torch.rand(ENVS, env.num_agents, env.act_dim, generator=generator) - 0.2
-        external_actions: list[dict[str, Any]] = []
-        for rows in action if env.discrete_actions else action.clamp(0, 1):
-            own = [row[:size].numpy() for row, size in zip(rows, sizes, strict=True)]
-            given = [row.argmax() for row in own] if env.discrete_actions else own
-            external_actions.append(dict(zip(env.agents, given, strict=True)))
-        final, reward, terminated, truncated = reference.step(external_actions)
-        obs, our_reward, our_terminated, our_truncated, info = env.step(action)
-        assert torch.equal(info["final_obs"], torch.tensor(np.array(final, np.float32)))
-        assert torch.equal(obs, torch.tensor(np.array(reference.obs, np.float32)))
-        assert torch.equal(our_reward, torch.tensor(np.array(reward, np.float32)))
-        assert our_terminated.tolist() == terminated
-        assert our_truncated.tolist() == truncated
-        assert torch.equal(info["_final_obs"], our_terminated | our_truncated)
-        ends += torch.stack([our_terminated.sum(), our_truncated.sum()])
-    assert ends[1] > 0
-    assert (ends[0] > 0) == ("terminate_on_success" in options)
 
 
 def test_smaller_actions_are_padded_and_padding_is_left_out():
@@ -220,15 +144,6 @@ def test_pettingzoos_own_envs_are_made_by_family_and_observations_flattened():
     window = env.rollout(lambda obs: torch.eye(5)[torch.tensor([[2, 3]] * ENVS)], 4)
     assert (window.next_obs[0].argmax(-1) == torch.tensor([3, 2])).all()
     assert window.truncated[3].all() and not window.terminated.any()
-
-
-def test_pictures_are_made_only_if_asked_for():
-    env = make("mpe2/simple_tag_v3", num_envs=3, render_mode="rgb_array")
-    env.reset(seed=0)
-    assert [frame.shape for frame in env.render([2, 0])] == [(700, 700, 3)] * 2
-    assert len(env.render()) == 3
-    with pytest.raises(UsageError, match='render_mode="rgb_array"'):
-        make("mpe2/simple_tag_v3", num_envs=1).render()
 
 
 def test_the_number_of_agents_has_its_own_name_here():

@@ -10,7 +10,6 @@ from gymnasium import spaces
 from mpe2 import simple_spread_v3
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
-from torch.nn.functional import one_hot
 from toys.masked import AGENTS, MaskedReach
 from toys.reach import config, learned
 from toys.turnover import BOTH, TERMINATE, lives
@@ -138,20 +137,6 @@ def test_masks_are_columns_and_closed_choices_never_reach_the_env(where, several
     assert all(raw.taken == 120 * env.num_agents for raw in env.raws)
 
 
-def test_several_choices_reach_the_env_as_it_counts_them():
-    env: Any = adapted("infos", several=True)
-    obs, _ = env.reset()
-    assert torch.equal(obs[:, 1, :2], obs[:, 2, :2])
-    obs[..., env.action_mask_slice] = 1.0  # as it would be if all were open
-    for raw in env.raws:
-        raw.masks = {"a": [np.ones(3, int)], "b": [np.ones(2, int), np.ones(3, int)]}
-    got: list[Any] = []
-    for raw in env.raws:
-        raw.step = lambda actions, step=raw.step: (got.append(actions), step(actions))[1]
-    env.step(one_hot(torch.tensor([2, 1, 0]), 3).float().expand(ENVS, 3, 3))
-    assert [(actions["a"], actions["b"].tolist()) for actions in got] == [(9, [5, 0])] * ENVS
-
-
 def test_an_env_without_masks_has_no_columns_for_them():
     assert make("pettingzoo/classic/rps_v2", num_envs=2).action_mask_slice is None
 
@@ -174,30 +159,6 @@ def test_the_global_state_is_the_raw_envs_and_ends_every_row():
             expected = [[step, -step, np.float32(raw.place)] for raw in env.raws]
             assert obs[:, agent, 7:].tolist() == expected
         obs, *_ = env.step(torch.rand(ENVS, 2, 5))
-
-
-def test_mpe_and_mamujoco_have_a_state():
-    env: Any = make("mpe2/simple_spread_v3", num_envs=ENVS, state=True)
-    env.reset(seed=1)
-    assert env.global_state_slice == slice(18, 18 + 54)
-    for row, raw in zip(env.current_obs, env.raws, strict=True):
-        for agent in range(3):
-            assert row[agent, 18:].tolist() == raw.state().astype(np.float32).tolist()
-    mamujoco = pytest.importorskip("gymnasium_robotics").mamujoco_v1
-    robot: Any = as_multi_agent(
-        lambda: mamujoco.parallel_env("Swimmer", agent_conf="2x1"), num_envs=2, state=True, seed=0
-    )
-    obs, _ = robot.reset()
-    obs, *_ = robot.step(torch.rand(2, 2, 1))
-    for row, raw in zip(obs, robot.raws, strict=True):
-        own = raw.single_agent_env.unwrapped._get_obs().astype(np.float32).tolist()
-        assert (
-            row[0, robot.global_state_slice].tolist()
-            == row[1, robot.global_state_slice].tolist()
-            == own
-        )
-    agent = SHAC(learned(robot), config(), seed=0).learn(2 * 4 * 2)
-    assert (agent.iteration, agent.skipped) == (2, 0)
 
 
 def test_a_state_is_refused_where_there_is_none():

@@ -18,22 +18,6 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.pettingzoo import adapter
 
 
-@pytest.mark.parametrize(
-    ("env_id", "options", "advice"),
-    [
-        ("mpe2/simple_spread_v3", {"n_foxes": 3}, "n_foxes.*it takes N, local_ratio, max_cycles"),
-        ("mpe2/simple_spread_v3", {"local_ratio": 2.0}, "local_ratio is a proportion"),
-        ("pettingzoo/sisl/multiwaker_v9", {}, "pettingzoo/sisl/multiwalker_v9"),
-        ("pettingzoo/waterworld_v4", {}, "pettingzoo/<family>/<name>.*classic, sisl"),
-        ("pettingzoo/sisle/pursuit_v5", {}, "pettingzoo/<family>/<name>.*classic, sisl"),
-        ("pettingzoo/classic/tictactoe_v3", {}, "take turns are not supported"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_advice(env_id, options, advice):
-    with pytest.raises(UsageError, match=advice):
-        make(env_id, **({"num_envs": 2} | options))
-
-
 def test_without_the_packages_the_error_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "mpe2.simple_tag_v3")
     monkeypatch.setitem(sys.modules, "mpe2", None)

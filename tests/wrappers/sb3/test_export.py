@@ -9,12 +9,11 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
-from torch import Tensor
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+from toys.choices import Choices
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
-from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy, to_actions
@@ -23,36 +22,7 @@ ENVS, AGENTS = 5, 3
 HALVES = np.arange(ENVS * AGENTS * 2, dtype=np.float32).reshape(-1, 2) / 50 - 0.5
 
 
-class Corners(TorchEnv):
-    """Agents choose among 3 numbers; the first to choose 2 ends it, the choice is the reward."""
-
-    discrete_actions = True
-    render_mode = "rgb_array"
-
-    def __init__(self, num_envs: int = ENVS) -> None:
-        agents = [f"agent_{i}" for i in range(AGENTS)]
-        super().__init__(num_envs=num_envs, agents=agents, obs_dim=2, act_dim=3, max_steps=4)
-
-    def spawn(self, count: int, generator: torch.Generator) -> TorchState:
-        return {"x": torch.rand(count, AGENTS, 2, generator=generator)}
-
-    def observe(self, state: TorchState) -> Tensor:
-        return state["x"]
-
-    def advance(self, state: TorchState, action: Tensor) -> TorchState:
-        return {"x": state["x"] + action.argmax(-1, keepdim=True)}
-
-    def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
-        return action.argmax(-1).float()
-
-    def terminated(self, state: TorchState) -> Tensor:
-        return (state["x"] >= 2).any(-1).any(-1)
-
-    def render(self, *args: Any, **kwargs: Any) -> Any:
-        return [np.full((2, 3, 3), index, np.uint8) for index in range(self.num_envs)]
-
-
-class Lopsided(Corners):
+class Lopsided(Choices):
     """Continuous, with another action box for one of the agents."""
 
     discrete_actions = False
@@ -75,81 +45,46 @@ def cartpole(num_envs: int = ENVS) -> MultiAgentVectorEnv:
     return make("gymnasium/CartPole-v1", num_envs=num_envs, max_steps=13)
 
 
-def test_slots_are_agents_env_by_env():
-    vec, env = SB3VecEnv(dispersion()), dispersion()
+def moves(env: MultiAgentVectorEnv, step: int) -> Any:
+    """Return the same halves for points; poles are pushed so that some fall and some do not."""
+    return np.array([1, step % 2] * 2 + [1]) if env.discrete_actions else HALVES
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("make_env", [dispersion, cartpole])
+def test_slots_are_agents_or_joint_envs_with_our_numbers_and_ends(make_env, joint):
+    """Joint slots earn the sum of rewards; time limits are truncations, falls are not."""
+    vec, env = SB3VecEnv(make_env(), joint=joint), make_env()
+    slots = ENVS if joint else ENVS * env.num_agents
+
+    def rows(obs: torch.Tensor) -> Any:
+        return obs.numpy().reshape(slots, -1)
+
     vec.seed(11)
-    rows, (obs, _) = vec.reset(), env.reset(seed=11)
-    assert vec.num_envs == ENVS * AGENTS
-    assert vec.observation_space.shape == (env.obs_dim,)
-    assert vec.action_space == spaces.Box(-1, 1, (2,), np.float32)
-    for slot in range(vec.num_envs):
-        assert (rows[slot] == obs[slot // AGENTS, slot % AGENTS].numpy()).all()
-    rows, reward, done, _ = vec.step(HALVES)
-    action = torch.tensor(HALVES).reshape(ENVS, AGENTS, 2)
-    next_obs, expected, *_ = env.step(action)
-    assert rows.dtype == reward.dtype == np.float32
-    assert done.dtype == bool
-    assert (rows == next_obs.reshape(-1, env.obs_dim).numpy()).all()
-    assert (reward == expected.reshape(-1).numpy()).all()
-
-
-def test_a_joint_slot_is_an_env_with_the_sum_of_rewards():
-    vec, env = SB3VecEnv(dispersion(), joint=True), dispersion()
-    vec.seed(11)
-    rows, (obs, _) = vec.reset(), env.reset(seed=11)
-    assert vec.num_envs == ENVS
-    assert vec.observation_space.shape == (AGENTS * env.obs_dim,)
-    assert vec.action_space.shape == (AGENTS * 2,)
-    for _ in range(4):
-        assert (rows == obs.flatten(1).numpy()).all()
-        rows, reward, done, infos = vec.step(HALVES.reshape(ENVS, -1))
-        obs, expected, *_, info = env.step(torch.tensor(HALVES).reshape(ENVS, AGENTS, 2))
-        assert (reward == expected.sum(1).numpy()).all()
-    assert done.all()
-    final = np.stack([info["terminal_observation"] for info in infos])
-    assert (final == info["final_obs"].flatten(1).numpy()).all()
-
-
-def test_a_time_limit_is_a_truncation_of_all_agents_with_their_last_observations():
-    vec, env = SB3VecEnv(dispersion()), dispersion()
-    vec.seed(5)
-    vec.reset()
-    env.reset(seed=5)
-    for step in range(1, 9):
-        rows, _, done, infos = vec.step(HALVES)
-        obs, *_, info = env.step(torch.tensor(HALVES).reshape(ENVS, AGENTS, 2))
-        assert done.all() == done.any() == (step % 4 == 0)
-        assert [each["TimeLimit.truncated"] for each in infos] == done.tolist()
-        assert ["terminal_observation" in each for each in infos] == done.tolist()
-        assert (rows == obs.flatten(0, 1).numpy()).all()
-    final = np.stack([each["terminal_observation"] for each in infos])
-    assert (final == info["final_obs"].flatten(0, 1).numpy()).all()
-    assert (final != rows).any(1).all()
-
-
-def test_a_fallen_pole_is_a_termination_and_time_a_truncation():
-    vec, env = SB3VecEnv(cartpole(), joint=True), cartpole()
-    assert vec.action_space == spaces.Discrete(2)
-    vec.seed(5)
-    vec.reset()
-    env.reset(seed=5)
-    falls = cuts = 0
+    assert (vec.reset() == rows(env.reset(seed=11)[0])).all()
+    assert vec.num_envs == slots
+    assert vec.observation_space.shape == (ENVS * env.num_agents * env.obs_dim // slots,)
+    ends = set()
     for step in range(40):
-        push = np.array([1, step % 2, 1, step % 2, 1])
-        _, _, done, infos = vec.step(push)
-        _, _, terminated, truncated, info = env.step(to_actions(push, env))
-        assert done.tolist() == (terminated | truncated).tolist()
-        for index in np.flatnonzero(done):
-            last = info["final_obs"][index, 0].numpy()
-            assert (infos[index]["terminal_observation"] == last).all()
-            assert infos[index]["TimeLimit.truncated"] == (not terminated[index])
-            falls, cuts = falls + bool(terminated[index]), cuts + (not terminated[index])
-    assert falls > 0
-    assert cuts > 0
+        given = moves(env, step)
+        obs, reward, done, infos = vec.step(given.reshape(vec.num_envs, *vec.action_space.shape))
+        ours, each, terminated, truncated, info = env.step(to_actions(given, env))
+        assert obs.dtype == reward.dtype == np.float32
+        assert (obs == rows(ours)).all()
+        assert (reward == (each.sum(1) if joint else each.flatten()).numpy()).all()
+        assert done.tolist() == (terminated | truncated).repeat_interleave(slots // ENVS).tolist()
+        cut = (truncated & ~terminated).repeat_interleave(slots // ENVS).tolist()
+        assert [said["TimeLimit.truncated"] for said in infos] == cut
+        assert ["terminal_observation" in said for said in infos] == done.tolist()
+        for slot in np.flatnonzero(done):
+            assert (infos[slot]["terminal_observation"] == rows(info["final_obs"])[slot]).all()
+        ends |= set(zip(terminated.tolist(), truncated.tolist(), strict=True))
+    assert {(False, False), (False, True)} <= ends
+    assert ((True, False) in ends) == (make_env is cartpole)
 
 
 def test_choices_become_one_hot_rows():
-    env = Corners(num_envs=2)
+    env = Choices(num_envs=2)
     expected = [[[0, 0, 1], [1, 0, 0], [0, 1, 0]], [[1, 0, 0], [1, 0, 0], [0, 0, 1]]]
     shared, joint = np.array([2, 0, 1, 0, 0, 2]), np.array([[2, 0, 1], [0, 0, 2]])
     assert to_actions(shared, env).tolist() == to_actions(joint, env).tolist() == expected
@@ -170,7 +105,7 @@ def test_choices_become_one_hot_rows():
     ],
 )
 def test_actions_that_do_not_fit_are_refused(actions, advice):
-    vec = SB3VecEnv(Corners(num_envs=2))
+    vec = SB3VecEnv(Choices(num_envs=2))
     vec.reset()
     with pytest.raises(UsageError, match=advice):
         vec.step(actions)
@@ -186,11 +121,11 @@ def test_misuse_is_refused():
     with pytest.raises(UsageError, match="make the env first"):
         SB3VecEnv("paper/dispersion")
     with pytest.raises(UsageError, match="step_async first"):
-        SB3VecEnv(Corners()).step_wait()
+        SB3VecEnv(Choices()).step_wait()
 
 
 def test_attributes_methods_and_pictures_are_those_of_the_env_behind_the_slots():
-    vec = SB3VecEnv(Corners())
+    vec = SB3VecEnv(Choices())
     assert vec.get_attr("max_steps") == [4] * (ENVS * AGENTS)
     assert vec.get_attr("max_steps", [0, 7]) == [4, 4]
     vec.set_attr("max_steps", 9)
@@ -203,62 +138,6 @@ def test_attributes_methods_and_pictures_are_those_of_the_env_behind_the_slots()
     assert vec.render().shape == (3 * 2, 2 * 3, 3)  # 5 frames, tiled 3 x 2
     vec.close()
     assert vec.env.closed
-
-
-def test_its_wrappers_work_on_it():
-    vec = VecMonitor(VecFrameStack(VecNormalize(SB3VecEnv(dispersion())), 2))
-    first = vec.reset()
-    assert first.shape == (ENVS * AGENTS, 2 * dispersion().obs_dim)
-    lengths = []
-    for _ in range(9):
-        *_, infos = vec.step(np.zeros((ENVS * AGENTS, 2), np.float32))
-        lengths += [info["episode"]["l"] for info in infos if "episode" in info]
-    assert lengths == [4] * (2 * ENVS * AGENTS)
-
-
-def test_its_monitor_counts_every_agents_own_return():
-    vec, env = VecMonitor(SB3VecEnv(Corners())), Corners()
-    vec.seed(0)
-    vec.reset()
-    env.reset(seed=0)
-    choices = np.array([0, 1, 0] * (ENVS - 1) + [0, 0, 0])
-    total = torch.zeros(ENVS, AGENTS)
-    returns: dict[int, float] = {}
-    for _ in range(4):
-        *_, infos = vec.step(choices)
-        total += env.step(to_actions(choices, env))[1]
-        for slot, info in enumerate(infos):
-            if "episode" in info and slot not in returns:
-                returns[slot] = info["episode"]["r"]
-                assert returns[slot] == total[slot // AGENTS, slot % AGENTS]
-    assert len(returns) == ENVS * AGENTS
-
-
-@pytest.mark.parametrize("joint", [False, True])
-def test_ppo_learns_and_is_evaluated_by_us(joint):
-    vec = SB3VecEnv(dispersion(), joint=joint)
-    model = PPO("MlpPolicy", vec, n_steps=32, batch_size=32, n_epochs=1, **small()).learn(512)
-    env = dispersion(num_envs=2)
-    predict = as_policy(model, env)
-    obs, _ = env.reset(seed=0)
-    action = predict(obs)
-    assert action.shape == (2, AGENTS, 2)
-    if joint:
-        expected, _ = model.predict(obs.flatten(1).numpy(), deterministic=True)
-        assert (action.flatten(1).numpy() == expected).all()
-    else:
-        for index, agent in np.ndindex(2, AGENTS):
-            expected, _ = model.predict(obs[index, agent].numpy(), deterministic=True)
-            assert action[index, agent].numpy() == pytest.approx(expected, abs=1e-6)
-    assert torch.isfinite(evaluate(predict, env).returns).all()
-
-
-@pytest.mark.parametrize("joint", [False, True])
-def test_ppo_learns_discrete_actions(joint):
-    vec = SB3VecEnv(Corners(), joint=joint)
-    model = PPO("MlpPolicy", vec, n_steps=32, batch_size=32, n_epochs=1, **small()).learn(512)
-    result = evaluate(as_policy(model, Corners(num_envs=2)), Corners(num_envs=2))
-    assert torch.isfinite(result.returns).all()
 
 
 @pytest.mark.parametrize(
@@ -283,13 +162,16 @@ def test_its_evaluation_and_ours_agree():
     assert sorted(lengths) == sorted(ours.lengths.tolist())
 
 
-def test_a_policy_trained_on_normalised_observations_gets_them_normalised():
-    vec = VecNormalize(SB3VecEnv(dispersion()))
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_policy_trained_on_normalised_observations_gets_them_normalised(joint):
+    vec = VecNormalize(SB3VecEnv(dispersion(), joint=joint))
     model = PPO("MlpPolicy", vec, n_steps=8, batch_size=8, n_epochs=1, **small()).learn(120)
     obs, _ = dispersion().reset(seed=0)
-    rows = vec.normalize_obs(obs.flatten(0, 1).numpy())
+    rows = vec.normalize_obs(obs.numpy().reshape(vec.num_envs, -1))
     expected, _ = model.predict(rows, deterministic=True)
-    assert (as_policy(model, dispersion())(obs).flatten(0, 1).numpy() == expected).all()
+    action = as_policy(model, dispersion())(obs)
+    assert action.shape == (ENVS, AGENTS, 2)
+    assert (action.reshape(expected.shape).numpy() == expected).all()
 
 
 def test_a_model_of_another_env_is_refused():

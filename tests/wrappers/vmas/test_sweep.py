@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffsurrogate.wrappers.vmas import adapter as vmas
+from diffsurrogate.wrappers.vmas import paper_tasks as paper
 from diffsurrogate.wrappers.vmas.catalogue import NO_GRADIENT, scenario_names
 from diffsurrogate.wrappers.vmas.random_stream import Stream
 from diffsurrogate.wrappers.vmas.tensor_tree import read_tree
@@ -32,10 +33,13 @@ SHARED_DRAWS = {
     "football": "how many numbers the scripted players draw depends on every env",
 }
 """What these scenarios draw once for all envs, so that a partial reset cannot."""
+OURS = ["paper/discovery", "paper/sampling"]
 RESET = torch.tensor([False, True, False, False, True, False, False])
 
 
 def make(name, **options):
+    if name.startswith("paper/"):
+        return paper.make(name.removeprefix("paper/"), num_envs=ENVS, n_agents=3, **options)
     return vmas.make(name, num_envs=ENVS, **SMALL.get(name, {}), **options)
 
 
@@ -56,7 +60,7 @@ def assert_same(first, second, where=slice(None)):
             assert torch.equal(one[where], two[where])
 
 
-@pytest.mark.parametrize("name", sorted(set(scenario_names()) - set(NO_GRADIENT)))
+@pytest.mark.parametrize("name", sorted(set(scenario_names()) - set(NO_GRADIENT)) + OURS)
 def test_windows_are_cut_for_good(name):
     env = make(name, differentiable=True, max_steps=7)
     env.reset(seed=3)
@@ -75,35 +79,38 @@ def test_windows_are_cut_for_good(name):
     env.reset()
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", [*scenario_names(), *OURS])
 def test_a_partial_reset_is_a_reset_of_some_and_nothing_to_others(name):
-    envs = {kind: make(name) for kind in ("none", "some", "all")}
-    for env in envs.values():
-        env.reset(seed=5)
-        answers(env, actions(env, 3))
-    begun = envs["none"].state()["simulator"]["tree"]["tensors"]
-    obs = {
-        "none": envs["none"]._next_obs,
-        "some": envs["some"]._reset_where(RESET),
-        "all": envs["all"]._reset_where(torch.ones_like(RESET)),
-    }
-    for env in envs.values():
+    env = make(name)
+    env.reset(seed=5)
+    answers(env, actions(env, 3))
+    begun, next_obs = env.state(), env._next_obs
+    obs, maxima, later = {}, {}, {}
+    for kind, mask in {"none": RESET & False, "some": RESET, "all": RESET | True}.items():
+        env.set_state(begun)
+        env._next_obs = next_obs
+        obs[kind] = env._reset_where(mask) if mask.any() else next_obs
         env._stream = Stream(9, "cpu")
+        after = read_tree(env._roots)
+        for path, tensor in begun["simulator"]["tree"]["tensors"].items():
+            kept = ~mask if tensor.shape[:1] == mask.shape else slice(None)
+            assert (
+                kind == "all"  # which may draw anew what is shared
+                or tensor.ndim == 0
+                or torch.equal(after[path][kept].nan_to_num(), tensor[kept].nan_to_num())
+            )
+        maxima[kind], later[kind] = env.max_return(), answers(env, actions(env, 5))
     assert torch.equal(obs["some"][~RESET], obs["none"][~RESET])
-    after = read_tree(envs["some"]._roots)
-    for path, tensor in begun.items():
-        kept = ~RESET if tensor.shape[:1] == RESET.shape else slice(None)
-        assert tensor.ndim == 0 or torch.equal(
-            after[path][kept].nan_to_num(), tensor[kept].nan_to_num()
-        )
+    if maxima["none"] is not None:
+        expected = torch.where(RESET, maxima["all"], maxima["none"])
+        assert torch.equal(maxima["some"], expected)
     if name not in SHARED_DRAWS:
         assert torch.equal(obs["some"][RESET], obs["all"][RESET])
-        later = {kind: answers(env, actions(env, 5)) for kind, env in envs.items()}
         assert_same(later["some"], later["none"], ~RESET)
         assert_same(later["some"], later["all"], RESET)
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", [*scenario_names(), *OURS])
 def test_a_saved_state_goes_on_the_same_in_this_env_and_in_a_new_one(name):
     env = make(name, max_steps=4)
     env.reset(seed=5)

@@ -9,9 +9,7 @@ import torch
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.vmas.tensor_tree import (
-    Snapshot,
     copy_tree,
-    detach_tree,
     load_tree,
     read_tree,
     save_tree,
@@ -86,14 +84,6 @@ def test_tensors_are_found_wherever_they_are():
     assert sorted(read_tree({"w": everything()})) == sorted(PATHS)
 
 
-def test_detach_reaches_every_tensor_and_spares_those_held_elsewhere():
-    world = everything()
-    held = world.attribute
-    detach_tree({"w": world})
-    assert not any(tensor.requires_grad for tensor in read_tree({"w": world}).values())
-    assert held.requires_grad and torch.equal(held, world.attribute)
-
-
 def test_one_tensor_under_two_names_stays_one():
     world = everything()
     copy_tree({"w": world})
@@ -118,16 +108,6 @@ def test_a_write_in_place_after_copying_does_not_harm_backward():
     world.x[:] = 0
     cube.backward()
     assert leaf.grad.tolist() == [12, 12, 12]  # 3 * 2^2
-
-
-def test_a_snapshot_puts_structure_back():
-    goals = [Thing(x=torch.zeros(2)), Thing(x=torch.ones(2))]
-    world = Thing(goals=goals, goal=goals[0], history=[torch.zeros(1)], count=1)
-    before = Snapshot({"w": world})
-    world.goal, world.count = goals[1], 2
-    world.history.append(torch.ones(1))
-    before.put_back()
-    assert world.goal is goals[0] and world.count == 1 and len(world.history) == 1
 
 
 def test_saved_state_comes_back_in_a_new_process_and_object():
