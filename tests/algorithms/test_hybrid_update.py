@@ -7,32 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 from toys.reach import (
-    AGENTS,
-    ENVS,
     HORIZON,
     Reach,
     config,
     learned_reach,
-    mean_return,
 )
 
-from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
-from diffsurrogate.actor_critic.critic import CriticConfig
-from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.policy_updates import (
-    GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,
 )
-from diffsurrogate.algorithms.shac import SHAC, SHACConfig
+from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.window import Window
-from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import expectile_loss
-from diffsurrogate.nets.config import NetConfig
-
-SHARED = NetConfig(architecture="shared", hidden=(32,))
 
 
 def ppo(**kwargs: Any) -> ClipConfig:
@@ -47,22 +37,6 @@ def hybrid(weight: float = 0.3, **kwargs: Any) -> HybridUpdateConfig:
 
 def frozen_values() -> ValueLearningConfig:
     return ValueLearningConfig(minibatches=2, batch_size=13, lr=0.0)
-
-
-@pytest.mark.parametrize("kind", ["white", "ou"])
-def test_ppo_steps_alone_lead_points_to_the_origin(kind):
-    """Nothing of the pathwise gradient is left at a weight of 0; -5.3 at the start."""
-    settings = config(
-        actor=ActorConfig(net=SHARED, std=0.3),
-        critic=CriticConfig(net=SHARED),
-        noise=NoiseConfig(kind=kind, correlation=0.5),
-        update=hybrid(weight=0.0, epochs=4, batch_size=61),
-    )
-    agent = SHAC(Reach(num_envs=61), settings)
-    before = mean_return(agent)
-    agent.learn(60 * 61 * HORIZON)
-    assert before < -3
-    assert mean_return(agent) > -1.0
 
 
 def test_the_first_ratios_are_of_the_policy_that_acted():
@@ -115,12 +89,6 @@ def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
     extra_grad, report = update._weighted_gradient(window, noise, torch.tensor(1.0))
     assert report["actor_gradient_norm"] > 1e3
     assert torch.stack([g.norm() for _, g in extra_grad]).norm().item() == pytest.approx(0.3 * 0.5)
-
-
-def test_a_hybrid_update_without_ppos_steps_is_refused():
-    assert SHACConfig().update == GradientUpdateConfig()
-    with pytest.raises(UsageError, match=r"ppo\.epochs is 0"):
-        hybrid(epochs=0)
 
 
 @pytest.fixture(scope="module")
@@ -193,30 +161,3 @@ def test_optimistic_values_lie_above_the_mean():
     assert value.item() == pytest.approx(0.8 * share / (0.8 * share + 0.2 * (1 - share)), abs=1e-4)
     half = expectile_loss(value.detach().expand_as(target), target, expectile=0.5)
     torch.testing.assert_close(half, (target - value.detach()).square().mean())
-
-
-def test_advantages_are_individual_or_shared():
-    """Only agent 2 earns anything: it alone learns if they are individual, all if shared."""
-
-    class Paid(Reach):
-        def reward(self, *args: Any) -> Tensor:
-            return super().reward(*args) * torch.tensor([0.0, 0.0, 1.0])
-
-    def moved(advantage: str) -> list[bool]:
-        net = NetConfig(architecture="separate", hidden=(8,))
-        settings = config(
-            actor=ActorConfig(net=net),
-            critic=CriticConfig(net=net, target_decay=0.0),
-            value=frozen_values(),  # at 0
-            update=hybrid(weight=0.0, advantage=advantage, normalise=False, lr=0.1),
-        )
-        agent = SHAC(Paid(num_envs=ENVS), settings)
-        before = [p.detach().clone() for p in agent.actor.parameters()]
-        agent.learn(28)
-        changes = zip(agent.actor.parameters(), before, strict=True)
-        change = sum((now - old).abs().flatten(1).sum(1) for now, old in changes)
-        assert change.shape == (AGENTS,)
-        return (change > 0).tolist()
-
-    assert moved("individual") == [False, False, True]
-    assert moved("shared") == [True, True, True]

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diffsurrogate.algorithms.bppo import ARMAPPO
 from diffsurrogate.algorithms.policy_updates import AllActionConfig, PathwiseConfig
+from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs.registry import make
+from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.training.evaluate import evaluate
 
 
@@ -90,3 +93,61 @@ def test_shac_plus_plus_balances_a_pole_by_either_gradient(gradient):
             result = evaluate(agent.predict, evaluation_env(options, 32), seed=1)
             best = max(best, result.mean_return)
     assert best > 200
+
+
+# --- PPO and BPPO -------------------------------------------------------------------------------
+
+
+def test_ppo_solves_cartpole():
+    """500 steps upright at most; falling at once is 9."""
+    recipe = recommended("ppo", "gymnasium/CartPole-v1")
+    env = recipe.make_env()
+    agent = PPO(env, replace(recipe.config, gamma=0.98), seed=1)
+    before = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
+    agent.learn(20_000)
+    after = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
+    assert before < 100
+    assert after >= 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1"])
+def test_ours_is_as_good_as_stable_baselines_with_the_same_settings(task):
+    """Three seeds of each: their ranges of returns overlap, but for rounding of this CPU or that.
+
+    Returns go from 9 to 500 and from -1600 to about -150.
+    """
+    benchmark = pytest.importorskip("ppo_against_sb3")
+    methods = ["Stable-Baselines3", "ours, same settings"]
+    rows = list(benchmark.runs([task], [0, 1, 2], methods))
+    theirs, ours = ([row["return"] for row in rows if row["method"] == m] for m in methods)
+    least, slack = {"CartPole-v1": (400, 25), "Pendulum-v1": (-300, 15)}[task]
+    assert max(ours) >= min(theirs) - slack
+    assert max(theirs) >= min(ours) - slack
+    assert min(ours) >= least
+    assert benchmark.table(rows).count("\n") == 4
+
+
+def payoff(method: str, iterations: int) -> float:
+    """What the most probable actions earn each agent after windows of 1,500 plays."""
+    recipe = recommended(method, "games/climbing")
+    agent = recipe.make_agent(make(recipe.env, num_envs=300)).learn(iterations * 1500)
+    return evaluate(agent.predict, make(recipe.env, num_envs=1)).mean_return / 2
+
+
+def test_bppo_finds_the_best_joint_action_where_independent_agents_do_not():
+    """11 is next to -30, which teaches agents that act at once to settle for 7 or less."""
+    assert payoff("bppo", 20) == 11
+    assert payoff("mappo", 20) <= 7
+
+
+def test_what_it_takes_is_that_agents_see_actions_well():
+    """Without feedback as good; with actions as they are, not in this time."""
+    config = recommended("armappo", "games/climbing").config
+    raw = replace(config, actor=replace(config.actor, conditioning="raw"))
+    found = []
+    for chosen in (config, raw):
+        agent = ARMAPPO(make("games/climbing", num_envs=300), chosen).learn(20 * 1500)
+        found.append(evaluate(agent.predict, make("games/climbing", num_envs=1)).mean_return / 2)
+    assert found[0] == 11
+    assert found[1] <= 7

@@ -9,23 +9,18 @@ from toys.reach import (
     ACT,
     AGENTS,
     ENVS,
-    HORIZON,
     OBS,
     Reach,
     config,
     learned_reach,
-    mean_return,
     same,
 )
 
 from diffsurrogate.actor_critic.actor import ActorConfig
-from diffsurrogate.actor_critic.critic import CriticConfig
-from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, PathwiseConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.nets.config import NetConfig
 
 
 def pathwise(**kwargs: Any) -> GradientUpdateConfig:
@@ -108,18 +103,6 @@ def test_the_penalty_moves_a_mean_back_into_the_box(action_penalty_on):
         agent.actor.net.head.bias.fill_(3.0)
     agent.learn(100 * 28)
     assert agent.actor(torch.zeros(ENVS, AGENTS, OBS)).abs().max() < 1.1
-
-
-def test_lambda_returns_lead_points_to_the_origin():
-    net = NetConfig(architecture="shared", hidden=(32,))
-    settings = config(
-        actor=ActorConfig(net=net, std=0.3),
-        critic=CriticConfig(net=net),
-        update=replace(pathwise(lam=0.8), lr=0.01),
-        noise=NoiseConfig(),
-    )
-    agent = SHAC(Reach(num_envs=61), settings).learn(total_steps=200 * 61 * HORIZON)
-    assert mean_return(agent) > -1 / 12 - 0.1
 
 
 def test_a_window_can_move_the_policy_several_times():

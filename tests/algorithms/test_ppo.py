@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from toys.reach import AGENTS, ENVS, NET, OBS, Reach
+from toys.recurrent import cartpole, dispersion
 from toys.trainers import clipped, plain_reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
@@ -17,19 +18,8 @@ from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.registry import make
-from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.optimisation import ClippedAdam
-
-
-def dispersion() -> MultiAgentVectorEnv:
-    return make("paper/dispersion", num_envs=ENVS, n_agents=AGENTS, seed=3, max_steps=5)
-
-
-def cartpole(num_envs: int = ENVS, max_steps: int = 13) -> MultiAgentVectorEnv:
-    return make("gymnasium/CartPole-v1", num_envs=num_envs, max_steps=max_steps)
-
 
 # --- the ratio ---------------------------------------------------------------------------------
 
@@ -87,66 +77,6 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind, learn_std):
         assert report["clipped_share"] == 0.0
 
 
-# --- targets -----------------------------------------------------------------------------------
-
-
-def constant_critic(agent: PPO, value: float) -> None:
-    with torch.no_grad():
-        for parameter in agent.critic.net.parameters():
-            parameter.zero_()
-        agent.critic.net.head.bias.fill_(value)
-
-
-@pytest.mark.parametrize(
-    ("terminated", "truncated", "target"),
-    [
-        (True, False, 1.0),
-        (True, True, 1.0),
-        (False, True, 1 + 0.9 * 10),
-        # 1 + 0.9 (½ 10 + ½ G), G = 1 + 0.9 * 10
-        (False, False, 1 + 0.9 * (5 + 0.5 * 10)),
-    ],
-    ids=["terminated", "both", "truncated", "goes on"],
-)
-def test_only_termination_drops_the_bootstrap(terminated, truncated, target):
-    """Rewards 1, values 10, γ = 0.9, λ = ½: the first of two steps ends in env 4 alone."""
-    agent = PPO(plain_reach(), clipped(gamma=0.9, lam=0.5, scale_rewards=False))
-    constant_critic(agent, 10.0)
-    obs, action = torch.zeros(2, ENVS, AGENTS, OBS), torch.zeros(2, ENVS, AGENTS, 2)
-    ends = torch.zeros(2, 2, ENVS, dtype=torch.bool)
-    ends[:, 0, 4] = torch.tensor([terminated, truncated])
-    window = Window(
-        obs=obs,
-        action=action,
-        reward=torch.ones(2, ENVS, AGENTS),
-        next_obs=obs,
-        terminated=ends[0],
-        truncated=ends[1],
-    )
-    targets, advantage = agent._targets(window)
-    assert targets[0, 4].tolist() == pytest.approx([target] * AGENTS)
-    assert targets[0, 3].tolist() == pytest.approx([10.0] * AGENTS)
-    assert targets[1].flatten().tolist() == pytest.approx([10.0] * ENVS * AGENTS)
-    torch.testing.assert_close(advantage, targets - 10)
-
-
-def test_scaled_rewards_have_targets_of_order_1():
-    class Rich(Reach):
-        def reward(self, *args: Any) -> Tensor:
-            return 1e6 * super().reward(*args)
-
-    def target(env: MultiAgentVectorEnv, scale_rewards: bool) -> float:
-        agent = PPO(
-            env, clipped(scale_rewards=scale_rewards, randomise_episode_phase=False), seed=1
-        )
-        return next(agent.iterations(1))["value_target"]
-
-    poor, rich = (target(kind(differentiable=False), True) for kind in (Reach, Rich))
-    assert rich == pytest.approx(poor, rel=1e-5)
-    assert -3 < rich < -0.1
-    assert target(Rich(differentiable=False), False) < -1e5
-
-
 # --- who sees what -----------------------------------------------------------------------------
 
 
@@ -193,18 +123,6 @@ def test_an_independent_agent_learns_nothing_from_others_rewards():
     assert (trained(PPO, 1.0) - trained(PPO, 100.0))[:2].abs().max() > 1e-4
 
 
-# --- updates -----------------------------------------------------------------------------------
-
-
-def test_learning_rates_fall_linearly():
-    agent, seen = PPO(plain_reach(), clipped(lr_schedule="linear", critic_lr=0.02)), []
-    for _ in agent.iterations(4):
-        optimisers = (agent.actor_optimiser, agent.critic_optimiser)
-        seen.append([optimiser.adam.param_groups[0]["lr"] for optimiser in optimisers])
-    expected = [[1e-3 * left, 0.02 * left] for left in (1, 0.75, 0.5, 0.25)]
-    assert seen == [pytest.approx(pair) for pair in expected]
-
-
 # --- invalid settings ----------------------------------------------------------------------------
 
 
@@ -225,24 +143,14 @@ def test_learning_rates_fall_linearly():
             lambda: SHACConfig(update=HybridUpdateConfig(), actor=ActorConfig(squash=True)),
             "leave actor.squash False",
         ),
-    ],
-)
-def test_invalid_configurations_are_refused_with_advice(build, advice):
-    with pytest.raises(UsageError, match=advice):
-        build()
-
-
-@pytest.mark.parametrize(
-    ("build", "advice"),
-    [
         (lambda: PPOConfig(lr_schedule="lineal"), "did you mean 'linear'"),
         (lambda: ClipConfig(ratio="jiont"), "did you mean 'joint'"),
         (lambda: ClipConfig(advantage="mine"), "'individual', 'shared'"),
         (lambda: PPO("gymnasium/CartPole-v1"), r"as_multi_agent\(env\)"),
-        (lambda: MAPPO(None), "MAPPO cannot train on a NoneType"),
     ],
 )
-def test_a_wrong_type_gets_advice_where_types_are_not_checked(build, advice, monkeypatch):
+def test_invalid_configurations_are_refused_with_advice(build, advice, monkeypatch):
+    """Where types are not checked, too."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(UsageError, match=advice):
         build()

@@ -69,29 +69,11 @@ def test_windows_hang_together(parts):
     assert pieces.scale.item() == pytest.approx(whole.scale.item())
 
 
-def test_the_scale_has_the_units_of_the_reward():
-    reward = torch.randn(11, ENVS, AGENTS, generator=torch.Generator().manual_seed(0))
-    one, many = (ReturnScale(ENVS, AGENTS, gamma=0.9) for _ in range(2))
-    one.update(reward, ends(3, horizon=11))
-    many.update(1000 * reward, ends(3, horizon=11))
-    assert many.scale.item() == pytest.approx(1000 * one.scale.item(), rel=1e-5)
-
-
 def test_the_scale_is_1_until_a_reward_was_seen():
     scale = ReturnScale(ENVS, AGENTS, gamma=0.9)
     assert scale.scale.item() == 1.0
     scale.update(rows(0.0, 0.0, 0.0), ends())
     assert scale.scale.item() == 1.0
-
-
-def test_it_is_saved_and_goes_on():
-    scale, other = (ReturnScale(ENVS, AGENTS, gamma=0.5) for _ in range(2))
-    scale.update(rows(1.0, 2.0, 4.0), ends())
-    other.load_state_dict(scale.state_dict())
-    for each in (scale, other):
-        each.update(rows(8.0), ends(horizon=1))
-    assert other.scale.item() == scale.scale.item()
-    assert other.running[0, 0].item() == 8 + 0.5 * 5.25
 
 
 class Rich(Reach):
