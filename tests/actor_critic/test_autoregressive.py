@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from toys.by_hand import draw
 from toys.reach import Reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
@@ -38,10 +38,6 @@ def actor(
     if agent_order is not None:  # as if drawn
         policy.agent_order = torch.tensor(agent_order)
     return policy
-
-
-def draw(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @seeing

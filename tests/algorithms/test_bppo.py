@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from toys.by_hand import draw
 from toys.reach import AGENTS, ENVS, HORIZON, NET, Reach
 from toys.trainers import SEPARATE, plain_reach, sequential
 
@@ -34,10 +35,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 def game() -> MultiAgentVectorEnv:
     return make("games/climbing", num_envs=ENVS, steps=3)
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # --- feedback -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from toys.by_hand import AGENTS, ENVS, flags, rows
 from toys.reach import HORIZON, Reach, config, weights
 
 from diffsurrogate.actor_critic.exploration import NoiseConfig
@@ -17,26 +18,13 @@ from diffsurrogate.algorithms.policy_updates import (
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.algorithms.value_learning import ReturnScale
 
-ENVS, AGENTS = 7, 3
-
-
-def rows(*numbers: float) -> Tensor:
-    """One number per step, the same for every env and agent: (time, env, agent)."""
-    return torch.tensor(numbers)[:, None, None].expand(-1, ENVS, AGENTS).clone()
-
-
-def ends(*steps: int, horizon: int = 3) -> Tensor:
-    out = torch.zeros(horizon, ENVS, dtype=torch.bool)
-    out[list(steps)] = True
-    return out
-
 
 @pytest.mark.parametrize(
     ("ended", "returns"),
     [
-        (ends(), [1.0, 2.5, 5.25]),  # 1, 2 + ½ 1, 4 + ½ 2.5
-        (ends(1), [1.0, 2.5, 4.0]),
-        (ends(0, 2), [1.0, 2.0, 5.0]),
+        (flags(), [1.0, 2.5, 5.25]),  # 1, 2 + ½ 1, 4 + ½ 2.5
+        (flags(1), [1.0, 2.5, 4.0]),
+        (flags(0, 2), [1.0, 2.0, 5.0]),
     ],
     ids=["none", "second", "first and last"],
 )
@@ -50,7 +38,7 @@ def test_scale_by_hand(ended, returns):
 
 
 def test_only_the_return_of_an_ended_env_restarts():
-    scale, ended = ReturnScale(ENVS, AGENTS, gamma=0.5), ends()
+    scale, ended = ReturnScale(ENVS, AGENTS, gamma=0.5), flags()
     ended[2, 4] = True
     scale.update(rows(1.0, 2.0, 4.0), ended)
     assert (scale.running[:, 1] == 0).tolist() == [index == 4 for index in range(ENVS)]
@@ -72,7 +60,7 @@ def test_windows_hang_together(parts):
 def test_the_scale_is_1_until_a_reward_was_seen():
     scale = ReturnScale(ENVS, AGENTS, gamma=0.9)
     assert scale.scale.item() == 1.0
-    scale.update(rows(0.0, 0.0, 0.0), ends())
+    scale.update(rows(0.0, 0.0, 0.0), flags())
     assert scale.scale.item() == 1.0
 
 

@@ -74,6 +74,11 @@ class Rare(Reach):
         return (next_state["x"].prod(-1) > 16).float()
 
 
+class Nothing(Reach):
+    def reward(self, state, action, next_state) -> Tensor:
+        return torch.zeros(action.shape[:2])
+
+
 class Unseeded(Reach):
     def spawn(self, count: int, generator: torch.Generator):
         return {"x": torch.rand(count, AGENTS, 2)}
@@ -91,23 +96,15 @@ class Hidden(Reach):
     [
         (Rare, "fair", "rewards are rare"),
         (Hidden, "poor", "hard to tell"),
+        (Nothing, "poor", "reward"),
     ],
 )
 def test_what_hinders_learning_is_named(kind, chance, says):
-    _, verdict = examined(kind())
+    found, verdict = examined(kind())
+    assert (sum(found.random_play.rewarded.values()) == 0) == (kind is Nothing)
     assert verdict.chance == chance
     assert any(says in finding for finding in verdict.findings)
     assert verdict.advice
-
-
-def test_no_reward_at_all_is_poor():
-    class Nothing(Reach):
-        def reward(self, state, action, next_state) -> Tensor:
-            return torch.zeros(action.shape[:2])
-
-    found, verdict = examined(Nothing())
-    assert found.random_play.rewarded == {"white": 0.0, "ou": 0.0}
-    assert verdict.chance == "poor"
 
 
 def test_an_env_that_does_not_repeat_is_at_fault(capsys, tmp_path):

@@ -50,6 +50,9 @@ REFUSALS = {
     "bppo games/climbing --ppo.gamma 0.5": "--bppo.",
     "mappo games/climbing --bppo.gamma 0.5": "--ppo.",
     "bppo games/climbing --bppo.update-order random": "backward",
+    "shac vmas/navigation": "--eval-steps",
+    "mappo paper/transport --preset paper": "the paper has no mappo",
+    "ppo paper/transport --network shared --preset paper": "use --network mlp or transformer",
 }
 """Arguments of `diffsurrogate train`, and a part of what is said."""
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gradient_interference import policy_gradients
 from torch import Tensor
 from toys.reach import HORIZON, Reach, config, true_reach
 
@@ -87,23 +86,6 @@ def acted() -> tuple[Tensor, Tensor]:
     return 3 * torch.randn(11, ENVS, AGENTS, OBS) + 2, torch.randn(11, ENVS, AGENTS, OUT)
 
 
-def test_the_ratio_of_an_unchanged_policy_is_1():
-    policy, (obs, action) = actor(), acted()
-    old = policy.log_prob(obs, action).detach()
-    for _ in range(50):
-        new = policy.log_prob(obs, action)
-        new.sum().backward()
-        assert ((new - old).exp() == 1).all()
-
-
-def test_asking_for_gradients_leaves_the_policy_alone():
-    policy, (obs, action) = actor(), acted()
-    before = {name: value.clone() for name, value in policy.state_dict().items()}
-    policy_gradients(policy, obs, action, torch.randn(11, ENVS, AGENTS))
-    for name, value in policy.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
 def test_the_next_windows_inputs_are_what_it_is_measured_on():
     """By the statistics that count from then on; the next window's beginning moves nothing."""
     policy, (obs, _) = actor(), acted()
@@ -150,14 +132,6 @@ def test_leading_axes_are_kept_and_all_weights_learn():
         assert net(torch.randn(*leading, AGENTS, OBS)).shape == (*leading, AGENTS, OUT)
     net(torch.randn(ENVS, AGENTS, OBS)).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
-
-
-def test_the_measurement_is_saved():
-    net, other, x = built(1.2), built(1.2), torch.randn(ENVS, AGENTS, OBS)
-    net.measure(3 * x)
-    other.load_state_dict(net.state_dict())
-    with torch.no_grad():
-        assert torch.equal(other(x), net(x))
 
 
 def test_what_has_no_diversity_is_refused():

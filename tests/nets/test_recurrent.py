@@ -7,6 +7,7 @@ from math import tanh
 import pytest
 import torch
 from torch import Tensor, nn
+from toys.reach import Reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
@@ -263,6 +264,10 @@ def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
 # --- invalid settings -----------------------------------------------------------------------
 
 
+def learned_by(surrogates: SurrogateConfig) -> LearnedDiffWrapper:
+    return LearnedDiffWrapper(Reach(differentiable=False), config=surrogates)
+
+
 REMEMBERS = NetConfig(architecture="separate", gru_size=5)
 
 
@@ -284,16 +289,12 @@ REMEMBERS = NetConfig(architecture="separate", gru_size=5)
             lambda: Actor(ActorConfig(net=REMEMBERS), 1, OBS, -torch.ones(1, 2), torch.ones(1, 2)),
             "build_actor",
         ),
+        (
+            lambda: learned_by(SurrogateConfig(reward=RewardConfig(net=NetConfig(gru_size=5)))),
+            "leave it at 0",
+        ),
     ],
 )
 def test_memory_is_refused_where_no_hidden_state_is_kept(build, advice):
     with pytest.raises(UsageError, match=advice):
         build()
-
-
-def test_surrogates_are_not_recurrent():
-    from toys.reach import Reach
-
-    surrogates = SurrogateConfig(reward=RewardConfig(net=NetConfig(gru_size=5)))
-    with pytest.raises(UsageError, match="leave it at 0"):
-        LearnedDiffWrapper(Reach(differentiable=False), config=surrogates)

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-import torch
+from toys.trainers import what_differs
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, make, recommended
 from diffsurrogate.__main__ import main
@@ -12,7 +12,6 @@ from diffsurrogate.algorithms.bppo import BPPOConfig
 from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.cli.arguments import read_train
-from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint
 
 ENVS = [
@@ -88,19 +87,7 @@ def test_python_and_the_command_line_train_the_same_weights(method, env, agents,
     assert main(command) == 0
     trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["agent"]
     weights = "sb3" if method == "sb3-ppo" else "parts"
-    expected, got = (flat(state[weights]) for state in (agent.state_dict(), trained))
-    assert len(expected) == len(got) > 0
-    assert all(torch.equal(one, other) for one, other in zip(expected, got, strict=True))
-
-
-def flat(state: object) -> list[torch.Tensor]:
-    """Every tensor in nested dicts and lists, in order."""
-    if isinstance(state, torch.Tensor):
-        return [state]
-    if not isinstance(state, dict | list | tuple):
-        return []
-    parts = state.values() if isinstance(state, dict) else state
-    return [tensor for part in parts for tensor in flat(part)]
+    assert not what_differs(agent.state_dict()[weights], trained[weights])
 
 
 @pytest.mark.parametrize(
@@ -110,13 +97,3 @@ def test_a_bare_constructor_is_the_recipe_where_a_task_has_none_of_its_own(env):
     recipe = recommended("shac++", env)
     learned = LearnedDiffWrapper(make(env, num_envs=4))
     assert (SHAC(learned).config, learned.config) == (recipe.config, recipe.surrogates)
-
-
-def test_what_is_not_known_gets_advice():
-    for arguments, advice in (
-        (("ippo", "paper/dispersion", 3, "transformer"), "see only themselves"),
-        (("mappo", "paper/dispersion", 3, "mlp", "paper"), "the paper has no mappo"),
-        (("ppo", "paper/dispersion", 0), "agents is 0"),
-    ):
-        with pytest.raises(UsageError, match=advice):
-            recommended(*arguments)

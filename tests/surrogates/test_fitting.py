@@ -346,32 +346,13 @@ def test_what_is_not_learned_is_not_kept_and_not_reported(part):
     ("config", "name"),
     [
         *((SurrogateConfig, name) for name in ("minibatches", "batch_size")),
-        *((SurrogateConfig, name) for name in ("capacity", "fit_every")),
+        *((SurrogateConfig, name) for name in ("capacity", "fit_every", "reward_bins")),
         *((ActionWorldModelConfig, name) for name in ("batch_size", "trajectories")),
     ],
 )
 def test_a_budget_of_nothing_is_refused(config, name):
     with pytest.raises(UsageError, match=f"{name} is 0"):
         config(**{name: 0})
-
-
-@pytest.mark.parametrize("reward_bins", [0, -1])
-def test_a_cache_without_bins_is_refused(reward_bins):
-    with pytest.raises(UsageError, match="bins"):
-        surrogates(SurrogateConfig(reward_bins=reward_bins))
-
-
-def test_weights_and_minibatches_come_from_the_seed_and_leave_the_global_stream_alone():
-    def trained(seed: int) -> list[Tensor]:
-        models = surrogates(small(), seed=seed)
-        models.fit(window(0))
-        return weights(models)
-
-    state = torch.get_rng_state()
-    one, again, other = trained(1), trained(1), trained(2)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @EITHER_DYNAMICS

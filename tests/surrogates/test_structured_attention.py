@@ -48,12 +48,6 @@ def assert_structured_is_dense(qkv: Tensor) -> None:
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("time", [1, 2, 7, 32])
-@pytest.mark.parametrize("agents", [1, 2, 3, 5, 10])
-def test_structured_is_dense(time: int, agents: int) -> None:
-    assert_structured_is_dense(tokens(time, agents))
-
-
 @settings(max_examples=25, deadline=None)
 @given(time=st.integers(1, 32), agents=st.integers(1, 10), heads=st.integers(1, 3))
 def test_structured_is_dense_at_any_size(time: int, agents: int, heads: int) -> None:

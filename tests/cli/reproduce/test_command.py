@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from toys.grid_runs import GRID, TABLE, fake
-from toys.processes import wait_for_updates
+from toys.processes import run_here, wait_for_updates
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.reproduce.workers import Children, Job, locked
@@ -59,7 +59,7 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, capsys):
+def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for seed in ("1", "2"):  # a run of the grid is a plain training
         run = str(whole / "default" / f"dispersion-1-shac++-mlp-{seed}")
@@ -75,6 +75,7 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, capsys):
     assert not (first / "summary.json").exists()
     assert not second.exists()
     capsys.readouterr()
+    monkeypatch.setattr(Children, "run", run_here)
     assert main(tiny(killed)) == 0  # once the run that was left has stopped
     assert "1 interrupted, 1 new" in capsys.readouterr().out
     assert table(killed) == table(whole)
@@ -203,19 +204,8 @@ def test_a_dry_run_lists_the_runs_and_what_is_left_out(tmp_path, capsys):
     assert "sampling-1-mappo-transformer" in text
     assert not out.exists()
     narrow = ["--tasks", "transport", "--agents"]
-    paper = listing(
-        capsys,
-        *narrow,
-        "10",
-        "--preset",
-        "paper",
-        "--seeds",
-        "7",
-        "--methods",
-        "mappo",
-        "shac",
-        "shac+",
-    )
+    of_paper = ["10", "--preset", "paper", "--seeds", "7", "--methods", "mappo", "shac", "shac+"]
+    paper = listing(capsys, *narrow, *of_paper)
     assert "the paper has no such method: transport-10-mappo-mlp" in paper
     assert "paper/transport-10-shac+-transformer-7" in paper
     others = listing(capsys, *narrow, "3", "--methods", "ippo", "sb3-ppo", "--seeds", "7")
