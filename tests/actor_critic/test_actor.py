@@ -7,7 +7,6 @@ from toys.by_hand import draw
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseState
-from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import action_penalty
 from diffsurrogate.nets.config import NetConfig
 
@@ -238,17 +237,3 @@ def test_the_target_passes_gradient_to_the_state_but_not_to_its_weights():
     assert obs.grad.any()
     assert all(p.grad is None for p in critic.parameters())
     assert not any(p.requires_grad for p in critic.target_net.parameters())
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "value"),
-    [
-        (ActorConfig, "std", -1.0),
-        (CriticConfig, "head_gain", -1.0),
-        (CriticConfig, "target_decay", -0.1),
-        (CriticConfig, "target_decay", 1.0),
-    ],
-)
-def test_numbers_out_of_range_are_refused(kind, name, value):
-    with pytest.raises(UsageError, match=rf"{name}\b.* is {value}"):
-        kind(**{name: value})

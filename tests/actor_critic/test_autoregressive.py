@@ -110,20 +110,6 @@ def test_probabilities_of_all_joint_actions_sum_to_1(kwargs, agent_order, condit
     )
 
 
-def test_a_discrete_action_passes_the_gradient_of_its_gumbel_softmax():
-    """Of agent 0 by hand: with s = softmax(logits + gumbel), ds_0/dlogit_1 = -s_0 s_1."""
-    policy = actor(discrete=True)
-    noise = draw(1, AGENTS, ACT)
-    with torch.no_grad():
-        for parameter in policy.net[0].parameters():
-            parameter.zero_()
-    policy.act(draw(1, AGENTS, OBS), noise)[0, 0, 0].backward()
-    uniform = torch.distributions.Normal(0.0, 1.0).cdf(noise[0, 0])
-    s = (-(-uniform.log()).log()).softmax(-1)
-    want = torch.stack([s[0] * s[1], -s[0] * s[1]])
-    torch.testing.assert_close(policy.net[0].head.bias.grad, want)
-
-
 @pytest.mark.parametrize("discrete", [False, True])
 def test_a_gradient_goes_through_earlier_actions(discrete):
     """What SHAC needs: the last agent's action moves with the first one's weights."""
@@ -175,20 +161,3 @@ def test_what_is_built_depends_on_the_order():
     assert type(build_actor(ActorConfig(net=NET, order="listed"), env)) is AutoregressiveActor
     game = build_actor(ActorConfig(net=NET, order="listed"), make("games/climbing"))
     assert game.discrete
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "advice"),
-    [
-        ({"order": "listed", "net": NetConfig()}, "make it separate"),
-        (
-            {"order": "listed", "net": NetConfig(architecture="separate", centralised=True)},
-            "leave it False",
-        ),
-        ({"conditioning": "raw"}, 'leave it at "projection"'),
-        ({"conditioning": "none"}, "choose another order"),
-    ],
-)
-def test_invalid_actors_are_refused(kwargs, advice):
-    with pytest.raises(UsageError, match=advice):
-        actor(**{"order": "simultaneous", **kwargs})

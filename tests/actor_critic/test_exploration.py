@@ -49,12 +49,6 @@ def test_ou_noise_forgets_at_the_rate_given_also_over_borders():
             assert pair == pytest.approx(0.8**lag, abs=0.06)
 
 
-@pytest.mark.parametrize("kwargs", [{"correlation": 1.0}, {"correlation": -0.1}])
-def test_invalid_noise_is_refused(kwargs):
-    with pytest.raises(UsageError, match=next(iter(kwargs))):
-        NoiseConfig(**kwargs)
-
-
 # --- densities -----------------------------------------------------------------------------------
 
 
@@ -73,21 +67,6 @@ def test_step_by_step_densities_make_up_the_joint_one_also_over_borders(rho):
     joint = torch.distributions.MultivariateNormal(torch.zeros(9), torch.tensor(rho) ** lags)
     expected = joint.log_prob(torch.cat(windows).movedim(0, -1))
     torch.testing.assert_close(log_prob, expected, atol=1e-3, rtol=1e-4)
-
-
-def test_memory_by_hand():
-    """ρ = 0.6: before each step, 0.6 of the last is known, and 0.8 of a deviation is not."""
-    noise = process("ou", (7, 3, 2), correlation=0.6)
-    first, before = noise.draw_with_state(3)
-    second, after = noise.draw_with_state(2)
-    assert before is not None
-    assert after is not None
-    assert before.fresh.flatten().tolist() == pytest.approx([1.0, 0.8, 0.8])
-    assert after.fresh.flatten().tolist() == pytest.approx([0.8, 0.8])
-    assert not before.carried[0].any()
-    torch.testing.assert_close(before.carried[1:], 0.6 * first[:2])
-    torch.testing.assert_close(after.carried[0], 0.6 * first[2])
-    torch.testing.assert_close(after.carried[1], 0.6 * second[0])
 
 
 def test_rows_of_flat_memory_are_env_by_env_within_a_step():

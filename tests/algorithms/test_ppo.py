@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +13,8 @@ from toys.trainers import clipped, plain_reach
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_epochs, policy_batch
-from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
-from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.errors import UsageError
 from diffsurrogate.training.optimisation import ClippedAdam
 
 # --- the ratio ---------------------------------------------------------------------------------
@@ -49,16 +45,8 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind, learn_std):
     for _ in range(2):  # correlated noise goes on
         drawn, memory = noise.draw_with_state(11)
         window = env.collect(NoisyPolicy(policy, drawn), 11)
-        if not env.discrete_actions:
-            beyond = (window.action < env.action_low) | (window.action > env.action_high)
-            assert beyond.float().mean() > 0.1
-            # unit noise, whose density is known, scaled by σ
-            known, left = (0.0, 1.0) if memory is None else (memory.carried, memory.fresh)
-            unit = torch.distributions.Normal(known, left).log_prob(drawn)
-            expected = (unit - policy.log_std.detach()).sum(-1)
-            advantage = torch.randn(11, ENVS, env.num_agents)
-            past = policy_batch(window, policy, advantage, memory)
-            torch.testing.assert_close(past.log_prob, expected, atol=1e-3, rtol=1e-4)
+        beyond = (window.action < env.action_low) | (window.action > env.action_high)
+        assert env.discrete_actions or beyond.float().mean() > 0.1
         assert window.ended.any()
         past = policy_batch(window, policy, torch.randn(11, ENVS, env.num_agents), memory)
         ratios: list[Tensor] = []
@@ -123,34 +111,3 @@ def test_an_independent_agent_learns_nothing_from_others_rewards():
     assert (trained(PPO, 1.0) - trained(PPO, 100.0))[:2].abs().max() > 1e-4
 
 
-# --- invalid settings ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("build", "advice"),
-    [
-        (lambda: PPOConfig(actor=ActorConfig(squash=True)), "leave actor.squash False"),
-        (lambda: PPOConfig(clip=ClipConfig(epochs=0)), "epochs"),
-        (lambda: PPOConfig(horizon=0), "at least 1 step"),
-        (lambda: PPOConfig(gamma=1.1), "gamma"),
-        (lambda: PPOConfig(lam=-0.1), "lam"),
-        (lambda: PPOConfig(critic_lr=-1.0), "critic_lr"),
-        (lambda: ClipConfig(epochs=-1), "epochs"),
-        (lambda: ClipConfig(batch_size=0), "batch_size"),
-        (lambda: ClipConfig(clip_range=0.0), "clip_range"),
-        (lambda: ClipConfig(entropy_weight=-0.1), "entropy_weight"),
-        (
-            lambda: SHACConfig(update=HybridUpdateConfig(), actor=ActorConfig(squash=True)),
-            "leave actor.squash False",
-        ),
-        (lambda: PPOConfig(lr_schedule="lineal"), "did you mean 'linear'"),
-        (lambda: ClipConfig(ratio="jiont"), "did you mean 'joint'"),
-        (lambda: ClipConfig(advantage="mine"), "'individual', 'shared'"),
-        (lambda: PPO("gymnasium/CartPole-v1"), r"as_multi_agent\(env\)"),
-    ],
-)
-def test_invalid_configurations_are_refused_with_advice(build, advice, monkeypatch):
-    """Where types are not checked, too."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(UsageError, match=advice):
-        build()

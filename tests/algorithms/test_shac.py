@@ -1,10 +1,11 @@
 """SHAC: a known optimum, what it refuses, and what each update does."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from toys.reach import Reach, config, mean_return, same, weights
+from toys.reach import Reach, config, mean_return, same
 from toys.trainers import clipped
 
 from diffsurrogate.actor_critic.actor import ActorConfig
@@ -12,7 +13,6 @@ from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.policy_updates import (
-    AllActionConfig,
     GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,
@@ -90,39 +90,6 @@ def test_an_env_without_gradients_is_refused_with_advice(part):
         SHAC(env)
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: SHACConfig(horizon=0), "horizon"),
-        (lambda: SHACConfig(gamma=1.1), "gamma"),
-        (lambda: SHACConfig(betas=(0.9, 1.0)), "betas"),
-        (lambda: SHACConfig(ema_decay=1.0), "ema_decay"),
-        (
-            lambda: SHACConfig(
-                update=GradientUpdateConfig(gradient=PathwiseConfig(segment_length=5))
-            ),
-            "divides the horizon",
-        ),
-        (lambda: PathwiseConfig(segment_length=0), "segment_length"),
-        (lambda: PathwiseConfig(minibatches=0), "minibatches"),
-        (lambda: PathwiseConfig(lam=1.5), "lam"),
-        (lambda: PathwiseConfig(action_penalty_weight=-1.0), "action_penalty_weight"),
-        (lambda: AllActionConfig(minibatches=0), "minibatches"),
-        (lambda: GradientUpdateConfig(lr=-1.0), "lr"),
-        (lambda: GradientUpdateConfig(max_grad_norm=0.0), "max_grad_norm"),
-        (lambda: HybridUpdateConfig(weight=-0.1), "weight"),
-        (lambda: HybridUpdateConfig(ppo=ClipConfig(epochs=0)), r"ppo\.epochs is 0"),
-        (lambda: ValueLearningConfig(minibatches=0), "minibatches"),
-        (lambda: ValueLearningConfig(batch_size=0), "batch_size"),
-        (lambda: ValueLearningConfig(lam=-0.1), "lam"),
-        (lambda: ValueLearningConfig(expectile=1.0), "expectile"),
-    ],
-)
-def test_invalid_configurations_are_refused(build, message):
-    with pytest.raises(UsageError, match=message):
-        build()
-
-
 # --- updates ---------------------------------------------------------------------------------
 
 
@@ -149,23 +116,18 @@ def test_learning_rates_fall_linearly(lr_schedule):
         assert found == pytest.approx(expected)
 
 
-def test_non_finite_gradients_are_skipped_and_counted():
-    agent = SHAC(Reach(), config())
-    skipped, before = [], []
+def test_a_step_of_a_gradient_that_is_not_finite_is_left_out():
+    agent, seen = SHAC(Reach(), config()), [[]]
 
     def callback(trainer: SHAC, metrics: dict[str, float]) -> None:
-        skipped.append(metrics["skipped_updates"])
-        after = [p.detach().clone() for p in trainer.actor.parameters()]
-        assert all(torch.isfinite(p).all() for p in after)
-        assert same(before[-1], after) == trainer.env.broken
-        assert torch.isfinite(torch.tensor(metrics["actor_gradient_norm"])) != trainer.env.broken
-        before.append(after)
+        seen.append([p.detach().clone() for p in trainer.actor.parameters()])
+        broken = trainer.iteration in (3, 4)
+        assert same(seen[-2], seen[-1]) == broken if seen[-2] else not broken
+        assert math.isfinite(metrics["actor_gradient_norm"]) != broken
         trainer.env.broken = trainer.iteration in (2, 3)
 
-    before.append([p.detach().clone() for p in agent.actor.parameters()])
     agent.learn(6 * 28, callback)
-    assert skipped == [0.0, 0.0, 1.0, 2.0, 2.0, 2.0]
-    assert all(torch.isfinite(value).all() for value in weights(agent))
+    assert agent.skipped == 2
 
 
 @pytest.mark.parametrize("batch", [13, 1000], ids=["minibatches", "whole windows"])

@@ -48,10 +48,7 @@ def test_a_smooth_env_with_gradients_is_found_to_be_one(healthy):
     assert found.fit.growth[0] == 1
     assert verdict.chance == "good"
     assert verdict.faults == ()
-
-
-def test_the_text_names_what_was_found(healthy):
-    text = describe(*healthy)
+    text = describe(found, verdict)
     assert "PASSED" in text
     assert f"{OBS} numbers per agent" in text
     assert "SHAC++ here: good" in text
@@ -222,21 +219,22 @@ def test_slopes_are_followed_within_episodes_only(healthy):
 
 def test_a_reward_model_that_knows_only_what_it_learned_from_is_named(healthy):
     found, _ = healthy
-    fit = replace(found.fit, reward_error=0.28, seen_error=0.09)
-    verdict = verdict_of(replace(found, fit=fit))
+
+    def judged(**errors: float) -> Verdict:
+        return verdict_of(replace(found, fit=replace(found.fit, **errors)))
+
+    verdict = judged(reward_error=0.28, seen_error=0.09)
     assert verdict.chance == "fair"
     assert verdict.findings[0] == (
         "reward model at 72% of the variance on unseen episodes, 91% on those it learned from: "
         "more data or another model first"
     )
     assert "--transitions" in verdict.advice[0]
-    fit = replace(found.fit, reward_error=1.1, seen_error=1.0)
-    verdict = verdict_of(replace(found, fit=fit))
+    verdict = judged(reward_error=1.1, seen_error=1.0)
     assert verdict.chance == "poor"
     assert "at 0% of the variance on unseen episodes: more data" in verdict.findings[0]
     assert "RewardConfig" in verdict.advice[0]
-    fit = replace(found.fit, reward_error=float("nan"))
-    assert verdict_of(replace(found, fit=fit)).chance != "good"
+    assert judged(reward_error=float("nan")).chance != "good"
 
 
 def test_held_out_episodes_are_others(healthy):

@@ -82,6 +82,7 @@ def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
 
 FEW = ["mlp", "shared"]
 SECTIONS = {"shac++": {"shac", "surrogates"}, "sb3-ppo": {"sb3"}}
+SECTIONS |= {method: {"bppo"} for method in ("bppo", "armappo", "happo")}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,7 @@ SECTIONS = {"shac++": {"shac", "surrogates"}, "sb3-ppo": {"sb3"}}
         *itertools.product(["paper/dispersion"], ["ippo"], [*FEW, "hyper-mlp", "dico"]),
         *itertools.product(["gymnasium/CartPole-v1", "vmas/balance"], ["ppo", "shac++"], FEW),
         *itertools.product(["paper/dispersion", "gymnasium/CartPole-v1"], ["sb3-ppo"], FEW),
+        *itertools.product(["games/penalty"], ["bppo", "armappo", "happo"], ["mlp"]),
     ],
 )
 def test_options_survive_json_and_do_not_differ_from_themselves(env, method, network):

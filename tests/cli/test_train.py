@@ -110,21 +110,6 @@ def test_evaluate_render_and_report_read_a_run(run, tmp_path, capsys):
     assert (tmp_path / "report.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    ("arguments", "envs"),
-    [
-        (["ppo", "gymnasium/CartPole-v1"], "default: 16"),
-        (["shac", "diffsurrogate/cartpole-swingup"], "default: 64"),
-    ],
-)
-def test_help_shows_the_defaults_in_force(arguments, envs, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", *arguments, "--help"])
-    assert stopped.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert envs in text[text.index("--num-envs") : text.index("--num-envs") + 100]
-
-
 def test_check_gradients_tells_good_from_missing(capsys):
     assert main(["check-gradients", "diffsurrogate/cartpole-swingup", "--num-envs", "7"]) == 0
     command = ["check-gradients", "paper/dispersion", "--num-envs", "7", "--agents", "2"]

@@ -148,19 +148,6 @@ def test_the_lambda_loss_is_minus_the_mean_target_over_its_weights(seed, lam, ga
     assert got.item() == pytest.approx(-target.item() / weight, abs=1e-9)
 
 
-def test_values_on_the_way_weigh_only_with_a_lambda():
-    """SHAC's objective sees the last value only; TD(λ) returns see every one."""
-    reward = torch.zeros(4, ENVS, AGENTS)
-    for lam, seen in ((None, [0, 0, 0, 1]), (0.8, [1, 1, 1, 1]), (1.0, [0, 0, 0, 1])):
-        value = torch.ones(4, ENVS, AGENTS, requires_grad=True)
-        never = flags(horizon=4)
-        if lam is None:
-            shac_actor_loss(reward, value, never, never, gamma=0.9).backward()
-        else:
-            lambda_actor_loss(reward, value, never, never, gamma=0.9, lam=lam).backward()
-        assert (value.grad.sum((1, 2)) != 0).tolist() == [bool(flag) for flag in seen]
-
-
 # --- the box ---------------------------------------------------------------------------------
 
 

@@ -18,10 +18,8 @@ from toys.spring import (
 )
 
 from diffsurrogate.envs.window import Window
-from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import shac_actor_loss
 from diffsurrogate.gradients.estimator import clip_adjoint, clip_to_median_norm, straight_through
-from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 WILD = 2
@@ -115,8 +113,3 @@ def test_only_the_exceeding_env_is_clipped(by_steps: bool) -> None:
     assert held[WILD] < 1e5 * held[others].max()
     assert torch.equal(held[others], free[others])
     assert torch.equal(held_window.reward, free_window.reward)
-
-
-def test_a_limit_must_be_more_than_nothing() -> None:
-    with pytest.raises(UsageError, match="adjoint_clip"):
-        SurrogateConfig(adjoint_clip=0.0)

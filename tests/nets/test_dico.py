@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from toys.reach import HORIZON, Reach, config, true_reach
+from toys.reach import Reach, config
+from toys.trainers import clipped, plain_reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
-from diffsurrogate.algorithms.ppo import IPPO, PPOConfig
+from diffsurrogate.algorithms.ppo import IPPO
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import gaussian_diversity
@@ -98,15 +99,13 @@ def test_the_next_windows_inputs_are_what_it_is_measured_on():
 
 
 def ippo(lr: float) -> IPPO:
-    start = PPOConfig.ippo()
-    clip = replace(start.clip, epochs=2, batch_size=13, lr=lr)
-    own = replace(start.actor, net=DICO)
-    return IPPO(Reach(differentiable=False), replace(start, horizon=HORIZON, clip=clip, actor=own))
+    own = replace(IPPO.default_config().actor, net=DICO)
+    return IPPO(plain_reach(), clipped(IPPO, {"lr": lr}, actor=own))
 
 
 def shac(lr: float) -> SHAC:
     update = GradientUpdateConfig(lr=lr)
-    return SHAC(true_reach(), config(actor=ActorConfig(net=DICO, std=0.3), update=update))
+    return SHAC(Reach(), config(actor=ActorConfig(net=DICO, std=0.3), update=update))
 
 
 def test_steps_of_length_0_leave_the_ratio_at_1():

@@ -80,11 +80,10 @@ def test_a_transformer_may_embed_each_agent_by_an_mlp():
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("leading", [(ENVS,), (11, ENVS), ()])
 def test_a_separate_net_is_as_many_nets_as_agents(layer_norm, leading):
-    """Each agent's equals a joint net of one agent with the same weights, gradients included."""
+    """Each agent's equals a joint net of one agent with the same weights."""
     many = trained(small("separate", layer_norm=layer_norm))
     x = torch.randn(*leading, AGENTS, OBS)
     out = many(x)
-    out.square().sum().backward()
     layers = [layer for layer in many.net if isinstance(layer, AgentLinear)]
     assert [tuple(layer.weight.shape) for layer in layers] == [
         *((AGENTS, 12, OBS), (AGENTS, 12, 12), (AGENTS, OUT, 12)),
@@ -96,12 +95,8 @@ def test_a_separate_net_is_as_many_nets_as_agents(layer_norm, leading):
             for mine, theirs in zip(own, layers, strict=True):
                 mine.weight.copy_(theirs.weight[agent])
                 mine.bias.copy_(theirs.bias[agent])
-        alone = one(x[..., agent : agent + 1, :])
-        torch.testing.assert_close(out[..., agent : agent + 1, :], alone)
-        alone.square().sum().backward()
-        for mine, theirs in zip(own, layers, strict=True):
-            torch.testing.assert_close(theirs.weight.grad[agent], mine.weight.grad)
-            torch.testing.assert_close(theirs.bias.grad[agent], mine.bias.grad)
+        alone = slice(agent, agent + 1)
+        torch.testing.assert_close(out[..., alone, :], one(x[..., alone, :]))
 
 
 def test_agents_of_a_separate_net_begin_with_weights_of_their_own():

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from toys.reach import AGENTS, ENVS, Reach
+from toys.reach import AGENTS, ENVS
 
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -13,11 +13,6 @@ from diffsurrogate.nets.config import NetConfig
 HORIZON = 6
 KINDS = {"ppo": PPO, "ippo": IPPO, "mappo": MAPPO}
 PLAIN = NetConfig(hidden=(8,), activation="tanh", layer_norm=False)
-
-
-def plain_reach() -> MultiAgentVectorEnv:
-    """Episodes of 8 steps."""
-    return Reach(differentiable=False)
 
 
 def dispersion() -> MultiAgentVectorEnv:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +116,17 @@ def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
     assert "1 interrupted, 1 new" in capsys.readouterr().out
 
 
-def test_runs_to_prolong_are_not_finished_when_ctrl_c_comes_first(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_runs_to_prolong_are_not_finished_when_a_signal_comes_first(
+    number, status, tmp_path, monkeypatch, capsys
+):
     def run(children, jobs, started, ended):
-        children.signal = signal.SIGINT
+        children.signal = number
 
     monkeypatch.setattr(Children, "run", run)
     fake(tmp_path, "ppo", 1, 0.5)
     command = [*GRID, "--methods", "ppo", "--seeds", "1", "--total-steps", "101"]
-    assert main([*command, "--out", str(tmp_path)]) == 130
+    assert main([*command, "--out", str(tmp_path)]) == status
     assert "stopped with 0 of 1 runs finished" in capsys.readouterr().out
 
 
@@ -161,28 +163,6 @@ def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, cap
     assert "2 of 3 runs failed; try them again with:" in text
     assert "1 of 3 runs finished" in (tmp_path / "table1.md").read_text()
     assert main([*command, "--seeds", "1"]) == 0  # nothing is left to do
-
-
-@pytest.mark.slow
-def test_a_grid_of_twelve_cells_killed_twice_goes_on_to_the_same_table(tmp_path):
-    cells = ["--agents", "1", "--methods", "ppo", "mappo", "shac++", "--seeds", "1"]
-
-    def command(out: Path) -> list[str]:
-        steps = ["--total-steps", str(5 * 32 * 12)]
-        return [*TABLE, *cells, *steps, "--jobs", "2", "--out", str(out), "--", *SMALL]
-
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert main(command(whole)) == 0
-    for count, number in ((2, signal.SIGTERM), (7, signal.SIGKILL)):
-        process = start(command(broken), tmp_path / "log")
-        while len(list(broken.glob("default/*/summary.json"))) < count:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(60) == (143 if number == signal.SIGTERM else -number)
-    assert main(command(broken)) == 0
-    assert table(broken) == table(whole)
-    assert len(table(whole)["cells"]) == 12
 
 
 # --- what is trained --------------------------------------------------------------------------
@@ -224,11 +204,22 @@ BAD = {
     "idle": (["--methods", "ppo", "--", "--shac.horizon", "4"], "ppo has no option --shac.horizon"),
     "horizon": (["--methods", "ppo", "--", "--ppo.horizon", "0"], "at least 1"),
 }
+BAD_BPTA = {
+    "task": (["--tasks", "climbin"], "bpta has no task climbin; known: climbing"),
+    "variant": (["--variants", "rare"], "bpta has no variant rare; known: raw"),
+    "network": (["--networks", "shared"], "nothing is left"),
+    "preset": (["--preset", "paper"], "nothing is left"),
+}
 
 
-@pytest.mark.parametrize(("arguments", "advice"), list(BAD.values()), ids=list(BAD))
-def test_bad_input_gets_advice(arguments, advice, tmp_path, capsys):
-    assert main([*GRID, "--out", str(tmp_path / "grid"), *arguments]) == 2
+@pytest.mark.parametrize(
+    ("table", "arguments", "advice"),
+    [(GRID, *row) for row in BAD.values()]
+    + [(["reproduce", "bpta"], *row) for row in BAD_BPTA.values()],
+    ids=[*BAD, *BAD_BPTA],
+)
+def test_bad_input_gets_advice(table, arguments, advice, tmp_path, capsys):
+    assert main([*table, "--out", str(tmp_path / "grid"), *arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert advice in message
@@ -250,9 +241,7 @@ def test_another_configuration_in_the_folder_is_refused_but_a_larger_budget_is_n
         (*same, "--", "--num-envs", "7"): None,
         (*same, "--", "--film-steps", "7"): "finished",
     }.items():
-        before = [] if "--" not in options else list(options[options.index("--") :])
-        given = list(options[: len(options) - len(before)])
-        status = main([*command, *given, "--dry-run", *before])
+        status = main([*command, "--dry-run", *options])
         told = capsys.readouterr()
         if state is None:
             assert status == 2
