@@ -135,17 +135,13 @@ def test_the_most_probable_chain_is_what_it_does_without_noise():
     torch.testing.assert_close(choosing.entropy(obs), choosing.entropy(obs, best))
 
 
-def test_a_random_order_is_drawn_for_every_window_and_saved():
+def test_a_random_order_is_drawn_for_every_window():
     policy, generator = actor(order="random"), torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(40):
         policy.freeze_normaliser(generator)
         seen.add(tuple(policy.agent_order.tolist()))
     assert seen == set(itertools.permutations(range(AGENTS)))
-    other = actor(order="random")
-    other.load_state_dict(policy.state_dict())
-    obs = draw(ENVS, AGENTS, OBS)
-    assert torch.equal(other.act(obs, None), policy.act(obs, None))
 
 
 def test_an_actor_of_the_wrong_kind_is_refused():

@@ -7,7 +7,6 @@ from toys.recall import Recall
 from toys.recurrent import PLAIN, settings
 
 from diffsurrogate.actor_critic.actor import ActorConfig
-from diffsurrogate.algorithms.bppo import ARMAPPO
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.policy_updates import AllActionConfig, PathwiseConfig
 from diffsurrogate.algorithms.ppo import IPPO, PPO
@@ -22,8 +21,7 @@ from diffsurrogate.training.evaluate import Evaluation, evaluate
 
 def preset(method: str, env: str, **changes: object) -> TrainOptions:
     """The options `diffsurrogate train` would start from."""
-    agents = changes.pop("agents", None)
-    return replace(TrainOptions.recommended(method, env, agents), **changes)
+    return replace(TrainOptions.recommended(method, env), **changes)
 
 
 def judged(options: TrainOptions, iterations: int, envs: int = 64) -> Evaluation:
@@ -42,13 +40,6 @@ def test_true_gradients_of_transport_survive_window_after_window(windows):
     assert agent.skipped == 0
 
 
-@pytest.mark.slow
-def test_shac_plus_learns_dispersion():
-    """Learned reward, true dynamics: takes off within 80 windows of 64 envs."""
-    options = preset("shac+", "paper/dispersion", agents=1, num_envs=64)
-    assert judged(options, 130).normalised_return > 0.7
-
-
 def test_shac_plus_plus_balances_a_pole_that_is_not_ours():
     """Discrete actions, ends by state, no gradients; 20 steps of 500 at random."""
     options = preset("shac++", "gymnasium/CartPole-v1", seed=2)
@@ -57,18 +48,22 @@ def test_shac_plus_plus_balances_a_pole_that_is_not_ours():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [42, 43, 44])
-def test_shac_plus_plus_solves_dispersion(seed):
-    options = preset("shac++", "paper/dispersion", agents=1, seed=seed)
-    assert judged(options, 80, 512).normalised_return >= 0.9
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_shac_swings_the_cart_pole_up(seed):
-    """At least -600 within 200 windows; hanging still costs 2369."""
-    options = preset("shac", "diffsurrogate/cartpole-swingup", seed=seed)
-    assert judged(options, 200, 4096).mean_return >= -600
+@pytest.mark.parametrize(
+    ("method", "env", "changes", "windows", "envs", "score", "least"),
+    [
+        # takes off within 80 windows of 64 envs
+        ("shac+", "paper/dispersion", {"num_envs": 64}, 130, 64, "normalised_return", 0.7),
+        ("shac++", "paper/dispersion", {"seed": 42}, 80, 512, "normalised_return", 0.9),
+        ("shac++", "paper/dispersion", {"seed": 43}, 80, 512, "normalised_return", 0.9),
+        ("shac++", "paper/dispersion", {"seed": 44}, 80, 512, "normalised_return", 0.9),
+        # hanging still costs 2369
+        ("shac", "diffsurrogate/cartpole-swingup", {"seed": 0}, 200, 4096, "mean_return", -600),
+        ("shac", "diffsurrogate/cartpole-swingup", {"seed": 1}, 200, 4096, "mean_return", -600),
+        ("shac", "diffsurrogate/cartpole-swingup", {"seed": 2}, 200, 4096, "mean_return", -600),
+    ],
+)
+def test_shac_solves(method, env, changes, windows, envs, score, least):
+    assert judged(preset(method, env, **changes), windows, envs).summary()[score] >= least
 
 
 @pytest.mark.slow
@@ -85,9 +80,6 @@ def test_shac_plus_plus_balances_a_pole_by_either_gradient(gradient):
             result = evaluate(agent.predict, evaluation_env(options, 32), seed=1)
             best = max(best, result.mean_return)
     assert best > 200
-
-
-# --- PPO and BPPO -------------------------------------------------------------------------------
 
 
 def test_ppo_solves_cartpole():
@@ -120,29 +112,24 @@ def test_ours_is_as_good_as_stable_baselines_with_the_same_settings(task):
     assert benchmark.table(rows).count("\n") == 4
 
 
-def payoff(method: str, iterations: int) -> float:
-    """What the most probable actions earn each agent after windows of 1,500 plays."""
-    recipe = recommended(method, "games/climbing")
-    agent = recipe.make_agent(make(recipe.env, num_envs=300)).learn(iterations * 1500)
-    return evaluate(agent.predict, make(recipe.env, num_envs=1)).mean_return / 2
-
-
-def test_bppo_finds_the_best_joint_action_where_independent_agents_do_not():
+@pytest.mark.parametrize(
+    ("method", "actor", "best"),
+    [
+        ("bppo", {}, True),
+        ("armappo", {}, True),  # without feedback as good
+        ("armappo", {"conditioning": "raw"}, False),  # with actions as they are, not in this time
+        ("mappo", {}, False),
+    ],
+    ids=["bppo", "armappo", "armappo, raw actions", "mappo"],
+)
+def test_who_sees_actions_well_finds_the_best_joint_action(method, actor, best):
     """11 is next to -30, which teaches agents that act at once to settle for 7 or less."""
-    assert payoff("bppo", 20) == 11
-    assert payoff("mappo", 20) <= 7
-
-
-def test_what_it_takes_is_that_agents_see_actions_well():
-    """Without feedback as good; with actions as they are, not in this time."""
-    config = recommended("armappo", "games/climbing").config
-    raw = replace(config, actor=replace(config.actor, conditioning="raw"))
-    found = []
-    for chosen in (config, raw):
-        agent = ARMAPPO(make("games/climbing", num_envs=300), chosen).learn(20 * 1500)
-        found.append(evaluate(agent.predict, make("games/climbing", num_envs=1)).mean_return / 2)
-    assert found[0] == 11
-    assert found[1] <= 7
+    recipe = recommended(method, "games/climbing")
+    config = replace(recipe.config, actor=replace(recipe.config.actor, **actor))
+    agent = replace(recipe, config=config).make_agent(make(recipe.env, num_envs=300))
+    agent.learn(20 * 1500)
+    payoff = evaluate(agent.predict, make(recipe.env, num_envs=1)).mean_return / 2
+    assert payoff == 11 if best else payoff <= 7
 
 
 @pytest.mark.parametrize("architecture", ["separate", "hyper-mlp"])

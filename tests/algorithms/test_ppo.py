@@ -1,21 +1,31 @@
-"""PPO, IPPO and MAPPO: ratios, targets, advantages, learning rates, and what they refuse."""
+"""PPO, IPPO and MAPPO, with memory and without: ratios, targets, who sees what, acting."""
 
 from dataclasses import replace
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
-from toys.reach import AGENTS, ENVS, NET, OBS, Reach
-from toys.recurrent import cartpole, dispersion
+from toys.masked import MaskedReach, closed_choices
+from toys.reach import AGENTS, ENVS, NET, OBS, Reach, learned_reach, same
+from toys.recurrent import HORIZON, KINDS, PLAIN, cartpole, dispersion, settings
 from toys.trainers import clipped, plain_reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
+from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_epochs, policy_batch
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
+from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.recurrent import Recurrence
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.optimisation import ClippedAdam
+from diffsurrogate.wrappers.split_agents import SplitAgents
 
 # --- the ratio ---------------------------------------------------------------------------------
 
@@ -111,3 +121,197 @@ def test_an_independent_agent_learns_nothing_from_others_rewards():
     assert (trained(PPO, 1.0) - trained(PPO, 100.0))[:2].abs().max() > 1e-4
 
 
+# --- with memory: the ratio ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_env", [plain_reach, dispersion, cartpole, MaskedReach])
+@pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
+def test_the_ratio_of_an_unchanged_policy_with_memory_is_1(make_env, kind):
+    """Window after window, as it acted step by step: of whole windows of any envs, over resets."""
+    agent, ended = kind(make_env(), settings(kind)), 0
+    agent.env.reset(seed=1)
+    agent.env.randomise_episode_phase(agent.minibatch_rng)
+    for _ in range(4):
+        obs = agent.env.current_obs
+        window = agent._collect(agent.noise.draw(HORIZON))
+        advantage = torch.randn(HORIZON, ENVS, agent.env.num_agents)
+        past = policy_batch(window, agent.actor, advantage, recurrence=agent.past["actor"])
+        parts = list(past.minibatches(ClipConfig(epochs=2, batch_size=13), agent.minibatch_rng))
+        assert [part.log_prob.shape[1] for part in parts] == [2, 2, 2, 1] * 2
+        for part in parts:
+            new, _ = agent.actor.evaluate_actions(part.obs, part.action, part.recurrence)
+            assert ((new - part.log_prob).exp() - 1).abs().max() < 1e-5
+        assert torch.equal(window.obs[0], obs)
+        ended += int(window.ended[:-1].sum())
+        agent.actor.update_normaliser(window.obs)
+        agent.actor.freeze_normaliser(agent.minibatch_rng)
+    assert ended > 5
+
+
+# --- targets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_env", [plain_reach, cartpole])
+def test_values_equal_those_of_a_critic_stepped_through_every_episode(make_env):
+    """Env by env and step by step, over window borders; the end is seen before the reset."""
+    agent = MAPPO(make_env(), settings(MAPPO))
+    agent.env.reset(seed=1)
+    agent.env.randomise_episode_phase(agent.minibatch_rng)
+    with torch.no_grad():
+        agent.critic.net.net.head.weight.normal_()
+    shape = (1, agent.env.num_agents, 9)
+    lived = [torch.zeros(shape) for _ in range(ENVS)]
+    cut = 0
+    for _ in range(4):
+        window = agent._collect(agent.noise.draw(HORIZON))
+        with torch.no_grad():
+            value, next_value = agent._values(window)
+            for step in range(HORIZON):
+                for env in range(ENVS):
+                    seen = window.obs[step : step + 1, env : env + 1]
+                    led_to = window.next_obs[step : step + 1, env : env + 1]
+                    before = Recurrence(hidden=lived[env], episode_start=torch.zeros(1, 1) > 0)
+                    expected, after = agent.critic.unroll(seen, before)
+                    torch.testing.assert_close(value[step, env], expected[0, 0])
+                    then = Recurrence(hidden=after[0], episode_start=torch.zeros(1, 1) > 0)
+                    expected, _ = agent.critic.unroll(led_to, then)
+                    torch.testing.assert_close(next_value[step, env], expected[0, 0])
+                    over = bool(window.ended[step, env])
+                    lived[env] = torch.zeros(shape) if over else after[0]
+        cut += int(window.ended.sum())
+        continue_prob = ~window.ended[:-1]
+        torch.testing.assert_close(next_value[:-1][continue_prob], value[1:][continue_prob])
+    assert cut > 5
+
+
+def test_the_graph_does_not_cross_windows():
+    agent = PPO(plain_reach(), settings()).learn(2 * HORIZON * ENVS)
+    assert set(agent.hidden) == {"actor", "critic"}
+    assert all(not hidden.requires_grad and hidden.any() for hidden in agent.hidden.values())
+
+
+# --- where episodes begin ------------------------------------------------------------------------
+
+
+def split_cartpole() -> SplitAgents:
+    env = make("diffsurrogate/cartpole-swingup", num_envs=ENVS, max_steps=5)
+    return SplitAgents(env, actions={"a": [0]})
+
+
+@pytest.mark.parametrize("make_env", [learned_reach, split_cartpole])
+def test_a_wrapper_marks_episode_starts(make_env):
+    env = make_env()
+    env.reset(seed=1)
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
+    assert env.episode_start.shape == (ENVS,) and env.episode_start.all()
+    action = torch.zeros(ENVS, env.num_agents, env.act_dim)
+    seen = torch.zeros(ENVS, dtype=torch.bool)
+    for _ in range(14):
+        _, _, terminated, truncated, _ = env.step(action)
+        assert torch.equal(env.episode_start, terminated | truncated)
+        seen |= env.episode_start
+    assert seen.all()
+    env.reset()
+    assert env.episode_start.all()
+
+
+# --- acting --------------------------------------------------------------------------------------
+
+
+def test_a_policy_keeps_one_hidden_state_per_env_and_resets_it_at_episode_starts():
+    """Two envs at once, each as if it were alone; actions are in the box."""
+    agent = IPPO(plain_reach(), settings(IPPO)).learn(4 * HORIZON * ENVS)
+    results = []
+    for together in (True, False):
+        envs = [Reach(num_envs=count, differentiable=False) for count in (2, 11)]
+        policies = [agent.policy(env) for env in envs]
+        rows: list[list[Tensor]] = [[], []]
+        for index, env in enumerate(envs):
+            env.reset(seed=index)
+        order = [0, 1] * 20 if together else [0] * 20 + [1] * 20
+        for index in order:
+            obs = envs[index].current_obs
+            rows[index].append(policies[index](obs))
+            envs[index].step(rows[index][-1])
+        results.append([torch.stack(row) for row in rows])
+        assert all(action.abs().max() <= 1 for action in results[-1])
+    assert same(*results)
+
+
+def test_evaluation_is_deterministic_whatever_came_before():
+    agent = IPPO(plain_reach(), settings(IPPO)).learn(4 * HORIZON * ENVS)
+    env = plain_reach()
+    policy = agent.policy(env)
+    first = evaluate(policy, env, seed=7).returns
+    visited(policy, env, steps=3)
+    assert torch.equal(evaluate(policy, env, seed=7).returns, first)
+    assert torch.equal(evaluate(agent.policy(env), env, seed=7).returns, first)
+    again = plain_reach()
+    assert torch.equal(evaluate(agent.policy(again), again, seed=7).returns, first)
+
+
+def test_without_memory_the_policy_of_any_env_is_predict():
+    agent = PPO(plain_reach(), settings(gru_size=(0, 9)))
+    obs = torch.randn(ENVS, AGENTS, 5)
+    assert torch.equal(agent.policy(plain_reach())(obs), agent.predict(obs))
+    assert agent.learn(2 * HORIZON * ENVS).hidden.keys() == {"critic"}
+
+
+def test_the_ema_policy_is_recurrent_too():
+    agent = IPPO(plain_reach(), settings(IPPO, ema_decay=0.9)).learn(3 * HORIZON * ENVS)
+    env = plain_reach()
+    env.reset(seed=1)
+    actor = agent.predictor
+    assert isinstance(actor, RecurrentActor) and actor is not agent.actor
+    expected, _ = actor.act_next(env.current_obs, None, actor.nothing(ENVS), env.episode_start)
+    torch.testing.assert_close(agent.policy(env)(env.current_obs), expected.clamp(-1, 1))
+
+
+def test_predict_without_a_hidden_state_is_refused():
+    agent = IPPO(plain_reach(), settings(IPPO))
+    obs = torch.zeros(ENVS, AGENTS, 5)
+    with pytest.raises(UsageError, match=r"policy\(env\)"):
+        agent.actor.log_prob(obs, obs[..., :2])
+    with pytest.raises(UsageError, match="depends on earlier observations"):
+        policy_diversity(agent.predictor, obs)
+    with pytest.raises(UsageError, match="give that env's current_obs"):
+        agent.policy(Reach(num_envs=2))(obs)
+
+
+def test_masked_actions_are_never_taken_and_policies_do_not_see_the_state():
+    env = MaskedReach()
+    agent = MAPPO(env, settings(MAPPO)).learn(6 * HORIZON * ENVS)
+    policy = agent.policy(env)
+    for _ in range(20):
+        action = policy(env.current_obs)
+        assert closed_choices(env, env.current_obs, action) == 0
+        env.step(action)
+    assert env.taken > 0 and env.closed == 0
+    obs, actor = env.current_obs, agent.actor
+    assert isinstance(actor, RecurrentActor)
+    other = obs.clone()
+    other[..., env.global_state_slice] = 7.0
+    hidden = agent.hidden["actor"]
+    one, two = (actor.act_next(seen, None, hidden, env.episode_start)[1] for seen in (obs, other))
+    assert torch.equal(one, two)
+
+
+def test_densities_and_entropies_are_those_of_the_outputs():
+    env = plain_reach()
+    env.reset(seed=1)
+    actor = build_actor(ActorConfig(net=replace(PLAIN, gru_size=5), learn_std=True), env)
+    assert isinstance(actor, RecurrentActor)
+    obs, action = torch.randn(HORIZON, ENVS, AGENTS, 5), torch.randn(HORIZON, ENVS, AGENTS, 2)
+    episode_start = torch.zeros(HORIZON, ENVS, dtype=torch.bool)
+    past = Recurrence(hidden=actor.nothing(ENVS), episode_start=episode_start)
+    log_prob, entropy = actor.evaluate_actions(obs, action, past)
+    mean, _ = actor.unroll(obs, past)
+    normal = torch.distributions.Normal(mean, actor.log_std.exp())
+    torch.testing.assert_close(log_prob, normal.log_prob(action).sum(-1))
+    torch.testing.assert_close(entropy, normal.entropy().sum(-1).expand_as(entropy))
+
+
+def test_an_env_that_was_not_adapted_gets_advice(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UsageError, match=r"as_multi_agent\(env\)"):
+        PPO("gymnasium/CartPole-v1")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from toys.by_hand import AGENTS, ENVS, flags, rows
 from toys.reach import HORIZON, Reach, config, weights
+from toys.trainers import clipped
 
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
@@ -15,6 +16,7 @@ from diffsurrogate.algorithms.policy_updates import (
     HybridUpdateConfig,
     PathwiseConfig,
 )
+from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import (
     DECAY,
@@ -108,6 +110,17 @@ def test_shac_learns_the_same_whatever_the_unit_of_rewards(settings):
         for kind in (Reach, Rich)
     ]
     assert (unscaled[0] - unscaled[1]).abs().max() > 1e-3
+
+
+def test_ppo_has_targets_of_order_1_whatever_the_unit_of_rewards():
+    def target(kind: type[Reach], scale_rewards: bool) -> float:
+        settings = clipped(scale_rewards=scale_rewards, randomise_episode_phase=False)
+        return next(PPO(kind(differentiable=False), settings, seed=1).iterations(1))["value_target"]
+
+    poor, rich = target(Reach, True), target(Rich, True)
+    assert rich == pytest.approx(poor, rel=1e-5)
+    assert -3 < rich < -0.1
+    assert target(Rich, False) < -50
 
 
 # --- the expectile, which comes down as losses stop to cancel gains -----------------------------

@@ -107,8 +107,7 @@ def test_stable_baselines_is_joint_or_shared():
 
 
 @pytest.mark.parametrize(
-    ("method", "config"),
-    [("ppo", PPOConfig), ("ippo", PPOConfig.ippo), ("mappo", PPOConfig.mappo)],
+    ("method", "config"), [("ppo", PPOConfig), ("ippo", PPOConfig.ippo), ("mappo", PPOConfig.mappo)]
 )
 def test_a_method_starts_from_its_own_defaults(method, config):
     ppo = preset(method, "vmas/navigation").ppo

@@ -261,10 +261,7 @@ def test_correlated_noise_is_refused_for_clipped_steps_of_discrete_actions():
 
 def test_what_needs_discrete_actions_is_refused_without():
     with pytest.raises(UsageError, match=r"actions are (numbers|continuous)"):
-        SHAC(
-            learned_reach(),
-            SHACConfig(update=GradientUpdateConfig(gradient=AllActionConfig())),
-        )
+        SHAC(learned_reach(), SHACConfig(update=GradientUpdateConfig(gradient=AllActionConfig())))
     with pytest.raises(UsageError, match="has none"):
         SHAC(Line(3))
     with pytest.raises(UsageError, match="pass no gradient"):

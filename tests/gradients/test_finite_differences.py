@@ -137,8 +137,7 @@ def test_window_longer_than_the_episode_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"horizon": 0}, {"directions": 0}, {"tolerance": 0.0}, {"pass_fraction": 1.5}],
+    "wrong", [{"horizon": 0}, {"directions": 0}, {"tolerance": 0.0}, {"pass_fraction": 1.5}]
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):

@@ -125,14 +125,6 @@ def test_agents_that_learned_are_as_far_apart_as_told(make_agent):
     assert policy_diversity(agent.actor, obs) == pytest.approx(DICO.diversity, rel=0.2)
 
 
-def test_leading_axes_are_kept_and_all_weights_learn():
-    net = built(1.2)
-    for leading in ((), (ENVS,), (11, ENVS), (0,)):
-        assert net(torch.randn(*leading, AGENTS, OBS)).shape == (*leading, AGENTS, OUT)
-    net(torch.randn(ENVS, AGENTS, OBS)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
-
-
 def test_what_has_no_diversity_is_refused():
     config = NetConfig(architecture="dico")
     with pytest.raises(UsageError, match="values and models"):

@@ -144,11 +144,3 @@ def test_actor_and_critic_have_the_papers_number_of_weights(options, expected):
     """HyperMARL on VMAS's Dispersion, 4 agents: 16 features, 9 choices, two layers of 64."""
     config = NetConfig(hidden=(64, 64), activation="relu", layer_norm=False, **options)
     assert count(config, 4, 9) + count(config, 4, 1) == expected
-
-
-def test_an_mlp_hypernetwork_hardly_grows_with_agents():
-    """4 more numbers per agent, against 5,833 of a network of its own."""
-    config = NetConfig(hidden=(64, 64), layer_norm=False, architecture="hyper-mlp")
-    assert count(config, 37, 9) - count(config, 4, 9) == 33 * 4
-    own = replace(config, architecture="separate")
-    assert count(own, 37, 9) - count(own, 4, 9) == 33 * 5_833

@@ -26,7 +26,7 @@ def trained(config: NetConfig) -> AgentNet:
     return net
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", [*ALL, "dico"])
 @pytest.mark.parametrize("leading", [(), (ENVS,), (11, ENVS), (2, 11, ENVS), (0,)])
 def test_leading_axes_are_kept(architecture, leading):
     net = build_net(small(architecture), AGENTS, OBS, OUT)
@@ -37,7 +37,7 @@ def test_leading_axes_are_kept(architecture, leading):
         torch.testing.assert_close(out, net(x.flatten(0, -3)).reshape(out.shape))
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", [*ALL, "dico"])
 @pytest.mark.parametrize("activation", ["elu", "relu", "silu", "tanh"])
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_every_activation_and_norm_gives_every_weight_a_gradient(
@@ -97,17 +97,6 @@ def test_a_separate_net_is_as_many_nets_as_agents(layer_norm, leading):
                 mine.bias.copy_(theirs.bias[agent])
         alone = slice(agent, agent + 1)
         torch.testing.assert_close(out[..., alone, :], one(x[..., alone, :]))
-
-
-def test_agents_of_a_separate_net_begin_with_weights_of_their_own():
-    torch.manual_seed(0)
-    net = build_net(small("separate"), AGENTS, OBS, OUT, head_gain=3.0)
-    for layer in net.net:
-        if isinstance(layer, AgentLinear):
-            assert not torch.equal(layer.weight[0], layer.weight[1])
-    for matrix in net.head.weight:
-        torch.testing.assert_close(matrix @ matrix.T, 9 * torch.eye(OUT))
-    assert not net.head.bias.any()
 
 
 CENTRAL = ["separate", "shared", "hyper-linear", "hyper-mlp"]
@@ -193,10 +182,15 @@ def test_a_head_gain_of_0_answers_0(config):
     assert build_net(config, AGENTS, OBS, OUT, head_gain=0.01)(x).any()
 
 
-def test_the_head_is_orthogonal_with_its_gain():
-    net = build_net(small("shared"), AGENTS, OBS, OUT, head_gain=3.0)
-    torch.testing.assert_close(net.head.weight @ net.head.weight.T, 9 * torch.eye(OUT))
-    assert not net.head.bias.any()
+@pytest.mark.parametrize("architecture", ["shared", "separate"])
+def test_the_head_is_orthogonal_with_its_gain(architecture):
+    """Each agent's, where weights are its own; these begin apart."""
+    head = build_net(small(architecture), AGENTS, OBS, OUT, head_gain=3.0).head
+    matrices = head.weight.reshape(-1, OUT, 12)
+    squares = matrices @ matrices.mT
+    torch.testing.assert_close(squares, 9 * torch.eye(OUT).expand_as(squares))
+    assert len(matrices.unique(dim=0)) == (AGENTS if architecture == "separate" else 1)
+    assert not head.bias.any()
 
 
 def test_joint_has_the_layers_its_configuration_names():
@@ -209,7 +203,7 @@ def test_joint_has_the_layers_its_configuration_names():
     ]
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", [*ALL, "dico"])
 def test_the_same_seed_builds_the_same_network(architecture):
     def build() -> list[torch.Tensor]:
         torch.manual_seed(5)

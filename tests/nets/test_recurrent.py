@@ -207,11 +207,8 @@ def test_the_head_has_its_gain_and_every_weight_a_gradient(kind):
 # --- invalid settings -----------------------------------------------------------------------
 
 
-def learned_by(surrogates: SurrogateConfig) -> LearnedDiffWrapper:
-    return LearnedDiffWrapper(Reach(differentiable=False), config=surrogates)
-
-
 REMEMBERS = NetConfig(architecture="separate", gru_size=5)
+RECURRENT = SurrogateConfig(reward=RewardConfig(net=NetConfig(gru_size=5)))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +230,7 @@ REMEMBERS = NetConfig(architecture="separate", gru_size=5)
             "build_actor",
         ),
         (
-            lambda: learned_by(SurrogateConfig(reward=RewardConfig(net=NetConfig(gru_size=5)))),
+            lambda: LearnedDiffWrapper(Reach(differentiable=False), config=RECURRENT),
             "leave it at 0",
         ),
     ],

@@ -253,17 +253,6 @@ def test_loss_by_hand() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in world.parameters())
 
 
-def test_what_is_left_out_of_the_loss_teaches_nothing() -> None:
-    world, entries = model(), torch.ones(AGENTS, OBS, dtype=torch.bool)
-    entries[1], entries[:, 4] = False, False
-    valid = torch.arange(HORIZON) < torch.arange(1, ENVS + 1)[:, None]
-    targets = obs(HORIZON)
-    loss = trajectory_loss(world, obs(), actions(), targets, valid, entries)
-    targets.masked_fill_(~(valid[..., None, None] & entries), 99)
-    again = trajectory_loss(world, obs(), actions(), targets, valid, entries)
-    assert torch.equal(loss, again)
-
-
 def test_statistics_of_nothing_are_refused() -> None:
     with pytest.raises(UsageError, match="no step is valid"):
         model().set_statistics(obs(), obs(HORIZON), ~VALID)

@@ -48,16 +48,6 @@ def table(out: Path) -> Any:
     return without_times(json.loads((out / "table1.json").read_text()))
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", "diffsurrogate", *arguments],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-
-
 def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for seed in ("1", "2"):  # a run of the grid is a plain training
@@ -66,7 +56,9 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
         command += ["--total-steps", str(STEPS), "--stop-at", "None", "--no-progress"]
         assert main([*command, "--out", run, *SMALL, *SHAC]) == 0
     assert main(tiny(whole, "--report-only")) == 0
-    process = start(tiny(killed), tmp_path / "log")
+    command = [sys.executable, "-m", "diffsurrogate", *tiny(killed)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log)
     first, second = (killed / "default" / f"dispersion-1-shac++-mlp-{seed}" for seed in (1, 2))
     wait_for_updates(first, 2, process)
     process.kill()
