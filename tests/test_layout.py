@@ -1,4 +1,4 @@
-"""The layout holds: who imports whom and what users may, how large rooms get, what is documented."""
+"""The layout holds: who imports whom, what users import, how large rooms get, what has docs."""
 
 import ast
 import importlib.util
