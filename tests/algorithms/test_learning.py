@@ -88,7 +88,7 @@ def test_ppo_solves_cartpole():
     env = recipe.make_env()
     agent = PPO(env, replace(recipe.config, gamma=0.98), seed=1)
     before = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
-    agent.learn(20_000)
+    agent.learn(10_000)
     after = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
     assert before < 100
     assert after >= 400
@@ -127,7 +127,7 @@ def test_who_sees_actions_well_finds_the_best_joint_action(method, actor, best):
     recipe = recommended(method, "games/climbing")
     config = replace(recipe.config, actor=replace(recipe.config.actor, **actor))
     agent = replace(recipe, config=config).make_agent(make(recipe.env, num_envs=300))
-    agent.learn(20 * 1500)
+    agent.learn(12 * 1500)
     payoff = evaluate(agent.predict, make(recipe.env, num_envs=1)).mean_return / 2
     assert payoff == 11 if best else payoff <= 7
 

@@ -100,7 +100,7 @@ def test_the_penalty_moves_a_mean_back_into_the_box(action_penalty_on):
     agent.policy_update.gradient.return_loss = lambda window: window.action.sum() * 0.0
     with torch.no_grad():
         agent.actor.net.head.bias.fill_(3.0)
-    agent.learn(100 * 28)
+    agent.learn(60 * 28)
     assert agent.actor(torch.zeros(ENVS, AGENTS, OBS)).abs().max() < 1.1
 
 

@@ -53,7 +53,7 @@ def learned_return(env, updates, *, noise=NoiseConfig(), update=DESCENT, **actor
 
 @pytest.mark.parametrize(("squash", "learn_std"), [(False, False), (True, True)])
 def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
-    got = learned_return(Reach(num_envs=61), 120, squash=squash, learn_std=learn_std)
+    got = learned_return(Reach(num_envs=61), 100, squash=squash, learn_std=learn_std)
     assert -1 / 12 - 0.2 < got < -1 / 12 + 0.02
 
 
@@ -64,12 +64,12 @@ def test_points_learn_by_learned_gradients_too(dynamics):
         reward=RewardConfig(net=net), dynamics=StepModelConfig(net=net), batch_size=128
     )
     env = LearnedDiffWrapper(Reach(num_envs=31), dynamics=dynamics, config=surrogates)
-    assert learned_return(env, 120, update=GradientUpdateConfig()) > -0.8
+    assert learned_return(env, 40, update=GradientUpdateConfig()) > -0.8
 
 
 def test_lambda_returns_lead_points_to_the_origin():
     update = replace(DESCENT, gradient=PathwiseConfig(lam=0.8))
-    assert learned_return(Reach(num_envs=61), 200, update=update) > -1 / 12 - 0.1
+    assert learned_return(Reach(num_envs=61), 120, update=update) > -1 / 12 - 0.1
 
 
 @pytest.mark.parametrize("kind", ["white", "ou"])
@@ -79,7 +79,7 @@ def test_ppo_steps_alone_lead_points_to_the_origin(kind):
     gradient = PathwiseConfig(action_penalty_weight=0.0)
     update = HybridUpdateConfig(ppo=clip, weight=0.0, gradient=gradient)
     noise = NoiseConfig(kind=kind, correlation=0.5)
-    assert learned_return(Reach(num_envs=61), 60, update=update, noise=noise) > -1.0
+    assert learned_return(Reach(num_envs=61), 30, update=update, noise=noise) > -0.5
 
 
 @pytest.mark.parametrize("part", [(), ("dynamics",), ("reward",)])

@@ -59,7 +59,7 @@ class Lamp(gymnasium.Env[Any, Any]):
 
 @pytest.fixture
 def lamp() -> Iterator[None]:
-    names = {"Lamp-v0": {}, "DarkLamp-v0": {"package": False}, "Radio-v0": {}}
+    names = {"Lamp-v0": {}, "DarkLamp-v0": {"package": False}}
     for name, kwargs in names.items():
         gymnasium.register(name, lambda **k: Lamp(**k), max_episode_steps=6, kwargs=kwargs)
     yield
