@@ -22,12 +22,11 @@ from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-every", "4", "--checkpoint-every", "1"),
     *("--shac.horizon", "3", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
-    *("--no-progress", "--film-steps", "0"),
+    *("--no-progress", "--film-steps", "0", "--eval-steps", "5"),
 ]
 MODELS = ["--surrogates.minibatches", "2", "--surrogates.batch-size", "16"]
 CARTPOLE = ["train", "shac", "diffsurrogate/cartpole-swingup", *SMALL]
 DISPERSION = ["train", "shac++", "paper/dispersion", "--agents", "2", *SMALL, *MODELS]
-DISPERSION += ["--eval-steps", "5"]
 
 
 def steps(iterations: int) -> list[str]:
