@@ -1,15 +1,21 @@
-"""The layout holds: who imports whom, how large rooms get, what is documented."""
+"""The layout holds: who imports whom, what users import, how large rooms get, what has docs."""
 
 import ast
 import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+
+import pytest
+
+import diffsurrogate
+from diffsurrogate import algorithms, wrappers
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {
@@ -305,3 +311,20 @@ def test_links_between_pages_lead_somewhere(page):
         assert target.exists(), f"{name(page)} links to {link}"
         if anchor:
             assert anchor in anchors(target), f"{name(page)} links to {link}"
+
+
+@pytest.mark.parametrize("package", [algorithms, wrappers], ids=["algorithms", "wrappers"])
+def test_packages_hand_out_what_their_modules_define(package):
+    for name in package.__all__:
+        found = getattr(package, name)
+        assert found is getattr(diffsurrogate, name, found)
+        assert found.__module__.startswith(f"{package.__name__}.")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
+
+
+def test_importing_the_package_needs_no_extra():
+    heavy = "{'vmas', 'mujoco', 'jax', 'pettingzoo', 'stable_baselines3', 'matplotlib', 'scipy'}"
+    code = f"import sys, diffsurrogate; print({heavy} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
+    assert run.stdout.decode().strip() == "set()"

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
+from toys.by_hand import draw
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseState
-from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import action_penalty
 from diffsurrogate.nets.config import NET_CONFIGS, JointNetConfig
 
@@ -23,10 +22,6 @@ def actor(head_gain: float = 1.0, **kwargs: object) -> Actor:
     return Actor(config, AGENTS, OBS, LOW, HIGH)
 
 
-def draw(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def test_a_new_actor_is_in_the_middle_of_the_box():
     action = actor(head_gain=0.0).act(draw(ENVS, AGENTS, OBS), None)
     torch.testing.assert_close(action, torch.tensor([1.0, 2.25]).expand(ENVS, AGENTS, ACT))
@@ -39,14 +34,10 @@ def test_noise_is_in_half_boxes():
     torch.testing.assert_close(action, expected.expand_as(action))
 
 
-def test_without_squashing_a_sample_may_leave_the_box():
-    action = actor().act(draw(ENVS, AGENTS, OBS), 3 * draw(ENVS, AGENTS, ACT))
-    assert ((action < LOW) | (action > HIGH)).any()
-
-
-def test_squashed_samples_stay_inside():
-    action = actor(squash=True).act(draw(ENVS, AGENTS, OBS), 30 * draw(ENVS, AGENTS, ACT))
-    assert ((action >= LOW) & (action <= HIGH)).all()
+def test_only_squashed_samples_stay_inside_the_box():
+    for squash in (False, True):
+        action = actor(squash=squash).act(draw(ENVS, AGENTS, OBS), 30 * draw(ENVS, AGENTS, ACT))
+        assert ((action >= LOW) & (action <= HIGH)).all() == squash
 
 
 @pytest.mark.parametrize("squash", [False, True])
@@ -104,11 +95,6 @@ def test_a_slice_of_a_window_equals_step_by_step(architecture, squash):
     assert torch.equal(again, stepped)
     torch.testing.assert_close(policy.at(obs, slice(None)), stepped, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(policy.at(obs[3:5], slice(3, 5)), stepped[3:5], atol=1e-6, rtol=1e-6)
-
-
-def test_a_negative_deviation_is_refused():
-    with pytest.raises(UsageError, match="std is -1"):
-        ActorConfig(std=-1.0)
 
 
 # --- densities -------------------------------------------------------------------------------
@@ -221,8 +207,6 @@ def test_or_as_its_last_layer_says():
         if architecture == "shared":
             head = [p for p in critic.net.parameters() if p.dim() == 2][-1]
             assert float(head.detach().norm()) == pytest.approx(1.5)
-    with pytest.raises(UsageError, match="head_gain"):
-        CriticConfig(head_gain=-1.0)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.2, 0.9])
@@ -249,9 +233,3 @@ def test_the_target_passes_gradient_to_the_state_but_not_to_its_weights():
     assert obs.grad.any()
     assert all(p.grad is None for p in critic.parameters())
     assert not any(p.requires_grad for p in critic.target_net.parameters())
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_target_that_cannot_move_is_refused(decay):
-    with pytest.raises(UsageError, match="target_decay"):
-        CriticConfig(target_decay=decay)

@@ -14,7 +14,6 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import (
     choices_diversity,
-    gaussian_diversity,
     jensen_shannon_distance,
     wasserstein_distance,
 )
@@ -47,12 +46,6 @@ def test_diversity_is_the_mean_over_pairs_and_observations():
     one, other = [1.0, 0.0], [0.0, 1.0]
     chances = torch.tensor([[one, one, other], [one, one, one]])
     assert choices_diversity(chances).item() == pytest.approx(2 / 6)
-
-
-def test_gaussian_diversity_is_the_mean_over_pairs():
-    """Agents at 0, 3 and 7: distances 3, 7 and 4."""
-    mean = torch.tensor([[0.0], [3.0], [7.0]])
-    assert gaussian_diversity(mean, torch.ones(3, 1)).item() == pytest.approx(14 / 3)
 
 
 def actor(architecture: str, discrete: bool = False, **net: object) -> Actor:
@@ -101,23 +94,13 @@ def test_many_observations_are_taken_in_parts(monkeypatch):
     assert policy_diversity(policy, obs) == pytest.approx(whole, rel=1e-5)
 
 
-def test_a_dico_policy_has_the_diversity_it_was_given():
-    policy = actor("dico", diversity=0.7)
-    assert policy_diversity(policy, torch.randn(999, AGENTS, OBS)) == pytest.approx(0.7, rel=0.1)
-
-
 @pytest.mark.parametrize(
-    "net",
-    [
-        {"architecture": "joint"},
-        {"architecture": "transformer"},
-        {"architecture": "shared"},
-        {"architecture": "hyper-mlp", "centralised": True},
-    ],
+    ("architecture", "options"),
+    [("joint", {}), ("transformer", {}), ("shared", {}), ("hyper-mlp", {"centralised": True})],
 )
-def test_agents_that_see_each_other_have_no_diversity(net):
+def test_agents_that_see_each_other_have_no_diversity(architecture, options):
     with pytest.raises(UsageError, match="see the others' features"):
-        policy_diversity(actor(**net), torch.randn(ENVS, AGENTS, OBS))
+        policy_diversity(actor(architecture, **options), torch.randn(ENVS, AGENTS, OBS))
 
 
 def test_agents_that_see_what_others_did_have_no_diversity():

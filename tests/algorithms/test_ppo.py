@@ -1,4 +1,4 @@
-"""PPO, IPPO and MAPPO: ratios, targets, advantages, learning rates, and what they refuse."""
+"""PPO, IPPO and MAPPO, with memory and without: ratios, targets, who sees what, acting."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,29 +7,25 @@ import jaxtyping
 import pytest
 import torch
 from torch import Tensor
-from toys.reach import AGENTS, ENVS, NET, OBS, Reach
+from toys.masked import MaskedReach, closed_choices
+from toys.reach import AGENTS, ENVS, NET, OBS, Reach, learned_reach, same
+from toys.recurrent import HORIZON, KINDS, PLAIN, cartpole, dispersion, settings
 from toys.trainers import clipped, plain_reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.autoregressive import build_actor
+from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
+from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_epochs, policy_batch
-from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
-from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
-from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.recurrent import Recurrence
+from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.optimisation import ClippedAdam
-
-
-def dispersion() -> MultiAgentVectorEnv:
-    return make("paper/dispersion", num_envs=ENVS, n_agents=AGENTS, seed=3, max_steps=5)
-
-
-def cartpole(num_envs: int = ENVS, max_steps: int = 13) -> MultiAgentVectorEnv:
-    return make("gymnasium/CartPole-v1", num_envs=num_envs, max_steps=max_steps)
-
+from diffsurrogate.wrappers.split_agents import SplitAgents
 
 # --- the ratio ---------------------------------------------------------------------------------
 
@@ -59,16 +55,8 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind, learn_std):
     for _ in range(2):  # correlated noise goes on
         drawn, memory = noise.draw_with_state(11)
         window = env.collect(NoisyPolicy(policy, drawn), 11)
-        if not env.discrete_actions:
-            beyond = (window.action < env.action_low) | (window.action > env.action_high)
-            assert beyond.float().mean() > 0.1
-            # unit noise, whose density is known, scaled by σ
-            known, left = (0.0, 1.0) if memory is None else (memory.carried, memory.fresh)
-            unit = torch.distributions.Normal(known, left).log_prob(drawn)
-            expected = (unit - policy.log_std.detach()).sum(-1)
-            advantage = torch.randn(11, ENVS, env.num_agents)
-            past = policy_batch(window, policy, advantage, memory)
-            torch.testing.assert_close(past.log_prob, expected, atol=1e-3, rtol=1e-4)
+        beyond = (window.action < env.action_low) | (window.action > env.action_high)
+        assert env.discrete_actions or beyond.float().mean() > 0.1
         assert window.ended.any()
         past = policy_batch(window, policy, torch.randn(11, ENVS, env.num_agents), memory)
         ratios: list[Tensor] = []
@@ -85,66 +73,6 @@ def test_the_ratio_of_an_unchanged_policy_is_1(make_env, kind, learn_std):
             optimiser=ClippedAdam(policy, 0.0, max_grad_norm=1.0),
         )
         assert report["clipped_share"] == 0.0
-
-
-# --- targets -----------------------------------------------------------------------------------
-
-
-def constant_critic(agent: PPO, value: float) -> None:
-    with torch.no_grad():
-        for parameter in agent.critic.net.parameters():
-            parameter.zero_()
-        agent.critic.net.head.bias.fill_(value)
-
-
-@pytest.mark.parametrize(
-    ("terminated", "truncated", "target"),
-    [
-        (True, False, 1.0),
-        (True, True, 1.0),
-        (False, True, 1 + 0.9 * 10),
-        # 1 + 0.9 (½ 10 + ½ G), G = 1 + 0.9 * 10
-        (False, False, 1 + 0.9 * (5 + 0.5 * 10)),
-    ],
-    ids=["terminated", "both", "truncated", "goes on"],
-)
-def test_only_termination_drops_the_bootstrap(terminated, truncated, target):
-    """Rewards 1, values 10, γ = 0.9, λ = ½: the first of two steps ends in env 4 alone."""
-    agent = PPO(plain_reach(), clipped(gamma=0.9, lam=0.5, scale_rewards=False))
-    constant_critic(agent, 10.0)
-    obs, action = torch.zeros(2, ENVS, AGENTS, OBS), torch.zeros(2, ENVS, AGENTS, 2)
-    ends = torch.zeros(2, 2, ENVS, dtype=torch.bool)
-    ends[:, 0, 4] = torch.tensor([terminated, truncated])
-    window = Window(
-        obs=obs,
-        action=action,
-        reward=torch.ones(2, ENVS, AGENTS),
-        next_obs=obs,
-        terminated=ends[0],
-        truncated=ends[1],
-    )
-    targets, advantage = agent._targets(window)
-    assert targets[0, 4].tolist() == pytest.approx([target] * AGENTS)
-    assert targets[0, 3].tolist() == pytest.approx([10.0] * AGENTS)
-    assert targets[1].flatten().tolist() == pytest.approx([10.0] * ENVS * AGENTS)
-    torch.testing.assert_close(advantage, targets - 10)
-
-
-def test_scaled_rewards_have_targets_of_order_1():
-    class Rich(Reach):
-        def reward(self, *args: Any) -> Tensor:
-            return 1e6 * super().reward(*args)
-
-    def target(env: MultiAgentVectorEnv, scale_rewards: bool) -> float:
-        agent = PPO(
-            env, clipped(scale_rewards=scale_rewards, randomise_episode_phase=False), seed=1
-        )
-        return next(agent.iterations(1))["value_target"]
-
-    poor, rich = (target(kind(differentiable=False), True) for kind in (Reach, Rich))
-    assert rich == pytest.approx(poor, rel=1e-5)
-    assert -3 < rich < -0.1
-    assert target(Rich(differentiable=False), False) < -1e5
 
 
 # --- who sees what -----------------------------------------------------------------------------
@@ -193,56 +121,197 @@ def test_an_independent_agent_learns_nothing_from_others_rewards():
     assert (trained(PPO, 1.0) - trained(PPO, 100.0))[:2].abs().max() > 1e-4
 
 
-# --- updates -----------------------------------------------------------------------------------
+# --- with memory: the ratio ----------------------------------------------------------------------
 
 
-def test_learning_rates_fall_linearly():
-    agent, seen = PPO(plain_reach(), clipped(lr_schedule="linear", critic_lr=0.02)), []
-    for _ in agent.iterations(4):
-        optimisers = (agent.actor_optimiser, agent.critic_optimiser)
-        seen.append([optimiser.adam.param_groups[0]["lr"] for optimiser in optimisers])
-    expected = [[1e-3 * left, 0.02 * left] for left in (1, 0.75, 0.5, 0.25)]
-    assert seen == [pytest.approx(pair) for pair in expected]
+@pytest.mark.parametrize("make_env", [plain_reach, dispersion, cartpole, MaskedReach])
+@pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
+def test_the_ratio_of_an_unchanged_policy_with_memory_is_1(make_env, kind):
+    """Window after window, as it acted step by step: of whole windows of any envs, over resets."""
+    agent, ended = kind(make_env(), settings(kind)), 0
+    agent.env.reset(seed=1)
+    agent.env.randomise_episode_phase(agent.minibatch_rng)
+    for _ in range(4):
+        obs = agent.env.current_obs
+        window = agent._collect(agent.noise.draw(HORIZON))
+        advantage = torch.randn(HORIZON, ENVS, agent.env.num_agents)
+        past = policy_batch(window, agent.actor, advantage, recurrence=agent.past["actor"])
+        parts = list(past.minibatches(ClipConfig(epochs=2, batch_size=13), agent.minibatch_rng))
+        assert [part.log_prob.shape[1] for part in parts] == [2, 2, 2, 1] * 2
+        for part in parts:
+            new, _ = agent.actor.evaluate_actions(part.obs, part.action, part.recurrence)
+            assert ((new - part.log_prob).exp() - 1).abs().max() < 1e-5
+        assert torch.equal(window.obs[0], obs)
+        ended += int(window.ended[:-1].sum())
+        agent.actor.update_normaliser(window.obs)
+        agent.actor.freeze_normaliser(agent.minibatch_rng)
+    assert ended > 5
 
 
-# --- invalid settings ----------------------------------------------------------------------------
+# --- targets -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("build", "advice"),
-    [
-        (lambda: PPOConfig(actor=ActorConfig(squash=True)), "leave actor.squash False"),
-        (lambda: PPOConfig(clip=ClipConfig(epochs=0)), "epochs"),
-        (lambda: PPOConfig(horizon=0), "at least 1 step"),
-        (lambda: PPOConfig(gamma=1.1), "gamma"),
-        (lambda: PPOConfig(lam=-0.1), "lam"),
-        (lambda: PPOConfig(critic_lr=-1.0), "critic_lr"),
-        (lambda: ClipConfig(epochs=-1), "epochs"),
-        (lambda: ClipConfig(batch_size=0), "batch_size"),
-        (lambda: ClipConfig(clip_range=0.0), "clip_range"),
-        (lambda: ClipConfig(entropy_weight=-0.1), "entropy_weight"),
-        (
-            lambda: SHACConfig(update=HybridUpdateConfig(), actor=ActorConfig(squash=True)),
-            "leave actor.squash False",
-        ),
-    ],
-)
-def test_invalid_configurations_are_refused_with_advice(build, advice):
-    with pytest.raises(UsageError, match=advice):
-        build()
+@pytest.mark.parametrize("make_env", [plain_reach, cartpole])
+def test_values_equal_those_of_a_critic_stepped_through_every_episode(make_env):
+    """Env by env and step by step, over window borders; the end is seen before the reset."""
+    agent = MAPPO(make_env(), settings(MAPPO))
+    agent.env.reset(seed=1)
+    agent.env.randomise_episode_phase(agent.minibatch_rng)
+    with torch.no_grad():
+        agent.critic.net.net.head.weight.normal_()
+    shape = (1, agent.env.num_agents, 9)
+    lived = [torch.zeros(shape) for _ in range(ENVS)]
+    cut = 0
+    for _ in range(4):
+        window = agent._collect(agent.noise.draw(HORIZON))
+        with torch.no_grad():
+            value, next_value = agent._values(window)
+            for step in range(HORIZON):
+                for env in range(ENVS):
+                    seen = window.obs[step : step + 1, env : env + 1]
+                    led_to = window.next_obs[step : step + 1, env : env + 1]
+                    before = Recurrence(hidden=lived[env], episode_start=torch.zeros(1, 1) > 0)
+                    expected, after = agent.critic.unroll(seen, before)
+                    torch.testing.assert_close(value[step, env], expected[0, 0])
+                    then = Recurrence(hidden=after[0], episode_start=torch.zeros(1, 1) > 0)
+                    expected, _ = agent.critic.unroll(led_to, then)
+                    torch.testing.assert_close(next_value[step, env], expected[0, 0])
+                    over = bool(window.ended[step, env])
+                    lived[env] = torch.zeros(shape) if over else after[0]
+        cut += int(window.ended.sum())
+        continue_prob = ~window.ended[:-1]
+        torch.testing.assert_close(next_value[:-1][continue_prob], value[1:][continue_prob])
+    assert cut > 5
 
 
-@pytest.mark.parametrize(
-    ("build", "advice"),
-    [
-        (lambda: PPOConfig(lr_schedule="lineal"), "did you mean 'linear'"),
-        (lambda: ClipConfig(ratio="jiont"), "did you mean 'joint'"),
-        (lambda: ClipConfig(advantage="mine"), "'individual', 'shared'"),
-        (lambda: PPO("gymnasium/CartPole-v1"), r"as_multi_agent\(env\)"),
-        (lambda: MAPPO(None), "MAPPO cannot train on a NoneType"),
-    ],
-)
-def test_a_wrong_type_gets_advice_where_types_are_not_checked(build, advice, monkeypatch):
+def test_the_graph_does_not_cross_windows():
+    agent = PPO(plain_reach(), settings()).learn(2 * HORIZON * ENVS)
+    assert set(agent.hidden) == {"actor", "critic"}
+    assert all(not hidden.requires_grad and hidden.any() for hidden in agent.hidden.values())
+
+
+# --- where episodes begin ------------------------------------------------------------------------
+
+
+def split_cartpole() -> SplitAgents:
+    env = make("diffsurrogate/cartpole-swingup", num_envs=ENVS, max_steps=5)
+    return SplitAgents(env, actions={"a": [0]})
+
+
+@pytest.mark.parametrize("make_env", [learned_reach, split_cartpole])
+def test_a_wrapper_marks_episode_starts(make_env):
+    env = make_env()
+    env.reset(seed=1)
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
+    assert env.episode_start.shape == (ENVS,) and env.episode_start.all()
+    action = torch.zeros(ENVS, env.num_agents, env.act_dim)
+    seen = torch.zeros(ENVS, dtype=torch.bool)
+    for _ in range(14):
+        _, _, terminated, truncated, _ = env.step(action)
+        assert torch.equal(env.episode_start, terminated | truncated)
+        seen |= env.episode_start
+    assert seen.all()
+    env.reset()
+    assert env.episode_start.all()
+
+
+# --- acting --------------------------------------------------------------------------------------
+
+
+def test_a_policy_keeps_one_hidden_state_per_env_and_resets_it_at_episode_starts():
+    """Two envs at once, each as if it were alone; actions are in the box."""
+    agent = IPPO(plain_reach(), settings(IPPO)).learn(4 * HORIZON * ENVS)
+    results = []
+    for together in (True, False):
+        envs = [Reach(num_envs=count, differentiable=False) for count in (2, 11)]
+        policies = [agent.policy(env) for env in envs]
+        rows: list[list[Tensor]] = [[], []]
+        for index, env in enumerate(envs):
+            env.reset(seed=index)
+        order = [0, 1] * 20 if together else [0] * 20 + [1] * 20
+        for index in order:
+            obs = envs[index].current_obs
+            rows[index].append(policies[index](obs))
+            envs[index].step(rows[index][-1])
+        results.append([torch.stack(row) for row in rows])
+        assert all(action.abs().max() <= 1 for action in results[-1])
+    assert same(*results)
+
+
+def test_evaluation_is_deterministic_whatever_came_before():
+    agent = IPPO(plain_reach(), settings(IPPO)).learn(4 * HORIZON * ENVS)
+    env = plain_reach()
+    policy = agent.policy(env)
+    first = evaluate(policy, env, seed=7).returns
+    visited(policy, env, steps=3)
+    assert torch.equal(evaluate(policy, env, seed=7).returns, first)
+    assert torch.equal(evaluate(agent.policy(env), env, seed=7).returns, first)
+    again = plain_reach()
+    assert torch.equal(evaluate(agent.policy(again), again, seed=7).returns, first)
+
+
+def test_without_memory_the_policy_of_any_env_is_predict():
+    agent = PPO(plain_reach(), settings(gru_size=(0, 9)))
+    obs = torch.randn(ENVS, AGENTS, 5)
+    assert torch.equal(agent.policy(plain_reach())(obs), agent.predict(obs))
+    assert agent.learn(2 * HORIZON * ENVS).hidden.keys() == {"critic"}
+
+
+def test_the_ema_policy_is_recurrent_too():
+    agent = IPPO(plain_reach(), settings(IPPO, ema_decay=0.9)).learn(3 * HORIZON * ENVS)
+    env = plain_reach()
+    env.reset(seed=1)
+    actor = agent.predictor
+    assert isinstance(actor, RecurrentActor) and actor is not agent.actor
+    expected, _ = actor.act_next(env.current_obs, None, actor.nothing(ENVS), env.episode_start)
+    torch.testing.assert_close(agent.policy(env)(env.current_obs), expected.clamp(-1, 1))
+
+
+def test_predict_without_a_hidden_state_is_refused():
+    agent = IPPO(plain_reach(), settings(IPPO))
+    obs = torch.zeros(ENVS, AGENTS, 5)
+    with pytest.raises(UsageError, match=r"policy\(env\)"):
+        agent.actor.log_prob(obs, obs[..., :2])
+    with pytest.raises(UsageError, match="depends on earlier observations"):
+        policy_diversity(agent.predictor, obs)
+    with pytest.raises(UsageError, match="give that env's current_obs"):
+        agent.policy(Reach(num_envs=2))(obs)
+
+
+def test_masked_actions_are_never_taken_and_policies_do_not_see_the_state():
+    env = MaskedReach()
+    agent = MAPPO(env, settings(MAPPO)).learn(6 * HORIZON * ENVS)
+    policy = agent.policy(env)
+    for _ in range(20):
+        action = policy(env.current_obs)
+        assert closed_choices(env, env.current_obs, action) == 0
+        env.step(action)
+    assert env.taken > 0 and env.closed == 0
+    obs, actor = env.current_obs, agent.actor
+    assert isinstance(actor, RecurrentActor)
+    other = obs.clone()
+    other[..., env.global_state_slice] = 7.0
+    hidden = agent.hidden["actor"]
+    one, two = (actor.act_next(seen, None, hidden, env.episode_start)[1] for seen in (obs, other))
+    assert torch.equal(one, two)
+
+
+def test_densities_and_entropies_are_those_of_the_outputs():
+    env = plain_reach()
+    env.reset(seed=1)
+    actor = build_actor(ActorConfig(net=replace(PLAIN, gru_size=5), learn_std=True), env)
+    assert isinstance(actor, RecurrentActor)
+    obs, action = torch.randn(HORIZON, ENVS, AGENTS, 5), torch.randn(HORIZON, ENVS, AGENTS, 2)
+    episode_start = torch.zeros(HORIZON, ENVS, dtype=torch.bool)
+    past = Recurrence(hidden=actor.nothing(ENVS), episode_start=episode_start)
+    log_prob, entropy = actor.evaluate_actions(obs, action, past)
+    mean, _ = actor.unroll(obs, past)
+    normal = torch.distributions.Normal(mean, actor.log_std.exp())
+    torch.testing.assert_close(log_prob, normal.log_prob(action).sum(-1))
+    torch.testing.assert_close(entropy, normal.entropy().sum(-1).expand_as(entropy))
+
+
+def test_an_env_that_was_not_adapted_gets_advice(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(UsageError, match=advice):
-        build()
+    with pytest.raises(UsageError, match=r"as_multi_agent\(env\)"):
+        PPO("gymnasium/CartPole-v1")

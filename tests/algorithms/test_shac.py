@@ -1,27 +1,23 @@
 """SHAC: a known optimum, what it refuses, and what each update does."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from toys.reach import (
-    HORIZON,
-    Reach,
-    config,
-    mean_return,
-    same,
-    weights,
-)
+from toys.reach import Reach, config, mean_return, same
+from toys.trainers import clipped
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.policy_updates import (
-    AllActionConfig,
     GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,
 )
+from diffsurrogate.algorithms.ppo import PPO
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.registry import make
@@ -31,40 +27,34 @@ from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
+from diffsurrogate.training.optimisation import ClippedAdam
+from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 # --- learning --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("squash", "learn_std"), [(False, False), (True, False), (False, True), (True, True)]
-)
-def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
-    """Return -1/12 at best; standing still costs 8 steps of 2/3, -5.3."""
+SHARED = SharedNetConfig(hidden=(32,))
+DESCENT = GradientUpdateConfig(lr=0.01)
+
+
+def learned_return(env, updates, *, noise=NoiseConfig(), update=DESCENT, **actor) -> float:  # noqa: B008
+    """-1/12 at best; standing still costs 8 steps of 2/3, -5.3. Noise only costs."""
     torch.manual_seed(0)
-    actor = ActorConfig(
-        net=SharedNetConfig(hidden=(32,)),
-        std=0.3,
-        squash=squash,
-        learn_std=learn_std,
-    )
-    critic = CriticConfig(net=SharedNetConfig(hidden=(32,)))
-    agent = SHAC(
-        Reach(num_envs=61),
-        config(
-            actor=actor,
-            critic=critic,
-            update=GradientUpdateConfig(lr=0.01),
-            noise=NoiseConfig(),
-        ),
-    )
-    before = mean_return(agent)
+    own = ActorConfig(net=SHARED, std=0.3, **actor)
+    settings = config(actor=own, critic=CriticConfig(net=SHARED), noise=noise, update=update)
+    agent = SHAC(env, settings)
+    assert mean_return(agent) < -3
     std = agent.actor.log_std.exp().mean()
-    agent.learn(total_steps=120 * 61 * HORIZON)
-    assert before < -3
-    assert -1 / 12 - 0.2 < mean_return(agent) < -1 / 12 + 0.02
-    if learn_std:  # noise only costs
-        assert agent.actor.log_std.exp().mean() < 0.7 * std
+    agent.learn(updates * agent.steps_per_iteration)
+    assert not own.learn_std or agent.actor.log_std.exp().mean() < 0.7 * std
+    return mean_return(agent)
+
+
+@pytest.mark.parametrize(("squash", "learn_std"), [(False, False), (True, True)])
+def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
+    got = learned_return(Reach(num_envs=61), 100, squash=squash, learn_std=learn_std)
+    assert -1 / 12 - 0.2 < got < -1 / 12 + 0.02
 
 
 @pytest.mark.parametrize("dynamics", [True, False], ids=["SHAC++", "SHAC+"])
@@ -74,14 +64,22 @@ def test_points_learn_by_learned_gradients_too(dynamics):
         reward=RewardConfig(net=net), dynamics=StepModelConfig(net=net), batch_size=128
     )
     env = LearnedDiffWrapper(Reach(num_envs=31), dynamics=dynamics, config=surrogates)
-    shared = SharedNetConfig(hidden=(32,))
-    settings = config(
-        actor=ActorConfig(net=shared, std=0.3),
-        critic=CriticConfig(net=shared),
-        noise=NoiseConfig(),
-    )
-    agent = SHAC(env, settings).learn(total_steps=120 * 31 * HORIZON)
-    assert mean_return(agent) > -0.8  # of -5.3 at the start; -0.08 is the best
+    assert learned_return(env, 40, update=GradientUpdateConfig()) > -0.8
+
+
+def test_lambda_returns_lead_points_to_the_origin():
+    update = replace(DESCENT, gradient=PathwiseConfig(lam=0.8))
+    assert learned_return(Reach(num_envs=61), 120, update=update) > -1 / 12 - 0.1
+
+
+@pytest.mark.parametrize("kind", ["white", "ou"])
+def test_ppo_steps_alone_lead_points_to_the_origin(kind):
+    """Nothing of the pathwise gradient is left at a weight of 0."""
+    clip = ClipConfig(epochs=4, batch_size=61, lr=3e-3)
+    gradient = PathwiseConfig(action_penalty_weight=0.0)
+    update = HybridUpdateConfig(ppo=clip, weight=0.0, gradient=gradient)
+    noise = NoiseConfig(kind=kind, correlation=0.5)
+    assert learned_return(Reach(num_envs=61), 30, update=update, noise=noise) > -0.5
 
 
 @pytest.mark.parametrize("part", [(), ("dynamics",), ("reward",)])
@@ -92,80 +90,44 @@ def test_an_env_without_gradients_is_refused_with_advice(part):
         SHAC(env)
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: SHACConfig(horizon=0), "horizon"),
-        (lambda: SHACConfig(gamma=1.1), "gamma"),
-        (lambda: SHACConfig(betas=(0.9, 1.0)), "betas"),
-        (lambda: SHACConfig(ema_decay=1.0), "ema_decay"),
-        (
-            lambda: SHACConfig(
-                update=GradientUpdateConfig(gradient=PathwiseConfig(segment_length=5))
-            ),
-            "divides the horizon",
-        ),
-        (lambda: PathwiseConfig(segment_length=0), "segment_length"),
-        (lambda: PathwiseConfig(minibatches=0), "minibatches"),
-        (lambda: PathwiseConfig(lam=1.5), "lam"),
-        (lambda: PathwiseConfig(action_penalty_weight=-1.0), "action_penalty_weight"),
-        (lambda: AllActionConfig(minibatches=0), "minibatches"),
-        (lambda: GradientUpdateConfig(lr=-1.0), "lr"),
-        (lambda: GradientUpdateConfig(max_grad_norm=0.0), "max_grad_norm"),
-        (lambda: HybridUpdateConfig(weight=-0.1), "weight"),
-        (lambda: ValueLearningConfig(minibatches=0), "minibatches"),
-        (lambda: ValueLearningConfig(batch_size=0), "batch_size"),
-        (lambda: ValueLearningConfig(lam=-0.1), "lam"),
-        (lambda: ValueLearningConfig(expectile=1.0), "expectile"),
-    ],
-)
-def test_invalid_configurations_are_refused(build, message):
-    with pytest.raises(UsageError, match=message):
-        build()
-
-
 # --- updates ---------------------------------------------------------------------------------
 
 
-def rates(lr_schedule: str) -> list[tuple[float, float]]:
-    settings = config(
-        lr_schedule=lr_schedule,
-        update=GradientUpdateConfig(lr=0.1),
-        value=ValueLearningConfig(lr=0.02, minibatches=2, batch_size=13),
-    )
-    agent, seen = SHAC(Reach(), settings), []
-    optimisers = (agent.policy_update.optimiser, agent.value.optimiser)
-    for _ in agent.iterations(4):
-        seen.append(tuple(optimiser.adam.param_groups[0]["lr"] for optimiser in optimisers))
-    return seen
+def rates(agent: Trainer, *optimisers: ClippedAdam) -> list[float]:
+    """Those of two optimisers at each of four updates, in a row."""
+    updates = agent.iterations(4)
+    return [o.adam.param_groups[0]["lr"] for _ in updates for o in optimisers]
 
 
-def test_learning_rates_fall_linearly():
-    """From 0.1 and 0.02 towards 1e-5, a quarter of the way per update of four."""
-    for index, (actor, critic) in enumerate(rates("linear")):
-        share = index / 4
-        assert actor == pytest.approx(0.1 * (1 - share) + 1e-5 * share)
-        assert critic == pytest.approx(0.02 * (1 - share) + 1e-5 * share)
-    assert rates("constant") == [(0.1, 0.02)] * 4
+@pytest.mark.parametrize("lr_schedule", ["linear", "constant"])
+def test_learning_rates_fall_linearly(lr_schedule):
+    """From 0.1 and 0.02, a quarter of the way per update of four: SHAC's to 1e-5, PPO's to 0."""
+    value = ValueLearningConfig(lr=0.02, minibatches=2, batch_size=13)
+    update = GradientUpdateConfig(lr=0.1)
+    shac = SHAC(Reach(), config(lr_schedule=lr_schedule, update=update, value=value))
+    ppo = PPO(Reach(), clipped(PPO, {"lr": 0.1}, lr_schedule=lr_schedule, critic_lr=0.02))
+    gone = [0.0, 0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75] if lr_schedule == "linear" else [0.0] * 8
+    for last, found in (
+        (1e-5, rates(shac, shac.policy_update.optimiser, shac.value.optimiser)),
+        (0.0, rates(ppo, ppo.actor_optimiser, ppo.critic_optimiser)),
+    ):
+        starts = [0.1, 0.02] * 4
+        expected = [lr * (1 - g) + last * g for lr, g in zip(starts, gone, strict=True)]
+        assert found == pytest.approx(expected)
 
 
-def test_non_finite_gradients_are_skipped_and_counted():
-    agent = SHAC(Reach(), config())
-    skipped, before = [], []
+def test_a_step_of_a_gradient_that_is_not_finite_is_left_out():
+    agent, seen = SHAC(Reach(), config()), [[]]
 
     def callback(trainer: SHAC, metrics: dict[str, float]) -> None:
-        skipped.append(metrics["skipped_updates"])
-        after = [p.detach().clone() for p in trainer.actor.parameters()]
-        assert all(torch.isfinite(p).all() for p in after)
-        assert same(before[-1], after) == trainer.env.broken
-        assert torch.isfinite(torch.tensor(metrics["actor_gradient_norm"])) != trainer.env.broken
-        before.append(after)
+        seen.append([p.detach().clone() for p in trainer.actor.parameters()])
+        broken = trainer.iteration in (3, 4)
+        assert same(seen[-2], seen[-1]) == broken if seen[-2] else not broken
+        assert math.isfinite(metrics["actor_gradient_norm"]) != broken
         trainer.env.broken = trainer.iteration in (2, 3)
 
-    before.append([p.detach().clone() for p in agent.actor.parameters()])
     agent.learn(6 * 28, callback)
-    assert skipped == [0.0, 0.0, 1.0, 2.0, 2.0, 2.0]
-    assert all(torch.isfinite(value).all() for value in weights(agent))
+    assert agent.skipped == 2
 
 
 @pytest.mark.parametrize("batch", [13, 1000], ids=["minibatches", "whole windows"])

@@ -48,10 +48,7 @@ def test_a_smooth_env_with_gradients_is_found_to_be_one(healthy):
     assert found.fit.growth[0] == 1
     assert verdict.chance == "good"
     assert verdict.faults == ()
-
-
-def test_the_text_names_what_was_found(healthy):
-    text = describe(*healthy)
+    text = describe(found, verdict)
     assert "PASSED" in text
     assert f"{OBS} numbers per agent" in text
     assert "SHAC++ here: good" in text
@@ -74,6 +71,11 @@ class Rare(Reach):
         return (next_state["x"].prod(-1) > 16).float()
 
 
+class Nothing(Reach):
+    def reward(self, state, action, next_state) -> Tensor:
+        return torch.zeros(action.shape[:2])
+
+
 class Unseeded(Reach):
     def spawn(self, count: int, generator: torch.Generator):
         return {"x": torch.rand(count, AGENTS, 2)}
@@ -91,23 +93,15 @@ class Hidden(Reach):
     [
         (Rare, "fair", "rewards are rare"),
         (Hidden, "poor", "hard to tell"),
+        (Nothing, "poor", "reward"),
     ],
 )
 def test_what_hinders_learning_is_named(kind, chance, says):
-    _, verdict = examined(kind())
+    found, verdict = examined(kind())
+    assert (sum(found.random_play.rewarded.values()) == 0) == (kind is Nothing)
     assert verdict.chance == chance
     assert any(says in finding for finding in verdict.findings)
     assert verdict.advice
-
-
-def test_no_reward_at_all_is_poor():
-    class Nothing(Reach):
-        def reward(self, state, action, next_state) -> Tensor:
-            return torch.zeros(action.shape[:2])
-
-    found, verdict = examined(Nothing())
-    assert found.random_play.rewarded == {"white": 0.0, "ou": 0.0}
-    assert verdict.chance == "poor"
 
 
 def test_an_env_that_does_not_repeat_is_at_fault(capsys, tmp_path):
@@ -206,13 +200,12 @@ def test_ends_are_seen_though_the_time_limit_is_not_reached():
     assert f"0 by state, {found.random_play.truncated} by a time limit; autoreset: the next" in text
 
 
-@pytest.mark.parametrize(
-    ("limit", "advice"), [(None, "8960 may show some"), (10**6, "7000000 shows some")]
-)
-def test_where_no_end_was_seen_the_text_says_how_to_see_one(limit, advice):
-    text = describe(*examined(Long(limit)))
-    assert "none seen in 128 steps of each copy, so that autoreset was not tried" in text
-    assert advice in text
+def test_where_no_end_was_seen_the_text_says_how_to_see_one():
+    found, verdict = examined(Long(None))
+    for limit, advice in {None: "8960 may show some", 10**6: "7000000 shows some"}.items():
+        text = describe(replace(found, shape=replace(found.shape, max_steps=limit)), verdict)
+        assert "none seen in 128 steps of each copy, so that autoreset was not tried" in text
+        assert advice in text
 
 
 def test_slopes_are_followed_within_episodes_only(healthy):
@@ -225,21 +218,22 @@ def test_slopes_are_followed_within_episodes_only(healthy):
 
 def test_a_reward_model_that_knows_only_what_it_learned_from_is_named(healthy):
     found, _ = healthy
-    fit = replace(found.fit, reward_error=0.28, seen_error=0.09)
-    verdict = verdict_of(replace(found, fit=fit))
+
+    def judged(**errors: float) -> Verdict:
+        return verdict_of(replace(found, fit=replace(found.fit, **errors)))
+
+    verdict = judged(reward_error=0.28, seen_error=0.09)
     assert verdict.chance == "fair"
     assert verdict.findings[0] == (
         "reward model at 72% of the variance on unseen episodes, 91% on those it learned from: "
         "more data or another model first"
     )
     assert "--transitions" in verdict.advice[0]
-    fit = replace(found.fit, reward_error=1.1, seen_error=1.0)
-    verdict = verdict_of(replace(found, fit=fit))
+    verdict = judged(reward_error=1.1, seen_error=1.0)
     assert verdict.chance == "poor"
     assert "at 0% of the variance on unseen episodes: more data" in verdict.findings[0]
     assert "RewardConfig" in verdict.advice[0]
-    fit = replace(found.fit, reward_error=float("nan"))
-    assert verdict_of(replace(found, fit=fit)).chance != "good"
+    assert judged(reward_error=float("nan")).chance != "good"
 
 
 def test_held_out_episodes_are_others(healthy):

@@ -36,6 +36,8 @@ def test_help_is_short_and_begins_with_what_is_set_first(method, monkeypatch, ca
     assert len(text.splitlines()) <= 500
     assert set(SET_FIRST) <= set(flags(text)[:14])
     assert ".net." not in text
+    default = f"default: {TrainOptions.recommended(method, 'paper/dispersion').num_envs})"
+    assert default in re.sub(r"[│\s]+", " ", text.partition("--num-envs")[2])[:100]
     assert "--help-all" in text
 
 

@@ -1,6 +1,5 @@
-"""The command line's methods that need no gradients: PPO, IPPO, MAPPO, Stable-Baselines3's PPO."""
+"""The command line's methods that need no gradients: films, and what each starts from."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +9,13 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from diffsurrogate.__main__ import main
+from diffsurrogate.__main__ import _parse, main
 from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.config import differences
 
 METHODS = ["ppo", "ippo", "mappo", "sb3-ppo"]
-ENVS, HORIZON, AGENTS = 5, 3, 2
+ENVS, HORIZON = 5, 3
 
 
 def small(method: str) -> list[str]:
@@ -29,34 +28,8 @@ def small(method: str) -> list[str]:
     return [*run, *own, "--checkpoint-every", "1", "--no-progress"]
 
 
-def train(method: str, env: str = "paper/dispersion", *more: str, iterations: int = 2) -> list[str]:
-    agents = ["--agents", str(AGENTS)] if env.startswith("paper/") else []
-    steps = ["--total-steps", str(iterations * ENVS * HORIZON)]
-    return ["train", method, env, *agents, *small(method), *steps, *more]
-
-
-# --- whole runs --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["ppo", "sb3-ppo"])
-def test_a_run_is_trained_evaluated_and_rendered(method, tmp_path, capsys):
-    out = tmp_path / "run"
-    assert main([*train(method), "--out", str(out)]) == 0
-    summary = json.loads((out / "summary.json").read_text())
-    assert (summary["method"], summary["network"]) == (method, "mlp")
-    assert (summary["agents"], summary["updates"], summary["env_steps"]) == (2, 2, 30)
-    with Image.open(out / "curve.png") as curve, Image.open(out / "rollout.gif") as film:
-        assert curve.size[0] > 500
-        assert film.size[1] == 200
-    assert main(["evaluate", str(out), "--num-envs", "3", "--steps", "5"]) == 0
-    evaluation = json.loads((out / "evaluation.json").read_text())
-    assert evaluation["mean_return"] == summary["mean_return"]  # the same policy and episodes
-    (out / "rollout.gif").unlink()
-    assert main(["render", str(out), "--num-envs", "2", "--steps", "4"]) == 0
-    assert (out / "rollout.gif").exists()
-    capsys.readouterr()
-    assert main(["report", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines()[2].startswith(f"| {method} | paper/dispersion | 2")
+def train(method: str, env: str, *more: str) -> list[str]:
+    return ["train", method, env, *small(method), "--total-steps", str(2 * ENVS * HORIZON), *more]
 
 
 # --- films -------------------------------------------------------------------------------------
@@ -86,7 +59,7 @@ class Lamp(gymnasium.Env[Any, Any]):
 
 @pytest.fixture
 def lamp() -> Iterator[None]:
-    names = {"Lamp-v0": {}, "DarkLamp-v0": {"package": False}, "Radio-v0": {}}
+    names = {"Lamp-v0": {}, "DarkLamp-v0": {"package": False}}
     for name, kwargs in names.items():
         gymnasium.register(name, lambda **k: Lamp(**k), max_episode_steps=6, kwargs=kwargs)
     yield
@@ -94,9 +67,14 @@ def lamp() -> Iterator[None]:
         del gymnasium.registry[name]
 
 
-def test_a_gymnasium_env_is_filmed(lamp, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("ppo", ()), ("mappo", ("--ppo.actor.net.gru_size", "8")), ("sb3-ppo", ())],
+    ids=["ppo", "with memory", "sb3"],
+)
+def test_a_gymnasium_env_is_filmed(method, more, lamp, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main([*train("ppo", "gymnasium/Lamp-v0"), "--out", str(out)]) == 0
+    assert main([*train(method, "gymnasium/Lamp-v0", *more), "--out", str(out)]) == 0
     assert f"{out / 'rollout.gif'}\n" in capsys.readouterr().out
     assert main(["render", str(out), "--num-envs", "2", "--out", str(tmp_path / "a.gif")]) == 0
     with Image.open(out / "rollout.gif") as four, Image.open(tmp_path / "a.gif") as two:
@@ -123,35 +101,13 @@ def preset(method: str, env: str = "paper/dispersion", **start: Any) -> TrainOpt
     return TrainOptions.recommended(method, env, **start)
 
 
-@pytest.mark.parametrize(
-    ("method", "network", "actor", "critic"),
-    [
-        ("ppo", "mlp", ("joint", True), ("joint", True)),
-        ("ppo", "shared", ("shared", True), ("shared", True)),
-        ("ppo", "transformer", ("transformer", True), ("transformer", True)),
-        ("ippo", "mlp", ("separate", True), ("separate", True)),
-        ("ippo", "shared", ("shared", False), ("shared", False)),
-        ("mappo", "mlp", ("separate", True), ("joint", True)),
-        ("mappo", "shared", ("shared", False), ("joint", True)),
-        ("mappo", "transformer", ("transformer", True), ("transformer", True)),
-    ],
-)
-def test_every_network_is_what_its_name_says(method, network, actor, critic):
-    """Whether the others are seen (context) matters to shared networks only."""
-    options = preset(method, network=network)
-    for net, expected in ((options.ppo.actor.net, actor), (options.ppo.critic.net, critic)):
-        assert (net.architecture, getattr(net, "pool_others", True)) == expected
-    assert options.folder.name == f"{method}-paper-dispersion-1-{network}-0"
-
-
 def test_stable_baselines_is_joint_or_shared():
     assert preset("sb3-ppo").sb3.joint
     assert not preset("sb3-ppo", network="shared").sb3.joint
 
 
 @pytest.mark.parametrize(
-    ("method", "config"),
-    [("ppo", PPOConfig), ("ippo", PPOConfig.ippo), ("mappo", PPOConfig.mappo)],
+    ("method", "config"), [("ppo", PPOConfig), ("ippo", PPOConfig.ippo), ("mappo", PPOConfig.mappo)]
 )
 def test_a_method_starts_from_its_own_defaults(method, config):
     ppo = preset(method, "vmas/navigation").ppo
@@ -177,20 +133,53 @@ def test_on_envs_of_others_a_network_keeps_its_form_and_takes_the_noise_of_hybri
     assert actor.std == 0.5
 
 
-@pytest.mark.parametrize("env", ["paper/dispersion", "gymnasium/CartPole-v1", "vmas/balance"])
-@pytest.mark.parametrize("network", ["mlp", "shared"])
-@pytest.mark.parametrize("method", ["shac++", *METHODS])
-def test_options_survive_json_and_do_not_differ_from_themselves(method, network, env):
-    options = preset(method, env, network=network, agents=3 if env.startswith("paper") else None)
-    content = json.loads(json.dumps(options.to_json()))
-    assert TrainOptions.from_json(content) == options
-    assert what_differs(content) == ""
-    sections = {"shac", "surrogates", "ppo", "bppo", "sb3"} & content.keys()
-    expected = {"shac++": {"shac", "surrogates"}, "sb3-ppo": {"sb3"}}
-    assert sections == expected.get(method, {"ppo"})
-
-
 def test_what_was_changed_is_named():
     content = preset("ippo").to_json()
     content["ppo"]["clip"]["epochs"] = 7
     assert what_differs(content) == "ppo.clip.epochs=7"
+
+
+@pytest.mark.parametrize(
+    ("method", "conditioning", "scheme", "compound", "peer"),
+    [
+        ("bppo", "projection", "sequential", True, True),
+        ("armappo", "projection", "simultaneous", False, False),
+        ("happo", "none", "sequential", True, False),
+    ],
+)
+def test_defaults_are_the_papers(method, conditioning, scheme, compound, peer):
+    options = preset(method, "games/penalty")
+    config = options.bppo
+    assert config.actor.conditioning == conditioning
+    found = (config.scheme, config.use_peer_ratio, config.use_peer_gradient)
+    assert found == (scheme, compound, peer)
+    assert config.update_order == ("random" if method == "happo" else "backward")
+    assert options.num_envs * config.horizon == 50 * 200
+    assert (config.clip.epochs, config.clip.lr, config.clip.entropy_weight) == (15, 5e-4, 0.01)
+    assert config.actor.net.hidden == config.critic.net.hidden == (64,)
+    robot = preset(method, "mamujoco/HalfCheetah-6x1")
+    clip = robot.bppo.clip
+    assert (robot.num_envs, robot.bppo.horizon, clip.epochs, clip.lr) == (40, 100, 5, 3e-4)
+    same = preset("mappo", "mamujoco/HalfCheetah-6x1").ppo.actor.std
+    assert robot.bppo.actor.std == same < 1
+
+
+def test_mappo_has_the_same_settings_in_games_as_the_others():
+    mappo = preset("mappo", "games/climbing")
+    assert mappo.ppo.clip == preset("bppo", "games/climbing").bppo.clip
+    assert mappo.ppo.actor.net.hidden == (64,)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["happo", "games/climbing", "--bppo.update_order", "random"],
+        ["happo", "games/climbing", "--bppo.no-use-peer-ratio"],
+        ["armappo", "games/climbing", "--bppo.actor.conditioning", "none"],
+    ],
+    ids=" ".join,
+)
+def test_options_are_judged_by_the_methods_own_defaults(arguments):
+    options = _parse(["train", *arguments])
+    assert isinstance(options, TrainOptions)
+    assert not options.bppo.use_peer_gradient

@@ -31,6 +31,14 @@ def kind(net: NetConfig) -> str:
 @pytest.mark.parametrize(
     ("method", "network", "actor", "critic"),
     [
+        ("ppo", "mlp", "joint", "joint"),
+        ("ppo", "shared", "shared pool_others", "shared pool_others"),
+        ("ppo", "transformer", "transformer", "transformer"),
+        ("ippo", "mlp", "separate", "separate"),
+        ("ippo", "shared", "shared", "shared"),
+        ("mappo", "mlp", "separate", "joint"),
+        ("mappo", "shared", "shared", "joint"),
+        ("mappo", "transformer", "transformer", "transformer"),
         ("ippo", "shared-id", "shared agent_id", "shared agent_id"),
         ("ippo", "hyper-linear", "hyper-linear", "hyper-linear"),
         ("ippo", "hyper-mlp", "hyper-mlp", "hyper-mlp"),
@@ -48,7 +56,9 @@ def kind(net: NetConfig) -> str:
     ],
 )
 def test_actor_and_critic_of_ppo_are_what_the_name_says(method, network, actor, critic):
-    ppo = preset(method, network).ppo
+    options = preset(method, network)
+    assert options.folder.name == f"{method}-paper-dispersion-3-{network}-0"
+    ppo = options.ppo
     assert (kind(ppo.actor.net), kind(ppo.critic.net)) == (actor, critic)
 
 
@@ -70,28 +80,38 @@ def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
     assert (kind(shac.actor.net), kind(shac.critic.net)) == (actor, "shared pool_others")
 
 
+FEW = ["mlp", "shared"]
+SECTIONS = {"shac++": {"shac", "surrogates"}, "sb3-ppo": {"sb3"}}
+SECTIONS |= {method: {"bppo"} for method in ("bppo", "armappo", "happo")}
+
+
 @pytest.mark.parametrize(
-    ("method", "network"),
+    ("env", "method", "network"),
     [
-        *itertools.product(["shac++", "ppo", "mappo"], NEW),
-        *itertools.product(["ippo"], [name for name in NEW if name != "transformer-id"]),
+        *itertools.product(["paper/dispersion"], ["shac++", "ppo", "mappo"], [*FEW, *NEW]),
+        *itertools.product(["paper/dispersion"], ["ippo"], [*FEW, "hyper-mlp", "dico"]),
+        *itertools.product(["gymnasium/CartPole-v1", "vmas/balance"], ["ppo", "shac++"], FEW),
+        *itertools.product(["paper/dispersion", "gymnasium/CartPole-v1"], ["sb3-ppo"], FEW),
+        *itertools.product(["games/penalty"], ["bppo", "armappo", "happo"], ["mlp"]),
     ],
 )
-def test_options_survive_json(method, network):
-    options = preset(method, network)
+def test_options_survive_json_and_do_not_differ_from_themselves(env, method, network):
+    agents = AGENTS if env.startswith("paper/") else None
+    options = TrainOptions.recommended(method, env, agents, network)
     content = json.loads(json.dumps(options.to_json()))
     assert TrainOptions.from_json(content) == options
     assert what_differs(content) == ""
+    sections = {"shac", "surrogates", "ppo", "bppo", "sb3"} & content.keys()
+    assert sections == SECTIONS.get(method, {"ppo"})
 
 
-def train(method: str, env: str, network: str, *more: str, iterations: int = 2) -> list[str]:
+def train(method: str, env: str, network: str) -> list[str]:
     section = "shac" if method.startswith("shac") else "ppo"
-    sizes = ["--num-envs", str(ENVS), f"--{section}.horizon", str(HORIZON), "--eval-envs", "3"]
-    steps = ["--eval-steps", "5", "--total-steps", str(iterations * ENVS * HORIZON)]
     few = ["--shac.value.minibatches", "2"] if section == "shac" else ["--ppo.clip.epochs", "2"]
     few += ["--surrogates.fit.minibatches", "2"] if method in ("shac+", "shac++") else []
-    agents = ["--agents", str(AGENTS)]
-    return [method, env, *agents, "--network", network, *sizes, *steps, *few, *more]
+    few += [] if method == "shac" else ["--max-steps", "5"]
+    sizes = ["--num-envs", str(ENVS), f"--{section}.horizon", str(HORIZON)]
+    return [method, env, "--agents", str(AGENTS), "--network", network, *sizes, *few]
 
 
 def test_learned_gradients_are_limited_where_one_network_acts_for_all_agents():
@@ -114,8 +134,7 @@ def test_every_method_trains_with_every_network():
         ("shac++", "paper/dispersion", "transformer-id"),
         ("shac++", "games/synchronisation", "hyper-mlp"),
     ):
-        steps = () if method == "shac" else ("--max-steps", "5")
-        options = read_train(train(method, env, network, *steps))
+        options = read_train(train(method, env, network))
         agent, _ = options.make()
         for metrics in agent.iterations(2):
             assert all(math.isfinite(value) for value in metrics.values())

@@ -50,6 +50,15 @@ REFUSALS = {
     "bppo games/climbing --ppo.gamma 0.5": "--bppo.",
     "mappo games/climbing --bppo.gamma 0.5": "--ppo.",
     "bppo games/climbing --bppo.update-order random": "backward",
+    "shac vmas/navigation": "--eval-steps",
+    "shac++ vmas/navigation --shac.update hybird": "'hybird'; give one of gradient, hybrid",
+    "shac++ vmas/navigation --shac.update": "give one of gradient, hybrid",
+    "shac vmas/navigation --shac.update.gradient all": "give one of pathwise, all-action",
+    "shac+ vmas/navigation --surrogates.dynamics rssm": "give one of step, awm",
+    "shac vmas/navigation --surrogates.dynamics awm": "no option --surrogates.dynamics",
+    "ppo vmas/navigation --shac.update hybrid": "no option --shac.update",
+    "mappo paper/transport --preset paper": "the paper has no mappo",
+    "ppo paper/transport --network shared --preset paper": "use --network mlp or transformer",
 }
 """Arguments of `diffsurrogate train`, and a part of what is said."""
 
@@ -57,7 +66,8 @@ REFUSALS = {
 @pytest.mark.parametrize("arguments", REFUSALS)
 def test_options_that_cannot_work_get_one_line_of_advice(arguments, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", *arguments.split(), "--out", str(out)]) == 2
+    words = arguments.split()
+    assert main(["train", *words[:2], "--out", str(out), *words[2:]]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert message.count("\n") == 1

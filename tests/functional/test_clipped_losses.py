@@ -1,14 +1,12 @@
 """PPO's clipped objective by hand: whose ratio, whose advantage, which side is clipped."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
-from diffsurrogate.functional.losses import clipped_ratio_loss
+from diffsurrogate.functional.losses import clipped_ratio_loss, later_ratio, peer_clipped_loss
 from diffsurrogate.nets.config import JointNetConfig
 from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 
@@ -50,6 +48,72 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(
         lambda log_prob: clipped_ratio_loss(log_prob, old, advantage, clip_range=0.2), new
     )
+
+
+# --- with a peer gradient, of BPPO ---------------------------------------------------------------
+
+
+SLOPE = torch.tensor([[1.0, 2.0]])
+"""c; with the action (3, -1) its product c·g is 1."""
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "peer_grad", "loss", "by_log_prob", "by_action"),
+    [
+        # M = ½. in range: -(ρM + ρ c·g)A, slopes -ρMA and -ρAc
+        (1.1, 2.0, 1.0, -3.3, -1.1, -2.2),
+        # above: min((.75 + 1.5) 2, (.6 + 1.2) 2) is the clipped one, which still pulls by 1.2
+        (1.5, 2.0, 1.0, -3.6, 0.0, -2.4),
+        # c·g = -1 turns that round: min((.75 - 1.5) 2, (.6 - 1.2) 2)
+        (1.5, 2.0, -1.0, 1.5, -1.5, -3.0),
+        # below, bad: min((.25 + .5)(-2), (.4 + .8)(-2))
+        (0.5, -2.0, 1.0, 2.4, 0.0, 1.6),
+    ],
+)
+def test_loss_and_slopes_with_peers_by_hand(
+    ratio, advantage, peer_grad, loss, by_log_prob, by_action
+):
+    log_prob = torch.tensor([-3.0]).requires_grad_()
+    old = torch.tensor([-3.0]) - torch.tensor([ratio]).log()
+    action = (peer_grad * torch.tensor([[3.0, -1.0]])).requires_grad_()
+    half = torch.tensor([0.5])
+    got = peer_clipped_loss(
+        log_prob, old, torch.tensor([advantage]), half, SLOPE, action, clip_range=0.2
+    )
+    grads = torch.autograd.grad(got, (log_prob, action))
+    assert got.item() == pytest.approx(loss)
+    assert grads[0].item() == pytest.approx(by_log_prob)
+    torch.testing.assert_close(grads[1], by_action * SLOPE)
+
+
+def test_without_peer_gradient_it_is_happos_and_without_peers_ppos():
+    """M > 0 goes through the minimum: M min(ρA, ρ̄A)."""
+    generator = torch.Generator().manual_seed(0)
+    new, old, advantage = torch.randn(3, 7, 5, generator=generator)
+    peers = torch.rand(7, 5, generator=generator) + 0.5
+    nothing = torch.zeros(7, 5, 2)
+    action = torch.randn(7, 5, 2, generator=generator)
+    got = peer_clipped_loss(new, old, advantage, peers, nothing, action, clip_range=0.2)
+    want = clipped_ratio_loss(new, old, advantage * peers, clip_range=0.2)
+    torch.testing.assert_close(got, want)
+
+
+def test_gradcheck_of_peers():
+    generator = torch.Generator().manual_seed(0)
+    new, old, advantage, peers = torch.randn(4, 7, generator=generator, dtype=torch.float64)
+    slope, action = torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)
+
+    def of_action(action):
+        return peer_clipped_loss(new, old, advantage, peers.exp(), slope, action, clip_range=0.2)
+
+    assert torch.autograd.gradcheck(of_action, action.requires_grad_())
+
+
+def test_the_ratio_of_later_agents_follows_the_order():
+    """Agents 0, 1, 2 have the ratios 2, 3, 5 and act as 2, 0, 1: after 2 come 2 · 3."""
+    log_ratio = torch.tensor([2.0, 3.0, 5.0]).log().expand(7, 3)
+    want = torch.tensor([3.0, 1.0, 6.0]).expand(7, 3)
+    torch.testing.assert_close(later_ratio(log_ratio, [2, 0, 1]), want)
 
 
 # --- ratio and advantage --------------------------------------------------------------------------
@@ -117,15 +181,6 @@ def test_a_minibatch_of_one_state_is_not_normalised():
     assert first_loss(config, *TWO) == pytest.approx(-2.4, rel=1e-5)
 
 
-@pytest.mark.parametrize(("ratio", "agents"), [("per_agent", 1), ("joint", AGENTS)])
-def test_the_entropy_bonus_is_of_what_the_ratio_is_of(ratio, agents):
-    """Of 3 features with σ = ½: 3 (½ (1 + log 2π) + log ½) = 2.1774; as many agents, as often."""
-    config = ClipConfig(epochs=1, ratio=ratio, normalise=False)
-    without = first_loss(config, *TWO)
-    bonus = first_loss(replace(config, entropy_weight=0.1), *TWO)
-    assert without - bonus == pytest.approx(0.1 * agents * 2.1774, rel=1e-4)
-
-
 def test_the_report_is_of_all_steps_and_nothing_moved_says_so():
     policy = actor()
     zero = torch.ones(7, AGENTS), torch.randn(7, AGENTS)
@@ -149,35 +204,3 @@ def test_the_report_is_of_all_steps_and_nothing_moved_says_so():
     assert report["clipped_loss"] == pytest.approx(sum(losses) / 9)
     assert abs(report["kl"]) < 1e-6
     assert report["clipped_share"] == 0.0
-
-
-def test_the_report_tells_how_far_the_policy_went():
-    """log ρ = 0.5 everywhere: e^0.5 - 1 - 0.5 = 0.1487, and all beyond 1.2."""
-    policy = actor()
-    half = torch.full((7, AGENTS), 0.5).exp(), torch.randn(7, AGENTS)
-    report = clipped_epochs(
-        policy,
-        past(policy, *half),
-        config=ClipConfig(epochs=1),
-        generator=torch.Generator(),
-        optimiser=ClippedAdam(policy, 0.0, max_grad_norm=1.0),
-    )
-    assert report["kl"] == pytest.approx(0.1487, abs=1e-4)
-    assert report["clipped_share"] == 1.0
-
-
-def test_steps_make_good_actions_likelier_and_bad_ones_less_likely():
-    policy = actor(learn_std=True)
-    advantage = torch.ones(7, AGENTS)
-    advantage[:3] = -1.0
-    experience = past(policy, torch.ones(7, AGENTS), advantage)
-    clipped_epochs(
-        policy,
-        experience,
-        config=ClipConfig(epochs=5),
-        generator=torch.Generator(),
-        optimiser=ClippedAdam(policy, 1e-2, max_grad_norm=1e6),
-    )
-    change = (policy.log_prob(experience.obs, experience.action) - experience.log_prob)[0]
-    assert (change[:3] < 0).all()
-    assert (change[3:] > 0).all()

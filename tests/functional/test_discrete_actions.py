@@ -81,12 +81,15 @@ either_gradient = pytest.mark.parametrize(
 )
 
 
-def opinionated(agent: SHAC) -> None:
-    """Let the agents prefer some choices to others, each its own."""
+def opinionated(env: LearnedDiffWrapper, update: Any = GradientUpdateConfig()) -> SHAC:  # noqa: B008
+    """Agents that prefer some choices to others, each its own."""
+    settings = config(horizon=1, update=update, noise=NoiseConfig(), actor=ActorConfig())
+    agent = SHAC(env, settings, seed=2)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in agent.actor.net.parameters():
             parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
+    return agent
 
 
 def gradients(agent: SHAC, env: LearnedDiffWrapper) -> tuple[Tensor, Tensor]:
@@ -106,15 +109,7 @@ def gradients(agent: SHAC, env: LearnedDiffWrapper) -> tuple[Tensor, Tensor]:
 def test_the_gradient_is_that_of_the_expected_payoff(gradient):
     """Its mean over 20,000 games; each agent sees the other's choice as it was drawn."""
     env = LearnedDiffWrapper(Climbing(20_000), reward=Payoff(), dynamics=Still())
-    settings = config(
-        horizon=1,
-        update=GradientUpdateConfig(gradient=gradient),
-        noise=NoiseConfig(),
-        actor=ActorConfig(),
-    )
-    agent = SHAC(env, settings, seed=2)
-    opinionated(agent)
-    found, true = gradients(agent, env)
+    found, true = gradients(opinionated(env, GradientUpdateConfig(gradient=gradient)), env)
     assert true.norm() > 0.1
     assert (found - true).norm() < 0.1 * true.norm()
 
@@ -137,14 +132,7 @@ def test_the_gradient_is_that_of_the_expected_payoff_of_the_available_actions(gr
     and 2.
     """
     env = LearnedDiffWrapper(MaskedClimbing(20_000), reward=Payoff(), dynamics=Still())
-    settings = config(
-        horizon=1,
-        update=GradientUpdateConfig(gradient=gradient),
-        noise=NoiseConfig(),
-        actor=ActorConfig(),
-    )
-    agent = SHAC(env, settings, seed=2)
-    opinionated(agent)
+    agent = opinionated(env, GradientUpdateConfig(gradient=gradient))
     env.reset(seed=0)
     window = env.rollout(NoisyPolicy(agent.actor, agent.noise.draw(1)), 1)
     head: Any = agent.actor.net.head  # its bias is added to the logits of both
@@ -162,9 +150,7 @@ def test_a_learned_payoff_points_the_same_way():
     """Trained on pure choices only, but told to be linear between them."""
     surrogates = SurrogateConfig(fit=FitConfig(minibatches=150, batch_size=256, reward_balance=0.0))
     env = LearnedDiffWrapper(Climbing(600), dynamics=Still(), config=surrogates)
-    settings = config(horizon=1, noise=NoiseConfig(), actor=ActorConfig())
-    agent = SHAC(env, settings, seed=2)
-    opinionated(agent)
+    agent = opinionated(env)
     env.reset(seed=1)
     for _ in range(3):
         env.fit(env.collect(NoisyPolicy(agent.actor, agent.noise.draw(1)), 1))
@@ -269,29 +255,15 @@ def test_actions_that_an_agent_lacks_are_never_taken():
     assert "missing" not in actor.state_dict()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {
-                "update": HybridUpdateConfig(ppo=ClipConfig(epochs=1)),
-                "noise": NoiseConfig(kind="ou"),
-            },
-            "use white noise",
-        ),
-    ],
-)
-def test_what_does_not_suit_discrete_actions_is_refused(settings: dict[str, Any], message):
-    with pytest.raises(UsageError, match=message):
-        SHAC(LearnedDiffWrapper(Line(3)), SHACConfig(**settings))
+def test_correlated_noise_is_refused_for_clipped_steps_of_discrete_actions():
+    update = HybridUpdateConfig(ppo=ClipConfig(epochs=1))
+    with pytest.raises(UsageError, match="use white noise"):
+        SHAC(LearnedDiffWrapper(Line(3)), SHACConfig(update=update, noise=NoiseConfig(kind="ou")))
 
 
 def test_what_needs_discrete_actions_is_refused_without():
     with pytest.raises(UsageError, match=r"actions are (numbers|continuous)"):
-        SHAC(
-            learned_reach(),
-            SHACConfig(update=GradientUpdateConfig(gradient=AllActionConfig())),
-        )
+        SHAC(learned_reach(), SHACConfig(update=GradientUpdateConfig(gradient=AllActionConfig())))
     with pytest.raises(UsageError, match="has none"):
         SHAC(Line(3))
     with pytest.raises(UsageError, match="pass no gradient"):

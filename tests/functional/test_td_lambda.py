@@ -3,16 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
+from toys.by_hand import AGENTS, ENVS, rows
 
 from diffsurrogate.functional.losses import td_lambda
 
-ENVS, AGENTS = 7, 3
 NEVER = torch.zeros(3, ENVS, dtype=torch.bool)
-
-
-def rows(*numbers: float) -> Tensor:
-    """One number per step, the same for every env and agent: (time, env, agent)."""
-    return torch.tensor(numbers)[:, None, None].expand(-1, ENVS, AGENTS).clone()
 
 
 def only(step: int) -> Tensor:
@@ -85,21 +80,3 @@ def test_targets_are_the_mixture_of_n_step_returns(lam):
                 weight = lam ** (n - 1) * (1.0 if end == last else 1 - lam)
                 expected = expected + weight * n_step
             torch.testing.assert_close(got[t, env], expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
-def test_the_endless_chain_of_reward_1_is_worth_100(lam):
-    """1 / (1 - 0.99), by regressing a one-state critic on its own targets."""
-    horizon, value = 32, 0.0
-    never = torch.zeros(horizon, ENVS, dtype=torch.bool)
-    ones = torch.ones(horizon, ENVS, AGENTS)
-    for _ in range(600):
-        target = td_lambda(ones, value * ones, never, never, gamma=0.99, lam=lam)
-        value = float(target.mean())
-    assert value == pytest.approx(100, abs=1)
-
-
-def test_one_step_windows_bootstrap():
-    one = torch.ones(1, ENVS, AGENTS)
-    got = td_lambda(one, 10 * one, NEVER[:1], NEVER[:1], gamma=0.9, lam=0.95)
-    torch.testing.assert_close(got, 10 * one)

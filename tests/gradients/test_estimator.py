@@ -18,10 +18,8 @@ from toys.spring import (
 )
 
 from diffsurrogate.envs.window import Window
-from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import shac_actor_loss
 from diffsurrogate.gradients.estimator import clip_adjoint, clip_to_median_norm, straight_through
-from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 WILD = 2
@@ -47,6 +45,7 @@ def test_only_what_exceeds_the_limit_is_cut_and_keeps_its_direction() -> None:
     cut = clip_to_median_norm(gradient, 2.0)  # the median of those that have one is 3
     assert torch.allclose(cut.flatten(1).norm(dim=1), torch.tensor([1.0, 6.0, 3.0, 0.0, 2.0, 6.0]))
     assert torch.allclose(cut[1], 0.06 * gradient[1])
+    assert not clip_to_median_norm(torch.zeros(5, 3, 2), 3.0).any()
 
 
 def test_each_step_has_its_own_limit() -> None:
@@ -56,10 +55,6 @@ def test_each_step_has_its_own_limit() -> None:
     each = torch.stack([clip_to_median_norm(step, 0.5) for step in gradient])
     assert torch.equal(clip_to_median_norm(gradient, 0.5), each)
     assert not torch.allclose(each, gradient)
-
-
-def test_no_gradient_stays_none() -> None:
-    assert torch.equal(clip_to_median_norm(torch.zeros(5, 3, 2), 3.0), torch.zeros(5, 3, 2))
 
 
 @pytest.mark.parametrize("limit", [None, 1.0])
@@ -115,8 +110,3 @@ def test_only_the_exceeding_env_is_clipped(by_steps: bool) -> None:
     assert held[WILD] < 1e5 * held[others].max()
     assert torch.equal(held[others], free[others])
     assert torch.equal(held_window.reward, free_window.reward)
-
-
-def test_a_limit_must_be_more_than_nothing() -> None:
-    with pytest.raises(UsageError, match="adjoint_clip"):
-        SurrogateConfig(adjoint_clip=0.0)

@@ -66,33 +66,6 @@ def test_a_generated_network_equals_an_ordinary_one_with_its_weights(
     torch.testing.assert_close(grad, expected)
 
 
-@pytest.mark.parametrize("architecture", HYPER)
-def test_the_gradient_is_the_sum_over_agents_of_jacobian_times_own_gradient(architecture):
-    """ψ's gradient is Σ_i J_iᵀ Z_i (the paper's equation 15): J_i of weights by ψ, with no
-    observation in it; Z_i what agent i's ordinary network gets."""
-    config = small(architecture)
-    net = trained(config)
-    x = torch.randn(ENVS, AGENTS, OBS)
-    parameters = list(net.parameters())
-    found = torch.autograd.grad(net(x).square().sum(), parameters)
-
-    plain = ordinary(net, config)
-    layers = [layer for layer in plain.net if isinstance(layer, AgentLinear)]
-    ordinary_weights = [part for layer in layers for part in (layer.weight, layer.bias)]
-    own = torch.autograd.grad(plain(x).square().sum(), ordinary_weights)
-    expected = [torch.zeros_like(p) for p in parameters]
-    for agent in range(AGENTS):
-        weights = [part[agent] for layer in net.generate() for part in layer]
-        for weight, gradient in zip(weights, own, strict=True):
-            for entry, slope in zip(weight.flatten(), gradient[agent].flatten(), strict=True):
-                row = torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True)
-                for total, part in zip(expected, row, strict=True):
-                    if part is not None:
-                        total += slope * part
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
 def test_linear_without_a_bias_would_be_separate_networks():
     """θ_i = W_i + b (equation 9): one agent's gradient reaches its own W and the common b."""
     net = trained(small("hyper-linear"))
@@ -178,11 +151,3 @@ def test_actor_and_critic_have_the_papers_number_of_weights(kind, options, expec
     """HyperMARL on VMAS's Dispersion, 4 agents: 16 features, 9 choices, two layers of 64."""
     config = kind(hidden=(64, 64), activation="relu", layer_norm=False, **options)
     assert count(config, 4, 9) + count(config, 4, 1) == expected
-
-
-def test_an_mlp_hypernetwork_hardly_grows_with_agents():
-    """4 more numbers per agent, against 5,833 of a network of its own."""
-    config = HyperMLPConfig(hidden=(64, 64), layer_norm=False)
-    assert count(config, 37, 9) - count(config, 4, 9) == 33 * 4
-    own = changed_to(SeparateNetConfig, config)
-    assert count(own, 37, 9) - count(own, 4, 9) == 33 * 5_833

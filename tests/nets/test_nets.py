@@ -20,7 +20,6 @@ from diffsurrogate.nets.mlp import AgentLinear
 
 ENVS, AGENTS, OBS, OUT = 7, 3, 5, 2
 ALL = ["joint", "separate", "shared", "transformer", "hyper-linear", "hyper-mlp"]
-OPEN = ["joint", "shared", "transformer"]
 
 
 def small(architecture: str, **kwargs: object) -> NetConfig:
@@ -37,7 +36,7 @@ def trained(config: NetConfig) -> AgentNet:
     return net
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", [*ALL, "dico"])
 @pytest.mark.parametrize("leading", [(), (ENVS,), (11, ENVS), (2, 11, ENVS), (0,)])
 def test_leading_axes_are_kept(architecture, leading):
     net = build_net(small(architecture), AGENTS, OBS, OUT)
@@ -48,7 +47,7 @@ def test_leading_axes_are_kept(architecture, leading):
         torch.testing.assert_close(out, net(x.flatten(0, -3)).reshape(out.shape))
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", [*ALL, "dico"])
 @pytest.mark.parametrize("activation", ["elu", "relu", "silu", "tanh"])
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_every_activation_and_norm_gives_every_weight_a_gradient(
@@ -88,36 +87,13 @@ def test_a_transformer_may_embed_each_agent_by_an_mlp():
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
 
-@pytest.mark.parametrize("architecture", OPEN)
-def test_every_agent_sees_the_others(architecture):
-    net = trained(small(architecture))
-    x = torch.randn(1, AGENTS, OBS, requires_grad=True)
-    (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
-    assert grad[0].any(-1).all()
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        small("shared", pool_others=False),
-        *(small(architecture) for architecture in ("separate", "hyper-linear", "hyper-mlp")),
-    ],
-)
-def test_some_nets_see_their_own_agent_only(config):
-    net = trained(config)
-    x = torch.randn(1, AGENTS, OBS, requires_grad=True)
-    (grad,) = torch.autograd.grad(net(x)[0, 0].sum(), x)
-    assert grad[0].any(-1).tolist() == [True, False, False]
-
-
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("leading", [(ENVS,), (11, ENVS), ()])
 def test_a_separate_net_is_as_many_nets_as_agents(layer_norm, leading):
-    """Each agent's equals a joint net of one agent with the same weights, gradients included."""
+    """Each agent's equals a joint net of one agent with the same weights."""
     many = trained(small("separate", layer_norm=layer_norm))
     x = torch.randn(*leading, AGENTS, OBS)
     out = many(x)
-    out.square().sum().backward()
     layers = [layer for layer in many.net if isinstance(layer, AgentLinear)]
     assert [tuple(layer.weight.shape) for layer in layers] == [
         *((AGENTS, 12, OBS), (AGENTS, 12, 12), (AGENTS, OUT, 12)),
@@ -129,30 +105,8 @@ def test_a_separate_net_is_as_many_nets_as_agents(layer_norm, leading):
             for mine, theirs in zip(own, layers, strict=True):
                 mine.weight.copy_(theirs.weight[agent])
                 mine.bias.copy_(theirs.bias[agent])
-        alone = one(x[..., agent : agent + 1, :])
-        torch.testing.assert_close(out[..., agent : agent + 1, :], alone)
-        alone.square().sum().backward()
-        for mine, theirs in zip(own, layers, strict=True):
-            torch.testing.assert_close(theirs.weight.grad[agent], mine.weight.grad)
-            torch.testing.assert_close(theirs.bias.grad[agent], mine.bias.grad)
-
-
-def test_agents_of_a_separate_net_begin_with_weights_of_their_own():
-    torch.manual_seed(0)
-    net = build_net(small("separate"), AGENTS, OBS, OUT, head_gain=3.0)
-    for layer in net.net:
-        if isinstance(layer, AgentLinear):
-            assert not torch.equal(layer.weight[0], layer.weight[1])
-    for matrix in net.head.weight:
-        torch.testing.assert_close(matrix @ matrix.T, 9 * torch.eye(OUT))
-    assert not net.head.bias.any()
-
-
-@pytest.mark.parametrize("architecture", ["shared", "transformer"])
-@pytest.mark.parametrize("other", [1, 2, 11])
-def test_shared_and_transformer_take_any_number_of_agents(architecture, other):
-    net = trained(small(architecture))
-    assert net(torch.randn(ENVS, other, OBS)).shape == (ENVS, other, OUT)
+        alone = slice(agent, agent + 1)
+        torch.testing.assert_close(out[..., alone, :], one(x[..., alone, :]))
 
 
 CENTRAL = ["separate", "shared", "hyper-linear", "hyper-mlp"]
@@ -171,14 +125,6 @@ def test_a_central_net_shows_every_agent_all(architecture, leading):
     if x.numel() > 0:
         (grad,) = torch.autograd.grad(out[..., 1, :].sum(), x)
         assert grad.any(-1).all()
-
-
-@pytest.mark.parametrize("architecture", CENTRAL)
-def test_a_central_net_begins_with_its_head_gain(architecture):
-    x = torch.randn(ENVS, AGENTS, OBS)
-    config = small(architecture, centralised=True)
-    assert not build_net(config, AGENTS, OBS, OUT, head_gain=0.0)(x).any()
-    assert build_net(config, AGENTS, OBS, OUT)(x).any()
 
 
 @pytest.mark.parametrize("pool_others", [False, True])
@@ -214,19 +160,16 @@ def test_a_transformer_with_ids_is_one_with_ids_appended():
         (SharedNetConfig(pool_others=False, centralised=True), True),
         (SeparateNetConfig(), False),
         (HyperLinearConfig(), False),
+        (HyperMLPConfig(), False),
         (HyperMLPConfig(centralised=True), True),
         (DiCoConfig(), False),
     ],
 )
 def test_a_configuration_knows_whether_agents_see_each_other(config, hears):
     assert config.hears_others is hears
-    net = build_net(config, AGENTS, OBS, OUT)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1)
-    x = torch.randn(ENVS, AGENTS, OBS, requires_grad=True)
-    (grad,) = torch.autograd.grad(net(x)[:, 0].sum(), x)
-    assert bool(grad[:, 1:].any()) is hears
+    x = torch.randn(1, AGENTS, OBS, requires_grad=True)
+    (grad,) = torch.autograd.grad(trained(config)(x)[0, 0].sum(), x)
+    assert grad[0].any(-1).tolist() == [True, hears, hears]
 
 
 def test_agents_with_equal_views_act_as_one_whatever_their_number():
@@ -237,17 +180,26 @@ def test_agents_with_equal_views_act_as_one_whatever_their_number():
         torch.testing.assert_close(many, one[:, :1].expand_as(many))
 
 
-@pytest.mark.parametrize("architecture", ALL)
-def test_a_head_gain_of_0_answers_0(architecture):
+@pytest.mark.parametrize(
+    "config",
+    [small(kind) for kind in ALL] + [small(kind, centralised=True) for kind in CENTRAL],
+    ids=str,
+)
+def test_a_head_gain_of_0_answers_0(config):
     x = torch.randn(ENVS, AGENTS, OBS)
-    assert not build_net(small(architecture), AGENTS, OBS, OUT, head_gain=0.0)(x).any()
-    assert build_net(small(architecture), AGENTS, OBS, OUT, head_gain=0.01)(x).any()
+    assert not build_net(config, AGENTS, OBS, OUT, head_gain=0.0)(x).any()
+    assert build_net(config, AGENTS, OBS, OUT, head_gain=0.01)(x).any()
 
 
-def test_the_head_is_orthogonal_with_its_gain():
-    net = build_net(small("shared"), AGENTS, OBS, OUT, head_gain=3.0)
-    torch.testing.assert_close(net.head.weight @ net.head.weight.T, 9 * torch.eye(OUT))
-    assert not net.head.bias.any()
+@pytest.mark.parametrize("architecture", ["shared", "separate"])
+def test_the_head_is_orthogonal_with_its_gain(architecture):
+    """Each agent's, where weights are its own; these begin apart."""
+    head = build_net(small(architecture), AGENTS, OBS, OUT, head_gain=3.0).head
+    matrices = head.weight.reshape(-1, OUT, 12)
+    squares = matrices @ matrices.mT
+    torch.testing.assert_close(squares, 9 * torch.eye(OUT).expand_as(squares))
+    assert len(matrices.unique(dim=0)) == (AGENTS if architecture == "separate" else 1)
+    assert not head.bias.any()
 
 
 def test_joint_has_the_layers_its_configuration_names():
@@ -260,7 +212,7 @@ def test_joint_has_the_layers_its_configuration_names():
     ]
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", [*ALL, "dico"])
 def test_the_same_seed_builds_the_same_network(architecture):
     def build() -> list[torch.Tensor]:
         torch.manual_seed(5)

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
-from math import tanh
 
 import pytest
 import torch
 from torch import Tensor, nn
+from toys.reach import Reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
-from diffsurrogate.actor_critic.critic import Critic, CriticConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.algorithms.bppo import BPPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.errors import UsageError
@@ -159,23 +159,9 @@ def test_nothing_crosses_an_episode_start(kind):
 # --- whose memory, and who sees whom -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "sees"),
-    [
-        ("joint", True),
-        ("separate", False),
-        ("separate, centralised", True),
-        ("shared", True),
-        ("shared, agent id", False),
-        ("shared, all", True),
-        ("hyper-linear", False),
-        ("hyper-mlp", False),
-        ("hyper-mlp, centralised", True),
-    ],
-)
-def test_which_agents_inputs_are_seen_does_not_depend_on_memory(kind, sees):
-    net = trained(kind)
-    assert KINDS[kind].hears_others is sees
+@every_kind
+def test_which_agents_inputs_are_seen_does_not_depend_on_memory(kind):
+    net, sees = trained(kind), KINDS[kind].hears_others
     x = torch.randn(TIME, 1, AGENTS, OBS, requires_grad=True)
     past = Recurrence(hidden=torch.zeros(1, AGENTS, MEMORY), episode_start=torch.zeros(TIME, 1) > 0)
     (grad,) = torch.autograd.grad(net(x, past)[0][-1, 0, 0].sum(), x)
@@ -203,21 +189,11 @@ def test_a_shared_memory_tells_agents_apart_only_by_ids(agent_id):
 
 @pytest.mark.parametrize("kind", ["hyper-linear", "hyper-mlp"])
 def test_what_reads_a_shared_memory_is_generated(kind):
-    """The two layers after it are each agent's: those of a separate net with the same weights."""
-    net = trained(kind)
-    reader = net.net
+    """The two layers after it are each agent's."""
+    reader = trained(kind).net
     assert [type(layer) for layer in reader.layers] == [GeneratedLinear] * 2
     shapes = [tuple(weight.shape) for weight, _ in reader.generate()]
     assert shapes == [(AGENTS, 12, MEMORY), (AGENTS, OUT, 12)]
-    plain = build_net(SeparateNetConfig(hidden=(12,)), AGENTS, MEMORY, OUT)
-    layers = [layer for layer in plain.net if isinstance(layer, AgentLinear)]
-    with torch.no_grad():
-        for layer, (weight, bias) in zip(layers, reader.generate(), strict=True):
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
-    past = Recurrence(hidden=torch.zeros(ENVS, AGENTS, MEMORY), episode_start=some_resets())
-    out, states = net(torch.randn(TIME, ENVS, AGENTS, OBS), past)
-    torch.testing.assert_close(out, plain(states))
 
 
 @every_kind
@@ -231,42 +207,11 @@ def test_the_head_has_its_gain_and_every_weight_a_gradient(kind):
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
 
-# --- values --------------------------------------------------------------------------------------
-
-
-def test_the_next_observation_is_valued_with_the_hidden_state_of_its_step():
-    """By hand: encoder, reader and head pass on what they get; half of it is remembered.
-
-    Gates are σ(0) = ½, so h' = ½ tanh(x) + ½ h, and V = h. The first episode ends after step 0.
-    """
-    config = JointNetConfig(hidden=(1,), gru_size=1, activation="relu", layer_norm=False)
-    critic = Critic(CriticConfig(net=config, normalise_obs=False), 1, 1)
-    with torch.no_grad():
-        for parameter in critic.net.parameters():
-            parameter.zero_()
-        linears = (critic.net.encoder[0], critic.net.net.net[0], critic.net.net.head)
-        for part in linears:
-            part.weight.fill_(1.0)
-        critic.net.memory.inputs.weight[..., 2, :] = 1.0  # the new content; gates stay ½
-    obs = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
-    next_obs = torch.tensor([3.0, 4.0]).view(2, 1, 1, 1)
-    past = Recurrence(
-        hidden=torch.full((1, 1, 1), 0.8), episode_start=torch.tensor([[False], [True]])
-    )
-    value, next_value, hidden = critic.values_around(obs, next_obs, past)
-    first = tanh(1) / 2 + 0.8 / 2
-    second = tanh(2) / 2  # begins: nothing is remembered
-    assert value.flatten().tolist() == pytest.approx([first, second])
-    assert hidden.flatten().tolist() == pytest.approx([first, second])
-    # the end of the first episode is seen by who saw its beginning
-    ends = [tanh(3) / 2 + first / 2, tanh(4) / 2 + second / 2]
-    assert next_value.flatten().tolist() == pytest.approx(ends)
-
-
 # --- invalid settings -----------------------------------------------------------------------
 
 
 REMEMBERS = SeparateNetConfig(gru_size=5)
+RECURRENT = SurrogateConfig(reward=RewardConfig(net=JointNetConfig(gru_size=5)))
 
 
 @pytest.mark.parametrize(
@@ -282,16 +227,12 @@ REMEMBERS = SeparateNetConfig(gru_size=5)
             lambda: Actor(ActorConfig(net=REMEMBERS), 1, OBS, -torch.ones(1, 2), torch.ones(1, 2)),
             "build_actor",
         ),
+        (
+            lambda: LearnedDiffWrapper(Reach(differentiable=False), config=RECURRENT),
+            "leave it at 0",
+        ),
     ],
 )
 def test_memory_is_refused_where_no_hidden_state_is_kept(build, advice):
     with pytest.raises(UsageError, match=advice):
         build()
-
-
-def test_surrogates_are_not_recurrent():
-    from toys.reach import Reach
-
-    surrogates = SurrogateConfig(reward=RewardConfig(net=JointNetConfig(gru_size=5)))
-    with pytest.raises(UsageError, match="leave it at 0"):
-        LearnedDiffWrapper(Reach(differentiable=False), config=surrogates)

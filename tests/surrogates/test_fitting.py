@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from diffsurrogate.config import changed_to
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
-from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig, TransformerConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
@@ -59,9 +58,8 @@ SHORT = FitConfig(minibatches=3, batch_size=32)
 
 
 def small(fit: FitConfig = SHORT, **kwargs: object) -> SurrogateConfig:
-    return SurrogateConfig(
-        fit=fit, **({"reward": RewardConfig(net=NET), "dynamics": STEP} | kwargs)
-    )
+    models = {"reward": RewardConfig(net=NET), "dynamics": STEP}
+    return SurrogateConfig(fit=fit, **(models | kwargs))
 
 
 def surrogates(config: SurrogateConfig, **kwargs: object) -> Surrogates:
@@ -165,16 +163,21 @@ def sparse_window(seed: int) -> Window:
     return replace(data, reward=(scaled > 0.9).all(-1).float())
 
 
+def fitted_to_sparse_rewards(bins: int = 9, **changes: object) -> Surrogates:
+    fit = FitConfig(minibatches=40, batch_size=128, reward_bins=bins)
+    models = surrogates(small(fit, **changes), dynamics=False)
+    for seed in range(5):
+        models.fit(sparse_window(seed))
+    return models
+
+
 def test_a_balanced_cache_learns_a_sparse_reward_that_a_plain_one_misses():
     missed = {}
     test = sparse_window(1000)
     rewarded = test.reward == 1
     assert 5 < rewarded.sum() < 0.005 * rewarded.numel()
     for bins in (1, 9):
-        config = small(FitConfig(reward_bins=bins, minibatches=40, batch_size=128))
-        models = surrogates(config, dynamics=False)
-        for seed in range(5):
-            models.fit(sparse_window(seed))
+        models = fitted_to_sparse_rewards(bins)
         predicted = models.predict_reward(test.obs, test.action, test.next_obs)
         missed[bins] = float((1 - predicted[rewarded]).square().mean())
     assert missed[1] > 0.5
@@ -186,12 +189,7 @@ def test_a_bounded_model_is_flat_where_a_sparse_reward_is_not_paid():
     slope, test = {}, sparse_window(1000)
     far = (test.action < 2.5).any(-1, keepdim=True)  # .5 of the half box; the corner is above .9
     for kind in ("unbounded", "bounded"):
-        reward = RewardConfig(net=NET, range=kind)
-        models = surrogates(
-            small(FitConfig(minibatches=40, batch_size=128), reward=reward), dynamics=False
-        )
-        for seed in range(5):
-            models.fit(sparse_window(seed))
+        models = fitted_to_sparse_rewards(reward=RewardConfig(net=NET, range=kind))
         action = test.action.clone().requires_grad_()
         predicted = models.predict_reward(test.obs, action, test.next_obs)
         (grad,) = torch.autograd.grad(predicted.sum(), action)
@@ -219,24 +217,12 @@ def test_models_beat_what_they_started_from_on_windows_not_seen():
     assert reports[-1]["dynamics_error"] < 0.3
 
 
-def test_discrete_entries_are_no_part_of_the_loss():
-    config, data = StepModelConfig(net=NET), window(0)
-    model = StepModel(config, AGENTS, OBS, ACT)
-    nn.init.ones_(model.net.head.weight)
-    mask = torch.ones(AGENTS, OBS)
-    mask[:, 3] = 0.0
-    spoilt = data.next_obs.clone()
-    spoilt[..., 3] += 100.0
-    losses = [model.error(data.obs, data.action, x, mask) for x in (data.next_obs, spoilt)]
-    assert losses[0] == losses[1]
-    assert model.error(data.obs, data.action, spoilt, torch.ones(AGENTS, OBS)) > 100
-
-
 def test_the_loss_is_averaged_over_the_entries_that_count():
     """A model that says nothing moves, where all that counts changes by 2: 4, for any mask."""
     model, obs = StepModel(StepModelConfig(net=NET), AGENTS, OBS, ACT), torch.rand(7, AGENTS, OBS)
     for mask in (torch.ones(AGENTS, OBS), torch.eye(AGENTS, OBS)):
-        loss = model.error(obs, torch.zeros(7, AGENTS, ACT), obs + 2, mask)
+        next_obs = obs + 2 + 100 * (1 - mask)
+        loss = model.error(obs, torch.zeros(7, AGENTS, ACT), next_obs, mask)
         assert loss.item() == pytest.approx(4.0, rel=1e-5)
 
 
@@ -342,37 +328,6 @@ def test_what_is_not_learned_is_not_kept_and_not_reported(part):
     assert f"{part}_error" not in report
     kept = models.transition_buffer if part == "reward" else models.dynamics_buffer
     assert len(kept) == 0
-
-
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        *((FitConfig, name) for name in ("minibatches", "batch_size", "capacity", "every")),
-        *((ActionWorldModelConfig, name) for name in ("batch_size", "trajectories")),
-    ],
-)
-def test_a_budget_of_nothing_is_refused(config, name):
-    with pytest.raises(UsageError, match=f"{name} is 0"):
-        config(**{name: 0})
-
-
-@pytest.mark.parametrize("reward_bins", [0, -1])
-def test_a_cache_without_bins_is_refused(reward_bins):
-    with pytest.raises(UsageError, match="bins"):
-        surrogates(SurrogateConfig(fit=FitConfig(reward_bins=reward_bins)))
-
-
-def test_weights_and_minibatches_come_from_the_seed_and_leave_the_global_stream_alone():
-    def trained(seed: int) -> list[Tensor]:
-        models = surrogates(small(), seed=seed)
-        models.fit(window(0))
-        return weights(models)
-
-    state = torch.get_rng_state()
-    one, again, other = trained(1), trained(1), trained(2)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @EITHER_DYNAMICS

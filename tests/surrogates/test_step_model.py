@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig, fourier_features
 
@@ -80,8 +79,3 @@ def test_the_gradient_is_attenuated_by_the_explained_variance():
     assert torch.equal(model(obs, action), value)
     model.config = replace(config, attenuate=False)
     torch.testing.assert_close(slopes()[0], free[0])
-
-
-def test_a_negative_number_of_octaves_is_refused():
-    with pytest.raises(UsageError, match="num_frequencies is -1"):
-        StepModelConfig(num_frequencies=-1)

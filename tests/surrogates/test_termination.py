@@ -1,20 +1,17 @@
-"""The termination head, and the paper's preset, on windows of real envs."""
-
-from dataclasses import replace
+"""The termination head, on windows of an env that ends by state."""
 
 import pytest
 import torch
 from torch import Tensor
+from toys.spring import gaussian_policy
 
-from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
-from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
+from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.vmas.paper_tasks import make as make_paper
 
 ENVS, AGENTS, HORIZON = 7, 3, 11
 NET = SharedNetConfig(hidden=(8,), activation="silu")
@@ -46,18 +43,6 @@ class Cliff(TorchEnv):
         return self.falls & (state["x"][..., 0] > 1).any(-1)
 
 
-def gaussian_policy(env: LearnedDiffWrapper) -> NoisyPolicy:
-    torch.manual_seed(3)
-    actor = Actor(
-        ActorConfig(net=JointNetConfig(hidden=(8,)), head_gain=1.0),
-        env.num_agents,
-        env.obs_dim,
-        env.action_low,
-        env.action_high,
-    )
-    return NoisyPolicy(actor, torch.randn(HORIZON, ENVS, env.num_agents, env.act_dim))
-
-
 @pytest.mark.parametrize(
     ("dynamics", "loop"), [(STEP, "closed"), (WORLD, "open")], ids=["step", "awm"]
 )
@@ -74,7 +59,7 @@ def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(dynam
     losses = []
     for number in range(25):
         env.detach()
-        window = env.rollout(gaussian_policy(env), HORIZON)
+        window = env.rollout(gaussian_policy(env, HORIZON), HORIZON)
         if number == 0:
             assert window.continue_prob is None  # nothing is known of ends yet
         else:
@@ -84,7 +69,7 @@ def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(dynam
     assert losses[-1] < 0.5 * losses[0]
     assert losses[0] < 0.75  # from ln 2 = 0.69 nats, knowing nothing
     env.detach()
-    policy = gaussian_policy(env)
+    policy = gaussian_policy(env, HORIZON)
     window = env.rollout(policy, HORIZON)
     grads = torch.autograd.grad(window.continue_prob.sum(), list(policy.actor.net.parameters()))
     assert any(grad.any() for grad in grads)
@@ -101,28 +86,7 @@ def test_where_nothing_terminates_there_is_no_continuation():
     env.reset(seed=0)
     for _ in range(3):
         env.detach()
-        window = env.rollout(gaussian_policy(env), HORIZON)
+        window = env.rollout(gaussian_policy(env, HORIZON), HORIZON)
         report = env.fit(window)
         assert window.continue_prob is None
         assert "termination_error" not in report
-
-
-def test_the_papers_preset_builds_and_fits():
-    config = SurrogateConfig.paper(AGENTS)
-    assert isinstance(config.dynamics, ActionWorldModelConfig)
-    assert (config.anchor, config.loop) == ("predicted", "open")
-    assert (config.dynamics.batch_size, config.dynamics.trajectories) == (1000, 1200)
-    assert (config.reward.inputs, config.fit.every) == ("s,a,s'", 10)
-    assert config.reward.net.hidden == (32 * AGENTS,) * 2
-    dynamics = replace(config.dynamics, batch_size=5)
-    fit = replace(config.fit, minibatches=2, batch_size=32, every=2)
-    config = replace(config, dynamics=dynamics, fit=fit)
-    env = make_paper("dispersion", num_envs=ENVS, n_agents=AGENTS, seed=0, max_steps=17)
-    env = LearnedDiffWrapper(env, config=config)
-    env.reset(seed=0)
-    reports = []
-    for _ in range(4):
-        env.detach()
-        reports.append(env.fit(env.rollout(gaussian_policy(env), HORIZON)))
-    assert ["dynamics_loss" in report for report in reports] == [False, True, False, True]
-    assert reports[3]["dynamics_loss"] < reports[1]["dynamics_loss"]

@@ -85,10 +85,6 @@ def learned(env: MultiAgentVectorEnv, *, dynamics: bool = True) -> LearnedDiffWr
     return LearnedDiffWrapper(env, dynamics=dynamics, config=surrogates)
 
 
-def true_reach() -> MultiAgentVectorEnv:
-    return Reach()
-
-
 def learned_reach() -> MultiAgentVectorEnv:
     return learned(Reach(differentiable=False))
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from toys.reach import AGENTS, ENVS, Reach
+from toys.reach import AGENTS, ENVS
 
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.config import changed_to
@@ -14,11 +14,6 @@ from diffsurrogate.nets.config import JointNetConfig
 HORIZON = 6
 KINDS = {"ppo": PPO, "ippo": IPPO, "mappo": MAPPO}
 PLAIN = JointNetConfig(hidden=(8,), activation="tanh", layer_norm=False)
-
-
-def plain_reach() -> MultiAgentVectorEnv:
-    """Episodes of 8 steps."""
-    return Reach(differentiable=False)
 
 
 def dispersion() -> MultiAgentVectorEnv:

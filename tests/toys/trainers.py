@@ -27,6 +27,7 @@ SEPARATE = SeparateNetConfig(hidden=(8,))
 
 
 def plain_reach(**kwargs: Any) -> Reach:
+    """Episodes of 8 steps, without gradients."""
     return Reach(differentiable=False, **kwargs)
 
 

@@ -27,14 +27,6 @@ def test_columns_may_come_later(folder):
     assert rows == ["1.0,0.5,", "2.0,0.25,7.0", "3.0,0.125,"]
 
 
-def test_rows_newer_than_the_checkpoint_are_dropped_on_resume(folder):
-    for update in (1, 2, 3):
-        folder.log(update, {"loss": float(update)})
-    folder.rewind(2)
-    folder.log(3, {"loss": 30.0})
-    assert [row["loss"] for row in folder.metrics()] == [1, 2, 30]
-
-
 def test_a_row_cut_short_by_a_kill_is_dropped(folder):
     folder.log(1, {"loss": 1.0})
     with (folder.path / "metrics.csv").open("a") as stream:
@@ -51,15 +43,6 @@ def test_a_run_without_a_checkpoint_starts_over(folder):
     assert folder.metrics() == []
     with pytest.raises(UsageError, match="no checkpoint"):
         folder.load("cpu")
-
-
-def test_a_changed_configuration_is_written(folder):
-    folder.write_summary({"seed": 3})
-    folder.reopen({"seed": 3, "steps": 5}, finished=True)
-    assert folder.summary() is not None
-    folder.reopen({"seed": 3, "steps": 9}, finished=False)
-    assert folder.summary() is None
-    assert folder.config == {"seed": 3, "steps": 9}
 
 
 @pytest.mark.parametrize("text", ['{"a": 1', "[1]", ""], ids=["cut short", "a list", "empty"])

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toys.grid_runs import GRID, TABLE, fake
-from toys.processes import wait_for_updates
+from toys.processes import run_here, wait_for_updates
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.reproduce.workers import Children, Job, locked
@@ -49,17 +48,7 @@ def table(out: Path) -> Any:
     return without_times(json.loads((out / "table1.json").read_text()))
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", "diffsurrogate", *arguments],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, capsys):
+def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for seed in ("1", "2"):  # a run of the grid is a plain training
         run = str(whole / "default" / f"dispersion-1-shac++-mlp-{seed}")
@@ -67,7 +56,9 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, capsys):
         command += ["--total-steps", str(STEPS), "--stop-at", "None", "--no-progress"]
         assert main([*command, "--out", run, *SMALL, *SHAC]) == 0
     assert main(tiny(whole, "--report-only")) == 0
-    process = start(tiny(killed), tmp_path / "log")
+    command = [sys.executable, "-m", "diffsurrogate", *tiny(killed)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log)
     first, second = (killed / "default" / f"dispersion-1-shac++-mlp-{seed}" for seed in (1, 2))
     wait_for_updates(first, 2, process)
     process.kill()
@@ -75,6 +66,7 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, capsys):
     assert not (first / "summary.json").exists()
     assert not second.exists()
     capsys.readouterr()
+    monkeypatch.setattr(Children, "run", run_here)
     assert main(tiny(killed)) == 0  # once the run that was left has stopped
     assert "1 interrupted, 1 new" in capsys.readouterr().out
     assert table(killed) == table(whole)
@@ -116,14 +108,17 @@ def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
     assert "1 interrupted, 1 new" in capsys.readouterr().out
 
 
-def test_runs_to_prolong_are_not_finished_when_ctrl_c_comes_first(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_runs_to_prolong_are_not_finished_when_a_signal_comes_first(
+    number, status, tmp_path, monkeypatch, capsys
+):
     def run(children, jobs, started, ended):
-        children.signal = signal.SIGINT
+        children.signal = number
 
     monkeypatch.setattr(Children, "run", run)
     fake(tmp_path, "ppo", 1, 0.5)
     command = [*GRID, "--methods", "ppo", "--seeds", "1", "--total-steps", "101"]
-    assert main([*command, "--out", str(tmp_path)]) == 130
+    assert main([*command, "--out", str(tmp_path)]) == status
     assert "stopped with 0 of 1 runs finished" in capsys.readouterr().out
 
 
@@ -162,28 +157,6 @@ def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, cap
     assert main([*command, "--seeds", "1"]) == 0  # nothing is left to do
 
 
-@pytest.mark.slow
-def test_a_grid_of_twelve_cells_killed_twice_goes_on_to_the_same_table(tmp_path):
-    cells = ["--agents", "1", "--methods", "ppo", "mappo", "shac++", "--seeds", "1"]
-
-    def command(out: Path) -> list[str]:
-        steps = ["--total-steps", str(5 * 32 * 12)]
-        return [*TABLE, *cells, *steps, "--jobs", "2", "--out", str(out), "--", *SMALL]
-
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert main(command(whole)) == 0
-    for count, number in ((2, signal.SIGTERM), (7, signal.SIGKILL)):
-        process = start(command(broken), tmp_path / "log")
-        while len(list(broken.glob("default/*/summary.json"))) < count:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(60) == (143 if number == signal.SIGTERM else -number)
-    assert main(command(broken)) == 0
-    assert table(broken) == table(whole)
-    assert len(table(whole)["cells"]) == 12
-
-
 # --- what is trained --------------------------------------------------------------------------
 
 
@@ -203,19 +176,8 @@ def test_a_dry_run_lists_the_runs_and_what_is_left_out(tmp_path, capsys):
     assert "sampling-1-mappo-transformer" in text
     assert not out.exists()
     narrow = ["--tasks", "transport", "--agents"]
-    paper = listing(
-        capsys,
-        *narrow,
-        "10",
-        "--preset",
-        "paper",
-        "--seeds",
-        "7",
-        "--methods",
-        "mappo",
-        "shac",
-        "shac+",
-    )
+    of_paper = ["10", "--preset", "paper", "--seeds", "7", "--methods", "mappo", "shac", "shac+"]
+    paper = listing(capsys, *narrow, *of_paper)
     assert "the paper has no such method: transport-10-mappo-mlp" in paper
     assert "paper/transport-10-shac+-transformer-7" in paper
     others = listing(capsys, *narrow, "3", "--methods", "ippo", "sb3-ppo", "--seeds", "7")
@@ -234,11 +196,22 @@ BAD = {
     "idle": (["--methods", "ppo", "--", "--shac.horizon", "4"], "ppo has no option --shac.horizon"),
     "horizon": (["--methods", "ppo", "--", "--ppo.horizon", "0"], "at least 1"),
 }
+BAD_BPTA = {
+    "task": (["--tasks", "climbin"], "bpta has no task climbin; known: climbing"),
+    "variant": (["--variants", "rare"], "bpta has no variant rare; known: raw"),
+    "network": (["--networks", "shared"], "nothing is left"),
+    "preset": (["--preset", "paper"], "nothing is left"),
+}
 
 
-@pytest.mark.parametrize(("arguments", "advice"), list(BAD.values()), ids=list(BAD))
-def test_bad_input_gets_advice(arguments, advice, tmp_path, capsys):
-    assert main([*GRID, "--out", str(tmp_path / "grid"), *arguments]) == 2
+@pytest.mark.parametrize(
+    ("table", "arguments", "advice"),
+    [(GRID, *row) for row in BAD.values()]
+    + [(["reproduce", "bpta"], *row) for row in BAD_BPTA.values()],
+    ids=[*BAD, *BAD_BPTA],
+)
+def test_bad_input_gets_advice(table, arguments, advice, tmp_path, capsys):
+    assert main([*table, "--out", str(tmp_path / "grid"), *arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert advice in message
@@ -260,9 +233,7 @@ def test_another_configuration_in_the_folder_is_refused_but_a_larger_budget_is_n
         (*same, "--", "--num-envs", "7"): None,
         (*same, "--", "--film-steps", "7"): "finished",
     }.items():
-        before = [] if "--" not in options else list(options[options.index("--") :])
-        given = list(options[: len(options) - len(before)])
-        status = main([*command, *given, "--dry-run", *before])
+        status = main([*command, "--dry-run", *options])
         told = capsys.readouterr()
         if state is None:
             assert status == 2

@@ -169,19 +169,3 @@ def test_returns_are_of_one_agent_where_the_table_knows_no_maximum(tmp_path, mon
     assert "| kept | diversity | paper |" in text
     for name in ("bpta.png", "curves-steps.png", "curves-cpu.png"):
         assert (tmp_path / name).stat().st_size > 1000
-
-
-BAD = {
-    "task": (["--tasks", "climbin"], "bpta has no task climbin; known: climbing"),
-    "variant": (["--variants", "rare"], "bpta has no variant rare; known: raw"),
-    "network": (["--networks", "shared"], "nothing is left"),
-    "preset": (["--preset", "paper"], "nothing is left"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "advice"), list(BAD.values()), ids=list(BAD))
-def test_bad_input_gets_advice(arguments, advice, tmp_path, capsys):
-    command = ["reproduce", "bpta", "--out", str(tmp_path / "grid"), *arguments]
-    assert main(command) == 2
-    assert advice in capsys.readouterr().err
-    assert not (tmp_path / "grid").exists()
