@@ -11,7 +11,7 @@ from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
 from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
@@ -79,8 +79,7 @@ def learned(env: MultiAgentVectorEnv, *, dynamics: bool = True) -> LearnedDiffWr
     surrogates = SurrogateConfig(
         reward=RewardConfig(net=net),
         dynamics=StepModelConfig(net=net),
-        minibatches=2,
-        batch_size=32,
+        fit=FitConfig(minibatches=2, batch_size=32),
     )
     return LearnedDiffWrapper(env, dynamics=dynamics, config=surrogates)
 

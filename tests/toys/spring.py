@@ -10,7 +10,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.functional.losses import shac_actor_loss
 from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
@@ -85,8 +85,7 @@ def small(dynamics: str = "step", anchor: str = "real", loop: str = "closed") ->
         loop=loop,
         dynamics=DYNAMICS[dynamics],
         reward=RewardConfig(net=SharedNetConfig(hidden=(8,), activation="silu")),
-        minibatches=3,
-        batch_size=32,
+        fit=FitConfig(minibatches=3, batch_size=32),
     )
 
 
