@@ -82,21 +82,20 @@ class JaxMARLEnv(ExternalEnv):
         check_options(type(raw).__name__, num_envs, False, max_steps, None)
         self._batch = batch = Batch(raw, num_envs, usable_device(device), state=state)
         layout = batch.layout
-        limits = [limit for limit in (time_limit(raw), max_steps) if limit is not None]
         super().__init__(
             num_envs=num_envs,
             agents=layout.names,
             observation_space=layout.observation_box,
             action_space=layout.action_box,
+            limits=(time_limit(raw), max_steps),
+            seed=seed,
             device=device,
-            max_steps=min(limits, default=None),
             check_bounds=check_bounds,
         )
         layout.describe(self)
         self.offers_state = batch.offers_state
         self.raw = raw
         """The raw env."""
-        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._checks = ExternalChecks(batch.name, num_envs)
         self._keys: Any = None
         self._state: Any = None
@@ -114,8 +113,10 @@ class JaxMARLEnv(ExternalEnv):
     def _reset_all(self, seed: int | None) -> Tensor:
         self._there = torch.ones_like(self._there)
         if seed is not None or self._keys is None:
-            entropy = self._seed if seed is None else seed
-            self._keys = self._batch.keys(env_seeds(entropy, self.num_envs))
+            seed = self._seed_of_reset(seed)
+            if seed is None:
+                seed = int(np.random.SeedSequence().generate_state(1)[0])
+            self._keys = self._batch.keys(env_seeds(seed, self.num_envs))
         self._checks.step = 0
         self._keys, self._state, self._obs = self._batch.start(self._keys)
         return self._finite("observation", self._obs)

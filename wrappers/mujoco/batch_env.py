@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.envs.env import State
-from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, not_drawn
 from diffsurrogate.wrappers.external.checks import ExternalChecks
@@ -55,35 +54,23 @@ class BatchEnv(ExternalEnv):
             agents=agents,
             observation_space=observation_space,
             action_space=action_space,
-            device=usable_device(device),
-            max_steps=max_steps,
+            limits=(max_steps,),
+            seed=seed,
+            device=device,
         )
         self._sim = sim
         self._checks = ExternalChecks(type(sim.raw).__name__, self.num_envs)
-        self._seed: int | None = seed
         self.render_mode = "rgb_array"
         self.metadata = sim.raw.metadata | {
             "autoreset_mode": AutoresetMode.SAME_STEP,
             "render_modes": ["rgb_array"],
         }
 
-    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
-        """Draw the envs as they stand.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one frame `(height, width, 3)` uint8 per env.
-
-        Raises:
-            UsageError: the env was not reset, or the OpenGL that MuJoCo draws with is missing.
-        """
+    def _pictures(self, indices: Iterable[int]) -> tuple[NDArray[np.uint8], ...]:
         _ = self.current_obs
-        indices = range(self.num_envs) if env_indices is None else env_indices
         try:
             return tuple(self._sim.picture(index) for index in indices)
-        except Exception as error:  # of any kind: MuJoCo's own, or of what loads OpenGL
+        except ImportError as error:  # of what loads OpenGL
             raise not_drawn(error) from error
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -103,7 +90,7 @@ class BatchEnv(ExternalEnv):
     # --- the env protocol -------------------------------------------------------------------------
 
     def _reset_all(self, seed: int | None) -> Tensor:
-        seed, self._seed = (self._seed if seed is None else seed), None
+        seed = self._seed_of_reset(seed)
         self._checks.step = 0
         if seed is not None:
             self._sim.seed(seed)
@@ -226,7 +213,7 @@ def make(
         raise UsageError(f"unknown env mujoco/{name}; there are {', '.join(close)}")
     raw = make_one_by_one(name, num_envs=1, max_steps=max_steps, **robot).raw
     return MujocoBatchEnv(
-        raw.unwrapped.envs[0],  # type: ignore[attr-defined]
+        raw.unwrapped.envs[0],
         num_envs=num_envs,
         threads=threads,
         max_steps=max_steps,
