@@ -44,9 +44,11 @@ def trained_policy(
     """
     try:
         if isinstance(options, SB3Options):
-            from diffsurrogate.wrappers.sb3.trainer import load_policy
+            from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
 
-            return load_policy(env, options.sb3, state["agent"]).predict
+            trainer = SB3Trainer(env, options.sb3)
+            trainer.load_policy(state["agent"])
+            return trainer.predict
         return _actor(options, state["agent"], env)
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise UsageError(

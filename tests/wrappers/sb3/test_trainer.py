@@ -38,7 +38,7 @@ def settings(**kwargs: Any) -> SB3Config:
 
 
 def parameters(agent: SB3Trainer) -> dict[str, Tensor]:
-    policy = agent.model.model.policy.state_dict()
+    policy = agent.model.policy.state_dict()
     return {name: value.clone() for name, value in policy.items()}
 
 
@@ -67,10 +67,10 @@ def test_it_learns_what_stable_baselines_learns(joint):
         policy_kwargs={"net_arch": [8]},
         device="cpu",
     )
-    model.policy.load_state_dict(agent.model.model.policy.state_dict())
-    with agent.model._random.in_force():
+    model.policy.load_state_dict(agent.model.policy.state_dict())
+    with agent._random.in_force():
         torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    agent.model.model.n_epochs, agent.model.model.batch_size = 1, 4 * slots
+    agent.model.n_epochs, agent.model.batch_size = 1, 4 * slots
     agent.learn(3 * 28)
     torch.set_rng_state(torch_state)
     np.random.set_state(numpy_state)
@@ -112,7 +112,7 @@ def test_episodes_are_staggered_and_the_rate_falls_if_asked():
     agent = SB3Trainer(home(num_envs=61), settings(lr_schedule="linear", lr=0.1))
     rates, ends = [], []
     for report in agent.iterations(4):
-        rates.append(agent.model.model.policy.optimizer.param_groups[0]["lr"])
+        rates.append(agent.model.policy.optimizer.param_groups[0]["lr"])
         ends.append(report["episodes_ended"])
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
     assert ends != [0.0, 61.0, 0.0, 61.0]
@@ -122,7 +122,7 @@ def test_the_first_deviation_is_the_one_asked_for():
     """Of normalised actions: Pendulum's torque is in [-2, 2]."""
     pendulum = make("gymnasium/Pendulum-v1", num_envs=2)
     for std, expected in ((0.3, 0.6), (None, 1.0)):
-        policy = SB3Trainer(pendulum, settings(std=std, joint=True)).model.model.policy
+        policy = SB3Trainer(pendulum, settings(std=std, joint=True)).model.policy
         torch.testing.assert_close(policy.log_std.exp(), torch.tensor([expected]))
 
 
