@@ -55,7 +55,7 @@ def _forget(monkeypatch):
         ("vmas", "namespace/name"),
         ("vmas/", "namespace/name"),
         ("", "namespace/name"),
-        ("paper/dispersal", "did you mean dispersion"),
+        ("paper/dispersal", "did you mean 'dispersion'"),
         ("vmas/dispersal", "dispersion"),
         ("diffsurrogate/cartpole", "did you mean 'cartpole-swingup'"),
     ],

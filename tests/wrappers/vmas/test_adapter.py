@@ -187,8 +187,8 @@ def test_gradients_are_what_was_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scenario": "transport", "n_agent": 3}, "did you mean n_agents"),
-        ({"scenario": "simple", "n_agents": 3}, "no argument 'n_agents'; It takes: none"),
+        ({"scenario": "transport", "n_agent": 3}, "did you mean 'n_agents'"),
+        ({"scenario": "simple", "n_agents": 3}, "no argument 'n_agents'; it takes: none"),
         (
             {"scenario": "navigation", "n_agents": 4, "agents_with_same_goal": 9},
             "it needs '1 <= self.agents_with_same_goal <= self.n_agents', line",

@@ -307,7 +307,7 @@ def test_a_seed_and_a_state_decide_everything(task):
 
 @BOTH
 def test_unknown_arguments_are_refused(task):
-    with pytest.raises(UsageError, match="has no argument 'n_agnets'; did you mean n_agents"):
+    with pytest.raises(UsageError, match="has no argument 'n_agnets'; did you mean 'n_agents'"):
         make(task, n_agnets=3)
-    with pytest.raises(UsageError, match=r"known: disp|did you mean (discovery|sampling)"):
+    with pytest.raises(UsageError, match=r"known: disp|did you mean .(discovery|sampling)"):
         paper.make({"discovery": "discover", "sampling": "samplng"}[task])

@@ -137,5 +137,5 @@ def test_transport_gradient_is_that_of_finite_differences_in_every_window():
 
 def test_the_paper_has_a_time_limit_and_no_other_tasks():
     assert make("transport").max_steps == 512
-    with pytest.raises(UsageError, match="did you mean dispersion"):
+    with pytest.raises(UsageError, match="did you mean 'dispersion'"):
         paper.make("dispersoin")
