@@ -15,10 +15,10 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 
 
-def evaluation_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
+def evaluation_env(options: TrainOptions, num_envs: int, **more: Any) -> MultiAgentVectorEnv:
     """Make another env to evaluate on, with its own time limit."""
     made = made_with(options.agents, options.env_options)
-    return make(options.env, num_envs=num_envs, device=options.device, **made)
+    return make(options.env, num_envs=num_envs, device=options.device, **more, **made)
 
 
 def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
@@ -27,11 +27,9 @@ def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     Raises:
         UsageError: the env cannot be drawn.
     """
-    drawn: dict[str, Any] = {}
     if options.env.startswith(("gymnasium/", "mpe2/", "pettingzoo/")):  # draw only if made to
-        drawn["render_mode"] = "rgb_array"
-    made = made_with(options.agents, options.env_options)
-    return make(options.env, num_envs=num_envs, device=options.device, **drawn, **made)
+        return evaluation_env(options, num_envs, render_mode="rgb_array")
+    return evaluation_env(options, num_envs)
 
 
 def trained_policy(

@@ -44,10 +44,6 @@ _HAVE_THEIR_OWN = {
 def check_env_options(options: EnvOptions, *, max_steps: bool = False) -> None:
     """Refuse what is said in another way.
 
-    Args:
-        options: names and values.
-        max_steps: whether the command has an option of that name.
-
     Raises:
         UsageError: a name has an option of its own.
     """

@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter
 from scipy import stats
 
+from diffsurrogate.cli.figures import save_figure
 from diffsurrogate.cli.options import what_differs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.run_folder import RunFolder
@@ -146,5 +147,4 @@ def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> N
     axis.grid(alpha=0.3)
     if axis.has_data():
         axis.legend(fontsize="small")
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    save_figure(figure, file)

@@ -224,7 +224,8 @@ class _Session:
     def _finish(self) -> None:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
-        self._say("evaluating the trained policy on new episodes, and filming it")
+        if options.progress:
+            print("evaluating the trained policy on new episodes, and filming it", flush=True)
         final, diversity = self._last_evaluation()
         kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
@@ -277,10 +278,6 @@ class _Session:
         except UsageError as error:
             return f"no {file.name}: {' '.join(str(error).split())}"
         return f"{file}"
-
-    def _say(self, text: str) -> None:
-        if self.options.progress:
-            print(text, flush=True)
 
     def _summary(self, final: dict[str, float | None], kept: dict[str, Any]) -> dict[str, Any]:
         options = self.options

@@ -141,13 +141,7 @@ def check_options(
     *,
     drawable: bool = True,
 ) -> None:
-    """Refuse shared options (see `ExternalEnv`) that are out of range.
-
-    Args:
-        env_id: for messages.
-        num_envs, differentiable, max_steps, render_mode: the options.
-        drawable: whether such envs can be drawn here at all.
-    """
+    """Refuse shared options (see `ExternalEnv`) that are out of range."""
     check_count(num_envs)
     if differentiable:
         raise UsageError(
@@ -187,12 +181,6 @@ def sub_envs_of(
     raw_env: Any, num_envs: int | None, make_another: Callable[[], Any] | None, kind: str
 ) -> list[Any]:
     """Return `num_envs` envs (None for one): the one given, and others that a function makes.
-
-    Args:
-        raw_env: the first.
-        num_envs: how many; None for one.
-        make_another: makes further ones.
-        kind: of env, for messages.
 
     Raises:
         UsageError: there is no function, or less than one is asked for.

@@ -81,12 +81,7 @@ class ExternalChecks:
     """
 
     def __init__(self, name: str, num_envs: int) -> None:
-        """Start before the first reset.
-
-        Args:
-            name: of the raw env, for the messages.
-            num_envs: its copies.
-        """
+        """Start before the first reset."""
         self.name = name
         self.num_envs = num_envs
         self.step = 0
@@ -161,14 +156,7 @@ class ExternalChecks:
         index: int,
         bounds: Bounds | None = None,
     ) -> NDArray[np.float32]:
-        """Return what one copy gave as new finite numbers `shape`.
-
-        Args:
-            field: what it is, such as "observation of agent_1".
-            got: numbers, or nested lists of them.
-            shape: what they must have.
-            index: of the copy.
-            bounds: in which it must lie; None for anywhere.
+        """Return what one copy gave as new finite numbers `shape`; as `batch` otherwise.
 
         Raises:
             UsageError: the shape is another, or `got` is not numbers, not finite or out of bounds.

@@ -17,14 +17,9 @@ def make_by_id(
     *,
     common: Sequence[str] = (),
 ) -> Env:
-    """Make the env of a name.
+    """Make the env of a name by its kind, which says what it takes.
 
-    Args:
-        namespace: of the ids, for messages.
-        kinds: what makes an env, by name; it says what it takes.
-        name: what follows the slash of an id.
-        options: keywords.
-        common: options that all kinds take by `**`.
+    All kinds take the `common` options too, by `**`.
 
     Raises:
         UsageError: there is no such name, or it does not take an option.

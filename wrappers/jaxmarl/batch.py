@@ -28,13 +28,7 @@ class Batch:
     def __init__(
         self, raw: Any, num_envs: int, device: torch.device, *, state: bool = False
     ) -> None:
-        """Read an env's agents, shapes and spaces, without computing anything.
-
-        Args:
-            raw: a JaxMARL `MultiAgentEnv`.
-            num_envs: copies.
-            device: where JAX computes.
-            state: append the env's global state to observations.
+        """Read what a JaxMARL `MultiAgentEnv` says of itself, without computing anything.
 
         Raises:
             UsageError: JAX cannot reach the device, the env is not what the adapter supports, or it

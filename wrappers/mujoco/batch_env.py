@@ -38,17 +38,7 @@ class BatchEnv(ExternalEnv):
         seed: int,
         device: torch.device | str,
     ) -> None:
-        """Take over `sim`.
-
-        Args:
-            sim: the simulation.
-            agents: their names.
-            observation_space: box (agent, obs_dim).
-            action_space: box (agent, act_dim).
-            max_steps: steps until truncation; None for never.
-            seed: of the first reset without one.
-            device: where the tensors live.
-        """
+        """Take over `sim`; spaces are boxes (agent, obs_dim) and (agent, act_dim)."""
         super().__init__(
             num_envs=sim.num_envs,
             agents=agents,

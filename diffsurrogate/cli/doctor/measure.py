@@ -29,12 +29,6 @@ updates."""
 def diagnose(env: MultiAgentVectorEnv, name: str, *, transitions: int, seed: int) -> Diagnosis:
     """Try an env out.
 
-    Args:
-        env: of several copies; it is reset.
-        name: for the report.
-        transitions: to learn the models from, counted over the copies.
-        seed: of resets, actions and models.
-
     Raises:
         UsageError: the env refuses a step of its own, or no transition is finite.
     """

@@ -46,14 +46,7 @@ def write_table(
 ) -> str:
     """Write `<table>.md`, `.json`, `.png` and the learning curves; return the Markdown.
 
-    Args:
-        table: to write.
-        out: folder of the grid.
-        preset: whose runs.
-        cells: that are to be in the table; others that were begun are as well.
-        seeds: of each of these cells.
-        ceilings: JSON of examples/benchmarks/ceilings.py.
-        notes: what else to say below the table.
+    Cells that were begun are in the table even if they are not asked for.
 
     Raises:
         UsageError: the ceilings cannot be read.

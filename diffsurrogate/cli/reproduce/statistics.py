@@ -183,14 +183,7 @@ def figures_of(
     results: Sequence[Result],
     ceilings: Ceilings,
 ) -> list[Figures]:
-    """Return what each cell comes to, in the table's order.
-
-    Args:
-        table: that the cells are of.
-        wanted: cells and their seeds.
-        results: the runs there are.
-        ceilings: to compare with.
-    """
+    """Return what each cell comes to, in the table's order."""
     seeds: dict[Cell, set[int]] = {}
     for cell, seed in wanted:
         seeds.setdefault(cell, set()).add(seed)
