@@ -85,8 +85,8 @@ def _between(value: Array, low: float, high: float) -> Array:
 
 
 def _is_finite(now: Fields) -> Array:
-    finite: Array = np.isfinite(np.concatenate([now["qpos"], now["qvel"]], axis=1))
-    return finite.all(axis=1)
+    finite = np.isfinite(np.concatenate([now["qpos"], now["qvel"]], axis=1))
+    return np.logical_and.reduce(finite, axis=1)
 
 
 def _distance(now: Fields, raw: Any, one: str, other: str) -> Array:

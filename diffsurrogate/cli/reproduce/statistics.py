@@ -115,20 +115,18 @@ def _result(run: RunFolder, table: PaperTable) -> Result:
     if had != (cell.method, table.tasks[cell.task].env, cell.agents, cell.network, seed):
         raise UsageError(f"it is a run of {' '.join(map(str, had))}, against its name")
     summary = run.summary()
-    agents = int((summary or {}).get("agents", 1))
-    over, done = table.over_maximum, summary or {}
-    diversity = done.get("diversity")
-    return Result(
-        cell=cell,
-        seed=seed,
-        config=options.to_json(),
-        summary=summary,
-        value=_return_in(done, over, agents) if done else None,
-        kept=_return_in(done["best_policy"], over, agents) if done else None,
-        diversity=None if diversity is None else float(diversity),
-        cpu_seconds=float(done["cpu_seconds"]) if done else None,
-        curve=_curve(run, over, agents, held="reached" in done["stopped"] if done else False),
-    )
+    over, agents = table.over_maximum, int((summary or {}).get("agents", 1))
+    known: dict[str, Any] = dict.fromkeys(("value", "kept", "diversity", "cpu_seconds"))
+    if summary is not None:
+        known["value"] = _return_in(summary, over, agents)
+        known["kept"] = _return_in(summary["best_policy"], over, agents)
+        diversity = summary.get("diversity")
+        known["diversity"] = None if diversity is None else float(diversity)
+        known["cpu_seconds"] = float(summary["cpu_seconds"])
+    held = summary is not None and "reached" in summary["stopped"]
+    curve = _curve(run, over, agents, held)
+    config = options.to_json()
+    return Result(cell=cell, seed=seed, config=config, summary=summary, curve=curve, **known)
 
 
 def _return_in(figures: dict[str, Any], over_maximum: bool, agents: int) -> float:
