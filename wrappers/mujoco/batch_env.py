@@ -15,7 +15,6 @@ from torch import Tensor
 from diffsurrogate.envs.env import State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, not_drawn
-from diffsurrogate.wrappers.external.checks import ExternalChecks
 from diffsurrogate.wrappers.external.spaces import action_box, observation_box
 from diffsurrogate.wrappers.gymnasium.ids import make as make_one_by_one
 from diffsurrogate.wrappers.mujoco.robots import ROBOTS
@@ -49,7 +48,7 @@ class BatchEnv(ExternalEnv):
             device=device,
         )
         self._sim = sim
-        self._checks = ExternalChecks(type(sim.raw).__name__, self.num_envs)
+        self._step_checks.name = type(sim.raw).__name__
         self.render_mode = "rgb_array"
         self.metadata = sim.raw.metadata | {
             "autoreset_mode": AutoresetMode.SAME_STEP,
@@ -81,7 +80,6 @@ class BatchEnv(ExternalEnv):
 
     def _reset_all(self, seed: int | None) -> Tensor:
         seed = self._seed_of_reset(seed)
-        self._checks.step = 0
         if seed is not None:
             self._sim.seed(seed)
         self._sim.reset(np.arange(self.num_envs))
@@ -92,12 +90,10 @@ class BatchEnv(ExternalEnv):
         return self._observe()
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self._checks.step += 1
         reward, terminated = self._sim.step(self._forces(action.detach().cpu().numpy()))
-        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
         return (
             self._observe(),
-            self._shared(rewards.unsqueeze(1)),
+            self._shared(torch.from_numpy(reward).float().unsqueeze(1)),
             torch.from_numpy(terminated).to(self.device),
         )
 
@@ -109,8 +105,7 @@ class BatchEnv(ExternalEnv):
         self._sim.restore(state)
 
     def _observe(self) -> Tensor:
-        rows = self._checks.batch("observation", self._rows(), (self.num_agents, self.obs_dim))
-        return torch.from_numpy(rows).to(self.device)
+        return torch.from_numpy(self._rows()).float().to(self.device)
 
 
 class MujocoBatchEnv(BatchEnv):

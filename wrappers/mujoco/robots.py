@@ -93,7 +93,7 @@ def _distance(now: Fields, raw: Any, one: str, other: str) -> Array:
     return np.linalg.norm(_body(raw, now, one) - _body(raw, now, other), axis=1)
 
 
-def _body(raw: Any, now: Fields, name: str) -> Array:
+def _body(raw: Any, now: Fields, name: str | int) -> Array:
     return now["xpos"][:, raw.model.body(name).id]
 
 
