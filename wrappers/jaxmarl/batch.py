@@ -54,12 +54,17 @@ class Batch:
         self.layout = Layout(
             spaces_of, masks_in_infos=self._mask_of is not None, state_size=size if state else 0
         )
-        self._restart = jax.jit(jax.vmap(self._restart_one))
-        self._advance = jax.jit(jax.vmap(self._advance_one))
+        self.restart = jax.jit(jax.vmap(self._restart_one))
+        """Resets the copies where `ended` (env,) is set; takes that and what `start` returns, and
+        returns the same of all."""
+        self.advance = jax.jit(jax.vmap(self._advance_one))
+        """Steps every copy; takes keys, state and actions (env, agent, act_dim) in the box. Returns
+        keys, state, obs (env, agent, obs_dim), reward (env, agent), terminated and truncated (env,)
+        by the env itself, and which agents are alive (env, agent)."""
         keys, states = jax.tree.map(self._batched, (key, self._state))
         self._started = jax.eval_shape(jax.vmap(self._start_one), keys)
         rows = jax.ShapeDtypeStruct((num_envs, *self.layout.action_box.shape), jnp.float32)
-        _, after, *_ = self._traced("step_env", self._advance.eval_shape, keys, states, rows)
+        _, after, *_ = self._traced("step_env", self.advance.eval_shape, keys, states, rows)
         self._check_state(states, after)
 
     # --- what the env does ------------------------------------------------------------------------
@@ -79,21 +84,6 @@ class Batch:
         _, *nothing = jax.tree.map(_zeros, self._started)
         ended = np.ones(self.num_envs, dtype=bool)
         return self.restart(*jax.device_put((ended, keys, *nothing), self.device))
-
-    def restart(
-        self, ended: Array, keys: Array, state: Any, obs: Array
-    ) -> tuple[Array, Any, Array]:
-        """Reset the copies where `ended` (env,) is set; return what `start` does, of all."""
-        return self._restart(ended, keys, state, obs)
-
-    def advance(self, keys: Array, state: Any, rows: Array) -> tuple[Any, ...]:
-        """Step every copy with actions `rows` (env, agent, act_dim) in the box.
-
-        Returns:
-            keys, state, obs (env, agent, obs_dim), reward (env, agent), terminated and truncated
-            (env,) by the env itself, and which agents are alive (env, agent).
-        """
-        return self._advance(keys, state, rows)
 
     def _start_one(self, key: Array) -> tuple[Array, Any, Array]:
         key, own = jax.random.split(key)

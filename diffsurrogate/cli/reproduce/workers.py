@@ -81,13 +81,8 @@ class Children:
                     process.communicate()
 
     def _start(self, job: Job) -> None:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "diffsurrogate.cli.reproduce.watchdog",
-            *job.arguments,
-        ]
+        watchdog = "diffsurrogate.cli.reproduce.watchdog"
+        command = [sys.executable, "-P", "-m", watchdog, *job.arguments]
         with job.log.open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -185,12 +180,10 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 
 def _lives(process: str) -> bool:
-    if not process.isdigit():
-        return False  # it has the lock, and has not said yet who it is
     try:
         os.kill(int(process), 0)
-    except ProcessLookupError:
+    except (ValueError, ProcessLookupError):  # the former: it has not said yet who it is
         return False
-    except OSError:
-        return True  # somebody else's
+    except PermissionError:  # somebody else's
+        pass
     return True
