@@ -22,6 +22,8 @@ from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
 
 _INTERRUPTED = "interrupted"
+_PROGRESS = ("history", "cpu_seconds", "evaluation_cpu_seconds", "wall_seconds")
+"""What a session saves of itself."""
 _WATCHED = 8
 """Envs of the last evaluation whose observations the policy's diversity is measured on."""
 
@@ -148,23 +150,15 @@ class _Session:
         if "agent" not in state or "progress" not in state:
             raise UsageError("the checkpoint is not of a training run; resume from another one")
         self.agent.load_state_dict(state["agent"])
-        progress = state["progress"]
-        self.history = progress["history"]
-        self.cpu_seconds = progress["cpu_seconds"]
-        self.evaluation_cpu_seconds = progress["evaluation_cpu_seconds"]
-        self.wall_seconds = progress["wall_seconds"]
+        for name in _PROGRESS:
+            setattr(self, name, state["progress"][name])
         if self.history and self._best["update"] == self.agent.iteration:
             self.folder.save_best(state)  # a kill may have come just before
 
     def _state(self) -> dict[str, Any]:
         return {
             "agent": self.agent.state_dict(),
-            "progress": {
-                "history": self.history,
-                "cpu_seconds": self.cpu_seconds,
-                "evaluation_cpu_seconds": self.evaluation_cpu_seconds,
-                "wall_seconds": self.wall_seconds,
-            },
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
         }
 
     def _keep_best(self) -> bool:

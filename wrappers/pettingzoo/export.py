@@ -101,12 +101,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, dict[str, Any]]]:
         """Reset the env; after the end of an episode, return where it has reset itself to.
 
-        Args:
-            seed: of all randomness from now on; None to go on with what there is.
-            options: passed on to the env.
-
-        Returns:
-            observations and infos, by agent.
+        Without a seed it goes on with the random state there is.
         """
         if not (self._is_fresh and seed is None and options is None):
             with torch.no_grad():
@@ -125,14 +120,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
         dict[str, bool],
         dict[str, dict[str, Any]],
     ]:
-        """Advance by one step.
-
-        Args:
-            actions: of every agent, each of its space; boxes are clamped.
-
-        Returns:
-            observations, rewards, terminations, truncations and infos, by agent; nothing if the
-            episode is over.
+        """Advance by one step, with boxes clamped; return nothing if the episode is over.
 
         Raises:
             UsageError: an agent's action is missing or not of its space, or `reset` was not called.

@@ -177,14 +177,7 @@ class VmasEnv(MultiAgentVectorEnv):
         return value.detach().clone()
 
     def render(self, env_indices: list[int] | None = None) -> tuple[np.ndarray, ...]:
-        """Draw the world without a display or OpenGL.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one frame `(height, width, 3)` uint8 per env.
-        """
+        """Draw all envs or some, `(height, width, 3)` uint8 each, without a display or OpenGL."""
         chosen = range(self.num_envs) if env_indices is None else env_indices
         with torch.inference_mode(False), torch.no_grad():  # it can create attributes
             return tuple(draw_world(self.scenario, index) for index in chosen)
