@@ -65,10 +65,7 @@ class ExternalEnv(MultiAgentVectorEnv):
     ) -> MultiAgentVectorEnv:
         """Adapt an env of the library; `as_multi_agent` calls this.
 
-        Args:
-            raw: the env.
-            make_another: makes further envs like it, where the adapter needs them.
-            options: of the adapter.
+        `make_another` makes further envs like it, where the adapter needs them.
 
         Raises:
             UsageError: an option is not known; or as the class.

@@ -20,21 +20,18 @@ _NAVIGATION = (
     *("--ppo.actor.net.hidden", "256", "256", "--ppo.critic.net.hidden", "256", "256"),
 )
 """Tables 8 and 12."""
-_SHARED = ("shared", "shared-id")
+_SHARED, _APART = ("shared", "shared-id"), ("hyper-linear", "hyper-mlp", "dico")
 _CLIPPED_AT_A_TENTH = {
-    ("mlp", "same", 4),
-    ("mlp", "same", 8),
-    ("mlp", "some", 4),
-    ("mlp", "some", 8),
+    *(("mlp", goals, n) for goals in ("same", "some") for n in (4, 8)),
     *((network, goals, 8) for network in _SHARED for goals in ("some", "different")),
-    *(("hyper-linear", goals, n) for goals in ("some", "different") for n in (4, 8)),
-    *(("hyper-mlp", goals, n) for goals in ("some", "different") for n in (4, 8)),
+    *((network, goals, n) for network in _APART for goals in ("some", "different") for n in (4, 8)),
     ("hyper-mlp", "same", 4),
-    *(("dico", goals, n) for goals in ("some", "different") for n in (4, 8)),
 }
 """Networks, goals and numbers of agents whose clip range is .1 instead of .2 (table 11)."""
-_DICO_RATES = {("different", 4): "2.5e-4", ("different", 8): "2.5e-4", ("some", 4): "5e-4"}
-_DICO_RATES |= {("some", 8): "2.5e-4"}
+_DICO_RATES = {
+    **dict.fromkeys([("different", 4), ("different", 8), ("some", 8)], "2.5e-4"),
+    ("some", 4): "5e-4",
+}
 _SMAX = (
     *("--num-envs", "128", "--ppo.horizon", "128", "--total-steps", "10000000"),
     *("--eval-every", "10", "--ppo.clip.batch-size", "4096", "--ppo.lr-schedule", "linear"),
