@@ -77,7 +77,7 @@ class MaMujocoBatchEnv(BatchEnv):
         device: torch.device | str,
         state: bool = False,
     ) -> None:
-        """Copy `raw`, what `mamujoco_v1.parallel_env` returned; not to be used directly from now on.
+        """Take over `raw`, what `mamujoco_v1.parallel_env` returned.
 
         `state` appends what the robot would observe as a single agent; see `ExternalEnv`.
 

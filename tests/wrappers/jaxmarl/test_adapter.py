@@ -316,9 +316,7 @@ def test_a_number_that_is_not_finite_is_named():
     env = as_multi_agent(corridor()(broken="nan"), num_envs=2)
     env.reset()
     env.step(choose([0, 0]))
-    with pytest.raises(
-        UsageError, match="Corridor: the reward of env 0 at step 2 of its episode"
-    ):
+    with pytest.raises(UsageError, match="Corridor: the reward of env 0 at step 2 of its episode"):
         env.step(choose([0, 0]))
 
 
