@@ -36,8 +36,8 @@ class ExternalEnv(MultiAgentVectorEnv):
 
     library: ClassVar[str]
     """Its name, for messages."""
-    drawn_if = 'make it with render_mode="rgb_array"'
-    """How to make one that can be drawn, for messages."""
+    drawn_if: ClassVar[str | None] = 'make it with render_mode="rgb_array"'
+    """How to make one that can be drawn, for messages; None where none can."""
 
     def __init__(
         self,
@@ -89,7 +89,10 @@ class ExternalEnv(MultiAgentVectorEnv):
         Raises:
             UsageError: the env was made without `render_mode="rgb_array"`, or a package or the
                 OpenGL that it draws with is missing.
+            NotImplementedError: no env of the library can be drawn here.
         """
+        if self.drawn_if is None:
+            raise NotImplementedError(f"envs of {self.library} cannot be drawn here yet")
         if self.render_mode != "rgb_array":
             raise UsageError(
                 f"this env was made with render_mode={self.render_mode!r}; {self.drawn_if} to get "

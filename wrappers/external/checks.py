@@ -136,7 +136,8 @@ class ExternalChecks:
                 rows = np.array(got, dtype=np.float32)
         except (TypeError, ValueError) as error:
             if isinstance(got, list | tuple | np.ndarray):
-                return np.stack([self.one(field, row, shape, i) for i, row in enumerate(got)])
+                each = enumerate(got)
+                return np.stack([self.one(field, row, shape, i, bounds) for i, row in each])
             raise UsageError(
                 f"{self.name}: the {field} of all envs {self._when} is a {type(got).__name__}; "
                 f"numbers (env, ...) = {(self.num_envs, *shape)} are needed"

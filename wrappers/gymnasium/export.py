@@ -10,6 +10,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.config import require_choice
 from diffsurrogate.envs.checks import reset_mask
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.observation_slices import box_without, without
@@ -82,13 +83,9 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
             UsageError: `env` is none of these, an option is not known, or the env cannot be reset
                 but by itself, and not in the next step.
         """
-        for name, given, known in [
-            ("reward", reward, ("sum", "mean")),
-            ("final_obs", final_obs, ("objects", "array")),
-            ("autoreset", autoreset, ("same_step", "next_step")),
-        ]:
-            if given not in known:
-                raise UsageError(f"{name} is {given!r}; give {known[0]!r} or {known[1]!r}")
+        require_choice("reward", reward, ("sum", "mean"))
+        require_choice("final_obs", final_obs, ("objects", "array"))
+        require_choice("autoreset", autoreset, ("same_step", "next_step"))
         self.env: MultiAgentVectorEnv = as_multi_agent(env)
         env = self.env
         self.num_envs = env.num_envs

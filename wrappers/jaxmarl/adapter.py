@@ -54,6 +54,7 @@ class JaxMARLEnv(ExternalEnv):
     """
 
     library = "JaxMARL"
+    drawn_if = None
 
     def __init__(
         self,

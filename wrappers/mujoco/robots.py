@@ -238,11 +238,7 @@ ROBOTS: dict[type, Robot] = {
         place=lambda raw, now: _body(raw, now, raw._main_body)[:, :2],
         fields=("xpos", "cfrc_ext"),
     ),
-    HalfCheetahEnv: Robot(
-        observe=_positions_and_velocities,
-        reward=_runner_reward,
-        place=_x,
-    ),
+    HalfCheetahEnv: Robot(observe=_positions_and_velocities, reward=_runner_reward, place=_x),
     HopperEnv: Robot(
         observe=_with_velocities_clipped,
         reward=_upright_reward,
@@ -270,11 +266,7 @@ ROBOTS: dict[type, Robot] = {
     ),
     PusherEnv: Robot(observe=_pusher_obs, reward=_pusher_reward, fields=("xpos",)),
     ReacherEnv: Robot(observe=_reacher_obs, reward=_reacher_reward, fields=("xpos",)),
-    SwimmerEnv: Robot(
-        observe=_positions_and_velocities,
-        reward=_runner_reward,
-        place=_x,
-    ),
+    SwimmerEnv: Robot(observe=_positions_and_velocities, reward=_runner_reward, place=_x),
     Walker2dEnv: Robot(
         observe=_with_velocities_clipped,
         reward=_upright_reward,

@@ -119,6 +119,10 @@ class AdaptedVecEnv(SingleAgentEnv):
         frames: Any = self.raw.get_images()
         return tuple(frames[index] for index in indices)
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the raw env, which takes no options for it."""
+        super().close_extras()
+
     # --- the env protocol -----------------------------------------------------------------------
 
     def _reset_all(self, seed: int | None) -> Tensor:
