@@ -11,8 +11,8 @@ from torch.utils.dlpack import from_dlpack
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.agent_rows import Layout
-from diffsurrogate.wrappers.jaxmarl.library import jax, jnp
-from diffsurrogate.wrappers.jaxmarl.time_limit import ends_by_time_only, without_limit
+from diffsurrogate.wrappers.jaxmarl.library import CoinGame, jax, jnp
+from diffsurrogate.wrappers.jaxmarl.time_limit import without_limit
 
 Array = Any
 """A JAX array; inside compiled functions, what stands for one."""
@@ -103,7 +103,7 @@ class Batch:
         if self._twin is not None:  # XLA merges what both compute
             _, _, _, twin_dones, _ = self._twin.step_env(own, state, actions)
             terminated = over & twin_dones["__all__"].astype(bool)
-        elif ends_by_time_only(self.raw):
+        elif isinstance(self.raw, CoinGame):  # nothing but time ends it
             terminated = jnp.zeros_like(over)
         reward = [self._scalar(rewards, agent, "rewards") for agent in self.layout.agents]
         gone = [jnp.asarray(dones.get(agent, False)).astype(bool) for agent in self.layout.agents]

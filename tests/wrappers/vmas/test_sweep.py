@@ -8,7 +8,7 @@ import torch
 from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas.catalogue import NO_GRADIENT, scenario_names
 from diffsurrogate.wrappers.vmas.random_stream import Stream
-from diffsurrogate.wrappers.vmas.tensor_tree import read_tree
+from diffsurrogate.wrappers.vmas.tensor_tree import Snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:Force limits not specified:UserWarning")  # VMAS's
 
@@ -71,7 +71,7 @@ def test_windows_are_cut_for_good(name):
             assert torch.isfinite(torch.autograd.grad(reward, window, allow_unused=True)[0]).all()
         env.detach()
         assert not env.current_obs.requires_grad
-        assert not any(x.requires_grad for x in read_tree(env._roots).values())
+        assert not any(x.requires_grad for x in Snapshot(env._roots).tensors().values())
     env.reset()
 
 
@@ -90,7 +90,7 @@ def test_a_partial_reset_is_a_reset_of_some_and_nothing_to_others(name):
     for env in envs.values():
         env._stream = Stream(9, "cpu")
     assert torch.equal(obs["some"][~RESET], obs["none"][~RESET])
-    after = read_tree(envs["some"]._roots)
+    after = Snapshot(envs["some"]._roots).tensors()
     for path, tensor in begun.items():
         kept = ~RESET if tensor.shape[:1] == RESET.shape else slice(None)
         assert tensor.ndim == 0 or torch.equal(

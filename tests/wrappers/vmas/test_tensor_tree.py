@@ -13,7 +13,6 @@ from diffsurrogate.wrappers.vmas.tensor_tree import (
     copy_tree,
     detach_tree,
     load_tree,
-    read_tree,
     save_tree,
 )
 
@@ -83,14 +82,14 @@ PATHS = [
 
 
 def test_tensors_are_found_wherever_they_are():
-    assert sorted(read_tree({"w": everything()})) == sorted(PATHS)
+    assert sorted(Snapshot({"w": everything()}).tensors()) == sorted(PATHS)
 
 
 def test_detach_reaches_every_tensor_and_spares_those_held_elsewhere():
     world = everything()
     held = world.attribute
     detach_tree({"w": world})
-    assert not any(tensor.requires_grad for tensor in read_tree({"w": world}).values())
+    assert not any(tensor.requires_grad for tensor in Snapshot({"w": world}).tensors().values())
     assert held.requires_grad and torch.equal(held, world.attribute)
 
 
