@@ -255,7 +255,6 @@ def test_a_state_goes_on_in_an_env_made_anew_with_keys_inside_and_in_no_other():
 
 
 def test_time_limits_and_the_number_of_agents_can_be_told():
-
     assert made(SPREAD).max_steps == 26  # JaxMARL makes one step more than its max_steps
     assert made(SMAX).max_steps == 101
     env = make(f"jaxmarl/{SPREAD}", num_envs=2, max_steps=7, n_agents=4)
