@@ -1,13 +1,12 @@
 """Checks of configurations, and their conversion from and to plain values."""
 
-import difflib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import dacite
 
-from diffsurrogate.errors import UsageError
+from diffsurrogate.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
 
@@ -33,8 +32,7 @@ def require_choices(config: object) -> None:
 def require_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
     """Refuse a value that is none of the choices, naming the nearest."""
     if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(value), choices)
         raise UsageError(f"{name} is {value!r}; it must be one of {choices}{hint}")
 
 

@@ -370,11 +370,7 @@ class LearnedDiffWrapper(EnvWrapper):
 
 
 def _require_native(env: MultiAgentVectorEnv, asked: str, *also: str) -> None:
-    """Turn on the env's own gradients.
-
-    Raises:
-        UsageError: it has none; the message says what to do instead.
-    """
+    """Turn on the env's own gradients; where it has none, say what to do instead."""
     try:
         env.enable_gradients(asked, *also)
     except UsageError as error:

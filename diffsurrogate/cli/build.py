@@ -15,10 +15,10 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 
 
-def evaluation_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
+def evaluation_env(options: TrainOptions, num_envs: int, **more: Any) -> MultiAgentVectorEnv:
     """Make another env to evaluate on, with its own time limit."""
     made = made_with(options.agents, options.env_options)
-    return make(options.env, num_envs=num_envs, device=options.device, **made)
+    return make(options.env, num_envs=num_envs, device=options.device, **more, **made)
 
 
 def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
@@ -27,11 +27,9 @@ def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     Raises:
         UsageError: the env cannot be drawn.
     """
-    drawn: dict[str, Any] = {}
     if options.env.startswith(("gymnasium/", "mpe2/", "pettingzoo/")):  # draw only if made to
-        drawn["render_mode"] = "rgb_array"
-    made = made_with(options.agents, options.env_options)
-    return make(options.env, num_envs=num_envs, device=options.device, **drawn, **made)
+        return evaluation_env(options, num_envs, render_mode="rgb_array")
+    return evaluation_env(options, num_envs)
 
 
 def trained_policy(
@@ -44,9 +42,11 @@ def trained_policy(
     """
     try:
         if isinstance(options, SB3Options):
-            from diffsurrogate.wrappers.sb3.trainer import load_policy
+            from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
 
-            return load_policy(env, options.sb3, state["agent"]).predict
+            trainer = SB3Trainer(env, options.sb3)
+            trainer.load_policy(state["agent"])
+            return trainer.predict
         return _actor(options, state["agent"], env)
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise UsageError(

@@ -1,6 +1,6 @@
 """`diffsurrogate evaluate`, `render` and `check-gradients`: looking at what there is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,17 +8,9 @@ import tyro
 
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
 from diffsurrogate.cli.figures import draw_gif
-from diffsurrogate.cli.options import (
-    FINAL_SEED,
-    EnvOptions,
-    TrainOptions,
-    check_env_options,
-    made_with,
-)
-from diffsurrogate.envs.registry import make
+from diffsurrogate.cli.options import FINAL_SEED, MadeOptions, TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
-from diffsurrogate.presets.recommend import usual_agents
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder, write_json
 
@@ -59,29 +51,13 @@ class RenderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
+class CheckOptions(MadeOptions):
     """Compare an env's own gradients with finite differences; status 1 if they disagree."""
 
-    env: tyro.conf.Positional[str]
-    """Such as vmas/navigation or diffsurrogate/cartpole-swingup."""
-    num_envs: int = 32
-    """Copies of the env."""
-    agents: int | None = None
-    """Number of agents, where the env lets one choose."""
-    env_options: EnvOptions = field(default_factory=dict)
-    """What else the env is made with, a name and a value each."""
     horizon: int = 8
     """Steps of the window."""
     tolerance: float = 0.05
     """Largest relative error of an env that passes."""
-    seed: int = 0
-    """Of the env and the directions."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:<number>."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work before anything is made."""
-        check_env_options(self.env_options)
 
 
 def evaluate_run(options: EvaluateOptions) -> int:
@@ -118,14 +94,7 @@ def render_run(options: RenderOptions) -> int:
 def check_env(options: CheckOptions) -> int:
     """Print the report of `check_gradients`."""
     torch.set_num_threads(1)
-    env = make(
-        options.env,
-        num_envs=options.num_envs,
-        seed=options.seed,
-        device=options.device,
-        differentiable=True,
-        **made_with(usual_agents(options.env, options.agents), options.env_options),
-    )
+    env = options.make(differentiable=True)
     report = check_gradients(
         env, horizon=options.horizon, tolerance=options.tolerance, seed=options.seed
     )

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from PIL import Image
 from torch import Tensor
@@ -34,8 +35,13 @@ def draw_curve(history: list[dict[str, Any]], title: str, file: Path) -> None:
             axis.axhline(1.0, color="grey", linestyle="--", linewidth=1)
     axes[0].set_ylabel("normalised return" if normalised else "return")
     figure.suptitle(title)
+    save_figure(figure, file)
+
+
+def save_figure(figure: Figure, file: Path, dpi: int = 120) -> None:
+    """Write a picture, whole or not at all, and close it."""
     partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, dpi=120, format="png")
+    figure.savefig(partial, dpi=dpi, format="png")
     plt.close(figure)
     partial.replace(file)
 

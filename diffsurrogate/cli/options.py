@@ -11,6 +11,7 @@ from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.config import config_from_dict, differences, require_choice, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import (
     SEQUENTIAL_METHODS,
@@ -22,7 +23,7 @@ from diffsurrogate.presets.recipe import (
     Recipe,
     RunConfig,
 )
-from diffsurrogate.presets.recommend import recommended
+from diffsurrogate.presets.recommend import recommended, usual_agents
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.training.checkpoint import FORMAT_VERSION, WRITTEN_BEFORE
 from diffsurrogate.training.trainer import Trainer
@@ -43,10 +44,6 @@ _HAVE_THEIR_OWN = {
 def check_env_options(options: EnvOptions, *, max_steps: bool = False) -> None:
     """Refuse what is said in another way.
 
-    Args:
-        options: names and values.
-        max_steps: whether the command has an option of that name.
-
     Raises:
         UsageError: a name has an option of its own.
     """
@@ -59,6 +56,35 @@ def check_env_options(options: EnvOptions, *, max_steps: bool = False) -> None:
 def made_with(agents: int | None, options: EnvOptions) -> EnvOptions:
     """Return what `make` is told: the number of agents, if it was given, and the rest."""
     return options | ({} if agents is None else {"n_agents": agents})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeOptions:
+    """Options of commands that make an env and train nothing on it."""
+
+    env: tyro.conf.Positional[str]
+    """Such as gymnasium/Pendulum-v1, vmas/navigation or paper/dispersion."""
+    num_envs: int = 32
+    """Copies of the env."""
+    agents: int | None = None
+    """Number of agents, where the env lets one choose."""
+    env_options: EnvOptions = field(default_factory=dict)
+    """What else the env is made with, a name and a value each."""
+    seed: int = 0
+    """Of the env and all else that is drawn."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:<number>."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything is made."""
+        check_env_options(self.env_options)
+
+    def make(self, **more: Any) -> MultiAgentVectorEnv:
+        """Make the env, with `more` options."""
+        made = made_with(usual_agents(self.env, self.agents), self.env_options)
+        return make(
+            self.env, num_envs=self.num_envs, seed=self.seed, device=self.device, **more, **made
+        )
 
 
 NOT_LEARNED_BY = frozenset({"out", "resume", "threads", "progress", "film_steps"})

@@ -1,6 +1,7 @@
 """`diffsurrogate report`: one table and one picture of all runs in a folder."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter
 from scipy import stats
 
+from diffsurrogate.cli.figures import save_figure
 from diffsurrogate.cli.options import what_differs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.run_folder import RunFolder
@@ -51,7 +53,7 @@ def report(options: ReportOptions) -> int:
         group = (*(summary[of] for of in ("method", "env", "agents", "network")), settings)
         groups[group].append(summary)
         curves[group].append([row for row in run.metrics() if "evaluation_mean_return" in row])
-    text = _table(groups)
+    text = markdown_table(_HEAD, [_row(*item) for item in sorted(groups.items())])
     if unfinished:
         text += "\nNot finished: " + ", ".join(map(str, unfinished)) + "\n"
     if unreadable:
@@ -74,15 +76,12 @@ def _summary(run: RunFolder) -> dict[str, Any] | None:
     return summary if summary is not None and needed <= summary.keys() else None
 
 
-def interquartile_mean(values: list[float]) -> tuple[float, float, float]:
-    """Return the interquartile mean and its 95 % bootstrap interval.
-
-    With fewer than 3 values there is no interval: both ends are NaN.
-    """
+def interquartile_mean(values: list[float]) -> tuple[float, float | None, float | None]:
+    """Return the interquartile mean and its 95 % bootstrap interval, None of fewer than 3."""
     data = np.asarray(values, dtype=float)
     mean = float(stats.trim_mean(data, 0.25))
     if len(data) < 3:
-        return mean, float("nan"), float("nan")
+        return mean, None, None
     if np.ptp(data) == 0:
         return mean, mean, mean
     interval = stats.bootstrap(
@@ -94,28 +93,34 @@ def interquartile_mean(values: list[float]) -> tuple[float, float, float]:
     return mean, float(interval.low), float(interval.high)
 
 
-def _table(groups: dict[Group, list[dict[str, Any]]]) -> str:
-    lines = [
-        "| method | env | agents | network | settings | seeds | return (IQM, 95 %) | reached .9 | "
-        "CPU-s to .9 (median) | steps to .9 (median) | CPU-s in all |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+_HEAD = (
+    *("method", "env", "agents", "network", "settings", "seeds", "return (IQM, 95 %)"),
+    *("reached .9", "CPU-s to .9 (median)", "steps to .9 (median)", "CPU-s in all"),
+)
+
+
+def _row(group: Group, summaries: list[dict[str, Any]]) -> list[str]:
+    method, env, agents, network, settings = group
+    known = all(s["normalised_return"] is not None for s in summaries)
+    key = "normalised_return" if known else "mean_return"
+    mean, low, high = interquartile_mean([s[key] for s in summaries])
+    reached = [s["reached_0.9"] for s in summaries if s["reached_0.9"]]
+    cpu, steps = ([r[of] for r in reached] for of in ("cpu_seconds", "env_steps"))
+    return [
+        *(method, env, str(agents), network, settings or "default"),
+        ", ".join(str(seed) for seed in sorted(s["seed"] for s in summaries)),
+        f"{mean:.3g}" if low is None else f"{mean:.3g} [{low:.3g}, {high:.3g}]",
+        f"{len(reached)}/{len(summaries)}" if known else "-",
+        f"{np.median(cpu):.1f}" if reached else "-",
+        f"{np.median(steps):,.0f}" if reached else "-",
+        f"{np.mean([s['cpu_seconds'] for s in summaries]):.1f}",
     ]
-    for (method, env, agents, network, settings), summaries in sorted(groups.items()):
-        known = all(s["normalised_return"] is not None for s in summaries)
-        key = "normalised_return" if known else "mean_return"
-        mean, low, high = interquartile_mean([s[key] for s in summaries])
-        figures = f"{mean:.3g}" if np.isnan(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-        reached = [s["reached_0.9"] for s in summaries if s["reached_0.9"]]
-        cpu = f"{np.median([r['cpu_seconds'] for r in reached]):.1f}" if reached else "-"
-        steps = f"{np.median([r['env_steps'] for r in reached]):,.0f}" if reached else "-"
-        share = f"{len(reached)}/{len(summaries)}" if known else "-"
-        seeds = ", ".join(str(s["seed"]) for s in sorted(summaries, key=lambda s: s["seed"]))
-        total = np.mean([s["cpu_seconds"] for s in summaries])
-        lines.append(
-            f"| {method} | {env} | {agents} | {network} | {settings or 'default'} | {seeds} | "
-            f"{figures} | {share} | {cpu} | {steps} | {total:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> None:
@@ -142,5 +147,4 @@ def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> N
     axis.grid(alpha=0.3)
     if axis.has_data():
         axis.legend(fontsize="small")
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    save_figure(figure, file)

@@ -22,6 +22,8 @@ from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
 
 _INTERRUPTED = "interrupted"
+_PROGRESS = ("history", "cpu_seconds", "evaluation_cpu_seconds", "wall_seconds")
+"""What a session saves of itself."""
 _WATCHED = 8
 """Envs of the last evaluation whose observations the policy's diversity is measured on."""
 
@@ -148,23 +150,15 @@ class _Session:
         if "agent" not in state or "progress" not in state:
             raise UsageError("the checkpoint is not of a training run; resume from another one")
         self.agent.load_state_dict(state["agent"])
-        progress = state["progress"]
-        self.history = progress["history"]
-        self.cpu_seconds = progress["cpu_seconds"]
-        self.evaluation_cpu_seconds = progress["evaluation_cpu_seconds"]
-        self.wall_seconds = progress["wall_seconds"]
+        for name in _PROGRESS:
+            setattr(self, name, state["progress"][name])
         if self.history and self._best["update"] == self.agent.iteration:
             self.folder.save_best(state)  # a kill may have come just before
 
     def _state(self) -> dict[str, Any]:
         return {
             "agent": self.agent.state_dict(),
-            "progress": {
-                "history": self.history,
-                "cpu_seconds": self.cpu_seconds,
-                "evaluation_cpu_seconds": self.evaluation_cpu_seconds,
-                "wall_seconds": self.wall_seconds,
-            },
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
         }
 
     def _keep_best(self) -> bool:
@@ -224,7 +218,8 @@ class _Session:
     def _finish(self) -> None:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
-        self._say("evaluating the trained policy on new episodes, and filming it")
+        if options.progress:
+            print("evaluating the trained policy on new episodes, and filming it", flush=True)
         final, diversity = self._last_evaluation()
         kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
@@ -277,10 +272,6 @@ class _Session:
         except UsageError as error:
             return f"no {file.name}: {' '.join(str(error).split())}"
         return f"{file}"
-
-    def _say(self, text: str) -> None:
-        if self.options.progress:
-            print(text, flush=True)
 
     def _summary(self, final: dict[str, float | None], kept: dict[str, Any]) -> dict[str, Any]:
         options = self.options

@@ -1,6 +1,5 @@
 """Env ids, and env types of other libraries, with the adapters that build a vector env."""
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.errors import UsageError
+from diffsurrogate.errors import UsageError, did_you_mean
 
 EnvFactory = Callable[..., MultiAgentVectorEnv]
 """Called with the name after the slash of an id, and keyword options."""
@@ -64,7 +63,7 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
     """
     namespace, _, name = env_id.partition("/")
     if namespace not in _FACTORIES or not name:
-        hint = _suggest(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
+        hint = did_you_mean(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
         raise UsageError(
             f"unknown env {env_id!r}; ids are namespace/name, with the namespaces "
             f"{', '.join(namespaces())}{hint}"
@@ -88,7 +87,7 @@ def known_ids(namespace: str) -> list[str] | None:
     if namespace not in _FACTORIES:
         raise UsageError(
             f"unknown namespace {namespace!r}; known are {', '.join(namespaces())}"
-            f"{_suggest(namespace, _FACTORIES)}"
+            f"{did_you_mean(namespace, _FACTORIES)}"
         )
     if namespace not in _IDS:
         return None
@@ -162,11 +161,6 @@ def _adapter_of(kind: type) -> Callable[..., MultiAgentVectorEnv] | None:
 
 def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _suggest(word: str, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _load(target: str | Callable[..., Any]) -> Callable[..., Any]:

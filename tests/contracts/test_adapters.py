@@ -445,5 +445,5 @@ def test_an_unknown_option_of_a_class_names_the_nearest():
     def pendulum() -> Any:
         return gymnasium.make("Pendulum-v1")
 
-    with pytest.raises(UsageError, match=r"does not take check_bound; .*did you mean check_bounds"):
+    with pytest.raises(UsageError, match=r"not take check_bound; .*did you mean 'check_bounds'"):
         as_multi_agent(pendulum, check_bound=False)

@@ -187,13 +187,7 @@ class CartPoleSwingUp(TorchEnv):
         return -cost.unsqueeze(1)
 
     def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
-        """Draw the envs as they stand.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one (160, 500, 3) uint8 frame per env.
+        """Draw the envs as they stand, all or some: a (160, 500, 3) uint8 frame each.
 
         Raises:
             UsageError: the env was not reset.

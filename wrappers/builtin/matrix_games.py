@@ -44,17 +44,7 @@ class Game(TorchEnv):
         differentiable: bool = False,
         max_steps: int | None = None,
     ) -> None:
-        """Describe the game.
-
-        Args:
-            num_agents: players.
-            choices: of each of them.
-            num_envs: copies that are played together.
-            steps: repetitions in an episode.
-            seed: of nothing: a game is deterministic.
-            device: where every tensor lives.
-            differentiable: must be False.
-            max_steps: steps after which an episode is truncated; None for `steps`.
+        """Describe a game of `steps` repetitions, cut after `max_steps`; nothing in it is random.
 
         Raises:
             UsageError: a size is below 1, or gradients are asked for.

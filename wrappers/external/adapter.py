@@ -1,15 +1,17 @@
 """What the adapters of other libraries' envs have in common: NumPy outside, tensors inside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.ids import check_names, parameters_of
 
@@ -34,6 +36,28 @@ class ExternalEnv(MultiAgentVectorEnv):
 
     library: ClassVar[str]
     """Its name, for messages."""
+    drawn_if: ClassVar[str | None] = 'make it with render_mode="rgb_array"'
+    """How to make one that can be drawn, for messages; None where none can."""
+
+    def __init__(
+        self,
+        *,
+        device: torch.device | str,
+        seed: int | None,
+        limits: Iterable[int | None],
+        **described: Any,
+    ) -> None:
+        """Describe the env.
+
+        Args:
+            device, seed: see the class.
+            limits: of time, of which the shortest holds; None for no limit.
+            described: what else `MultiAgentVectorEnv` takes.
+        """
+        known = [limit for limit in limits if limit is not None]
+        shortest = min(known, default=None)
+        super().__init__(device=usable_device(device), max_steps=shortest, **described)
+        self._seed = seed
 
     @classmethod
     def from_raw(
@@ -41,10 +65,7 @@ class ExternalEnv(MultiAgentVectorEnv):
     ) -> MultiAgentVectorEnv:
         """Adapt an env of the library; `as_multi_agent` calls this.
 
-        Args:
-            raw: the env.
-            make_another: makes further envs like it, where the adapter needs them.
-            options: of the adapter.
+        `make_another` makes further envs like it, where the adapter needs them.
 
         Raises:
             UsageError: an option is not known; or as the class.
@@ -55,6 +76,45 @@ class ExternalEnv(MultiAgentVectorEnv):
 
     def detach(self) -> None:
         """Do nothing: no graph runs through the simulator."""
+
+    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
+        """Draw the envs as they stand.
+
+        Args:
+            env_indices: which envs; None for all.
+
+        Returns:
+            one frame `(height, width, 3)` uint8 per env.
+
+        Raises:
+            UsageError: the env was made without `render_mode="rgb_array"`, or a package or the
+                OpenGL that it draws with is missing.
+            NotImplementedError: no env of the library can be drawn here.
+        """
+        if self.drawn_if is None:
+            raise NotImplementedError(f"envs of {self.library} cannot be drawn here yet")
+        if self.render_mode != "rgb_array":
+            raise UsageError(
+                f"this env was made with render_mode={self.render_mode!r}; {self.drawn_if} to get "
+                "pictures"
+            )
+        try:
+            return self._pictures(range(self.num_envs) if env_indices is None else env_indices)
+        except UsageError:
+            raise
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            raise UsageError(f"drawing this env needs a package: {error}") from error
+        except Exception as error:  # such as MuJoCo's own
+            raise not_drawn(error) from error
+
+    def _pictures(self, indices: Iterable[int]) -> tuple[NDArray[np.uint8], ...]:
+        """Return a frame of each of these envs; the env was made to be drawn."""
+        raise NotImplementedError
+
+    def _seed_of_reset(self, seed: int | None) -> int | None:
+        """Return the seed given to `reset`, or, the first time, the one the env was made with."""
+        own, self._seed = self._seed, None
+        return own if seed is None else seed
 
     def _shared(self, rows: Tensor) -> Tensor:
         """Return what the raw env has once, `(env, 1, ...)`, for every agent, on the device."""
@@ -81,13 +141,7 @@ def check_options(
     *,
     drawable: bool = True,
 ) -> None:
-    """Refuse shared options (see `ExternalEnv`) that are out of range.
-
-    Args:
-        env_id: for messages.
-        num_envs, differentiable, max_steps, render_mode: the options.
-        drawable: whether such envs can be drawn here at all.
-    """
+    """Refuse shared options (see `ExternalEnv`) that are out of range."""
     check_count(num_envs)
     if differentiable:
         raise UsageError(
@@ -115,15 +169,6 @@ def check_count(num_envs: int, given: int | None = None) -> None:
         raise UsageError(f"num_envs is {num_envs}; at least 1 env is needed")
 
 
-def check_render_mode(render_mode: str | None) -> None:
-    """Refuse to draw an env that was not made for it."""
-    if render_mode != "rgb_array":
-        raise UsageError(
-            f"this env was made with render_mode={render_mode!r}; make it with "
-            'render_mode="rgb_array" to get pictures'
-        )
-
-
 def not_drawn(error: Exception) -> UsageError:
     """Return the error to raise when the simulator fails to draw an env."""
     return UsageError(
@@ -136,12 +181,6 @@ def sub_envs_of(
     raw_env: Any, num_envs: int | None, make_another: Callable[[], Any] | None, kind: str
 ) -> list[Any]:
     """Return `num_envs` envs (None for one): the one given, and others that a function makes.
-
-    Args:
-        raw_env: the first.
-        num_envs: how many; None for one.
-        make_another: makes further ones.
-        kind: of env, for messages.
 
     Raises:
         UsageError: there is no function, or less than one is asked for.
@@ -169,22 +208,6 @@ def flat_box(space: gymnasium.Space[Any]) -> spaces.Box | None:
     except NotImplementedError:
         return None
     return flat if isinstance(flat, spaces.Box) else None
-
-
-def external_actions(
-    space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete, action: Tensor, num_envs: int
-) -> NDArray[Any]:
-    """Return what a space takes for actions `(env, agent, act_dim)` in the box.
-
-    Of one agent; for a `MultiDiscrete` space, of one agent per choice.
-    """
-    rows = action.detach().cpu()
-    if isinstance(space, spaces.Discrete):
-        return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
-    if isinstance(space, spaces.MultiDiscrete):
-        choices = rows.argmax(-1).numpy().reshape(num_envs, *space.shape) + space.start
-        return choices.astype(space.dtype)
-    return rows.numpy().astype(space.dtype).reshape(num_envs, *space.shape)
 
 
 def env_seeds(seed: int, num_envs: int) -> list[int]:

@@ -54,15 +54,14 @@ class Layout:
         """Whether actions are choices; else they are boxes."""
         self.choices = [_choices(space) for space in self.action_spaces]
         """Per agent, how many of each of its choices there are; empty for a box."""
+        counts = [max(1, len(sizes)) for sizes in self.choices]
         self.names = [
-            str(agent) if not isinstance(space, spaces.MultiDiscrete) else f"{agent}/{index}"
-            for agent, space, sizes in zip(
-                self.agents, self.action_spaces, self.choices, strict=True
-            )
-            for index in range(max(1, len(sizes)))
+            f"{agent}/{row}" if isinstance(space, spaces.MultiDiscrete) else str(agent)
+            for agent, space, count in zip(self.agents, self.action_spaces, counts, strict=True)
+            for row in range(count)
         ]
         """Of our agents, one per row."""
-        ends = np.cumsum([max(1, len(sizes)) for sizes in self.choices]).tolist()
+        ends = np.cumsum(counts).tolist()
         self.rows = [slice(*pair) for pair in zip([0, *ends], ends, strict=False)]
         """Per agent, its rows."""
         self.seen_spaces = [
@@ -70,7 +69,6 @@ class Layout:
         ]
         """Per agent, what it sees, without the action mask."""
         sizes, seen = _observations(self.agents, self.seen_spaces)
-        counts = [rows.stop - rows.start for rows in self.rows]
         self.observation_sizes = np.repeat(sizes, counts).tolist()
         """Per row, without the slice of the action mask and state."""
         self.action_sizes, self.action_box = _actions(self.action_spaces, self.choices)
@@ -83,14 +81,11 @@ class Layout:
             width = self.action_mask_slice.stop
         if state_size > 0:
             self.global_state_slice = slice(width, width + state_size)
-        low, high = (np.repeat(bound, counts, axis=0) for bound in (seen.low, seen.high))
-        more = (
-            (0, 0 if self.action_mask_slice is None else self.action_box.shape[1]),
-            (0, state_size),
-        )
-        low = np.pad(np.pad(low, ((0, 0), more[0])), ((0, 0), more[1]), constant_values=-np.inf)
-        high = np.pad(high, ((0, 0), more[0]), constant_values=1)
-        high = np.pad(high, ((0, 0), more[1]), constant_values=np.inf)
+        shape = (len(self.names), width + state_size)
+        low, high = np.full(shape, -np.inf, np.float32), np.full(shape, np.inf, np.float32)
+        low[:, :width], high[:, :width] = 0, 1  # of the action mask
+        low[:, : seen.shape[1]] = np.repeat(seen.low, counts, axis=0)
+        high[:, : seen.shape[1]] = np.repeat(seen.high, counts, axis=0)
         self.observation_box = spaces.Box(low, high, dtype=np.float32)
 
     def same_as(self, other: "Layout") -> bool:
@@ -107,22 +102,16 @@ class Layout:
         env.valid_action_dims = torch.from_numpy(acts).to(env.device)
         env.observation_mask = torch.from_numpy(self._observation_mask()).to(env.device)
         env.discrete_actions = self.discrete
-        env.action_mask_slice, env.global_state_slice = (
-            self.action_mask_slice,
-            self.global_state_slice,
-        )
+        env.action_mask_slice = self.action_mask_slice
+        env.global_state_slice = self.global_state_slice
 
     def _observation_mask(self) -> NDArray[np.bool_]:
         mask = np.ones(self.observation_box.shape, dtype=bool)
-        ends = (
-            self.action_mask_slice or self.global_state_slice or slice(mask.shape[1], None)
-        ).start
-        for row, (seen, acted) in enumerate(
-            zip(self.observation_sizes, self.action_sizes, strict=True)
-        ):
-            mask[row, seen:ends] = False
+        after = self.action_mask_slice or self.global_state_slice or slice(mask.shape[1], None)
+        for row, seen, acted in zip(mask, self.observation_sizes, self.action_sizes, strict=True):
+            row[seen : after.start] = False
             if self.action_mask_slice is not None:
-                mask[row, ends + acted : self.action_mask_slice.stop] = False
+                row[self.action_mask_slice][acted:] = False
         return mask
 
     def read(self, agent: Any, obs: Any) -> NDArray[np.float32]:
@@ -211,10 +200,7 @@ def _observations(
         boxes.append(flat)
     with np.errstate(over="ignore"):  # the largest float64 becomes infinite
         padded = padded_box(boxes)
-    low, high = (
-        np.minimum(padded.low, 0),
-        np.maximum(padded.high, 0),
-    )  # agents that are gone observe zeros
+    low, high = np.minimum(padded.low, 0), np.maximum(padded.high, 0)  # who is gone observes zeros
     return [box.shape[0] for box in boxes], spaces.Box(low, high, dtype=np.float32)
 
 

@@ -6,10 +6,8 @@ so both are refused. So are observations outside of the env's declared space, wh
 
 import contextlib
 import multiprocessing.connection
-import traceback
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.checks import reason
 from diffsurrogate.errors import UsageError
 
 SECONDS_TO_DIE = 1.0
@@ -51,8 +50,7 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         obs, reward, terminated, truncated, info = self._call(self.env.step, action)
         self._check_shape(obs)
         if np.size(reward) != 1:
-            reason = f"its reward has shape {np.shape(reward)}; () is needed"
-            raise SubEnvError(self.index, reason)
+            raise SubEnvError(self.index, f"its reward has shape {np.shape(reward)}; () is needed")
         return obs, reward, terminated, truncated, info
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
@@ -61,15 +59,14 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         except UsageError:
             raise
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(last.filename).name}:{last.lineno}"
-            raise SubEnvError(self.index, f"{_reason(error)} ({where})") from error
+            raise SubEnvError(self.index, reason(error)) from error
 
     def _check_shape(self, obs: Any) -> None:
         space = self.env.observation_space
         if isinstance(space, gymnasium.spaces.Box) and np.shape(obs) != space.shape:
-            reason = f"its observation has shape {np.shape(obs)}; {space.shape} is needed"
-            raise SubEnvError(self.index, reason)
+            raise SubEnvError(
+                self.index, f"its observation has shape {np.shape(obs)}; {space.shape} is needed"
+            )
 
 
 class ExternalChecks:
@@ -84,12 +81,7 @@ class ExternalChecks:
     """
 
     def __init__(self, name: str, num_envs: int) -> None:
-        """Start before the first reset.
-
-        Args:
-            name: of the raw env, for the messages.
-            num_envs: its copies.
-        """
+        """Start before the first reset."""
         self.name = name
         self.num_envs = num_envs
         self.step = 0
@@ -114,15 +106,15 @@ class ExternalChecks:
             raise
         except Exception as error:
             cause: BaseException | None = error
-            reason = _reason(error)
+            why = f"{type(error).__name__}: {error}"
             if isinstance(error, SubEnvError):
-                index, reason, cause = error.index, error.reason, error.__cause__
+                index, why, cause = error.index, error.reason, error.__cause__
             elif raw is not None:
-                index, reason = _dead_process(raw.unwrapped, error)
+                index, why = _dead_process(raw.unwrapped, error) or (index, why)
                 end_processes(raw.unwrapped)  # which would wait for each other from now on
             which = f"one of the {self.num_envs} envs" if index is None else f"env {index}"
             raise UsageError(
-                f"{self.name}: {which} failed {self._when} in {what}: {reason}"
+                f"{self.name}: {which} failed {self._when} in {what}: {why}"
             ) from cause
 
     def batch(
@@ -144,23 +136,17 @@ class ExternalChecks:
                 rows = np.array(got, dtype=np.float32)
         except (TypeError, ValueError) as error:
             if isinstance(got, list | tuple | np.ndarray):
-                rows_one_by_one = enumerate(got)
-                return np.stack(
-                    [self.one(field, row, shape, i, bounds) for i, row in rows_one_by_one]
-                )
+                each = enumerate(got)
+                return np.stack([self.one(field, row, shape, i, bounds) for i, row in each])
             raise UsageError(
                 f"{self.name}: the {field} of all envs {self._when} is a {type(got).__name__}; "
                 f"numbers (env, ...) = {(self.num_envs, *shape)} are needed"
             ) from error
         if rows.shape != (self.num_envs, *shape):
             self._refuse_batch(field, rows.shape, shape)
-        if not np.isfinite(rows).all():
-            index = int(np.argwhere(~np.isfinite(rows))[0, 0])
-            self.one(field, rows[index], shape, index)
-        if bounds is not None:
-            found = bounds.first_outside(rows)
-            if found is not None:
-                self.one(field, rows[found[0]], shape, found[0], bounds)
+        if not np.isfinite(rows).all() or (bounds and bounds.first_outside(rows)):
+            for index, row in enumerate(rows):
+                self.one(field, row, shape, index, bounds)
         return rows
 
     def one(
@@ -171,14 +157,7 @@ class ExternalChecks:
         index: int,
         bounds: Bounds | None = None,
     ) -> NDArray[np.float32]:
-        """Return what one copy gave as new finite numbers `shape`.
-
-        Args:
-            field: what it is, such as "observation of agent_1".
-            got: numbers, or nested lists of them.
-            shape: what they must have.
-            index: of the copy.
-            bounds: in which it must lie; None for anywhere.
+        """Return what one copy gave as new finite numbers `shape`; as `batch` otherwise.
 
         Raises:
             UsageError: the shape is another, or `got` is not numbers, not finite or out of bounds.
@@ -231,26 +210,21 @@ class ExternalChecks:
         )
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
 # --- processes of vector envs ---------------------------------------------------------------------
 
 
-def _dead_process(raw: Any, error: Exception) -> tuple[int | None, str]:
-    """Return which sub-environment's process died, None if that is not what failed, and why."""
+def _dead_process(raw: Any, error: Exception) -> tuple[int, str] | None:
+    """Return which sub-environment's process died, and how; None if that is not what failed."""
     processes = processes_of(raw)
     if not processes or raw.closed or not isinstance(error, EOFError | OSError):
-        return None, _reason(error)
-    sentinels = [process.sentinel for process in processes]
-    ended = multiprocessing.connection.wait(sentinels, timeout=SECONDS_TO_DIE)
-    if not ended:
-        return None, _reason(error)
-    index = sentinels.index(ended[0])  # type: ignore[arg-type]
-    processes[index].join()
-    died = f"its process died, exit code {processes[index].exitcode} ({type(error).__name__})"
-    return index, f"{died}; what it printed may say why"
+        return None
+    sentinels: list[Any] = [process.sentinel for process in processes]
+    for ended in multiprocessing.connection.wait(sentinels, timeout=SECONDS_TO_DIE):
+        index = sentinels.index(ended)
+        processes[index].join()
+        died = f"its process died, exit code {processes[index].exitcode} ({type(error).__name__})"
+        return index, f"{died}; what it printed may say why"
+    return None
 
 
 SECONDS_TO_END = 2.0

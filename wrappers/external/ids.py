@@ -1,11 +1,10 @@
 """Built-in envs by id, with errors that name the nearest id and the options an env takes."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from diffsurrogate.errors import UsageError
+from diffsurrogate.errors import UsageError, did_you_mean
 
 Env = TypeVar("Env")
 
@@ -18,22 +17,17 @@ def make_by_id(
     *,
     common: Sequence[str] = (),
 ) -> Env:
-    """Make the env of a name.
+    """Make the env of a name by its kind, which says what it takes.
 
-    Args:
-        namespace: of the ids, for messages.
-        kinds: what makes an env, by name; it says what it takes.
-        name: what follows the slash of an id.
-        options: keywords.
-        common: options that all kinds take by `**`.
+    All kinds take the `common` options too, by `**`.
 
     Raises:
         UsageError: there is no such name, or it does not take an option.
     """
     if name not in kinds:
-        close = difflib.get_close_matches(name, kinds, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"unknown env {namespace}/{name}; known: {', '.join(kinds)}{hint}")
+        raise UsageError(
+            f"unknown env {namespace}/{name}; known: {', '.join(kinds)}{did_you_mean(name, kinds)}"
+        )
     check_names(f"{namespace}/{name}", options, [*parameters_of(kinds[name]), *common])
     return kinds[name](**options)
 
@@ -48,8 +42,7 @@ def check_names(taker: str, options: Mapping[str, Any], known: Sequence[str]) ->
     """Refuse options that `taker` does not know, with the nearest that it does."""
     unknown = sorted(set(options) - set(known))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
         raise UsageError(
-            f"{taker} does not take {', '.join(unknown)}; it takes {', '.join(known)}{hint}"
+            f"{taker} does not take {', '.join(unknown)}; it takes {', '.join(known)}"
+            f"{did_you_mean(unknown[0], known)}"
         )

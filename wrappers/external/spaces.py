@@ -28,11 +28,6 @@ def size(space: Any) -> int:
     return math.prod(space.shape)
 
 
-def box_of_choices(count: int) -> gymnasium.spaces.Box:
-    """Return the box that one-hot rows of so many choices lie in."""
-    return gymnasium.spaces.Box(0.0, 1.0, (count,), np.float32)
-
-
 def padded_box(boxes: list[Any], *, floor: float = -1.0) -> gymnasium.spaces.Box:
     """Return one box (agent, act_dim); padding is in [floor, 1], as any scaling needs bounds."""
     shape = (len(boxes), max(box.shape[0] for box in boxes))

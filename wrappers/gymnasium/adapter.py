@@ -14,42 +14,29 @@ from torch import Tensor
 
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import (
-    ExternalEnv,
     check_count,
     check_distinct,
-    check_render_mode,
     env_seeds,
-    external_actions,
-    not_drawn,
     sub_envs_of,
 )
-from diffsurrogate.wrappers.external.checks import ExternalChecks, IndexedEnv, end_if_stuck
-from diffsurrogate.wrappers.external.spaces import (
-    action_box,
-    agent_names,
-    bounds_of,
-    is_too_narrow,
-    observation_box,
-    valid_action_dims,
-)
+from diffsurrogate.wrappers.external.checks import IndexedEnv
+from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
+from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 
 GymVectorEnv = VectorEnv[Any, Any, Any]
 GymEnv = gymnasium.Env[Any, Any]
 
 
-class GymnasiumEnv(ExternalEnv):
+class GymnasiumEnv(SingleAgentEnv):
     """A `gymnasium.vector.VectorEnv` as a multi-agent vector env with the one agent "agent".
 
     Values are the raw env's own, as float32. Observations other than boxes are flattened as
     `gymnasium.spaces.flatten` does. Continuous actions keep their box; `Discrete(K)` actions become
     one-hot rows (`discrete_actions`), of which the raw env gets the largest entry.
 
-    `MultiDiscrete` actions are several choices: each is made by its own agent ("choice_0",
-    "choice_1", ...), which sees all and earns an equal share of the reward, so that returns, which
-    are sums over agents, are the raw env's.
+    Of `MultiDiscrete` actions each choice is made by its own agent (see `SingleAgentEnv`).
 
     What is not finite, of another shape than declared or outside of the declared bounds of
     observations is refused.
@@ -88,30 +75,19 @@ class GymnasiumEnv(ExternalEnv):
             raise UsageError(
                 f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
             )
-        actions = raw.single_action_space
-        agents = agent_names(actions)
-        limits = [limit for limit in (time_limit(raw), max_steps) if limit is not None]
-        super().__init__(
-            num_envs=raw.num_envs,
-            agents=agents,
-            observation_space=observation_box(raw.single_observation_space, len(agents)),
-            action_space=action_box(actions),
-            device=usable_device(device),
-            max_steps=min(limits, default=None),
-            check_bounds=False,  # `raw`'s own are checked, before agents share them
-        )
-        self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
-        self.valid_action_dims = valid_action_dims(actions).to(self.device)
-        self.raw = raw
-        self.metadata = raw.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.render_mode, self.spec = raw.render_mode, raw.spec
-        self._seed = seed
-        self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
-        self._raw_obs = torch.zeros(self.num_envs, 1, self.obs_dim)
-        self._checks = ExternalChecks(type(raw.unwrapped).__name__, self.num_envs)
         check_bounds = check_bounds and not any(map(is_too_narrow, _specs(raw)))
-        self._bounds = _bounds(raw) if check_bounds else None
+        super().__init__(
+            raw,
+            raw.single_observation_space,
+            raw.single_action_space,
+            _bounds(raw) if check_bounds else None,
+            limits=(time_limit(raw), max_steps),
+            seed=seed,
+            device=device,
+        )
+        self.metadata = raw.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.spec = raw.spec
+        self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
 
     @classmethod
     def from_raw(
@@ -130,97 +106,58 @@ class GymnasiumEnv(ExternalEnv):
         check_distinct(raws)
         return super().from_raw(vectorise(raws), **options)
 
-    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
-        """Draw the envs as they stand.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one frame `(height, width, 3)` uint8 per env.
-
-        Raises:
-            UsageError: the env was made without `render_mode="rgb_array"`, or a package or the
-                OpenGL that it draws with is missing.
-        """
-        check_render_mode(self.render_mode)
-        try:
-            frames: Any = self.raw.render()
-        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise UsageError(f"drawing this env needs a package: {error}") from error
-        except Exception as error:  # such as MuJoCo's own
-            raise not_drawn(error) from error
-        indices = range(self.num_envs) if env_indices is None else env_indices
+    def _pictures(self, indices: Iterable[int]) -> tuple[NDArray[np.uint8], ...]:
+        frames: Any = self.raw.render()
         return tuple(frames[index] for index in indices)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the raw env; its processes are ended where one of them died."""
-        end_if_stuck(self.raw.unwrapped)
-        self.raw.close(**kwargs)
 
     # --- the env protocol -----------------------------------------------------------------------
 
     def _reset_all(self, seed: int | None) -> Tensor:
-        seed, self._seed = (self._seed if seed is None else seed), None
+        seed = self._seed_of_reset(seed)
         seeds: Any = seed
         if seed is not None and isinstance(self.raw.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = env_seeds(seed, self.num_envs)  # others take only one number
         self._checks.step = 0
         with self._checks.calling("reset()", self.raw):
             obs, _ = self.raw.reset(seed=seeds)
-        self._raw_obs = self._flatten(obs)
-        return self._shared(self._raw_obs)
+        self._obs = self._flatten(obs)
+        return self._shared(self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         chosen = mask.cpu().numpy() & ~self._reset_by_raw
         if chosen.any():
             with self._checks.calling("reset()", self.raw):
                 obs, _ = self.raw.reset(options={"reset_mask": chosen})
-            before, self._raw_obs = self._raw_obs, self._flatten(obs)
+            before, self._obs = self._obs, self._flatten(obs)
             going_on = torch.from_numpy(~chosen)
-            old, new = before[going_on], self._raw_obs[going_on]
+            old, new = before[going_on], self._obs[going_on]
             if not torch.allclose(old, new, rtol=0, atol=0, equal_nan=True):
                 raise UsageError(
                     f"{type(self.raw.unwrapped).__name__}.reset did not keep to "
                     'options={"reset_mask": mask}: envs that go on changed too; make single envs '
                     "and put them together by gymnasium.vector.SyncVectorEnv"
                 )
-        return self._shared(self._raw_obs)
+        return self._shared(self._obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
-        space: Any = self.raw.single_action_space
-        raw_action = external_actions(space, action, self.num_envs)
+        raw_action = self._raw_actions(action)
         with self._checks.calling("step()", self.raw):
             obs, reward, terminated, truncated, info = self.raw.step(raw_action)
-        self._raw_obs = final = self._flatten(obs)
+        self._obs = final = self._flatten(obs)
         terminated = self._checks.flags("terminated", terminated)
         truncated = self._checks.flags("truncated", truncated)
         if self._resets_itself:
             self._reset_by_raw = np.logical_or(terminated, truncated)
             final = self._final_obs(info)
-        self._cut = torch.from_numpy(truncated).to(self.device)
-        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
-        return (
-            self._shared(final),
-            self._shared(rewards.unsqueeze(1) / self.num_agents),
-            torch.from_numpy(terminated).to(self.device),
-        )
-
-    def _cut_short(self) -> Tensor:
-        return self._cut
-
-    # --- between tensors and the raw env --------------------------------------------------------
+        return self._stepped(final, reward, terminated, truncated)
 
     def _flatten(self, obs: Any) -> Tensor:
         """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
-        space = self.raw.single_observation_space
-        shape = space.shape if isinstance(space, spaces.Box) else (self.obs_dim,)
-        if not isinstance(space, spaces.Box):
+        if not isinstance(self.raw.single_observation_space, spaces.Box):
             one_by_one = iterate(self.raw.observation_space, obs)
             obs = [self._flatten_one(one, index) for index, one in enumerate(one_by_one)]
-        rows = self._checks.batch("observation", obs, shape, self._bounds)
-        return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
+        return self._rows(obs)
 
     def _flatten_one(self, obs: Any, index: int) -> Any:
         with self._checks.calling("flattening the observation", index=index):
@@ -228,14 +165,12 @@ class GymnasiumEnv(ExternalEnv):
 
     def _final_obs(self, info: dict[str, Any]) -> Tensor:
         """Return the observations before the raw env reset itself, `(env, 1, obs_dim)`."""
-        final = self._raw_obs.clone()
+        final = self._obs.clone()
         finals = info.get("final_obs", [None] * self.num_envs)
         for index in np.flatnonzero(self._reset_by_raw).tolist():
-            if finals[index] is None:
-                raise self._checks.missing('info["final_obs"]', index)
-            one = self._flatten_one(finals[index], index)
-            row = self._checks.one("final_obs", one, (self.obs_dim,), index, self._bounds)
-            final[index, 0] = torch.from_numpy(row)
+            last = finals[index]
+            one = None if last is None else self._flatten_one(last, index)
+            final[index, 0] = self._last_row("final_obs", one, (self.obs_dim,), index)
         return final
 
 

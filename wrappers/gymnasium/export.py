@@ -10,6 +10,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.config import require_choice
 from diffsurrogate.envs.checks import reset_mask
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.observation_slices import box_without, without
@@ -57,22 +58,36 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
 
     def __init__(
         self,
-        env: MultiAgentVectorEnv,
+        env: Any,
         *,
         reward: str = "sum",
         flatten: bool = True,
         final_obs: str = "objects",
         autoreset: str = "same_step",
     ) -> None:
-        """Take over `env`, which must not be stepped by others from now on; see `as_gymnasium`."""
-        for name, given, known in [
-            ("reward", reward, ("sum", "mean")),
-            ("final_obs", final_obs, ("objects", "array")),
-            ("autoreset", autoreset, ("same_step", "next_step")),
-        ]:
-            if given not in known:
-                raise UsageError(f"{name} is {given!r}; give {known[0]!r} or {known[1]!r}")
-        self.env = env
+        """Take over `env`.
+
+        Args:
+            env: one of ours, or anything `as_multi_agent` knows; not to be stepped by others from
+                now on.
+            reward: of the team: "sum" over agents, as of `TeamReward`, or their "mean".
+            flatten: observations `(agent * obs_dim,)` and actions `(agent * act_dim,)`, as
+                single-agent tools want them; False keeps `(agent, obs_dim)` and `(agent, act_dim)`.
+            final_obs: what `info["final_obs"]` is: an array of "objects", as Gymnasium has it, None
+                where no episode ended; or one float32 "array", where those rows are the current
+                observations.
+            autoreset: an ended env is reset in the "same_step", or in the "next_step", as
+                Gymnasium's observation wrappers need it.
+
+        Raises:
+            UsageError: `env` is none of these, an option is not known, or the env cannot be reset
+                but by itself, and not in the next step.
+        """
+        require_choice("reward", reward, ("sum", "mean"))
+        require_choice("final_obs", final_obs, ("objects", "array"))
+        require_choice("autoreset", autoreset, ("same_step", "next_step"))
+        self.env: MultiAgentVectorEnv = as_multi_agent(env)
+        env = self.env
         self.num_envs = env.num_envs
         self._waits = autoreset == "next_step"
         if self._waits and env.resets_itself:
@@ -220,38 +235,7 @@ class GymnasiumVectorEnv(VectorEnv[Array, Array, Array]):
         return one_hot.to(torch.float32)
 
 
-def as_gymnasium(
-    env: Any,
-    *,
-    reward: str = "sum",
-    flatten: bool = True,
-    final_obs: str = "objects",
-    autoreset: str = "same_step",
-) -> GymnasiumVectorEnv:
-    """Turn one of our envs into a standard NumPy `gymnasium.vector.VectorEnv`.
-
-    Args:
-        env: one of ours, or anything `as_multi_agent` knows; not to be stepped by others from now.
-        reward: of the team: "sum" over agents, as of `TeamReward`, or their "mean".
-        flatten: observations `(agent * obs_dim,)` and actions `(agent * act_dim,)`, as single-agent
-            tools want them; False keeps `(agent, obs_dim)` and `(agent, act_dim)`.
-        final_obs: what `info["final_obs"]` is: an array of "objects", as Gymnasium has it, None
-            where no episode ended; or one float32 "array", where those rows are the current
-            observations.
-        autoreset: an ended env is reset in the "same_step", or in the "next_step", as Gymnasium's
-            observation wrappers need it.
-
-    Raises:
-        UsageError: `env` is none of these, an option is not known, or the env cannot be reset but
-            by itself, and not in the next step.
-    """
-    return GymnasiumVectorEnv(
-        as_multi_agent(env),
-        reward=reward,
-        flatten=flatten,
-        final_obs=final_obs,
-        autoreset=autoreset,
-    )
+as_gymnasium = GymnasiumVectorEnv
 
 
 def _box(space: Any, flatten: bool) -> spaces.Box:

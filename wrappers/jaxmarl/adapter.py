@@ -12,7 +12,6 @@ from torch import Tensor
 from diffsurrogate.envs.env import State
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, env_seeds
-from diffsurrogate.wrappers.external.checks import ExternalChecks
 from diffsurrogate.wrappers.jaxmarl.batch import Batch, to_jax, to_torch
 from diffsurrogate.wrappers.jaxmarl.time_limit import time_limit
 
@@ -55,6 +54,7 @@ class JaxMARLEnv(ExternalEnv):
     """
 
     library = "JaxMARL"
+    drawn_if = None
 
     def __init__(
         self,
@@ -82,22 +82,21 @@ class JaxMARLEnv(ExternalEnv):
         check_options(type(raw).__name__, num_envs, False, max_steps, None)
         self._batch = batch = Batch(raw, num_envs, usable_device(device), state=state)
         layout = batch.layout
-        limits = [limit for limit in (time_limit(raw), max_steps) if limit is not None]
         super().__init__(
             num_envs=num_envs,
             agents=layout.names,
             observation_space=layout.observation_box,
             action_space=layout.action_box,
+            limits=(time_limit(raw), max_steps),
+            seed=seed,
             device=device,
-            max_steps=min(limits, default=None),
             check_bounds=check_bounds,
         )
         layout.describe(self)
         self.offers_state = batch.offers_state
         self.raw = raw
         """The raw env."""
-        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        self._checks = ExternalChecks(batch.name, num_envs)
+        self._step_checks.name = batch.name
         self._keys: Any = None
         self._state: Any = None
         self._obs: Any = None
@@ -114,25 +113,24 @@ class JaxMARLEnv(ExternalEnv):
     def _reset_all(self, seed: int | None) -> Tensor:
         self._there = torch.ones_like(self._there)
         if seed is not None or self._keys is None:
-            entropy = self._seed if seed is None else seed
-            self._keys = self._batch.keys(env_seeds(entropy, self.num_envs))
-        self._checks.step = 0
+            seed = self._seed_of_reset(seed)
+            if seed is None:
+                seed = int(np.random.SeedSequence().generate_state(1)[0])
+            self._keys = self._batch.keys(env_seeds(seed, self.num_envs))
         self._keys, self._state, self._obs = self._batch.start(self._keys)
-        return self._finite("observation", self._obs)
+        return to_torch(self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         self._there = self._there | mask.unsqueeze(-1)
         before = (self._keys, self._state, self._obs)
         self._keys, self._state, self._obs = self._batch.restart(to_jax(mask), *before)
-        return self._finite("observation", self._obs)
+        return to_torch(self._obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self._checks.step += 1
         after = self._batch.advance(self._keys, self._state, to_jax(action))
         self._keys, self._state, self._obs, reward, terminated, self._cut, there = after
         self._there = to_torch(there)
-        obs = self._finite("observation", self._obs)
-        return obs, self._finite("reward", reward), to_torch(terminated)
+        return to_torch(self._obs), to_torch(reward), to_torch(terminated)
 
     def _cut_short(self) -> Tensor:
         return to_torch(self._cut)
@@ -143,12 +141,3 @@ class JaxMARLEnv(ExternalEnv):
     def _restore(self, state: State) -> None:
         self._keys, self._state = self._batch.load(state, self.device)
         self._there = state["alive_mask"].to(self.device, copy=True)
-
-    def _finite(self, field: str, array: Any) -> Tensor:
-        """Return an array as a tensor, all of whose numbers are finite."""
-        rows = to_torch(array)
-        bad = ~torch.isfinite(rows)
-        if bool(bad.any()):
-            index = int(bad.nonzero()[0, 0])
-            self._checks.one(field, rows[index].cpu().numpy(), tuple(rows.shape[1:]), index)
-        return rows

@@ -11,8 +11,8 @@ from torch.utils.dlpack import from_dlpack
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.agent_rows import Layout
-from diffsurrogate.wrappers.jaxmarl.library import jax, jnp
-from diffsurrogate.wrappers.jaxmarl.time_limit import ends_by_time_only, without_limit
+from diffsurrogate.wrappers.jaxmarl.library import CoinGame, jax, jnp
+from diffsurrogate.wrappers.jaxmarl.time_limit import without_limit
 
 Array = Any
 """A JAX array; inside compiled functions, what stands for one."""
@@ -28,13 +28,7 @@ class Batch:
     def __init__(
         self, raw: Any, num_envs: int, device: torch.device, *, state: bool = False
     ) -> None:
-        """Read an env's agents, shapes and spaces, without computing anything.
-
-        Args:
-            raw: a JaxMARL `MultiAgentEnv`.
-            num_envs: copies.
-            device: where JAX computes.
-            state: append the env's global state to observations.
+        """Read what a JaxMARL `MultiAgentEnv` says of itself, without computing anything.
 
         Raises:
             UsageError: JAX cannot reach the device, the env is not what the adapter supports, or it
@@ -60,12 +54,17 @@ class Batch:
         self.layout = Layout(
             spaces_of, masks_in_infos=self._mask_of is not None, state_size=size if state else 0
         )
-        self._restart = jax.jit(jax.vmap(self._restart_one))
-        self._advance = jax.jit(jax.vmap(self._advance_one))
+        self.restart = jax.jit(jax.vmap(self._restart_one))
+        """Resets the copies where `ended` (env,) is set; takes that and what `start` returns, and
+        returns the same of all."""
+        self.advance = jax.jit(jax.vmap(self._advance_one))
+        """Steps every copy; takes keys, state and actions (env, agent, act_dim) in the box. Returns
+        keys, state, obs (env, agent, obs_dim), reward (env, agent), terminated and truncated (env,)
+        by the env itself, and which agents are alive (env, agent)."""
         keys, states = jax.tree.map(self._batched, (key, self._state))
         self._started = jax.eval_shape(jax.vmap(self._start_one), keys)
         rows = jax.ShapeDtypeStruct((num_envs, *self.layout.action_box.shape), jnp.float32)
-        _, after, *_ = self._traced("step_env", self._advance.eval_shape, keys, states, rows)
+        _, after, *_ = self._traced("step_env", self.advance.eval_shape, keys, states, rows)
         self._check_state(states, after)
 
     # --- what the env does ------------------------------------------------------------------------
@@ -86,21 +85,6 @@ class Batch:
         ended = np.ones(self.num_envs, dtype=bool)
         return self.restart(*jax.device_put((ended, keys, *nothing), self.device))
 
-    def restart(
-        self, ended: Array, keys: Array, state: Any, obs: Array
-    ) -> tuple[Array, Any, Array]:
-        """Reset the copies where `ended` (env,) is set; return what `start` does, of all."""
-        return self._restart(ended, keys, state, obs)
-
-    def advance(self, keys: Array, state: Any, rows: Array) -> tuple[Any, ...]:
-        """Step every copy with actions `rows` (env, agent, act_dim) in the box.
-
-        Returns:
-            keys, state, obs (env, agent, obs_dim), reward (env, agent), terminated and truncated
-            (env,) by the env itself, and which agents are alive (env, agent).
-        """
-        return self._advance(keys, state, rows)
-
     def _start_one(self, key: Array) -> tuple[Array, Any, Array]:
         key, own = jax.random.split(key)
         obs, state = self.raw.reset(own)
@@ -119,7 +103,7 @@ class Batch:
         if self._twin is not None:  # XLA merges what both compute
             _, _, _, twin_dones, _ = self._twin.step_env(own, state, actions)
             terminated = over & twin_dones["__all__"].astype(bool)
-        elif ends_by_time_only(self.raw):
+        elif isinstance(self.raw, CoinGame):  # nothing but time ends it
             terminated = jnp.zeros_like(over)
         reward = [self._scalar(rewards, agent, "rewards") for agent in self.layout.agents]
         gone = [jnp.asarray(dones.get(agent, False)).astype(bool) for agent in self.layout.agents]

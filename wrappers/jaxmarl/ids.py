@@ -30,10 +30,10 @@ _VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "overcooked_v2": ("layout", overcooked_v2_layouts),
 }
 """Envs with named maps: the option that takes one, and the maps."""
-_PHYSICS = {"rad", "moveable", "silent", "collide", "mass", "accel", "max_speed", "u_noise"}
-
-
-_PHYSICS |= {"c_noise", "damping", "contact_force", "contact_margin"}
+_PHYSICS = {
+    *("rad", "moveable", "silent", "collide", "mass", "accel", "max_speed", "u_noise", "c_noise"),
+    *("damping", "contact_force", "contact_margin"),
+}
 """What the multi-particle envs take without naming it in any signature."""
 _UNSUPPORTED = ("storm", "JaxRobotarium", "ant_", "halfcheetah_", "hopper_", "humanoid_", "walker")
 """Envs that give no dicts by agent, or need packages that are unavailable or abandoned (Brax)."""

@@ -19,11 +19,6 @@ def time_limit(raw: Any) -> int | None:
     return limit + isinstance(raw, SimpleMPE | SMAX | EnemySMAX)
 
 
-def ends_by_time_only(raw: Any) -> bool:
-    """Return whether every end is a time limit although `without_limit` cannot tell."""
-    return isinstance(raw, CoinGame)
-
-
 def without_limit(raw: Any) -> Any | None:
     """Return a twin of an env whose time limit is out of reach; None if there is no `max_steps`.
 

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.envs.env import State
-from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, not_drawn
-from diffsurrogate.wrappers.external.checks import ExternalChecks
 from diffsurrogate.wrappers.external.spaces import action_box, observation_box
 from diffsurrogate.wrappers.gymnasium.ids import make as make_one_by_one
 from diffsurrogate.wrappers.mujoco.robots import ROBOTS
@@ -39,51 +37,29 @@ class BatchEnv(ExternalEnv):
         seed: int,
         device: torch.device | str,
     ) -> None:
-        """Take over `sim`.
-
-        Args:
-            sim: the simulation.
-            agents: their names.
-            observation_space: box (agent, obs_dim).
-            action_space: box (agent, act_dim).
-            max_steps: steps until truncation; None for never.
-            seed: of the first reset without one.
-            device: where the tensors live.
-        """
+        """Take over `sim`; spaces are boxes (agent, obs_dim) and (agent, act_dim)."""
         super().__init__(
             num_envs=sim.num_envs,
             agents=agents,
             observation_space=observation_space,
             action_space=action_space,
-            device=usable_device(device),
-            max_steps=max_steps,
+            limits=(max_steps,),
+            seed=seed,
+            device=device,
         )
         self._sim = sim
-        self._checks = ExternalChecks(type(sim.raw).__name__, self.num_envs)
-        self._seed: int | None = seed
+        self._step_checks.name = type(sim.raw).__name__
         self.render_mode = "rgb_array"
         self.metadata = sim.raw.metadata | {
             "autoreset_mode": AutoresetMode.SAME_STEP,
             "render_modes": ["rgb_array"],
         }
 
-    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
-        """Draw the envs as they stand.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one frame `(height, width, 3)` uint8 per env.
-
-        Raises:
-            UsageError: the env was not reset, or the OpenGL that MuJoCo draws with is missing.
-        """
+    def _pictures(self, indices: Iterable[int]) -> tuple[NDArray[np.uint8], ...]:
         _ = self.current_obs
-        indices = range(self.num_envs) if env_indices is None else env_indices
         try:
             return tuple(self._sim.picture(index) for index in indices)
-        except Exception as error:  # of any kind: MuJoCo's own, or of what loads OpenGL
+        except ImportError as error:  # of what loads OpenGL
             raise not_drawn(error) from error
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -103,8 +79,7 @@ class BatchEnv(ExternalEnv):
     # --- the env protocol -------------------------------------------------------------------------
 
     def _reset_all(self, seed: int | None) -> Tensor:
-        seed, self._seed = (self._seed if seed is None else seed), None
-        self._checks.step = 0
+        seed = self._seed_of_reset(seed)
         if seed is not None:
             self._sim.seed(seed)
         self._sim.reset(np.arange(self.num_envs))
@@ -115,12 +90,10 @@ class BatchEnv(ExternalEnv):
         return self._observe()
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self._checks.step += 1
         reward, terminated = self._sim.step(self._forces(action.detach().cpu().numpy()))
-        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
         return (
             self._observe(),
-            self._shared(rewards.unsqueeze(1)),
+            self._shared(torch.from_numpy(reward).float().unsqueeze(1)),
             torch.from_numpy(terminated).to(self.device),
         )
 
@@ -132,8 +105,7 @@ class BatchEnv(ExternalEnv):
         self._sim.restore(state)
 
     def _observe(self) -> Tensor:
-        rows = self._checks.batch("observation", self._rows(), (self.num_agents, self.obs_dim))
-        return torch.from_numpy(rows).to(self.device)
+        return torch.from_numpy(self._rows()).float().to(self.device)
 
 
 class MujocoBatchEnv(BatchEnv):
@@ -226,7 +198,7 @@ def make(
         raise UsageError(f"unknown env mujoco/{name}; there are {', '.join(close)}")
     raw = make_one_by_one(name, num_envs=1, max_steps=max_steps, **robot).raw
     return MujocoBatchEnv(
-        raw.unwrapped.envs[0],  # type: ignore[attr-defined]
+        raw.unwrapped.envs[0],
         num_envs=num_envs,
         threads=threads,
         max_steps=max_steps,

@@ -111,7 +111,10 @@ def make(
     must = bool(batched) or threads != 1 or render_mode is not None
     if batched is not False:
         try:
-            return _batched(raw, num_envs, threads, limit, seed, device, state)
+            from diffsurrogate.wrappers.mujoco.mamujoco_batch import MaMujocoBatchEnv
+
+            common: dict[str, Any] = {"max_steps": limit, "seed": seed, "device": device}
+            return MaMujocoBatchEnv(raw, num_envs=num_envs, threads=threads, state=state, **common)
         except UsageError as error:
             if must:
                 raise UsageError(f"{env_id} cannot step its copies together: {error}") from error
@@ -133,33 +136,6 @@ def _raw(name: str, scenario: str, robot: dict[str, Any]) -> Any:
         for nodes in seen.values():
             nodes.sort(key=lambda node: (node.label, str(node.act_ids)))
     return raw
-
-
-def _batched(
-    raw: Any,
-    num_envs: int,
-    threads: int,
-    limit: int,
-    seed: int,
-    device: torch.device | str,
-    state: bool,
-) -> MultiAgentVectorEnv:
-    """Return copies that step together.
-
-    Raises:
-        UsageError: MuJoCo is too old, or `raw` cannot be stepped so.
-    """
-    from diffsurrogate.wrappers.mujoco.mamujoco_batch import MaMujocoBatchEnv
-
-    return MaMujocoBatchEnv(
-        raw,
-        num_envs=num_envs,
-        threads=threads,
-        max_steps=limit,
-        seed=seed,
-        device=device,
-        state=state,
-    )
 
 
 def _partition(name: str, scenario: str, partition: str) -> dict[str, Any]:

@@ -36,11 +36,9 @@ class Excerpt:
 
 
 def excerpt(function: Callable[[Array], Array], size: int) -> Excerpt | None:
-    """Return which entries of its argument a function returns, and how it clips them.
+    """Return which entries of a float64 vector of `size` a function returns, and how it clips them.
 
-    Args:
-        function: of a float64 vector of `size` entries; its ranges hold -0.5 and 0.5.
-        size: of its argument.
+    The ranges hold -0.5 and 0.5.
 
     Returns:
         None where the function does anything else, as far as vectors drawn at random can tell.
@@ -79,14 +77,9 @@ class MaMujocoBatchEnv(BatchEnv):
         device: torch.device | str,
         state: bool = False,
     ) -> None:
-        """Copy `raw`, which must not be used directly from now on.
+        """Take over `raw`, what `mamujoco_v1.parallel_env` returned.
 
-        Args:
-            raw: what `mamujoco_v1.parallel_env` returned.
-            num_envs, seed, device: see `ExternalEnv`.
-            threads: CPU threads that step them.
-            max_steps: steps until truncation; None for never.
-            state: append what the robot would observe as a single agent.
+        `state` appends what the robot would observe as a single agent; see `ExternalEnv`.
 
         Raises:
             UsageError: the robot is not known, an agent sees something else than entries of

@@ -38,14 +38,6 @@ Fields = dict[str, Array]
 """MuJoCo's fields by name, with an env axis in front: qpos (env, nq), xpos (env, body, 3), ..."""
 
 
-def _never_falls(raw: Any, now: Fields) -> Array:
-    return np.ones(len(now["qpos"]), dtype=bool)
-
-
-def _nowhere(raw: Any, now: Fields) -> Array:
-    return np.zeros((len(now["qpos"]), 0))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Robot:
     """What one class of robots is made of; `raw` is an unwrapped env of that class."""
@@ -55,9 +47,9 @@ class Robot:
     reward: Callable[[Any, Fields, Array, Array, Array], Array]
     """Reward `(env,)`, of `raw`, the fields after the step, the velocity of `place`, the action
     `(env, action)` and whether the robot is healthy."""
-    healthy: Callable[[Any, Fields], Array] = _never_falls
+    healthy: Callable[[Any, Fields], Array] = lambda raw, now: np.ones(len(now["qpos"]), dtype=bool)
     """Who has not fallen, `(env,)` bool."""
-    place: Callable[[Any, Fields], Array] = _nowhere
+    place: Callable[[Any, Fields], Array] = lambda raw, now: np.zeros((len(now["qpos"]), 0))
     """The point whose velocity is rewarded, `(env, axis)`."""
     fields: tuple[str, ...] = ()
     """Fields that are needed beside qpos and qvel."""
@@ -88,20 +80,20 @@ def _sum_of_squares(rows: Array) -> Array:
     return np.square(rows).reshape(len(rows), -1).sum(axis=1)
 
 
-def _walked(raw: Any, velocity: Array, action: Array) -> Array:
-    forward: Array = raw._forward_reward_weight * velocity[:, 0]
-    return forward - raw._ctrl_cost_weight * _sum_of_squares(action)
-
-
-def _between(low: float, value: Array, high: float) -> Array:
+def _between(value: Array, low: float, high: float) -> Array:
     return (low < value) & (value < high)
+
+
+def _is_finite(now: Fields) -> Array:
+    finite = np.isfinite(np.concatenate([now["qpos"], now["qvel"]], axis=1))
+    return np.logical_and.reduce(finite, axis=1)
 
 
 def _distance(now: Fields, raw: Any, one: str, other: str) -> Array:
     return np.linalg.norm(_body(raw, now, one) - _body(raw, now, other), axis=1)
 
 
-def _body(raw: Any, now: Fields, name: str) -> Array:
+def _body(raw: Any, now: Fields, name: str | int) -> Array:
     return now["xpos"][:, raw.model.body(name).id]
 
 
@@ -109,7 +101,8 @@ def _body(raw: Any, now: Fields, name: str) -> Array:
 
 
 def _runner_reward(raw: Any, now: Fields, velocity: Array, action: Array, healthy: Array) -> Array:
-    return _walked(raw, velocity, action)
+    forward: Array = raw._forward_reward_weight * velocity[:, 0]
+    return forward - raw._ctrl_cost_weight * _sum_of_squares(action)
 
 
 def _upright_reward(raw: Any, now: Fields, velocity: Array, action: Array, healthy: Array) -> Array:
@@ -119,14 +112,12 @@ def _upright_reward(raw: Any, now: Fields, velocity: Array, action: Array, healt
 
 def _hopper_is_healthy(raw: Any, now: Fields) -> Array:
     state = np.concatenate([now["qpos"], now["qvel"]], axis=1)[:, 2:]
-    in_range = _between(raw._healthy_state_range[0], state, raw._healthy_state_range[1]).all(axis=1)
-    return in_range & _walker_is_healthy(raw, now)
+    return _between(state, *raw._healthy_state_range).all(axis=1) & _walker_is_healthy(raw, now)
 
 
 def _walker_is_healthy(raw: Any, now: Fields) -> Array:
-    (low, high), (least, most) = raw._healthy_z_range, raw._healthy_angle_range
-    height, angle = now["qpos"][:, 1], now["qpos"][:, 2]
-    return _between(low, height, high) & _between(least, angle, most)
+    upright = _between(now["qpos"][:, 2], *raw._healthy_angle_range)
+    return _between(now["qpos"][:, 1], *raw._healthy_z_range) & upright
 
 
 def _ant_contact_forces(raw: Any, now: Fields) -> Array:
@@ -149,26 +140,14 @@ def _ant_reward(raw: Any, now: Fields, velocity: Array, action: Array, healthy: 
 
 def _ant_is_healthy(raw: Any, now: Fields) -> Array:
     low, high = raw._healthy_z_range
-    finite = np.isfinite(now["qpos"]).all(axis=1) & np.isfinite(now["qvel"]).all(axis=1)
     height = now["qpos"][:, 2]
-    return finite & (low <= height) & (height <= high)
-
-
-def _ant_place(raw: Any, now: Fields) -> Array:
-    return now["xpos"][:, raw.model.body(raw._main_body).id, :2]
+    return _is_finite(now) & (low <= height) & (height <= high)
 
 
 def _humanoid_obs(raw: Any, now: Fields) -> Array:
-    parts = [_positions_and_velocities(raw, now)]
-    if raw._include_cinert_in_observation is True:
-        parts.append(_bodies(now["cinert"]))
-    if raw._include_cvel_in_observation is True:
-        parts.append(_bodies(now["cvel"]))
-    if raw._include_qfrc_actuator_in_observation is True:
-        parts.append(now["qfrc_actuator"][:, 6:])
-    if raw._include_cfrc_ext_in_observation is True:
-        parts.append(_bodies(now["cfrc_ext"]))
-    return np.concatenate(parts, axis=1)
+    shown = [name for name in _CONTACTS if getattr(raw, f"_include_{name}_in_observation") is True]
+    parts = [now[k][:, 6:] if k == "qfrc_actuator" else _bodies(now[k]) for k in shown]
+    return np.concatenate([_positions_and_velocities(raw, now), *parts], axis=1)
 
 
 def _humanoid_reward(
@@ -179,11 +158,6 @@ def _humanoid_reward(
     control = raw._ctrl_cost_weight * _sum_of_squares(action.astype(np.float64))
     cost: Array = control + np.clip(contact, *raw._contact_cost_range)
     return gain - cost
-
-
-def _humanoid_is_healthy(raw: Any, now: Fields) -> Array:
-    low, high = raw._healthy_z_range
-    return _between(low, now["qpos"][:, 2], high)
 
 
 def _centre_of_mass(raw: Any, now: Fields) -> Array:
@@ -201,12 +175,7 @@ def _standup_reward(raw: Any, now: Fields, velocity: Array, action: Array, healt
 
 
 def _pendulum_is_up(raw: Any, now: Fields) -> Array:
-    finite = np.isfinite(now["qpos"]).all(axis=1) & np.isfinite(now["qvel"]).all(axis=1)
-    return finite & (np.abs(now["qpos"][:, 1]) <= 0.2)
-
-
-def _alive_reward(raw: Any, now: Fields, velocity: Array, action: Array, healthy: Array) -> Array:
-    return healthy.astype(np.float64)
+    return _is_finite(now) & (np.abs(now["qpos"][:, 1]) <= 0.2)
 
 
 def _double_pendulum_obs(raw: Any, now: Fields) -> Array:
@@ -228,10 +197,6 @@ def _double_pendulum_reward(
     off = 0.01 * np.square(tip[:, 0]) + np.square(tip[:, 2] - 2)
     fast = 1e-3 * spin[:, 0] + 5e-3 * spin[:, 1]
     return raw._healthy_reward * healthy.astype(np.int64) - off - fast
-
-
-def _double_pendulum_is_up(raw: Any, now: Fields) -> Array:
-    return ~(now["site_xpos"][:, 0, 2] <= 1)
 
 
 def _reacher_obs(raw: Any, now: Fields) -> Array:
@@ -270,7 +235,7 @@ ROBOTS: dict[type, Robot] = {
         observe=_ant_obs,
         reward=_ant_reward,
         healthy=_ant_is_healthy,
-        place=_ant_place,
+        place=lambda raw, now: _body(raw, now, raw._main_body)[:, :2],
         fields=("xpos", "cfrc_ext"),
     ),
     HalfCheetahEnv: Robot(observe=_positions_and_velocities, reward=_runner_reward, place=_x),
@@ -283,7 +248,7 @@ ROBOTS: dict[type, Robot] = {
     HumanoidEnv: Robot(
         observe=_humanoid_obs,
         reward=_humanoid_reward,
-        healthy=_humanoid_is_healthy,
+        healthy=lambda raw, now: _between(now["qpos"][:, 2], *raw._healthy_z_range),
         place=_centre_of_mass,
         fields=(*_CONTACTS, "xipos"),
     ),
@@ -291,11 +256,13 @@ ROBOTS: dict[type, Robot] = {
     InvertedDoublePendulumEnv: Robot(
         observe=_double_pendulum_obs,
         reward=_double_pendulum_reward,
-        healthy=_double_pendulum_is_up,
+        healthy=lambda raw, now: ~(now["site_xpos"][:, 0, 2] <= 1),
         fields=("site_xpos", "qfrc_constraint"),
     ),
     InvertedPendulumEnv: Robot(
-        observe=_positions_and_velocities, reward=_alive_reward, healthy=_pendulum_is_up
+        observe=_positions_and_velocities,
+        reward=lambda raw, now, velocity, action, healthy: healthy.astype(np.float64),
+        healthy=_pendulum_is_up,
     ),
     PusherEnv: Robot(observe=_pusher_obs, reward=_pusher_reward, fields=("xpos",)),
     ReacherEnv: Robot(observe=_reacher_obs, reward=_reacher_reward, fields=("xpos",)),

@@ -49,13 +49,9 @@ class SimBatch:
         threads: int,
         fields: Iterable[str] = (),
     ) -> None:
-        """Copy `raw`.
+        """Copy `raw`, one of Gymnasium's robots of version 5.
 
-        Args:
-            raw: one of Gymnasium's robots, version 5.
-            num_envs: copies.
-            threads: CPU threads that step them.
-            fields: of MuJoCo that are needed beside those of the robot's reward.
+        `fields` are those of MuJoCo that are needed beside those of the robot's reward.
 
         Raises:
             UsageError: `raw` is another env, or changed by a wrapper; or threads is below 1.

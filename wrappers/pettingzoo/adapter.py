@@ -7,7 +7,6 @@ or with the multi-particle envs as `mpe2`.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -16,12 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import (
     ExternalEnv,
     check_distinct,
-    check_render_mode,
     env_seeds,
     sub_envs_of,
 )
@@ -98,14 +95,14 @@ class PettingZooEnv(ExternalEnv):
                     f"the copies of {name_of(raw)} must have the same agents and spaces, but they "
                     "differ; make all of them with the same options"
                 )
-        limits = [limit for limit in (*map(time_limit, raws), max_steps) if limit is not None]
         super().__init__(
             num_envs=len(raws),
             agents=layout.names,
             observation_space=layout.observation_box,
             action_space=layout.action_box,
-            device=usable_device(device),
-            max_steps=min(limits, default=None),
+            limits=(*map(time_limit, raws), max_steps),
+            seed=seed,
+            device=device,
             check_bounds=False,  # each agent's own are checked, by its name
         )
         layout.describe(self)
@@ -123,7 +120,6 @@ class PettingZooEnv(ExternalEnv):
         self._slots = [
             ParallelEnvSlot(index, raw, layout, bounds) for index, raw in enumerate(raws)
         ]
-        self._seed = seed
         self._obs = np.zeros((self.num_envs, self.num_agents, self.obs_dim), np.float32)
         self._cut = np.zeros(self.num_envs, dtype=bool)
 
@@ -140,25 +136,8 @@ class PettingZooEnv(ExternalEnv):
         raws = sub_envs_of(raw, num_envs, make_another, "PettingZoo env")
         return super().from_raw([as_parallel(one) for one in raws], **options)
 
-    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
-        """Draw the envs as they stand.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one frame `(height, width, 3)` uint8 per env.
-
-        Raises:
-            UsageError: the env was made without `render_mode="rgb_array"`, or a package that it
-                draws with is missing.
-        """
-        check_render_mode(self.render_mode)
-        indices = range(self.num_envs) if env_indices is None else env_indices
-        try:
-            return tuple(self.raws[index].render() for index in indices)
-        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise UsageError(f"drawing this env needs a package: {error}") from error
+    def _pictures(self, indices: Iterable[int]) -> tuple[NDArray[np.uint8], ...]:
+        return tuple(self.raws[index].render() for index in indices)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the raw envs."""
@@ -174,7 +153,7 @@ class PettingZooEnv(ExternalEnv):
         return None if rows.all() else self._tensor(rows)
 
     def _reset_all(self, seed: int | None) -> Tensor:
-        seed, self._seed = (self._seed if seed is None else seed), None
+        seed = self._seed_of_reset(seed)
         seeds = [None] * self.num_envs if seed is None else env_seeds(seed, self.num_envs)
         for slot, own_seed in zip(self._slots, seeds, strict=True):
             self._obs[slot.index] = slot.reset(own_seed)

@@ -33,24 +33,31 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
     gives the observation before the reset, and then `agents` is empty until `reset`. Which choices
     are open (`action_mask_slice`) is `infos[agent]["action_mask"]`, int8, and the global
     state (`global_state_slice`) is `state()`; observations have neither.
+
+    Example:
+        >>> from diffsurrogate import make
+
+        >>> env = as_pettingzoo(make("paper/dispersion", num_envs=1, n_agents=3, max_steps=320))
+        >>> observations, infos = env.reset(seed=0)
     """
 
-    def __init__(self, env: MultiAgentVectorEnv) -> None:
+    def __init__(self, env: Any) -> None:
         """Take over `env`, which must not be stepped by others from now on.
 
         Args:
-            env: with a single copy.
+            env: one of ours, or anything `as_multi_agent` knows, with a single copy.
 
         Raises:
-            UsageError: there are more.
+            UsageError: it has more than one copy, or there is no adapter for it.
         """
+        self.env: MultiAgentVectorEnv = as_multi_agent(env)
+        """The env behind it."""
+        env = self.env
         if env.num_envs != 1:
             raise UsageError(
                 f"num_envs is {env.num_envs}, but a PettingZoo env is a single world; make the env "
                 "with num_envs=1"
             )
-        self.env = env
-        """The env behind it."""
         self.possible_agents = list(env.agents)
         self.agents: list[str] = []
         self._is_fresh = False
@@ -94,12 +101,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, dict[str, Any]]]:
         """Reset the env; after the end of an episode, return where it has reset itself to.
 
-        Args:
-            seed: of all randomness from now on; None to go on with what there is.
-            options: passed on to the env.
-
-        Returns:
-            observations and infos, by agent.
+        Without a seed it goes on with the random state there is.
         """
         if not (self._is_fresh and seed is None and options is None):
             with torch.no_grad():
@@ -118,14 +120,7 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
         dict[str, bool],
         dict[str, dict[str, Any]],
     ]:
-        """Advance by one step.
-
-        Args:
-            actions: of every agent, each of its space; boxes are clamped.
-
-        Returns:
-            observations, rewards, terminations, truncations and infos, by agent; nothing if the
-            episode is over.
+        """Advance by one step, with boxes clamped; return nothing if the episode is over.
 
         Raises:
             UsageError: an agent's action is missing or not of its space, or `reset` was not called.
@@ -230,19 +225,4 @@ class ExportedEnv(ParallelEnv):  # type: ignore[misc]
         return torch.from_numpy(rows).to(self.env.device)
 
 
-def as_pettingzoo(env: Any) -> ExportedEnv:
-    """Return an env of ours as a PettingZoo parallel env.
-
-    Example:
-        >>> from diffsurrogate import make
-
-        >>> env = as_pettingzoo(make("paper/dispersion", num_envs=1, n_agents=3, max_steps=320))
-        >>> observations, infos = env.reset(seed=0)
-
-    Args:
-        env: one of ours, or anything `as_multi_agent` knows, with a single copy.
-
-    Raises:
-        UsageError: it has more than one copy, or there is no adapter for it.
-    """
-    return ExportedEnv(as_multi_agent(env))
+as_pettingzoo = ExportedEnv

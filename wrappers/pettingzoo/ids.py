@@ -43,15 +43,7 @@ def ids_mpe2() -> list[str]:
 
 
 def make_mpe2(name: str, **options: Any) -> PettingZooEnv:
-    """Make copies of one of the multi-particle envs of the package mpe2.
-
-    Args:
-        name: of a module, such as "simple_spread_v3".
-        options: as of `make`.
-
-    Raises:
-        UsageError: as `make`.
-    """
+    """Make copies of one of mpe2's multi-particle envs, such as "simple_spread_v3"; see `make`."""
     return _make(f"mpe2/{name}", "mpe2", name, **options)
 
 

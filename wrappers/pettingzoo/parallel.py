@@ -16,11 +16,8 @@ FIELDS = ("observations", "rewards", "terminations", "truncations")
 class ParallelEnvSlot:
     """A raw parallel env whose results are checked and laid out as rows `(agent, feature)`.
 
-    The rule for ends. PettingZoo ends agents one by one, and the world is over when none is left.
-    It *terminated* if every agent that was alive before the last step terminated in it; it was
-    *truncated* if any of them was cut off instead, for then a future exists that was not seen. What
-    became of agents that ended earlier does not matter: for them it was over already. An agent with
-    both flags terminated.
+    PettingZoo ends agents one by one; `PettingZooEnv` says what becomes of the world then. What
+    became of agents that ended earlier does not matter, and an agent with both flags terminated.
 
     An agent that ends before the world does keeps the observation and reward that the env gave it
     in its last step. From the next step on both are zero and its actions go nowhere. Agents that

@@ -11,22 +11,15 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_count, external_actions
-from diffsurrogate.wrappers.external.checks import ExternalChecks, await_answers, end_if_stuck
-from diffsurrogate.wrappers.external.spaces import (
-    action_box,
-    agent_names,
-    bounds_of,
-    is_too_narrow,
-    observation_box,
-    valid_action_dims,
-)
+from diffsurrogate.wrappers.external.adapter import check_count
+from diffsurrogate.wrappers.external.checks import await_answers
+from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
+from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 
-class AdaptedVecEnv(ExternalEnv):
+class AdaptedVecEnv(SingleAgentEnv):
     """A Stable-Baselines3 `VecEnv` as a multi-agent vector env with the one agent "agent".
 
     Values are the `VecEnv`'s own, as float32, and what its wrappers (`VecNormalize`,
@@ -52,6 +45,7 @@ class AdaptedVecEnv(ExternalEnv):
 
     resets_itself = True
     library = "Stable-Baselines3"
+    drawn_if = 'make it with make_vec_env(id, env_kwargs={"render_mode": "rgb_array"})'
 
     def __init__(
         self,
@@ -79,37 +73,27 @@ class AdaptedVecEnv(ExternalEnv):
                 "this VecEnv is one of our envs already, made for Stable-Baselines3; give that env "
                 "itself (SB3VecEnv's .env), as its slots are agents and not envs"
             )
-        observations, actions = raw.observation_space, raw.action_space
+        observations = raw.observation_space
         if not isinstance(observations, spaces.Box):
             raise UsageError(
                 f"observations of {observations} are not supported, only a Box is; flatten those "
                 "of the single envs, such as by gymnasium.wrappers.FlattenObservation: "
                 "make_vec_env(id, wrapper_class=FlattenObservation)"
             )
-        agents = agent_names(actions)
+        check_bounds = check_bounds and _keeps_its_space(raw)
         super().__init__(
-            num_envs=raw.num_envs,
-            agents=agents,
-            observation_space=observation_box(observations, len(agents)),
-            action_space=action_box(actions),
-            device=usable_device(device),
-            check_bounds=False,  # the `VecEnv`'s own are checked, before agents share them
+            raw,
+            observations,
+            raw.action_space,
+            bounds_of(observations) if check_bounds else None,
+            limits=(),
+            seed=seed,
+            device=device,
         )
-        self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
-        self.valid_action_dims = valid_action_dims(actions).to(self.device)
-        self.raw = raw
-        self.render_mode = raw.render_mode
         self.metadata = self.metadata | {
             "render_modes": ["rgb_array"] if self.render_mode == "rgb_array" else [],
             "render_fps": raw.metadata.get("render_fps", 30),
         }
-        self._seed = seed
-        self._obs_shape = observations.shape
-        self._obs = torch.zeros(self.num_envs, 1, self.obs_dim)
-        self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        self._checks = ExternalChecks(type(raw.unwrapped).__name__, self.num_envs)
-        check_bounds = check_bounds and _keeps_its_space(raw)
-        self._bounds = bounds_of(observations) if check_bounds else None
 
     @classmethod
     def from_raw(
@@ -131,42 +115,24 @@ class AdaptedVecEnv(ExternalEnv):
             )
         return super().from_raw(raw, **options)
 
-    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
-        """Draw the envs as they stand.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one frame `(height, width, 3)` uint8 per env.
-
-        Raises:
-            UsageError: the single envs were made without `render_mode="rgb_array"`.
-        """
-        if self.render_mode != "rgb_array":
-            raise UsageError(
-                f"this VecEnv was made with render_mode={self.render_mode!r}; make it with "
-                'make_vec_env(id, env_kwargs={"render_mode": "rgb_array"}) to get pictures'
-            )
+    def _pictures(self, indices: Iterable[int]) -> tuple[NDArray[np.uint8], ...]:
         frames: Any = self.raw.get_images()
-        indices = range(self.num_envs) if env_indices is None else env_indices
         return tuple(frames[index] for index in indices)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the raw env; its processes are ended where one of them died."""
-        end_if_stuck(self.raw.unwrapped)
-        self.raw.close()
+        """Close the raw env, which takes no options for it."""
+        super().close_extras()
 
     # --- the env protocol -----------------------------------------------------------------------
 
     def _reset_all(self, seed: int | None) -> Tensor:
-        seed, self._seed = (self._seed if seed is None else seed), None
+        seed = self._seed_of_reset(seed)
         if seed is not None:
             self.raw.seed(seed)
         self._checks.step = 0
         with self._checks.calling("reset()", self.raw):
             obs = self.raw.reset()
-        self._obs = self._flatten(obs)
+        self._obs = self._rows(obs)
         return self._shared(self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
@@ -174,13 +140,12 @@ class AdaptedVecEnv(ExternalEnv):
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._checks.step += 1
-        space: Any = self.raw.action_space
-        raw_action = external_actions(space, action, self.num_envs)
+        raw_action = self._raw_actions(action)
         with self._checks.calling("step()", self.raw):
             self.raw.step_async(raw_action)
             await_answers(self.raw.unwrapped)
             obs, reward, done, infos = self.raw.step_wait()
-        self._obs = self._flatten(obs)
+        self._obs = self._rows(obs)
         ended = self._checks.flags("done", done)
         cut = np.zeros_like(ended)
         final = self._obs.clone()
@@ -188,29 +153,8 @@ class AdaptedVecEnv(ExternalEnv):
             with self._checks.calling("reading its info", index=index):
                 last = infos[index].get("terminal_observation")
                 cut[index] = bool(infos[index].get("TimeLimit.truncated", False))
-            if last is None:
-                raise self._checks.missing('info["terminal_observation"]', index)
-            row = self._checks.one(
-                "terminal_observation", last, self._obs_shape, index, self._bounds
-            )
-            final[index, 0] = torch.from_numpy(row.reshape(-1))
-        self._cut = torch.from_numpy(cut).to(self.device)
-        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
-        return (
-            self._shared(final),
-            self._shared(rewards.unsqueeze(1) / self.num_agents),
-            torch.from_numpy(ended & ~cut).to(self.device),
-        )
-
-    def _cut_short(self) -> Tensor:
-        return self._cut
-
-    # --- between tensors and the raw env --------------------------------------------------------
-
-    def _flatten(self, obs: Any) -> Tensor:
-        """Return the raw env's batch of observations as a new `(env, 1, obs_dim)` float32."""
-        rows = self._checks.batch("observation", obs, self._obs_shape, self._bounds)
-        return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
+            final[index, 0] = self._last_row("terminal_observation", last, self._raw_shape, index)
+        return self._stepped(final, reward, ended & ~cut, cut)
 
 
 def _keeps_its_space(raw: VecEnv) -> bool:

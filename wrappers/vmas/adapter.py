@@ -16,13 +16,7 @@ from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.external.spaces import (
-    box_of_choices,
-    flatten,
-    padded_box,
-    per_agent,
-    size,
-)
+from diffsurrogate.wrappers.external.spaces import flatten, padded_box, per_agent, size
 from diffsurrogate.wrappers.vmas.catalogue import (
     check_arguments,
     differentiable_parts,
@@ -99,8 +93,10 @@ class VmasEnv(MultiAgentVectorEnv):
         if not raw.agents:
             raise UsageError("this VMAS scenario has no agent to control; give n_agents=1 or more")
         observation_sizes = [size(space) for space in per_agent(raw.observation_space, raw)]
-        spaces, continuous = per_agent(raw.action_space, raw), raw.continuous_actions
-        boxes = spaces if continuous else [box_of_choices(int(one.n)) for one in spaces]
+        boxes = spaces = per_agent(raw.action_space, raw)
+        continuous = raw.continuous_actions
+        if not continuous:
+            boxes = [gymnasium.spaces.Box(0.0, 1.0, (int(one.n),), np.float32) for one in spaces]
         self.action_sizes = [box.shape[0] for box in boxes]
         shape = (len(boxes), max(observation_sizes))
         super().__init__(
@@ -181,14 +177,7 @@ class VmasEnv(MultiAgentVectorEnv):
         return value.detach().clone()
 
     def render(self, env_indices: list[int] | None = None) -> tuple[np.ndarray, ...]:
-        """Draw the world without a display or OpenGL.
-
-        Args:
-            env_indices: which envs; None for all.
-
-        Returns:
-            one frame `(height, width, 3)` uint8 per env.
-        """
+        """Draw all envs or some, `(height, width, 3)` uint8 each, without a display or OpenGL."""
         chosen = range(self.num_envs) if env_indices is None else env_indices
         with torch.inference_mode(False), torch.no_grad():  # it can create attributes
             return tuple(draw_world(self.scenario, index) for index in chosen)

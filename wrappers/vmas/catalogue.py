@@ -7,7 +7,6 @@ more), as joints are stiff; lidar that sees boxes writes in place to what backwa
 """
 
 import contextlib
-import difflib
 import importlib
 import inspect
 import re
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffsurrogate.errors import UsageError
+from diffsurrogate.errors import UsageError, did_you_mean
 
 NO_GRADIENT = {
     "football": "its scripted agents write in place to what backward needs",
@@ -54,9 +53,9 @@ def load_scenario(name: str) -> Any:
     known = scenario_names()
     short = name.removeprefix("vmas/").removeprefix("mpe/").removeprefix("debug/")
     if short not in known:
-        close = difflib.get_close_matches(short, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"VMAS has no scenario {name!r}; {hint}Known: {', '.join(known)}")
+        raise UsageError(
+            f"VMAS has no scenario {name!r}; known: {', '.join(known)}{did_you_mean(short, known)}"
+        )
     return importlib.import_module("vmas.scenarios").load(f"{short}.py").Scenario()
 
 
@@ -71,13 +70,11 @@ def check_arguments(scenario: Any, given: dict[str, Any]) -> None:
     known = _arguments(scenario)
     if known is None:
         return
-    for name in given:
-        if name in known:
-            continue
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        options = ", ".join(sorted(known)) or "none"
-        raise UsageError(f"this scenario has no argument {name!r}; {hint}It takes: {options}")
+    for name in sorted(set(given) - known):
+        raise UsageError(
+            f"this scenario has no argument {name!r}{did_you_mean(name, known)}; it takes: "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
 
 
 def differentiable_parts(scenario: Any) -> frozenset[str]:
@@ -116,9 +113,7 @@ def _arguments(scenario: Any) -> set[str] | None:
 
 
 def _vmas_name(scenario: Any, method: str) -> str:
-    """Return the name of the VMAS scenario that wrote this method, even if it is subclassed.
-
-    Empty if none did.
+    """Return the name of the VMAS scenario that wrote this method; empty if none did.
 
     VMAS loads scenarios without a module name, so the code's file has to tell.
     """

@@ -1,11 +1,8 @@
 """The tasks of the SHAC++ paper (Bertolotti et al., ECAI 2025), ids `paper/<task>`."""
 
-import difflib
 from typing import Any
 
-import torch
-
-from diffsurrogate.errors import UsageError
+from diffsurrogate.errors import UsageError, did_you_mean
 from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas.sampling import Sampling
 from diffsurrogate.wrappers.vmas.scenarios import Discovery, Dispersion, Transport
@@ -28,11 +25,8 @@ def make(
     *,
     num_envs: int = 512,
     n_agents: int = 3,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    differentiable: bool = False,
     max_steps: int | None = 512,
-    **scenario_kwargs: Any,
+    **options: Any,
 ) -> vmas.VmasEnv:
     """Make one of the paper's tasks with the paper's numbers; arguments as in `vmas.make`.
 
@@ -40,16 +34,9 @@ def make(
         UsageError: the paper has no such task.
     """
     if task not in TASKS:
-        close = difflib.get_close_matches(task, TASKS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"the paper has no task {task!r}; {hint}Known: {', '.join(TASKS)}")
+        raise UsageError(
+            f"the paper has no task {task!r}; known: {', '.join(TASKS)}{did_you_mean(task, TASKS)}"
+        )
     return vmas.make(
-        TASKS[task](),
-        num_envs=num_envs,
-        n_agents=n_agents,
-        seed=seed,
-        device=device,
-        differentiable=differentiable,
-        max_steps=max_steps,
-        **scenario_kwargs,
+        TASKS[task](), num_envs=num_envs, n_agents=n_agents, max_steps=max_steps, **options
     )

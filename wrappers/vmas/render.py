@@ -31,8 +31,11 @@ class Camera:
     centre: Point
     half_extent: Point
     """World units from the centre to the right and to the upper edge."""
-    scale: float
-    """Pixels per world unit."""
+
+    @property
+    def scale(self) -> float:
+        """Pixels per world unit."""
+        return LONG_SIDE * SUPERSAMPLING / (2 * max(self.half_extent))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,7 +64,11 @@ def draw_world(scenario: Any, env_index: int) -> np.ndarray:
     pen = ImageDraw.Draw(image)
     world = scenario.world
     if scenario.visualize_semidims:
-        _draw_border(pen, camera, world.x_semidim, world.y_semidim)
+        far = 100.0  # off the frame, where the world has no border
+        x, y = world.x_semidim or far, world.y_semidim or far
+        if world.x_semidim or world.y_semidim:
+            corners = (*camera.pixel((-x, y)), *camera.pixel((x, -y)))
+            pen.rectangle(corners, outline=BORDER, width=SUPERSAMPLING)
     agents = {id(agent) for agent in world.agents}
     for entity in world.entities:  # agents come last, on top
         if bool(entity.is_rendering[env_index]):
@@ -76,7 +83,7 @@ def fit_camera(scenario: Any, env_index: int) -> Camera:
     border = (world.x_semidim, world.y_semidim)
     if border[0] is not None and border[1] is not None:
         half = (border[0] + MARGIN, border[1] + MARGIN)
-        return Camera(centre=(0.0, 0.0), half_extent=half, scale=_scale(half))
+        return Camera(centre=(0.0, 0.0), half_extent=half)
     centre = (float(scenario.render_origin[0]), float(scenario.render_origin[1]))
     aspect = scenario.viewer_size[0] / scenario.viewer_size[1]
     reach = float(scenario.viewer_zoom)  # of the shorter side, as in VMAS's own viewer
@@ -86,21 +93,7 @@ def fit_camera(scenario: Any, env_index: int) -> Camera:
             dx, dy = abs(x - centre[0]), abs(y - centre[1])
             reach = max(reach, dx / max(aspect, 1.0) + MARGIN, dy * min(aspect, 1.0) + MARGIN)
     half = (reach * max(aspect, 1.0), reach / min(aspect, 1.0))
-    return Camera(centre=centre, half_extent=half, scale=_scale(half))
-
-
-def _scale(half: Point) -> float:
-    return LONG_SIDE * SUPERSAMPLING / (2 * max(half))
-
-
-def _draw_border(
-    pen: ImageDraw.ImageDraw, camera: Camera, x_semidim: float | None, y_semidim: float | None
-) -> None:
-    far = 100.0  # off the frame, where the world has no border
-    x, y = x_semidim or far, y_semidim or far
-    if x_semidim or y_semidim:
-        upper_left, lower_right = camera.pixel((-x, y)), camera.pixel((x, -y))
-        pen.rectangle((*upper_left, *lower_right), outline=BORDER, width=SUPERSAMPLING)
+    return Camera(centre=centre, half_extent=half)
 
 
 def _draw_entity(
@@ -111,7 +104,8 @@ def _draw_entity(
         return
     line = _colour(entity.color, env_index)
     opacity = float(entity._alpha) if is_agent else 1.0
-    fill = (_pale(line[0], opacity), _pale(line[1], opacity), _pale(line[2], opacity))
+    red, green, blue = (round(opacity * part + (1 - opacity) * 255) for part in line)
+    fill = (red, green, blue)
     shape = entity.shape
     if hasattr(shape, "radius"):
         centre = camera.pixel((x, y))
@@ -145,7 +139,3 @@ def _colour(colour: Any, env_index: int) -> RGB:
         colour = (colour[env_index] if colour.ndim > 1 else colour).tolist()
     red, green, blue = (round(255 * min(max(float(part), 0.0), 1.0)) for part in colour[:3])
     return red, green, blue
-
-
-def _pale(part: int, opacity: float) -> int:
-    return round(opacity * part + (1 - opacity) * 255)

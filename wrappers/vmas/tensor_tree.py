@@ -128,7 +128,7 @@ class Snapshot:
         return {path: value for path, _, value in items if _is_plain(value)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor by path."""
+        """Return every tensor by path, graph attached, not copied."""
         found: dict[str, Tensor] = {}
 
         def note(path: str, tensor: Tensor) -> Tensor:
@@ -159,11 +159,6 @@ class Snapshot:
         """Bind everything as it was, tensors included."""
         for node in self.nodes.values():
             node.put_back()
-
-
-def read_tree(roots: Roots) -> dict[str, Tensor]:
-    """Return every tensor by path, graph attached, not copied."""
-    return Snapshot(roots).tensors()
 
 
 def detach_tree(roots: Roots) -> None:

@@ -1,21 +1,19 @@
 """`diffsurrogate doctor`: try an env out, and say what SHAC++ may hope for on it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 
-from diffsurrogate.cli.doctor.findings import Diagnosis, Fit, Shape
+from diffsurrogate.cli.doctor.findings import Diagnosis, Fit
 from diffsurrogate.cli.doctor.measure import HORIZON, diagnose
 from diffsurrogate.cli.doctor.page import write_page
-from diffsurrogate.cli.options import EnvOptions, check_env_options, made_with
+from diffsurrogate.cli.options import MadeOptions
 from diffsurrogate.config import require_range
-from diffsurrogate.envs.registry import make
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
-from diffsurrogate.presets.recommend import usual_agents
 from diffsurrogate.training.run_folder import write_text
 
 Chance = Literal["good", "fair", "poor"]
@@ -32,33 +30,23 @@ STEEP = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorOptions:
+class DoctorOptions(MadeOptions):
     """Try an env out: spaces, determinism, rewards, gradients, how well models fit it.
 
     Takes about a minute. Status 1 if the env breaks the rules: values that are not finite, an
     episode that is not reset, other numbers under the same seed.
     """
 
-    env: tyro.conf.Positional[str]
-    """Such as gymnasium/Pendulum-v1, vmas/navigation or paper/dispersion."""
     num_envs: int = 64
     """Copies of the env."""
-    agents: int | None = None
-    """Number of agents, where the env lets one choose."""
-    env_options: EnvOptions = field(default_factory=dict)
-    """What else the env is made with, a name and a value each."""
     transitions: int = 10_000
     """Random transitions the models learn from, at least; two windows of 32 steps are the least."""
-    seed: int = 0
-    """Of the env, the actions and the models."""
     out: Path | None = None
     """Folder of doctor.html and doctor.txt; None for runs/doctor-<env>."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:<number>."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is made."""
-        check_env_options(self.env_options)
+        super().__post_init__()
         require_range(self, "transitions", "num_envs", low=1.0)
         require_range(self, "seed", low=0.0)
 
@@ -88,13 +76,7 @@ class Verdict:
 def doctor(options: DoctorOptions) -> int:
     """Examine the env, print the findings and write them as a page; 1 if the env is at fault."""
     torch.set_num_threads(1)
-    env = make(
-        options.env,
-        num_envs=options.num_envs,
-        seed=options.seed,
-        device=options.device,
-        **made_with(usual_agents(options.env, options.agents), options.env_options),
-    )
+    env = options.make()
     options.folder.mkdir(parents=True, exist_ok=True)
     try:
         found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
@@ -149,7 +131,7 @@ def verdict_of(found: Diagnosis) -> Verdict:
 
 def _judge_rewards(found: Diagnosis, say: Callable[..., None]) -> None:
     met = found.random_play
-    if found.shape.discrete:
+    if found.env.discrete_actions:
         say("good", "actions are choices: SHAC++ learns slopes between them, SHAC+ cannot")
     best = max(met.rewarded, key=lambda kind: met.rewarded[kind])
     if met.rewarded[best] == 0:
@@ -251,30 +233,32 @@ def _judge_reward_model(fit: Fit, say: Callable[..., None]) -> None:
 # --- text ------------------------------------------------------------------------------------
 
 
-def _global_state(shape: Shape) -> str:
-    if shape.state_size:
-        return f"{shape.state_size} of these numbers, which policies do not see"
-    if shape.offers_state:
+def _global_state(env: MultiAgentVectorEnv) -> str:
+    if env.global_state_slice is not None:
+        size = len(range(env.obs_dim)[env.global_state_slice])
+        return f"{size} of these numbers, which policies do not see"
+    if env.offers_state:
         return "left out; --env-options state True shows it to critics and models"
     return "none"
 
 
 def _ends(found: Diagnosis) -> str:
     """Return how episodes ended, and what came after."""
-    shape, conduct, met = found.shape, found.conduct, found.random_play
+    env, conduct, met = found.env, found.conduct, found.random_play
     if met.terminated + met.truncated == 0:
-        enough = found.shape.num_envs * (shape.max_steps or met.transitions // shape.num_envs * 10)
+        steps = met.transitions // env.num_envs
+        enough = env.num_envs * (env.max_steps or steps * 10)
         return (
-            f"none seen in {met.transitions // shape.num_envs:,} steps of each copy, so that "
-            f"autoreset was not tried; --transitions {enough} "
-            + ("shows some" if shape.max_steps else "may show some: there is no time limit")
+            f"none seen in {steps:,} steps of each copy, so that autoreset was not tried; "
+            f"--transitions {enough} "
+            + ("shows some" if env.max_steps else "may show some: there is no time limit")
         )
     ends = f"{met.terminated} by state, {met.truncated} by a time limit; autoreset: "
     if conduct.ends == 0:
         return ends + "not seen, all ended with a window; give other --transitions"
     if conduct.not_reset:
         return ends + f"NOT after {conduct.not_reset} of {conduct.ends}"
-    if met.still_entries == shape.agents * shape.obs_dim - shape.padded_obs:
+    if met.still_entries == int(env.observation_mask.sum()):
         return ends + "cannot be told, since observations never change"
     return ends + "the next episode starts in the same step"
 
@@ -303,13 +287,15 @@ def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
 
 def describe(found: Diagnosis, verdict: Verdict) -> str:
     """Return all of it as text."""
-    shape, conduct, met, own = found.shape, found.conduct, found.random_play, found.own
-    actions = f"{shape.act_dim} choices" if shape.discrete else f"{shape.act_dim} numbers"
-    if shape.closes_choices:
+    env, conduct, met, own = found.env, found.conduct, found.random_play, found.own
+    actions = f"{env.act_dim} choices" if env.discrete_actions else f"{env.act_dim} numbers"
+    if env.action_mask_slice is not None:
         actions += ", not all of them open all the time,"
-    if not shape.discrete:
-        actions += f" in [{shape.lowest_action:g}, {shape.highest_action:g}]"
-    padding = f", {shape.padded_obs} entries are padding" if shape.padded_obs else ""
+    if not env.discrete_actions:
+        low, high = float(env.action_low.min()), float(env.action_high.max())
+        actions += f" in [{low:g}, {high:g}]"
+    padded = int((~env.observation_mask).sum())
+    padding = f", {padded} entries are padding" if padded else ""
     gradients = " and ".join(own.kinds) or f"none: {own.reason}"
     if own.kinds and own.report is None:
         gradients += f", not checked: {own.reason}"
@@ -319,12 +305,12 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
     else:
         rewarded += f" have another reward than {met.usual_reward:.3g}"
     rows: list[tuple[str, str]] = [
-        ("agents", f"{shape.agents}, {shape.num_envs} copies"),
-        ("observation", f"{shape.obs_dim} numbers per agent{padding}"),
+        ("agents", f"{env.num_agents}, {env.num_envs} copies"),
+        ("observation", f"{env.obs_dim} numbers per agent{padding}"),
         ("action", f"{actions} per agent"),
-        ("global state", _global_state(shape)),
-        ("time limit", "none" if shape.max_steps is None else f"{shape.max_steps} steps"),
-        ("largest return", "known" if shape.maximum_known else "not known"),
+        ("global state", _global_state(env)),
+        ("time limit", "none" if env.max_steps is None else f"{env.max_steps} steps"),
+        ("largest return", "not known" if env.max_return() is None else "known"),
         ("repeatable", "yes" if conduct.repeats else "NO"),
         ("saves its state", {True: "yes", False: "WRONGLY", None: "no"}[conduct.continues]),
         ("out of its space", f"{conduct.outside:.2%} of observed entries"),
@@ -342,7 +328,7 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
     ]
     rows += _fit_rows(found.fit)
     width = max(len(name) for name, _ in rows)
-    lines = [found.env, *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    lines = [found.name, *(f"  {name:<{width}}  {value}" for name, value in rows)]
     if own.report is not None:
         lines += ["", *own.report.splitlines()]
     lines += ["", *(f"FAULT: {fault}" for fault in verdict.faults)]

@@ -5,32 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffsurrogate.actor_critic.exploration import NoiseKind
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Spaces and abilities, as the env declares them."""
-
-    num_envs: int
-    agents: int
-    obs_dim: int
-    act_dim: int
-    discrete: bool
-    lowest_action: float
-    highest_action: float
-    padded_obs: int
-    """Entries of (agent, obs_dim) that are padding."""
-    padded_actions: int
-    max_steps: int | None
-    renders: bool
-    maximum_known: bool
-    closes_choices: bool
-    """Observations say which choices are open."""
-    state_size: int
-    """Numbers of the global state in observations; 0 without."""
-    offers_state: bool
-    """There is a global state to be asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +61,6 @@ class OwnGradients:
     kinds: tuple[str, ...]
     report: str | None
     """Of `check_gradients`; None without gradients."""
-    passed: bool
     reason: str | None
     """Why there is none, or why it could not be checked."""
 
@@ -118,8 +93,9 @@ class Fit:
 class Diagnosis:
     """All that was found."""
 
-    env: str
-    shape: Shape
+    name: str
+    """Of the env, for the report."""
+    env: MultiAgentVectorEnv
     conduct: Conduct
     random_play: RandomPlay
     own: OwnGradients

@@ -12,9 +12,8 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
-from diffsurrogate.cli.doctor.findings import Diagnosis
+from diffsurrogate.cli.doctor.findings import Diagnosis, Fit
 from diffsurrogate.training.run_folder import write_text
 
 matplotlib.use("Agg")
@@ -36,47 +35,20 @@ img {{ max-width: 100% }}
 
 def write_page(file: Path, found: Diagnosis, text: str) -> None:
     """Write the page, whole or not at all."""
-    drawings: list[tuple[str, Callable[[Axes], None]]] = [
-        ("Rewards of a random policy, how many of each size.", lambda axis: _rewards(axis, found)),
-        (
-            "Steps that random episodes lasted. The first of a copy counts only if it ended by "
-            "state: time limits are spread over the copies at first.",
-            lambda axis: _lengths(axis, found),
-        ),
-    ]
-    drawings += [
-        (
-            "Rewards in episodes that the model never saw. Off the line it errs.",
-            lambda axis: _predicted(axis, found),
-        ),
-        (
-            "Held-out error of the change of each observation entry: 0 is perfect, 1 no better "
-            "than its mean. Missing: it never changes, or only takes whole numbers.",
-            lambda axis: _entries(axis, found),
-        ),
-    ]
-    growth = found.fit.growth
-    if growth is not None and len(growth) > 1:
-        drawings.append(
-            (
-                "How much more a later observation depends on an action than the next one does, "
-                "by the models, as far as most episodes last. Steep growth asks for shorter "
-                "windows.",
-                lambda axis: _growth(axis, growth),
-            )
-        )
     figures = "".join(
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(draw)}">'
+        f'<figure><img alt="{html.escape(caption)}" '
+        f'src="data:image/png;base64,{_png(draw, found)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
-        for caption, draw in drawings
+        for caption, draw in _DRAWINGS.items()
+        if draw is not _growth or _grows(found.fit)
     )
-    page = _PAGE.format(title=html.escape(found.env), figures=figures, text=html.escape(text))
+    page = _PAGE.format(title=html.escape(found.name), figures=figures, text=html.escape(text))
     write_text(file, page)
 
 
-def _png(draw: Callable[[Axes], None]) -> str:
+def _png(draw: Callable[[Axes, Diagnosis], None], found: Diagnosis) -> str:
     figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
-    draw(axis)
+    draw(axis, found)
     axis.grid(alpha=0.3)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png")
@@ -138,8 +110,26 @@ def _entries(axis: Axes, found: Diagnosis) -> None:
         axis.legend(fontsize=8)
 
 
-def _growth(axis: Axes, growth: Tensor) -> None:
-    axis.plot(np.arange(1, len(growth) + 1), growth.numpy(), color="#009e73")
+def _grows(fit: Fit) -> bool:
+    return fit.growth is not None and len(fit.growth) > 1
+
+
+def _growth(axis: Axes, found: Diagnosis) -> None:
+    assert found.fit.growth is not None
+    axis.plot(np.arange(1, len(found.fit.growth) + 1), found.fit.growth.numpy(), color="#009e73")
     axis.set_yscale("log")
     axis.set_xlabel("steps after the action")
     axis.set_ylabel("size of the slope")
+
+
+_DRAWINGS: dict[str, Callable[[Axes, Diagnosis], None]] = {
+    "Rewards of a random policy, how many of each size.": _rewards,
+    "Steps that random episodes lasted. The first of a copy counts only if it ended by state: time "
+    "limits are spread over the copies at first.": _lengths,
+    "Rewards in episodes that the model never saw. Off the line it errs.": _predicted,
+    "Held-out error of the change of each observation entry: 0 is perfect, 1 no better than its "
+    "mean. Missing: it never changes, or only takes whole numbers.": _entries,
+    "How much more a later observation depends on an action than the next one does, by the models, "
+    "as far as most episodes last. Steep growth asks for shorter windows.": _growth,
+}
+"""What is drawn, by its caption."""

@@ -16,9 +16,9 @@ from matplotlib.patches import Polygon, Rectangle
 from matplotlib.ticker import EngFormatter, NullFormatter
 from numpy.typing import NDArray
 
+from diffsurrogate.cli.figures import save_figure
 from diffsurrogate.cli.reproduce.table import METHODS, NETWORKS, Cell, PaperTable
 
-matplotlib.use("Agg")
 _PALETTE = (
     *("#e69f00", "#cc79a7", "#a6611a", "#8c8c8c", "#d55e00", "#7b3294", "#66a61e"),
     *("#56b4e9", "#009e73", "#0a3d91"),
@@ -46,10 +46,7 @@ def draw_table(
 ) -> None:
     """Draw `<table>.png`: a coloured cell for each entry.
 
-    Args:
-        table: that the cells are of.
-        entries: cell, our return, the paper's figure, finished seeds, whether all are.
-        out: folder to write to.
+    An entry is a cell, our return, the paper's figure, finished seeds, and whether all are.
     """
     rows = list(dict.fromkeys(cell.row for cell, *_ in entries))
     titles = list(dict.fromkeys(cell.row_title for cell, *_ in entries))
@@ -67,14 +64,8 @@ def draw_table(
             axis.add_patch(Polygon(corner, facecolor="#d55e00", lw=0))
         ink = "white" if shade > 0.6 else "black"
         large = "…" if ours is None else f"{ours:.2f}" if abs(ours) < 100 else f"{ours:.0f}"
-        small = " · ".join(
-            part
-            for part in (
-                "" if paper is None else f"paper {paper:.2f}",
-                "" if complete else seeds,
-            )
-            if part
-        )
+        notes = [] if paper is None else [f"paper {paper:.2f}"]
+        small = " · ".join(notes if complete else [*notes, seeds])
         middle = 0.5 if not small else 0.36
         axis.text(x + 0.5, y + middle, large, ha="center", va="center", color=ink, fontsize=11)
         axis.text(x + 0.5, y + 0.74, small, ha="center", va="center", color=ink, fontsize=6.5)
@@ -107,7 +98,7 @@ def draw_table(
         if any(paper is not None for _, _, paper, *_ in entries):
             what += "\n(the paper's figure: over the best of its row)"
     axis.set_xlabel(f"{what}. Orange corner: seeds are missing", fontsize=8)
-    _save(figure, out / f"{table.name}.png")
+    save_figure(figure, out / f"{table.name}.png", dpi=130)
 
 
 def _shades(
@@ -130,15 +121,7 @@ def draw_curves(
     against: Literal["steps", "cpu"],
     file: Path,
 ) -> None:
-    """Draw evaluation returns, one panel per task and number of agents.
-
-    Args:
-        table: that the cells are of.
-        curves: of the finished seeds of each cell.
-        incomplete: cells that more seeds will join.
-        against: env steps, or CPU-seconds of training.
-        file: the PNG.
-    """
+    """Draw the finished seeds' returns, one panel per task and number of agents."""
     rows = list(dict.fromkeys(cell.row for cell in curves))
     tasks = list(dict.fromkeys(task for task, _ in rows))
     places = {row: [other for other in rows if other[0] == row[0]].index(row) for row in rows}
@@ -163,7 +146,7 @@ def draw_curves(
     for axis in axes[-1]:
         axis.set_xlabel(label)
     _legend(figure, table, curves, incomplete)
-    _save(figure, file)
+    save_figure(figure, file, dpi=130)
 
 
 def _look(table: PaperTable, cell: Cell) -> tuple[str, str]:
@@ -173,14 +156,9 @@ def _look(table: PaperTable, cell: Cell) -> tuple[str, str]:
     return named, (cell.variant or "as it is") if table.variants else other
 
 
-def _rank(name: str) -> int:
-    """Return the place of a method or network among all there are."""
-    known: list[str] = [*METHODS] if name in METHODS else [*NETWORKS]
-    return known.index(name)
-
-
 def _colour(name: str) -> str:
-    return _PALETTE[_rank(name) % len(_PALETTE)]
+    known: list[str] = [*METHODS] if name in METHODS else [*NETWORKS]
+    return _PALETTE[known.index(name) % len(_PALETTE)]
 
 
 def _dashes(table: PaperTable, name: str) -> Any:
@@ -252,7 +230,8 @@ def _legend(
     incomplete: set[Cell],
 ) -> None:
     looks = [_look(table, cell) for cell in sorted(curves, key=lambda c: table.place_of(c.column))]
-    colours = sorted(dict.fromkeys(name for name, _ in looks), key=_rank)
+    known: list[str] = [*METHODS, *NETWORKS]
+    colours = sorted({name for name, _ in looks}, key=known.index)
     dashes = list(dict.fromkeys(name for _, name in looks))
     handles = [Line2D([], [], color=_colour(name), lw=2, label=name) for name in colours]
     handles += [
@@ -266,11 +245,3 @@ def _legend(
         )
     columns = max(1, round(figure.get_figwidth() / 1.2))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _save(figure: Figure, file: Path) -> None:
-    """Write a picture whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, dpi=130, format="png")
-    plt.close(figure)
-    partial.replace(file)

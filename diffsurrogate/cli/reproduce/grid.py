@@ -80,24 +80,23 @@ def train_all(
 ) -> tuple[int, dict[Run, int]]:
     """Run what is not finished; return how many are, and the exit statuses of those that failed."""
     failed: dict[Run, int] = {}
-    jobs, of, done = [], {}, [run for run in runs if states[run] == "finished"]
-    for run in runs:
-        if run in done:
-            continue
+    done = [run for run in runs if states[run] == "finished"]
+    jobs: dict[Job, Run] = {}
+    for run in [run for run in runs if run not in done]:
         resume = () if states[run] == "new" else ("--resume",)
         arguments = ("train", *run.command, *resume)
-        job = Job(name=run.path.name, arguments=arguments, log=run.log)
-        jobs.append(job)
-        of[job] = run
+        jobs[Job(name=run.path.name, arguments=arguments, log=run.log)] = run
         run.path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(run.path)
+        if not (run.path / "config.json").exists():  # what a kill in the very first write left
+            for file in run.path.glob(".config.json.*.partial"):
+                file.unlink()
     with tqdm(total=len(runs), initial=len(done), unit="run", disable=None) as bar:
 
         def started() -> None:
             bar.set_postfix_str(", ".join(children.names))
 
         def ended(job: Job, status: int) -> None:
-            run = of[job]
+            run = jobs[job]
             if status == 0 and run.finished:
                 done.append(run)
                 bar.update()
@@ -106,7 +105,7 @@ def train_all(
                 failed[run] = status
                 bar.write(f"failed: {run.title}")
 
-        children.run(jobs, started, ended)
+        children.run(list(jobs), started, ended)
     return len(done), failed
 
 
@@ -130,7 +129,8 @@ def _state(run: Run, wanted: TrainOptions) -> str:
     summary = folder.summary()
     found = [d for d in differences(asdict(had), asdict(wanted)) if d[0] not in NOT_LEARNED_BY]
     for name, was, now in found:
-        if name not in _BUDGET or not _more(was, now):
+        raised = was is not None and (now is None or now > was)  # None is no limit
+        if name not in _BUDGET or not raised:
             raise UsageError(
                 f"the run in {run.path} has {name} {was}, not {now}; repeat the command it was "
                 "started with (a budget may be raised), or give another --out"
@@ -138,11 +138,6 @@ def _state(run: Run, wanted: TrainOptions) -> str:
     if summary is None:
         return "interrupted"
     return "finished" if not found or _done(summary, had, wanted) else "to prolong"
-
-
-def _more(was: int | float | None, now: int | float | None) -> bool:
-    """Return whether a budget was raised; None is no limit."""
-    return was is not None and (now is None or now > was)
 
 
 def _done(summary: dict[str, Any], had: TrainOptions, wanted: TrainOptions) -> bool:
@@ -156,17 +151,10 @@ def _done(summary: dict[str, Any], had: TrainOptions, wanted: TrainOptions) -> b
     )
 
 
-def _clear(path: Path) -> None:
-    """Take away what a kill in the middle of the very first write left."""
-    if path.is_dir() and not (path / "config.json").exists():
-        for file in path.glob(".config.json.*.partial"):
-            file.unlink()
-
-
 def _result(run: Run) -> str:
     summary = RunFolder(run.path).summary() or {}
-    reached, seconds = summary["normalised_return"], summary["cpu_seconds"]
+    reached = summary["normalised_return"]
     value = f"return {summary['mean_return']:.4g}"
     if reached is not None:
         value = f"normalised return {reached:.3f}"
-    return f"{run.title}: {value}, {seconds:.1f} CPU-s"
+    return f"{run.title}: {value}, {summary['cpu_seconds']:.1f} CPU-s"

@@ -20,25 +20,18 @@ _NAVIGATION = (
     *("--ppo.actor.net.hidden", "256", "256", "--ppo.critic.net.hidden", "256", "256"),
 )
 """Tables 8 and 12."""
-_SHARED = ("shared", "shared-id")
+_SHARED, _APART = ("shared", "shared-id"), ("hyper-linear", "hyper-mlp", "dico")
 _CLIPPED_AT_A_TENTH = {
-    ("mlp", "same", 4),
-    ("mlp", "same", 8),
-    ("mlp", "some", 4),
-    ("mlp", "some", 8),
+    *(("mlp", goals, n) for goals in ("same", "some") for n in (4, 8)),
     *((network, goals, 8) for network in _SHARED for goals in ("some", "different")),
-    *(("hyper-linear", goals, n) for goals in ("some", "different") for n in (4, 8)),
-    *(("hyper-mlp", goals, n) for goals in ("some", "different") for n in (4, 8)),
+    *((network, goals, n) for network in _APART for goals in ("some", "different") for n in (4, 8)),
     ("hyper-mlp", "same", 4),
-    *(("dico", goals, n) for goals in ("some", "different") for n in (4, 8)),
 }
 """Networks, goals and numbers of agents whose clip range is .1 instead of .2 (table 11)."""
-_DICO_RATES = {("different", 4): "2.5e-4", ("different", 8): "2.5e-4", ("some", 4): "5e-4"}
-
-
-_DICO_RATES |= {("some", 8): "2.5e-4"}
-
-
+_DICO_RATES = {
+    **dict.fromkeys([("different", 4), ("different", 8), ("some", 8)], "2.5e-4"),
+    ("some", 4): "5e-4",
+}
 _SMAX = (
     *("--num-envs", "128", "--ppo.horizon", "128", "--total-steps", "10000000"),
     *("--eval-every", "10", "--ppo.clip.batch-size", "4096", "--ppo.lr-schedule", "linear"),
@@ -55,27 +48,17 @@ _MAPS = {
     "smax-smacv2-20": "smacv2_20_units",
 }
 _SMAX_RATES = {
-    ("ippo", "2s3z"): "0.004",
-    ("ippo", "3s5z"): "0.004",
-    ("ippo", "smacv2_10_units"): "0.001",
-    ("ippo", "smacv2_20_units"): "0.005",
-    ("mappo", "2s3z"): "0.002",
-    ("mappo", "3s5z"): "0.002",
-    ("mappo", "smacv2_10_units"): "0.0003",
-    ("mappo", "smacv2_20_units"): "0.0003",
+    ("ippo", "2s3z"): ("0.004", "0.004", 4, 32),
+    ("ippo", "3s5z"): ("0.004", "0.004", 64, 16),
+    ("ippo", "smacv2_10_units"): ("0.001", "0.005", 4, 64),
+    ("ippo", "smacv2_20_units"): ("0.005", "0.005", 64, 64),
+    ("mappo", "2s3z"): ("0.002", "0.002", 64, 16),
+    ("mappo", "3s5z"): ("0.002", "0.0003", 64, 16),
+    ("mappo", "smacv2_10_units"): ("0.0003", "0.0003", 64, 64),
+    ("mappo", "smacv2_20_units"): ("0.0003", "0.0003", 4, 64),
 }
-_SMAX_GENERATED = {
-    ("ippo", "2s3z"): ("0.004", 4, 32),
-    ("ippo", "3s5z"): ("0.004", 64, 16),
-    ("ippo", "smacv2_10_units"): ("0.005", 4, 64),
-    ("ippo", "smacv2_20_units"): ("0.005", 64, 64),
-    ("mappo", "2s3z"): ("0.002", 64, 16),
-    ("mappo", "3s5z"): ("0.0003", 64, 16),
-    ("mappo", "smacv2_10_units"): ("0.0003", 64, 64),
-    ("mappo", "smacv2_20_units"): ("0.0003", 4, 64),
-}
-"""Learning rates by method and map, and of MLP hypernetworks also the sizes of identities and of
-what lies between them and weights (table 14)."""
+"""By method and map: the learning rate, and of MLP hypernetworks the learning rate and the sizes of
+identities and of what lies between them and weights (table 14)."""
 
 
 def _embedding(cell: Cell, size: int, hidden: int = 64) -> tuple[str, ...]:
@@ -116,7 +99,7 @@ def _smax(cell: Cell) -> tuple[str, ...]:
     """Return tables 13 and 14 for a cell."""
     row = cell.method, _MAPS[cell.task]
     clip, entropy = ("0.2", "0") if cell.method == "mappo" else ("0.05", "0.01")
-    rate, (own_rate, size, hidden) = _SMAX_RATES[row], _SMAX_GENERATED[row]
+    rate, own_rate, size, hidden = _SMAX_RATES[row]
     if cell.network == "hyper-mlp":
         rate = own_rate
     return (

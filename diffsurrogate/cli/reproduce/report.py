@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from diffsurrogate.cli.report import markdown_table
 from diffsurrogate.cli.reproduce.figures import Curve, draw_curves, draw_table
 from diffsurrogate.cli.reproduce.statistics import (
     Figures,
@@ -45,14 +46,7 @@ def write_table(
 ) -> str:
     """Write `<table>.md`, `.json`, `.png` and the learning curves; return the Markdown.
 
-    Args:
-        table: to write.
-        out: folder of the grid.
-        preset: whose runs.
-        cells: that are to be in the table; others that were begun are as well.
-        seeds: of each of these cells.
-        ceilings: JSON of examples/benchmarks/ceilings.py.
-        notes: what else to say below the table.
+    Cells that were begun are in the table even if they are not asked for.
 
     Raises:
         UsageError: the ceilings cannot be read.
@@ -123,18 +117,18 @@ def _markdown(table: PaperTable, figures: Sequence[Figures], preset: Preset) -> 
     return "\n".join(parts)
 
 
-def _mean(figures: Figures) -> str:
-    if figures.mean is None:
-        return "…"
-    digits = f"{figures.mean:.2f}" if abs(figures.mean) < 100 else f"{figures.mean:.0f}"
-    return f"{digits}{'†' if figures.missing else ''}"
+def _mean(f: Figures) -> str:
+    mean = _text(f.mean, ".2f" if abs(f.mean or 0) < 100 else ".0f", nothing="…")
+    return mean + ("†" if f.mean is not None and f.missing else "")
 
 
-def _against_row(figures: Figures) -> str:
-    ours = "…" if figures.mean is None else "–"
-    if figures.by_row is not None:
-        ours = f"{figures.by_row:.2f}{'' if figures.row_complete else '†'}"
-    return ours if figures.paper is None else f"{ours} ({figures.paper:.2f})"
+def _against_row(f: Figures) -> str:
+    ours = "…" if f.mean is None else _text(f.by_row, ".2f", "" if f.row_complete else "†")
+    return ours if f.paper is None else f"{ours} ({f.paper:.2f})"
+
+
+def _text(value: float | int | None, form: str, mark: str = "", nothing: str = "–") -> str:
+    return nothing if value is None else f"{value:{form}}{mark}"
 
 
 def _grid(table: PaperTable, figures: Sequence[Figures], text: Callable[[Figures], str]) -> str:
@@ -143,65 +137,53 @@ def _grid(table: PaperTable, figures: Sequence[Figures], text: Callable[[Figures
     rows: dict[tuple[str, int | None], dict[tuple[Network, Method, str], str]] = {}
     for f in figures:
         rows.setdefault(f.cell.row, {})[f.cell.column] = text(f)
-    lines = [
-        _line(["task", "agents", *(" ".join(column).rstrip() for column in columns)]),
-        _line(["---"] * (2 + len(columns))),
-        *(
-            _line([task, _number(agents), *(row.get(column, "–") for column in columns)])
+    return markdown_table(
+        ["task", "agents", *(" ".join(column).rstrip() for column in columns)],
+        [
+            [task, _text(agents, "d"), *(row.get(column, "–") for column in columns)]
             for (task, agents), row in rows.items()
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+        ],
+    )
 
 
 def _details(table: PaperTable, figures: Sequence[Figures]) -> str:
-    ceilings = any(f.ceiling is not None for f in figures)
-    head = ["task", "agents", "network", "method", "seeds", "return (IQM, 95 %)", "kept"]
-    head += ["of the best script"] if ceilings else []
-    diverse = any(f.diversity is not None for f in figures)
-    head += ["diversity"] if diverse else []
-    goals = ["row rule", "paper", "goal", "reached by", "CPU-s to goal", "steps to goal"]
-    head += goals if table.over_maximum else ["paper"]
-    head += ["CPU-s per run", "ended"]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for f in figures:
-        mark = "†" if f.missing and f.finished else ""
-        mean = "…" if f.mean is None else f"{f.mean:.3f}{mark}"
-        if f.low is not None:
-            mean += f" [{f.low:.3f}, {f.high:.3f}]"
-        cell = f.cell
-        names = [cell.task, _number(cell.agents), cell.network, cell.column_title]
-        cells = [*names, f.seeds, mean]
-        cells.append("–" if f.kept is None else f"{f.kept:.3f}")
-        if ceilings:
-            share = f.mean / f.ceiling if f.mean is not None and f.ceiling else None
-            cells.append("–" if share is None else f"{share:.2f}{mark} of {f.ceiling:.2f}")
-        if diverse:
-            cells.append("–" if f.diversity is None else f"{f.diversity:.3f}")
-        paper = "–" if f.paper is None else f"{f.paper:.2f}"
-        cells += _goal(f, paper) if table.over_maximum else [paper]
-        cells.append(f"{f.cpu_seconds / len(f.finished):.1f}" if f.finished else "–")
-        cells.append(", ".join(f"{count} {why}" for why, count in f.ended.items()) or "–")
-        lines.append(_line(cells))
-    return "\n".join(lines) + "\n"
-
-
-def _goal(f: Figures, paper: str) -> list[str]:
-    """Return how far a cell is from its goal, and when it got there."""
-    unsure = "" if f.row_complete else "†"
-    return [
-        "–" if f.by_row is None else f"{f.by_row:.2f}{unsure}",
-        paper,
-        "–" if f.goal is None else f"{f.goal:.2f}{unsure}",
-        f"{f.reached}/{len(f.finished)}" if f.finished and f.goal is not None else "–",
-        "–" if f.cpu_seconds_to_reach is None else f"{f.cpu_seconds_to_reach:.1f}",
-        "–" if f.steps_to_reach is None else f"{f.steps_to_reach:,.0f}",
+    rows = [_row(table, f) for f in figures]
+    shown = [
+        name
+        for name in rows[0]
+        if not (name == "of the best script" and all(f.ceiling is None for f in figures))
+        and not (name == "diversity" and all(f.diversity is None for f in figures))
     ]
+    return markdown_table(shown, [[row[name] for name in shown] for row in rows])
 
 
-def _number(agents: int | None) -> str:
-    return "–" if agents is None else str(agents)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _row(table: PaperTable, f: Figures) -> dict[str, str]:
+    """Return what there is to say of a cell, by the head of its column."""
+    mark, unsure = "†" if f.missing and f.finished else "", "" if f.row_complete else "†"
+    share = f.mean / f.ceiling if f.mean is not None and f.ceiling else None
+    of_ceiling = f"{mark} of {f.ceiling:.2f}" if share is not None else ""
+    aims = {
+        "row rule": _text(f.by_row, ".2f", unsure),
+        "paper": _text(f.paper, ".2f"),
+        "goal": _text(f.goal, ".2f", unsure),
+        "reached by": (
+            f"{f.reached}/{len(f.finished)}" if f.finished and f.goal is not None else "–"
+        ),
+        "CPU-s to goal": _text(f.cpu_seconds_to_reach, ".1f"),
+        "steps to goal": _text(f.steps_to_reach, ",.0f"),
+    }
+    return {
+        "task": f.cell.task,
+        "agents": _text(f.cell.agents, "d"),
+        "network": f.cell.network,
+        "method": f.cell.column_title,
+        "seeds": f.seeds,
+        "return (IQM, 95 %)": _text(f.mean, ".3f", mark, nothing="…")
+        + ("" if f.low is None else f" [{f.low:.3f}, {f.high:.3f}]"),
+        "kept": _text(f.kept, ".3f"),
+        "of the best script": _text(share, ".2f", of_ceiling),
+        "diversity": _text(f.diversity, ".3f"),
+        **(aims if table.over_maximum else {"paper": aims["paper"]}),
+        "CPU-s per run": _text(f.cpu_seconds / len(f.finished) if f.finished else None, ".1f"),
+        "ended": ", ".join(f"{count} {why}" for why, count in f.ended.items()) or "–",
+    }

@@ -1,11 +1,13 @@
 """What a grid has trained: its runs, and what each cell of the table comes to."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
 from diffsurrogate.cli.report import interquartile_mean
@@ -26,41 +28,16 @@ class Result:
     seed: int
     config: dict[str, Any]
     summary: dict[str, Any] | None
-    """None while it is not finished."""
+    """None while it is not finished, and then so are the next four."""
+    value: float | None
+    """Return of the policy at the end, in new episodes: over the true maximum, or of one agent."""
+    kept: float | None
+    """Of the policy that did best in the evaluations on the way, in the same new episodes."""
+    diversity: float | None
+    """How differently the agents act on one observation; None also where that is not known."""
+    cpu_seconds: float | None
+    """Of training."""
     curve: Curve
-    over_maximum: bool
-    """Returns are over the true maximum; else of one agent, as they are."""
-
-    @property
-    def value(self) -> float:
-        """Return of the finished run's policy, in new episodes."""
-        return _return_in(self.summary or {}, self.over_maximum, self.agents)
-
-    @property
-    def kept(self) -> float:
-        """Of the policy that did best in the evaluations on the way, in the same new episodes."""
-        return _return_in((self.summary or {})["best_policy"], self.over_maximum, self.agents)
-
-    @property
-    def diversity(self) -> float | None:
-        """How differently the finished run's agents act on one observation, where that is known."""
-        found = (self.summary or {}).get("diversity")
-        return None if found is None else float(found)
-
-    @property
-    def agents(self) -> int:
-        """Of the finished run."""
-        return int((self.summary or {}).get("agents", 1))
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Of the finished run's training."""
-        return float((self.summary or {})["cpu_seconds"])
-
-    @property
-    def stopped(self) -> str:
-        """Why the finished run did."""
-        return str((self.summary or {})["stopped"])
 
     def first_at(self, goal: float) -> tuple[float, float] | None:
         """Return env steps and CPU-seconds of the first evaluation that reached a return."""
@@ -138,17 +115,18 @@ def _result(run: RunFolder, table: PaperTable) -> Result:
     if had != (cell.method, table.tasks[cell.task].env, cell.agents, cell.network, seed):
         raise UsageError(f"it is a run of {' '.join(map(str, had))}, against its name")
     summary = run.summary()
-    result = Result(
-        cell=cell,
-        seed=seed,
-        config=options.to_json(),
-        summary=summary,
-        curve=_curve(run, summary, table.over_maximum),
-        over_maximum=table.over_maximum,
-    )
+    over, agents = table.over_maximum, int((summary or {}).get("agents", 1))
+    known: dict[str, Any] = dict.fromkeys(("value", "kept", "diversity", "cpu_seconds"))
     if summary is not None:
-        _ = result.value, result.kept  # refuses a summary without them
-    return result
+        known["value"] = _return_in(summary, over, agents)
+        known["kept"] = _return_in(summary["best_policy"], over, agents)
+        diversity = summary.get("diversity")
+        known["diversity"] = None if diversity is None else float(diversity)
+        known["cpu_seconds"] = float(summary["cpu_seconds"])
+    held = summary is not None and "reached" in summary["stopped"]
+    curve = _curve(run, over, agents, held)
+    config = options.to_json()
+    return Result(cell=cell, seed=seed, config=config, summary=summary, curve=curve, **known)
 
 
 def _return_in(figures: dict[str, Any], over_maximum: bool, agents: int) -> float:
@@ -158,10 +136,9 @@ def _return_in(figures: dict[str, Any], over_maximum: bool, agents: int) -> floa
     )
 
 
-def _curve(run: RunFolder, summary: dict[str, Any] | None, over_maximum: bool) -> Curve:
+def _curve(run: RunFolder, over_maximum: bool, agents: int, held: bool) -> Curve:
     """Return what evaluations on the way gave."""
     prefix = "evaluation_"
-    agents = int((summary or {}).get("agents", 1))
     rows, cpu = [], 0.0
     for row in run.metrics():
         cpu = row.get("cpu_seconds", cpu + row.get("update_cpu_seconds", 0.0))
@@ -171,7 +148,6 @@ def _curve(run: RunFolder, summary: dict[str, Any] | None, over_maximum: bool) -
     steps, seconds, value = (
         (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
     )
-    held = summary is not None and "reached" in summary["stopped"]
     return Curve(env_steps=steps, cpu_seconds=seconds, value=value, held=held)
 
 
@@ -205,14 +181,7 @@ def figures_of(
     results: Sequence[Result],
     ceilings: Ceilings,
 ) -> list[Figures]:
-    """Return what each cell comes to, in the table's order.
-
-    Args:
-        table: that the cells are of.
-        wanted: cells and their seeds.
-        results: the runs there are.
-        ceilings: to compare with.
-    """
+    """Return what each cell comes to, in the table's order."""
     seeds: dict[Cell, set[int]] = {}
     for cell, seed in wanted:
         seeds.setdefault(cell, set()).add(seed)
@@ -221,63 +190,55 @@ def figures_of(
         cell: {seed: done[cell, seed] for seed in sorted(those) if (cell, seed) in done}
         for cell, those in sorted(seeds.items(), key=lambda item: table.place(item[0]))
     }
-    means = {
-        cell: interquartile_mean([run.value for run in those.values()])
+    intervals = {
+        cell: interquartile_mean(_known(run.value for run in those.values()))
         for cell, those in runs.items()
         if those
     }
     figures = []
     for cell, those in runs.items():
         row = [other for other in runs if other.row == cell.row]
-        best = max((means[other][0] for other in row if other in means), default=0.0)
-        mean, low, high = means.get(cell, (None, None, None))
+        best = max((intervals[other][0] for other in row if other in intervals), default=0.0)
+        mean, low, high = intervals.get(cell, (None, None, None))
         goal, reached = None, []
         if table.over_maximum:
             attainable = min(1.0, max(best, ceilings.from_observations.get(cell.row, 0.0)))
             goal = 0.9 * attainable if attainable > 0 else None
         if goal is not None:
             reached = [first for run in those.values() if (first := run.first_at(goal))]
-        reasons = [run.stopped for run in those.values()]
+        has_share = table.over_maximum and mean is not None and best > 0
         figures.append(
             Figures(
                 cell=cell,
                 finished=tuple(those),
                 missing=tuple(sorted(seeds[cell] - set(those))),
                 mean=mean,
-                low=None if low is None or np.isnan(low) else low,
-                high=None if high is None or np.isnan(high) else high,
-                kept=_interquartile([run.kept for run in those.values()]),
-                diversity=_mean([run.diversity for run in those.values()]),
-                by_row=_share(mean, best) if table.over_maximum else None,
+                low=low,
+                high=high,
+                kept=_of(stats.trim_mean, _known(run.kept for run in those.values()), 0.25),
+                diversity=_of(np.mean, _known(run.diversity for run in those.values())),
+                by_row=mean / best if has_share and mean is not None else None,
                 row_complete=all(len(runs[other]) == len(seeds[other]) for other in row),
                 paper=table.published(cell),
                 ceiling=ceilings.best.get(cell.row),
                 goal=goal,
                 reached=len(reached),
-                steps_to_reach=_median([steps for steps, _ in reached]),
-                cpu_seconds_to_reach=_median([cpu for _, cpu in reached]),
-                cpu_seconds=float(sum(run.cpu_seconds for run in those.values())),
-                ended={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+                steps_to_reach=_of(np.median, [steps for steps, _ in reached]),
+                cpu_seconds_to_reach=_of(np.median, [cpu for _, cpu in reached]),
+                cpu_seconds=sum(_known(run.cpu_seconds for run in those.values()), start=0.0),
+                ended=dict(Counter(sorted((r.summary or {})["stopped"] for r in those.values()))),
             )
         )
     return figures
 
 
-def _share(mean: float | None, best: float) -> float | None:
-    return mean / best if mean is not None and best > 0 else None
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
-def _interquartile(values: list[float]) -> float | None:
-    return interquartile_mean(values)[0] if values else None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _median(values: list[float]) -> float | None:
-    return float(np.median(values)) if values else None
+def _of(statistic: Callable[..., Any], values: list[float], *options: float) -> float | None:
+    """Return a statistic of values; None without any."""
+    return float(statistic(values, *options)) if values else None
 
 
 def mixed_configurations(results: Sequence[Result]) -> list[str]:

@@ -158,15 +158,9 @@ class PaperTable:
         if match is None:
             raise UsageError(f"{folder} is not named like a run of {self.name}")
         found: dict[str, Any] = match.groupdict()
-        count = found["agents"]
-        cell = Cell(
-            task=found["task"],
-            agents=None if count is None else int(count),
-            method=METHODS[METHODS.index(found["method"])],
-            network=NETWORKS[NETWORKS.index(found["network"])],
-            variant=found["variant"] or "",
-        )
-        return cell, int(found["seed"])
+        agents, seed = found.pop("agents"), int(found.pop("seed"))
+        found["variant"] = found["variant"] or ""
+        return Cell(agents=None if agents is None else int(agents), **found), seed
 
     @cached_property
     def _folder(self) -> re.Pattern[str]:

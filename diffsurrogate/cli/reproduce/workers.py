@@ -39,12 +39,7 @@ class Children:
     """
 
     def __init__(self, parallel: int, lock: int) -> None:
-        """Run nothing yet.
-
-        Args:
-            parallel: largest number of jobs at a time.
-            lock: open file of `locked`, which stays locked while any job lives.
-        """
+        """Run nothing yet; the open file `lock` stays locked while any job lives."""
         self.parallel = parallel
         self.lock = lock
         self.signal = 0
@@ -63,12 +58,9 @@ class Children:
         started: Callable[[], None],
         ended: Callable[[Job, int], None],
     ) -> None:
-        """Run all jobs, unless a signal stops them first.
+        """Run all jobs, in their order, unless a signal stops them first.
 
-        Args:
-            jobs: in the order they start.
-            started: called after a job started.
-            ended: called with each job that ended and its exit status, negative for a signal.
+        `ended` gets each job that ended and its exit status, negative for a signal.
         """
         waiting = deque(jobs)
         with self._stoppable():
@@ -89,13 +81,8 @@ class Children:
                     process.communicate()
 
     def _start(self, job: Job) -> None:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "diffsurrogate.cli.reproduce.watchdog",
-            *job.arguments,
-        ]
+        watchdog = "diffsurrogate.cli.reproduce.watchdog"
+        command = [sys.executable, "-P", "-m", watchdog, *job.arguments]
         with job.log.open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -193,12 +180,10 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 
 def _lives(process: str) -> bool:
-    if not process.isdigit():
-        return False  # it has the lock, and has not said yet who it is
     try:
         os.kill(int(process), 0)
-    except ProcessLookupError:
+    except (ValueError, ProcessLookupError):  # the former: it has not said yet who it is
         return False
-    except OSError:
-        return True  # somebody else's
+    except PermissionError:  # somebody else's
+        pass
     return True

@@ -238,9 +238,9 @@ def test_its_videos_show_our_pictures(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({"reward": "max"}, "'sum' or 'mean'"),
-        ({"final_obs": "list"}, "'objects' or 'array'"),
-        ({"autoreset": "never"}, "'same_step' or 'next_step'"),
+        ({"reward": "max"}, "'sum', 'mean'"),
+        ({"final_obs": "list"}, "'objects', 'array'"),
+        ({"autoreset": "never"}, "'same_step', 'next_step'"),
     ],
 )
 def test_an_unknown_option_is_refused(options, advice):

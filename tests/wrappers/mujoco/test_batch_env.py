@@ -73,7 +73,7 @@ def test_a_wrapper_that_changes_the_robot_is_refused():
 def test_numbers_that_are_not_finite_are_refused():
     env = make("mujoco/HalfCheetah-v5", num_envs=3, forward_reward_weight=float("inf"))
     env.reset()
-    with pytest.raises(UsageError, match="reward of env 0 at step 1 is not finite"):
+    with pytest.raises(UsageError, match="reward of env 0 at step 1 of its episode is not finite"):
         env.step(torch.zeros(3, 1, 6))
 
 

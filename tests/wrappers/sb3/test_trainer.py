@@ -39,7 +39,7 @@ def test_it_learns_what_stable_baselines_learns(joint):
         policy_kwargs={"net_arch": [8]},
         device="cpu",
     )
-    model.policy.load_state_dict(agent.model.model.policy.state_dict())
+    model.policy.load_state_dict(agent.model.policy.state_dict())
     with agent.model._random.in_force():
         torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
     agent.model.model.n_epochs, agent.model.model.batch_size = 1, 4 * slots
@@ -48,7 +48,7 @@ def test_it_learns_what_stable_baselines_learns(joint):
     np.random.set_state(numpy_state)
     vec.seed(5)
     model.learn(3 * 4 * slots)
-    ours, theirs = agent.model.model.policy.state_dict(), model.policy.state_dict()
+    ours, theirs = agent.model.policy.state_dict(), model.policy.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     obs, _ = dispersion().reset(seed=1)
     assert torch.equal(agent.predict(obs), as_policy(model, dispersion())(obs))
@@ -72,7 +72,7 @@ def test_the_reward_reported_is_the_envs_not_what_was_normalised(joint, normalis
 
 def test_the_learning_rate_falls_if_asked():
     agent = SB3Trainer(plain_reach(), stable_baselines(lr_schedule="linear", lr=0.1))
-    optimizer = agent.model.model.policy.optimizer
+    optimizer = agent.model.policy.optimizer
     rates = [optimizer.param_groups[0]["lr"] for _ in agent.iterations(4)]
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
 
@@ -82,7 +82,7 @@ def test_the_first_deviation_is_the_one_asked_for():
     pendulum = make("gymnasium/Pendulum-v1", num_envs=2)
     for std, expected in ((0.3, 0.6), (None, 1.0)):
         agent = SB3Trainer(pendulum, stable_baselines(std=std, joint=True))
-        deviation = agent.model.model.policy.log_std.exp()
+        deviation = agent.model.policy.log_std.exp()
         torch.testing.assert_close(deviation, torch.tensor([expected]))
 
 

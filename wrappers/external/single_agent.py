@@ -1,0 +1,108 @@
+"""What vector envs of single-agent envs have in common, whichever library they are of."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.wrappers.external.adapter import ExternalEnv
+from diffsurrogate.wrappers.external.checks import ExternalChecks, end_if_stuck
+from diffsurrogate.wrappers.external.spaces import (
+    action_box,
+    agent_names,
+    observation_box,
+    valid_action_dims,
+)
+
+
+class SingleAgentEnv(ExternalEnv):
+    """A vector env of another library with the one agent "agent".
+
+    `MultiDiscrete` actions are several choices: each is made by its own agent ("choice_0",
+    "choice_1", ...), which sees all and earns an equal share of the reward, so that returns, which
+    are sums over agents, are the raw env's.
+    """
+
+    def __init__(
+        self,
+        raw: Any,
+        observations: gymnasium.Space[Any],
+        actions: gymnasium.Space[Any],
+        bounds: Bounds | None,
+        **options: Any,
+    ) -> None:
+        """Take over `raw`, whose single envs have these spaces; see `ExternalEnv` for the options.
+
+        Raises:
+            UsageError: the observations or the actions are not supported.
+        """
+        agents = agent_names(actions)
+        super().__init__(
+            num_envs=raw.num_envs,
+            agents=agents,
+            observation_space=observation_box(observations, len(agents)),
+            action_space=action_box(actions),
+            check_bounds=False,  # `raw`'s own are checked, before agents share them
+            **options,
+        )
+        self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
+        self.valid_action_dims = valid_action_dims(actions).to(self.device)
+        self.raw = raw
+        self.render_mode = raw.render_mode
+        self._actions: Any = actions
+        self._raw_shape: tuple[int, ...] = (self.obs_dim,)  # of flattened ones
+        if isinstance(observations, spaces.Box):
+            self._raw_shape = observations.shape
+        self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self._obs = torch.zeros(self.num_envs, 1, self.obs_dim)
+        self._checks = ExternalChecks(type(raw.unwrapped).__name__, self.num_envs)
+        self._bounds = bounds
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the raw env; its processes are ended where one of them died."""
+        end_if_stuck(self.raw.unwrapped)
+        self.raw.close(**kwargs)
+
+    def _cut_short(self) -> Tensor:
+        return self._cut
+
+    # --- between tensors and the raw env --------------------------------------------------------
+
+    def _raw_actions(self, action: Tensor) -> NDArray[Any]:
+        """Return what `raw` takes for actions `(env, agent, act_dim)` in the box."""
+        space, rows = self._actions, action.detach().cpu()
+        if isinstance(space, spaces.Discrete):
+            return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
+        if isinstance(space, spaces.MultiDiscrete):
+            choices = rows.argmax(-1).numpy().reshape(self.num_envs, *space.shape) + space.start
+            return choices.astype(space.dtype)
+        return rows.numpy().astype(space.dtype).reshape(self.num_envs, *space.shape)
+
+    def _rows(self, obs: Any) -> Tensor:
+        """Return a batch of `raw`'s observations as a new `(env, 1, obs_dim)` float32."""
+        rows = self._checks.batch("observation", obs, self._raw_shape, self._bounds)
+        return torch.from_numpy(rows.reshape(self.num_envs, 1, -1))
+
+    def _last_row(self, field: str, obs: Any, shape: tuple[int, ...], index: int) -> Tensor:
+        """Return the observation before a reset as a new `(obs_dim,)` float32."""
+        if obs is None:
+            raise self._checks.missing(f'info["{field}"]', index)
+        row = self._checks.one(field, obs, shape, index, self._bounds)
+        return torch.from_numpy(row.reshape(-1))
+
+    def _stepped(
+        self, final: Tensor, reward: Any, terminated: NDArray[np.bool_], cut: NDArray[np.bool_]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keep what was cut short; return what `_advance` does, each agent with its share."""
+        self._cut = torch.from_numpy(cut).to(self.device)
+        rewards = torch.from_numpy(self._checks.batch("reward", reward, ()))
+        return (
+            self._shared(final),
+            self._shared(rewards.unsqueeze(1) / self.num_agents),
+            torch.from_numpy(terminated).to(self.device),
+        )
