@@ -24,7 +24,7 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
-from diffsurrogate.surrogates.config import SurrogateConfig
+from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.training.optimisation import ClippedAdam
@@ -61,7 +61,9 @@ def test_points_learn_to_go_straight_to_the_origin(squash, learn_std):
 def test_points_learn_by_learned_gradients_too(dynamics):
     net = SharedNetConfig(hidden=(32,), activation="silu")
     surrogates = SurrogateConfig(
-        reward=RewardConfig(net=net), dynamics=StepModelConfig(net=net), batch_size=128
+        reward=RewardConfig(net=net),
+        dynamics=StepModelConfig(net=net),
+        fit=FitConfig(batch_size=128),
     )
     env = LearnedDiffWrapper(Reach(num_envs=31), dynamics=dynamics, config=surrogates)
     assert learned_return(env, 40, update=GradientUpdateConfig()) > -0.8

@@ -414,9 +414,9 @@ ADVISED: list[tuple[str, dict[str, Any], str]] = [
     ("jaxmarl/halfcheetah_6x1", {}, "needs a package: .*brax"),
     ("jaxmarl/storm_2p", {}, r"InTheGrid_2p: reset\(\) gives no observation for \[0, 1\]"),
     ("vmas/disperson", {}, "dispersion"),
-    ("vmas/transport", {"n_agent": 3}, "did you mean n_agents"),
+    ("vmas/transport", {"n_agent": 3}, "did you mean 'n_agents'"),
     ("vmas/transport", {"n_agents": 0}, "n_agents is 0"),
-    ("vmas/simple", {"n_agents": 3}, "no argument 'n_agents'; It takes: none"),
+    ("vmas/simple", {"n_agents": 3}, "no argument 'n_agents'; it takes: none"),
     (
         "vmas/navigation",
         {"n_agents": 4, "agents_with_same_goal": 9},
@@ -424,9 +424,9 @@ ADVISED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("paper/disperson", {}, "dispersion"),
     ("paper/discover", {}, r"known: disp|did you mean discovery"),
-    ("paper/samplng", {}, "did you mean sampling"),
-    ("paper/discovery", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean n_agents"),
-    ("paper/sampling", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean n_agents"),
+    ("paper/samplng", {}, "did you mean 'sampling'"),
+    ("paper/discovery", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean 'n_agents'"),
+    ("paper/sampling", {"n_agnets": 3}, "no argument 'n_agnets'; did you mean 'n_agents'"),
 ]
 
 

@@ -40,7 +40,7 @@ def test_it_learns_what_stable_baselines_learns(joint):
         device="cpu",
     )
     model.policy.load_state_dict(agent.model.policy.state_dict())
-    with agent.model._random.in_force():
+    with agent._random.in_force():
         torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
     agent.model.model.n_epochs, agent.model.model.batch_size = 1, 4 * slots
     agent.learn(3 * 28)

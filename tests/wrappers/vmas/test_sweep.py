@@ -9,7 +9,7 @@ from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas import paper_tasks as paper
 from diffsurrogate.wrappers.vmas.catalogue import NO_GRADIENT, scenario_names
 from diffsurrogate.wrappers.vmas.random_stream import Stream
-from diffsurrogate.wrappers.vmas.tensor_tree import read_tree
+from diffsurrogate.wrappers.vmas.tensor_tree import Snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:Force limits not specified:UserWarning")  # VMAS's
 
@@ -75,7 +75,7 @@ def test_windows_are_cut_for_good(name):
             assert torch.isfinite(torch.autograd.grad(reward, window, allow_unused=True)[0]).all()
         env.detach()
         assert not env.current_obs.requires_grad
-        assert not any(x.requires_grad for x in read_tree(env._roots).values())
+        assert not any(x.requires_grad for x in Snapshot(env._roots).tensors().values())
     env.reset()
 
 
@@ -91,7 +91,7 @@ def test_a_partial_reset_is_a_reset_of_some_and_nothing_to_others(name):
         env._next_obs = next_obs
         obs[kind] = env._reset_where(mask) if mask.any() else next_obs
         env._stream = Stream(9, "cpu")
-        after = read_tree(env._roots)
+        after = Snapshot(env._roots).tensors()
         for path, tensor in begun["simulator"]["tree"]["tensors"].items():
             kept = ~mask if tensor.shape[:1] == mask.shape else slice(None)
             assert (
