@@ -42,7 +42,7 @@ def test_it_learns_what_stable_baselines_learns(joint):
     model.policy.load_state_dict(agent.model.policy.state_dict())
     with agent._random.in_force():
         torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    agent.model.model.n_epochs, agent.model.model.batch_size = 1, 4 * slots
+    agent.model.n_epochs, agent.model.batch_size = 1, 4 * slots
     agent.learn(3 * 28)
     torch.set_rng_state(torch_state)
     np.random.set_state(numpy_state)

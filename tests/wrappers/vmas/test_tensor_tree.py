@@ -9,6 +9,7 @@ import torch
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.vmas.tensor_tree import (
+    Snapshot,
     copy_tree,
     load_tree,
     save_tree,
