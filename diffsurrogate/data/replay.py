@@ -13,8 +13,9 @@ class StratifiedReplay:
 
     The paper's cache. Every bin is a ring buffer: a new item replaces the oldest *of its bin*, and
     items of one batch never replace each other unless the batch alone overfills a bin (then the
-    last stay). The bins are equal parts of the range of keys seen so far; when the range grows,
-    items are redistributed.
+    last stay). The bins are equal parts of the range of keys seen so far, but for keys outside a
+    range of ordinary ones, which have a bin below and one above; when the range grows, items are
+    redistributed.
     """
 
     def __init__(self, capacity: int, bins: int, device: torch.device | str = "cpu") -> None:
@@ -32,11 +33,13 @@ class StratifiedReplay:
         self.device = torch.device(device)
         self.low, self.high = float("inf"), float("-inf")
         self.added = 0
+        self.within = (float("-inf"), float("inf"))
         self.rings = [_Ring(capacity) for _ in range(bins)]
+        self.tails = [_Ring(capacity) for _ in range(2)]
 
     def __len__(self) -> int:
         """Return the number of items."""
-        return sum(len(ring) for ring in self.rings)
+        return sum(len(ring) for ring in self._all)
 
     @property
     def occupancy(self) -> list[int]:
@@ -44,20 +47,28 @@ class StratifiedReplay:
         return [len(ring) for ring in self.rings]
 
     @torch.no_grad()
-    def add(self, key: Tensor, items: dict[str, Tensor]) -> None:
+    def add(
+        self,
+        key: Tensor,
+        items: dict[str, Tensor],
+        within: tuple[float, float] = (float("-inf"), float("inf")),
+    ) -> None:
         """Add a batch of items.
 
         Args:
             key: (item,) that determines the bin.
             items: tensors with a leading item axis.
+            within: the range of ordinary keys.
         """
         if len(key) == 0:
             return
         key = key.detach().to(self.device, torch.float32)
-        low = min(self.low, float(key.min()))
-        high = max(self.high, float(key.max()))
+        ordinary = key[(key >= within[0]) & (key <= within[1])]
+        low, high = max(self.low, within[0]), min(self.high, within[1])
+        if len(ordinary):
+            low, high = min(low, float(ordinary.min())), max(high, float(ordinary.max()))
         grown = (low, high) != (self.low, self.high)
-        self.low, self.high = low, high
+        self.low, self.high, self.within = low, high, within
         items = {name: value.detach().to(self.device) for name, value in items.items()}
         if grown and self.bins > 1 and len(self) > 0:
             self._redistribute()
@@ -79,7 +90,7 @@ class StratifiedReplay:
         Raises:
             UsageError: the buffer is empty.
         """
-        occupied = [ring for ring in self.rings if len(ring) > 0]
+        occupied = [ring for ring in self._all if len(ring) > 0]
         if not occupied:
             raise UsageError("the replay buffer is empty; add items before sampling")
         if len(occupied) == 1:
@@ -100,28 +111,41 @@ class StratifiedReplay:
         return {
             "low": self.low,
             "high": self.high,
+            "within": self.within,
             "added": self.added,
-            "rings": [ring.state_dict() for ring in self.rings],
+            "rings": [ring.state_dict() for ring in self._all],
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Restore what `state_dict` returned."""
-        low, high, rings = state["low"], state["high"], state["rings"]
+        low, high, within, rings = (state[name] for name in ("low", "high", "within", "rings"))
         assert isinstance(low, float)
         assert isinstance(high, float)
         assert isinstance(state["added"], int)
         assert isinstance(rings, list)
-        if len(rings) != self.bins:
-            raise UsageError(f"the saved replay buffer has {len(rings)} bins, this one {self.bins}")
+        if len(rings) != self.bins + 2:
+            raise UsageError(
+                f"the saved replay buffer has {len(rings) - 2} bins, this one {self.bins}"
+            )
         self.low, self.high, self.added = low, high, state["added"]
-        for ring, saved in zip(self.rings, rings, strict=True):
+        assert isinstance(within, tuple | list)
+        self.within = (within[0], within[1])
+        for ring, saved in zip(self._all, rings, strict=True):
             ring.load_state_dict(saved, self.device)
 
     def _bin(self, key: Tensor) -> Tensor:
         width = self.high - self.low
-        if self.bins == 1 or width <= 0:
-            return torch.zeros_like(key, dtype=torch.long)
-        return ((key - self.low) / width * self.bins).long().clamp(0, self.bins - 1)
+        if width > 0:
+            index = ((key - self.low) / width * self.bins).clamp(0, self.bins - 1).long()
+        else:
+            index = torch.zeros_like(key, dtype=torch.long)
+        index = torch.where(key < self.within[0], self.bins, index)
+        return torch.where(key > self.within[1], self.bins + 1, index)
+
+    @property
+    def _all(self) -> list["_Ring"]:
+        """The bins of the range, the one below and the one above."""
+        return [*self.rings, *self.tails]
 
     def _insert(self, items: dict[str, Tensor]) -> None:
         """Add items, oldest first, to the rings of their bins."""
@@ -131,14 +155,15 @@ class StratifiedReplay:
         index = self._bin(items[_KEY])
         for number in index.unique().tolist():
             chosen = (index == number).nonzero().squeeze(-1)
-            self.rings[number].add({name: value[chosen] for name, value in items.items()})
+            self._all[number].add({name: value[chosen] for name, value in items.items()})
 
     def _redistribute(self) -> None:
         """Move every item to its bin of the new range; the newest of each bin stay."""
-        old = [ring.items for ring in self.rings if len(ring) > 0]
+        old = [ring.items for ring in self._all if len(ring) > 0]
         everything = {name: torch.cat([items[name] for items in old]) for name in old[0]}
         order = everything[_AGE].argsort()
         self.rings = [_Ring(self.capacity) for _ in range(self.bins)]
+        self.tails = [_Ring(self.capacity) for _ in range(2)]
         self._insert({name: value[order] for name, value in everything.items()})
 
 

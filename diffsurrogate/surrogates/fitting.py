@@ -19,6 +19,7 @@ from diffsurrogate.seeding import derive_seed
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
+from diffsurrogate.surrogates.events import OrdinaryRange
 from diffsurrogate.surrogates.heads import RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
@@ -65,6 +66,7 @@ class Surrogates(nn.Module):
             )
             self.dynamics = None if model is None else as_dynamics(model)
             self.termination = TerminationModel(config.reward.net, *sizes)
+        self.key_range = OrdinaryRange(1)
         self.to(low.device)
         for module in (*self._trained().values(), self.termination):
             module.requires_grad_(False)  # a user's module stays unchanged
@@ -110,9 +112,9 @@ class Surrogates(nn.Module):
         """Measure the errors on a new window, then store it and train from the replay buffers.
 
         Returns:
-            reward_error and dynamics_error (fraction of variance unexplained: 0 is perfect, 1 no
-            better than the mean), termination_error (cross-entropy in nats), buffer sizes, and
-            training losses.
+            reward_error (on ordinary rewards) and dynamics_error (fraction of variance unexplained:
+            0 is perfect, 1 no better than the mean), termination_error (cross-entropy in nats),
+            event_rate, buffer sizes, and training losses.
         """
         window = window.detach()
         report = self._evaluate(some_envs(window)) if self.fits else {}
@@ -138,7 +140,13 @@ class Surrogates(nn.Module):
         flat = finite_items(flat)
         self.continuous.update(flat["next_obs"])
         if self.own_reward:
-            self.transition_buffer.add(flat["reward"].sum(-1), flat)
+            model = self._learned_reward
+            model.ordinary.update(flat["reward"])
+            model.events.count(model.ordinary.holds(flat["reward"]))
+            key = flat["reward"].sum(-1)
+            self.key_range.update(key.unsqueeze(-1))
+            within = (float(self.key_range.low), float(self.key_range.high))
+            self.transition_buffer.add(key, flat, within)
         if self.own_dynamics:
             normalised = self.action_space.normalise(action)
             items = finite_items(self._learned_dynamics.items(window, normalised))
@@ -184,7 +192,7 @@ class Surrogates(nn.Module):
         }
         if self.reward is not None:
             predicted = self.predict_reward(window.obs, action, window.next_obs)
-            report["reward_error"] = fvu(predicted, window.reward)
+            report |= self._reward_errors(predicted, window.reward)
         if self.dynamics is not None:
             predicted = self.dynamics.predict(window, self.dynamics_action(action))
             report["dynamics_error"] = fvu_of_change(predicted, window, self.continuous.mask)
@@ -244,6 +252,16 @@ class Surrogates(nn.Module):
             models["termination"] = self.termination
         return models
 
+    def _reward_errors(self, predicted: Tensor, reward: Tensor) -> dict[str, float]:
+        """Return the error on ordinary rewards, and the share of others: (time, env, agent)."""
+        if not self.own_reward:
+            return {"reward_error": fvu(predicted, reward)}
+        ordinary = self._learned_reward.ordinary.holds(reward)
+        report = {"reward_error": fvu(predicted[ordinary], reward[ordinary])}
+        if self._learned_reward.events.active:
+            report["event_rate"] = float((~ordinary).float().mean())
+        return report
+
     def _can_train(self) -> bool:
         """Return whether every replay buffer in use has data."""
         buffers = {"reward": self.transition_buffer, "dynamics": self.dynamics_buffer}
@@ -256,8 +274,7 @@ class Surrogates(nn.Module):
     def _update_statistics(self, flat: dict[str, Tensor]) -> None:
         if self.own_reward:
             self._learned_reward.update_normaliser(flat["obs"], flat["next_obs"], flat["reward"])
-            self._learned_reward.reward_statistics.update(self._rewards()["reward"])
-            self._learned_reward.reward_statistics.snapshot()
+            self._learned_reward.update_units(self._rewards()["reward"])
         if self.own_dynamics:
             self._learned_dynamics.update_normaliser(
                 flat["obs"],

@@ -13,6 +13,7 @@ from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig, SharedNetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
 from diffsurrogate.surrogates.dynamics import CHANGE_FLOOR, OBS_FLOOR, Batch, repeat_to
+from diffsurrogate.surrogates.events import EventModel, OrdinaryRange
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
 RewardRange = Literal["bounded", "unbounded"]
@@ -53,7 +54,10 @@ class RewardModel(nn.Module):
         self.net = build_net(config.net, agents, in_dim, 1, head_gain=0.0)
         self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
         self.change_statistics = RunningStatistics((obs_dim,), floor=CHANGE_FLOOR)
-        self.reward_statistics = RunningStatistics((), floor=1e-3)
+        self.reward_statistics = RunningStatistics((), floor=1e-8)
+        self.ordinary = OrdinaryRange(agents)
+        with torch.random.fork_rng(devices=[]):
+            self.events = EventModel(config.net, agents, in_dim)
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("high", torch.tensor(0.0))
 
@@ -65,8 +69,16 @@ class RewardModel(nn.Module):
             self.change_statistics.update(next_obs - obs)
             self.change_statistics.snapshot()
         if reward.numel() > 0:
-            self.low = torch.minimum(self.low, reward.min())
-            self.high = torch.maximum(self.high, reward.max())
+            kept = reward.masked_fill(~self.ordinary.holds(reward), 0.0)
+            self.low = torch.minimum(self.low, kept.min())
+            self.high = torch.maximum(self.high, kept.max())
+
+    def update_units(self, reward: Tensor) -> None:
+        """Update mean and deviation of ordinary rewards, and those of events: (item, agent)."""
+        ordinary = self.ordinary.holds(reward)
+        self.reward_statistics.update(reward[ordinary])
+        self.reward_statistics.snapshot()
+        self.events.update_units(reward, ordinary)
 
     def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """Return rewards `(*batch, agent)`.
@@ -76,7 +88,15 @@ class RewardModel(nn.Module):
             action: (*batch, agent, act_dim), normalised.
             next_obs: (*batch, agent, obs_dim), before any reset.
         """
-        raw = self._net(obs, action, next_obs)
+        inputs = self._inputs(obs, action, next_obs)
+        out = self._ordinary_reward(self.net(inputs).squeeze(-1))
+        if not self.events.active:
+            return out
+        logit, size = self.events(inputs)
+        return out + torch.sigmoid(logit) * (size - out)
+
+    def _ordinary_reward(self, raw: Tensor) -> Tensor:
+        """Return the reward of a network's output, if it is no event."""
         if self.config.range == "bounded":
             return self.low + (self.high - self.low) * torch.sigmoid(raw)
         scale = self.reward_statistics
@@ -84,8 +104,24 @@ class RewardModel(nn.Module):
         return out
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the loss of a minibatch."""
-        return self.error(batch["obs"], batch["action"], batch["next_obs"], batch["reward"])
+        """Return the loss of a minibatch: of ordinary rewards, and of events once there are any.
+
+        Of ordinary rewards the mean squared error in their standard deviations; with a bounded
+        range the cross-entropy with the reward's position in it.
+        """
+        reward = batch["reward"]
+        inputs = self._inputs(batch["obs"], batch["action"], batch["next_obs"])
+        raw, ordinary = self.net(inputs).squeeze(-1), self.ordinary.holds(reward)
+        if self.config.range == "bounded":
+            span = (self.high - self.low).clamp(min=1e-6)
+            place = ((reward - self.low) / span).clamp(0, 1)
+            error = functional.binary_cross_entropy_with_logits(raw, place, reduction="none")
+        else:
+            error = (raw - self.reward_statistics(reward)).square()
+        loss = error[ordinary].mean()
+        if self.events.active:
+            loss = loss + self.events.loss(inputs, reward, ordinary)
+        return loss
 
     def response(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         """Return a function from actions to rewards, in their standard deviations."""
@@ -97,20 +133,7 @@ class RewardModel(nn.Module):
 
         return scaled
 
-    def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, reward: Tensor) -> Tensor:
-        """Return the mean squared error in units of the rewards' standard deviation.
-
-        With a bounded range: the cross-entropy with the reward's position in the range.
-        """
-        if self.config.range == "bounded":
-            span = (self.high - self.low).clamp(min=1e-6)
-            place = ((reward - self.low) / span).clamp(0, 1)
-            raw = self._net(obs, action, next_obs)
-            return functional.binary_cross_entropy_with_logits(raw, place)
-        target = self.reward_statistics(reward)
-        return (self._net(obs, action, next_obs) - target).square().mean()
-
-    def _net(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    def _inputs(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         inputs = self.config.inputs
         parts = [] if inputs == "s'" else [self.obs_statistics(obs), action]
         if inputs == "s,a,change":
@@ -118,8 +141,7 @@ class RewardModel(nn.Module):
             parts.append(torch.where(self.obs_statistics.fractional, change, 0.0))
         elif inputs != "s,a":
             parts.append(self.obs_statistics(next_obs))
-        out: Tensor = self.net(torch.cat(parts, dim=-1)).squeeze(-1)
-        return out
+        return torch.cat(parts, dim=-1)
 
 
 class TerminationModel(nn.Module):

@@ -79,6 +79,14 @@ def test_a_new_step_model_means_nothing_moves(kind):
         model.change_statistics.snapshot()
 
 
+def items(data: Window, reward: Tensor) -> dict[str, Tensor]:
+    """A minibatch of all steps."""
+    names = ("obs", "action", "next_obs")
+    return {name: getattr(data, name).flatten(0, 1) for name in names} | {
+        "reward": reward.flatten(0, 1)
+    }
+
+
 def test_a_new_reward_model_answers_the_mean_reward():
     model, data = RewardModel(RewardConfig(net=NET), AGENTS, OBS, ACT), window(0)
     model.reward_statistics.update(data.reward)
@@ -87,7 +95,7 @@ def test_a_new_reward_model_answers_the_mean_reward():
     torch.testing.assert_close(
         model(data.obs, data.action, data.next_obs), mean.expand_as(data.reward)
     )
-    loss = model.error(data.obs, data.action, data.next_obs, data.reward)
+    loss = model.loss(items(data, data.reward))
     assert loss.item() == pytest.approx(1.0, abs=1e-4)  # in units of its variance
 
 
@@ -134,12 +142,12 @@ def test_a_bounded_reward_model_starts_in_the_middle_of_its_range():
     """Rewards are in [-2, 6], so it says 2; a reward of 4 is at 3/4, its cross-entropy log 2."""
     model = RewardModel(RewardConfig(net=NET, range="bounded"), AGENTS, OBS, ACT)
     data = window(0)
-    for rewards in ([[6.0, 1.0], [-2.0, 0.5]], [5.0]):
+    for rewards in ([[6.0, 1.0, 2.0], [-2.0, 0.5, 1.0]], [[5.0, 5.0, 5.0]]):
         model.update_normaliser(data.obs, data.next_obs, torch.tensor(rewards))
     reward = torch.full_like(data.reward, 4.0)
     predicted = model(data.obs, data.action, data.next_obs)
     torch.testing.assert_close(predicted, torch.full_like(reward, 2.0))
-    loss = model.error(data.obs, data.action, data.next_obs, reward)
+    loss = model.loss(items(data, reward))
     assert loss.item() == pytest.approx(0.6931, abs=1e-4)
     with torch.no_grad():
         model.net.head.bias.fill_(50.0)
