@@ -6,7 +6,8 @@ takes plain optimiser steps with either; `HybridUpdate` adds either to PPO's cli
 """
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -30,8 +31,13 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import counterfactual_actions
 from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.nets.hypernet import HyperNet
+from diffsurrogate.nets.mlp import SeparateNet
 from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 from diffsurrogate.training.trainer import Metrics
+
+_OPPOSED = -0.9
+"""Correlation of two agents' rewards below which their sum says little of either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,10 @@ class PathwiseConfig:
     for whole windows. Shorter segments multiply fewer model Jacobians."""
     action_penalty_weight: float = 1.0
     """α of the penalty on actions outside their bounds (SHAC++, eq. 3); 0 for none."""
+    credit: Literal["auto", "individual", "shared"] = "auto"
+    """individual: each agent's weights follow its own return, which needs separate or generated
+    networks. shared: all weights follow the sum of all agents' returns. auto: individual where each
+    agent has weights of its own, else shared."""
     action_penalty_on: Literal["samples", "means"] = "samples"
     """samples: penalise actions with noise (the paper), which also pulls means to the middle.
     means: penalise mean actions only."""
@@ -166,6 +176,17 @@ class PathwiseGradient:
                 "and None"
             )
         _require_models_if_discrete(env)
+        apart = isinstance(actor.net, SeparateNet | HyperNet) and env.num_agents > 1
+        if config.credit == "individual" and not apart:
+            raise UsageError(
+                "credit='individual' needs several agents with separate or generated networks, but "
+                f"the policy's is {actor.config.net.architecture} for {env.num_agents}; use "
+                "SeparateNetConfig, HyperLinearConfig or HyperMLPConfig, or credit='shared'"
+            )
+        self.individual = apart and config.credit != "shared"
+        self.warned = self.individual or env.num_agents == 1
+        if self.individual and isinstance(actor.net, HyperNet):
+            actor.net.watched = True
         self.config = config
         self.env = env
         self.actor = actor
@@ -179,6 +200,8 @@ class PathwiseGradient:
 
     def parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
         """Yield the window, or random parts of it with the graph of the current policy."""
+        if not self.warned:
+            self.warned = warn_of_opposed_rewards(window.reward)
         if not self.config.replays:
             yield window
             return
@@ -193,7 +216,8 @@ class PathwiseGradient:
 
     def loss(self, window: Window) -> Tensor:
         """Return `return_loss` plus the penalty on actions outside their bounds."""
-        loss, weight = self.return_loss(window), self.config.action_penalty_weight
+        loss = self._individual_loss(window) if self.individual else self.return_loss(window)
+        weight = self.config.action_penalty_weight
         if weight == 0 or self.actor.config.squash or self.actor.discrete:
             return loss
         one = torch.ones_like(self.actor.action_space.scale)
@@ -203,11 +227,59 @@ class PathwiseGradient:
             action = self.actor.normalise_action(window.action)
         return loss + weight * action_penalty(action, -one, one)
 
-    def return_loss(self, window: Window) -> Tensor:
-        """Return the negative return of a window with its graph."""
+    def _individual_loss(self, window: Window) -> Tensor:
+        """Return the negative return, with each agent's own in the gradient of its weights.
+
+        One backward pass per agent, through whole windows: an agent's weights also matter to it by
+        how others react.
+        """
+        weights = [weight for weight in self.actor.parameters() if weight.requires_grad]
+        total, linear = torch.zeros(()), torch.zeros(())
+        for agent in range(window.reward.shape[-1]):
+            own = self.return_loss(window, agent)
+            gradients = self._gradients_of(own, agent, weights)
+            total = total + own.detach()
+            linear = linear + sum(
+                (weight * gradient).sum()
+                for weight, gradient in zip(weights, gradients, strict=True)
+                if gradient is not None
+            )
+        return total + linear - linear.detach()
+
+    def _gradients_of(
+        self, loss: Tensor, agent: int, weights: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """Return the gradients of one agent's loss, through its own weights only."""
+        net = self.actor.net
+        if isinstance(net, HyperNet):
+            net.only = agent
+        try:
+            found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        finally:
+            if isinstance(net, HyperNet):
+                net.only = None
+        if isinstance(net, HyperNet):
+            return list(found)
+        own = {id(weight) for weight in net.parameters()}
+        gradients: list[Tensor | None] = []
+        for weight, gradient in zip(weights, found, strict=True):
+            if gradient is not None and id(weight) in own:  # (agent, ...)
+                kept = torch.zeros_like(gradient)
+                kept[agent] = gradient[agent]
+                gradient = kept
+            gradients.append(gradient)
+        return gradients
+
+    def return_loss(self, window: Window, agent: int | None = None) -> Tensor:
+        """Return the negative return of a window with its graph, of all agents or one."""
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
         reward = window.reward / self.value.scale.scale
-        rest = (reward, self.value.critic.target(value_obs), window.terminated, window.truncated)
+        value = self.value.critic.target(value_obs)
+        if agent is not None:
+            only = torch.zeros_like(reward[0, 0])
+            only[agent] = 1.0
+            reward, value = reward * only, value * only
+        rest = (reward, value, window.terminated, window.truncated)
         gamma, lam, continue_prob = self.value.gamma, self.config.lam, window.continue_prob
         if lam is None:
             return shac_actor_loss(*rest, gamma=gamma, continue_prob=continue_prob)
@@ -311,7 +383,7 @@ class GradientUpdate:
         reports = []
         for part in self.gradient.parts(window, noise):
             loss = self.gradient.loss(part)
-            norm = self.optimiser.step(loss)
+            norm = self.optimiser.step(loss * self.gradient.env.gradient_trust)
             reports.append({"actor_loss": float(loss.detach()), "actor_gradient_norm": norm})
         return mean_report(reports)
 
@@ -369,7 +441,8 @@ class HybridUpdate:
         Like PPO's advantages, it is divided by the standard deviation of the summed advantages, and
         its norm is then clipped to `ppo.max_grad_norm`.
         """
-        weight, limit = self.config.weight, self.config.ppo.max_grad_norm
+        limit = self.config.ppo.max_grad_norm
+        weight = self.config.weight * self.gradient.env.gradient_trust
         if weight == 0:
             return [], {}
         part = next(self.gradient.parts(window, noise))
@@ -417,6 +490,26 @@ def build_update(
     if isinstance(config, HybridUpdateConfig):
         return HybridUpdate(config, gradient, generator)
     return GradientUpdate(config, gradient, betas)
+
+
+def warn_of_opposed_rewards(reward: Tensor) -> bool:
+    """Warn if what one agent earns another loses; return whether.
+
+    Args:
+        reward: (time, env, agent).
+    """
+    rows = reward.detach().flatten(0, 1).T
+    if rows.shape[1] < 2 or not bool((rows.std(1) > 0).all()):
+        return False
+    lowest = float(torch.corrcoef(rows).min())
+    if lowest < _OPPOSED:
+        warnings.warn(
+            f"rewards of two agents are opposed (correlation {lowest:.2f}), so that the gradient "
+            "of their sum cancels; give each agent weights of its own, as by "
+            "ActorConfig(net=SeparateNetConfig()), or --network hyper-mlp",
+            stacklevel=2,
+        )
+    return lowest < _OPPOSED
 
 
 def all_action_loss(

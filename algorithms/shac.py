@@ -36,7 +36,7 @@ FINAL_LR = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class SHACConfig:
-    """Hyperparameters of SHAC; the defaults suit smooth simulators."""
+    """Hyperparameters of SHAC; the defaults are the plain pathwise update, for smooth tasks."""
 
     horizon: int = 32
     """Steps of a window, usually 16 to 128."""
@@ -69,34 +69,37 @@ class SHACConfig:
 
     @classmethod
     def suited_to(cls, env: MultiAgentVectorEnv) -> "SHACConfig":
-        """Return the default configuration of `SHAC(env)`.
-
-        `for_external_envs()` if the simulator has no native gradients, else the class defaults.
-        """
-        if env.native_gradients:
-            return cls()
-        config = cls.for_external_envs(segments=env.can_replay)
+        """Return the default configuration of `SHAC(env)`: `hybrid` for its number of copies."""
+        config = cls.hybrid(env.num_envs, segments=env.can_replay, articulated=env.articulated)
         return replace(config, horizon=min(config.horizon, env.max_horizon or config.horizon))
 
     @classmethod
-    def for_external_envs(cls, *, segments: bool = True) -> "SHACConfig":
-        """Return settings for envs of other libraries: a hybrid update with reward scaling.
+    def hybrid(
+        cls, num_envs: int = 16, *, segments: bool = True, articulated: bool = False
+    ) -> "SHACConfig":
+        """Return settings for envs that nobody tuned to: PPO's steps plus the pathwise gradient.
 
-        Suits rewards of any scale, early termination and contacts, where pathwise gradients are
-        accurate over a few steps only. Windows are long, for few envs (about 16).
+        A pathwise gradient alone is trapped where the goal, an obstacle or a contact is out of its
+        sight. Suits rewards of any scale and early termination. Windows hold about 2048 steps, of
+        32 to 128 each.
 
         Args:
+            num_envs: copies of the env.
             segments: differentiate segments of 4 steps, which needs learned dynamics and reward;
-                False for SHAC+.
+                False for SHAC and SHAC+.
+            articulated: the env's bodies fall over where actions are large
+                (`MultiAgentVectorEnv.articulated`); begins with half of the exploration.
         """
+        horizon = min(max(2048 // num_envs, 32), 128)
+        batch_size = max(256, horizon * num_envs // 8)
         return cls(
-            horizon=128,
+            horizon=horizon,
             gamma=0.995,
-            actor=ActorConfig(std=0.5, learn_std=True),
+            actor=ActorConfig(std=0.5 if articulated else 1.0, learn_std=True),
             noise=NoiseConfig(kind="white"),
             update=HybridUpdateConfig(
                 ppo=ClipConfig(
-                    epochs=10, batch_size=256, lr=5e-4, advantage="shared", target_kl=0.03
+                    epochs=10, batch_size=batch_size, lr=5e-4, advantage="shared", target_kl=0.03
                 ),
                 weight=0.5,
                 gradient=PathwiseConfig(

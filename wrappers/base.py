@@ -20,7 +20,7 @@ class EnvWrapper(MultiAgentVectorEnv):
         self.observation_mask, self.valid_action_dims = env.observation_mask, env.valid_action_dims
         self.discrete_actions, self.action_mask_slice = env.discrete_actions, env.action_mask_slice
         self.global_state_slice, self.offers_state = env.global_state_slice, env.offers_state
-        self.resets_itself = env.resets_itself
+        self.resets_itself, self.articulated = env.resets_itself, env.articulated
 
     @property
     def native_gradients(self) -> frozenset[str]:

@@ -62,8 +62,8 @@ class LearnedDiffWrapper(EnvWrapper):
                 that maps (obs, action, next_obs) to rewards (*batch, agent).
             dynamics: True to learn a world model; False to use the env's own dynamics (SHAC+); or
                 a ready module that maps (obs, action) to the next obs, or an `ActionWorldModel`.
-            config: models, estimator and training budget; None for the defaults, and a model of
-                terminations where the env has no gradients of its own at all.
+            config: models, estimator and training budget; None for the defaults and a model of
+                terminations, which is idle until one is seen.
             continuous: (agent, obs_dim) bool, the observation entries a gradient may pass; found
                 out from the data if None.
             seed: of the models' initial weights and minibatches.
@@ -86,7 +86,7 @@ class LearnedDiffWrapper(EnvWrapper):
         )
         self.metadata, self.render_mode = env.metadata, env.render_mode
         self._keep_roles()
-        self.config = config or SurrogateConfig(termination=not env.native_gradients)
+        self.config = config or SurrogateConfig(termination=True)
         if dynamics is False:
             _require_native(env, "dynamics")
         if reward is False:
@@ -302,6 +302,11 @@ class LearnedDiffWrapper(EnvWrapper):
         return agreement(learned, true)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    @property
+    def gradient_trust(self) -> float:
+        """Weight of the learned gradient, in [0, 1]: low while rewards are predicted badly."""
+        return self.surrogates.trust if self.learns_reward else 1.0
 
     @property
     def can_replay(self) -> bool:

@@ -52,6 +52,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """Whether `make(..., state=True)` can append a global state, at `global_state_slice`."""
     resets_itself: bool = False
     """Whether the simulator resets envs itself when their episodes end, and at no other time."""
+    articulated: bool = False
+    """Whether bodies with joints are simulated, which fall over where actions are large; trainers
+    then begin with little exploration noise."""
 
     def __init__(
         self,
@@ -137,6 +140,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def alive_mask(self) -> Tensor | None:
         """(env, agent) bool: which agents are alive at `current_obs`; None if all are."""
         return None
+
+    @property
+    def gradient_trust(self) -> float:
+        """Weight, in [0, 1], that trainers give the env's gradient beside another; 1 if native."""
+        return 1.0
 
     @property
     def native_gradients(self) -> frozenset[str]:

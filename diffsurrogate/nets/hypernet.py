@@ -100,6 +100,10 @@ class HyperNet(nn.Module):
     ) -> None:
         """Build; every agent's network starts orthogonal with gain √2, bias zero."""
         super().__init__()
+        self.watched = False
+        """Whether `only` may restrict gradients of what is generated from now on."""
+        self.only: int | None = None
+        """The agent through whose weights gradients reach the hypernetwork; None for all."""
         if isinstance(config, HyperLinearConfig):
             self.register_buffer("identity", one_hot_identity(agents), persistent=False)
             hidden: tuple[int, ...] = ()
@@ -120,7 +124,20 @@ class HyperNet(nn.Module):
 
     def generate(self) -> list[tuple[Tensor, Tensor]]:
         """Return weight (agent, out, in) and bias (agent, out) of each layer."""
-        return [layer(self.identity) for layer in self.layers]
+        layers = [layer(self.identity) for layer in self.layers]
+        if self.watched:
+            for generated in itertools.chain(*layers):
+                if generated.requires_grad:
+                    generated.register_hook(self._of_one_agent)
+        return layers
+
+    def _of_one_agent(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of generated weights for `only` that agent, or for all."""
+        if self.only is None:
+            return gradient
+        kept = torch.zeros_like(gradient)
+        kept[self.only] = gradient[self.only]
+        return kept
 
     def reset_head(self, gain: float) -> None:
         """Initialise the last layer orthogonal with `gain`."""

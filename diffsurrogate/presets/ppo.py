@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import gymnasium
-
 from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.config import changed_to
 from diffsurrogate.nets.config import (
@@ -50,7 +48,7 @@ def recommended_ppo(choice: Choice) -> PPOConfig:
         )
     if not _has_slow_steps(choice):
         return config
-    robot = _is_robot(choice)
+    robot = choice.articulated
     clip = replace(config.clip, epochs=10, batch_size=256, lr=_rate(robot))
     actor_config = replace(config.actor, std=0.5) if robot else config.actor
     return replace(config, horizon=128, actor=actor_config, clip=clip)
@@ -64,7 +62,7 @@ def recommended_sb3(choice: Choice) -> SB3Config:
         return replace(config, hidden=(width, width))
     if not _has_slow_steps(choice):
         return config
-    robot = _is_robot(choice)
+    robot = choice.articulated
     config = replace(config, horizon=128, epochs=10, batch_size=256, lr=_rate(robot))
     return replace(config, std=0.5) if robot else config
 
@@ -106,12 +104,6 @@ def _wider(net: NetConfig, width: int) -> NetConfig:
 def _has_slow_steps(choice: Choice) -> bool:
     """Return whether few envs, long windows and more passes over them pay."""
     return choice.library == "gymnasium" or choice.robot
-
-
-def _is_robot(choice: Choice) -> bool:
-    """Return whether an env is one of MuJoCo's, which fall over where noise is large."""
-    known = gymnasium.registry.get(choice.env.removeprefix("gymnasium/"))
-    return choice.robot or "envs.mujoco" in str(known and known.entry_point)
 
 
 def _rate(robot: bool) -> float:

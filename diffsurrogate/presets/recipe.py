@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import gymnasium
 import torch
 
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig
@@ -113,6 +114,12 @@ class Choice:
     def external(self) -> bool:
         """Of another library: steps that may be slow, rewards of any size, ends by state."""
         return self.library in _EXTERNAL
+
+    @property
+    def articulated(self) -> bool:
+        """Whether the env is of bodies with joints, as `MultiAgentVectorEnv.articulated`."""
+        known = gymnasium.registry.get(self.env.removeprefix("gymnasium/"))
+        return self.robot or "envs.mujoco" in str(known and known.entry_point)
 
     @property
     def robot(self) -> bool:

@@ -41,10 +41,11 @@ def recommended(
     choice = Choice(method=method, env=env, agents=agents, network=network, preset=preset)
     if preset == "paper":
         return paper_recipe(choice)
+    run = _run(choice)
     return Recipe(
         **vars(choice),
-        run=_run(choice),
-        config=_config(choice),
+        run=run,
+        config=_config(choice, run.num_envs),
         surrogates=recommended_surrogates(choice) if method in ("shac+", "shac++") else None,
     )
 
@@ -54,9 +55,9 @@ def usual_agents(env: str, agents: int | None) -> int | None:
     return 1 if agents is None and env.startswith("paper/") else agents
 
 
-def _config(choice: Choice) -> AlgorithmConfig:
+def _config(choice: Choice, num_envs: int) -> AlgorithmConfig:
     if choice.method in ("shac", "shac+", "shac++"):
-        return recommended_shac(choice)
+        return recommended_shac(choice, num_envs)
     if choice.method == "sb3-ppo":
         return recommended_sb3(choice)
     return (

@@ -42,20 +42,22 @@ _ALIKE = SharedNetConfig(hidden=(128, 128), activation="silu")
 """Of the step model of the paper's tasks, whose agents are all alike and touch things."""
 
 
-def recommended_shac(choice: Choice) -> SHACConfig:
-    """Return the hyperparameters of SHAC, SHAC+ or SHAC++."""
+def recommended_shac(choice: Choice, num_envs: int) -> SHACConfig:
+    """Return the hyperparameters of SHAC, SHAC+ or SHAC++.
+
+    The paper's tasks have recipes of their own; elsewhere it is `SHACConfig.hybrid`, which
+    `SHAC(env)` takes too, with the network asked for.
+    """
     if is_classic(choice):
         return _classic(choice.network)
-    config = SHACConfig()
     if choice.network != "mlp":
-        config = _shared_weights(config, choice)
-    elif choice.library == "paper":
+        config = _shared_weights(SHACConfig(), choice)
+        return config if choice.library == "paper" else _hybrid(config, choice, num_envs)
+    if choice.library == "paper":
         width = max(64, 32 * (choice.agents or 1))
-        actor = replace(config.actor, net=JointNetConfig(hidden=(width, width)))
-        config = _mixed(config, choice, actor, lr=2e-3)
-    if choice.external and choice.method == "shac++":
-        config = _external(config)
-    return config
+        actor = ActorConfig(net=JointNetConfig(hidden=(width, width)))
+        return _mixed(SHACConfig(), choice, actor, lr=2e-3)
+    return _hybrid(SHACConfig(), choice, num_envs)
 
 
 def recommended_surrogates(choice: Choice) -> SurrogateConfig:
@@ -70,9 +72,7 @@ def recommended_surrogates(choice: Choice) -> SurrogateConfig:
     if choice.library == "paper":
         step = StepModelConfig(net=_ALIKE, num_frequencies=6)
         config = replace(config, dynamics=step)
-    if choice.external and choice.method == "shac++":
-        config = replace(config, termination=True)
-    return config
+    return config if choice.library == "paper" else replace(config, termination=True)
 
 
 def is_classic(choice: Choice) -> bool:
@@ -94,20 +94,23 @@ def _classic(network: Network) -> SHACConfig:
     )
 
 
-def _external(config: SHACConfig) -> SHACConfig:
-    """Return `SHACConfig.for_external_envs()` with the networks and rates of `config`."""
-    external = SHACConfig.for_external_envs()
-    assert isinstance(external.update, HybridUpdateConfig)
-    gradient = replace(external.update.gradient, minibatches=config.update.gradient.minibatches)
-    std, learn_std = external.actor.std, external.actor.learn_std
-    minibatches, capacity = external.value.minibatches, external.value.capacity
+def _hybrid(config: SHACConfig, choice: Choice, num_envs: int) -> SHACConfig:
+    """Return `SHACConfig.hybrid` with the networks and rates of `config`."""
+    hybrid = SHACConfig.hybrid(
+        num_envs, segments=choice.method == "shac++", articulated=choice.articulated
+    )
+    minibatches = config.update.gradient.minibatches if choice.method == "shac++" else 1
+    gradient = replace(hybrid.update.gradient, minibatches=minibatches)
+    std, learn_std = hybrid.actor.std, hybrid.actor.learn_std
     return replace(
-        external,
+        hybrid,
         actor=replace(config.actor, std=std, learn_std=learn_std),
         critic=config.critic,
         betas=config.betas,
-        update=replace(external.update, gradient=gradient),
-        value=replace(config.value, minibatches=minibatches, capacity=capacity),
+        update=replace(hybrid.update, gradient=gradient),
+        value=replace(
+            config.value, minibatches=hybrid.value.minibatches, capacity=hybrid.value.capacity
+        ),
     )
 
 

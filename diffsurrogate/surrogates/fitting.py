@@ -1,6 +1,8 @@
 """The learned models of an env, their replay buffers, training and errors."""
 
 import copy
+import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,9 +21,13 @@ from diffsurrogate.seeding import derive_seed
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
-from diffsurrogate.surrogates.events import OrdinaryRange
-from diffsurrogate.surrogates.heads import RewardModel, TerminationModel
+from diffsurrogate.surrogates.heads import OrdinaryRange, RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
+
+_TRUSTED, _DISTRUSTED, _WARNED = 0.7, 1.0, 0.3
+"""Held-out errors of rewards up to which a model's gradient counts in full, and from which it does
+not count, as a model with an error of 1 is no better than the mean; and the weight below which the
+user is told."""
 
 
 class Surrogates(nn.Module):
@@ -83,6 +89,9 @@ class Surrogates(nn.Module):
         self.dynamics_buffer = StratifiedReplay(items, fit.dynamics_bins, low.device)
         self.termination_buffer = StratifiedReplay(fit.capacity, 2, low.device)
         self.fits = 0
+        self.warned = False
+        self.trust = 1.0
+        """Weight of the learned gradient, in [0, 1], from held-out errors of rewards."""
         self.skipped = 0
         self.terminations_seen = 0
         self.steps_seen = 0
@@ -113,11 +122,14 @@ class Surrogates(nn.Module):
 
         Returns:
             reward_error (on ordinary rewards) and dynamics_error (fraction of variance unexplained:
-            0 is perfect, 1 no better than the mean), termination_error (cross-entropy in nats),
-            event_rate, buffer sizes, and training losses.
+            0 is perfect, 1 no better than the mean), event_rate and event_error (cross-entropy
+            over that of the mean rate), termination_error (cross-entropy in nats), buffer sizes,
+            and training losses.
         """
         window = window.detach()
         report = self._evaluate(some_envs(window)) if self.fits else {}
+        if self.own_reward and "reward_error" in report:
+            report["model_trust"] = self._update_trust(report["reward_error"])
         self.store(window)
         if not self._can_train():
             return report
@@ -191,8 +203,7 @@ class Surrogates(nn.Module):
             "continuous_features": float(self.continuous.mask.float().mean()),
         }
         if self.reward is not None:
-            predicted = self.predict_reward(window.obs, action, window.next_obs)
-            report |= self._reward_errors(predicted, window.reward)
+            report |= self._reward_errors(window, action)
         if self.dynamics is not None:
             predicted = self.dynamics.predict(window, self.dynamics_action(action))
             report["dynamics_error"] = fvu_of_change(predicted, window, self.continuous.mask)
@@ -201,6 +212,21 @@ class Surrogates(nn.Module):
             target = window.terminated.float()
             report["termination_error"] = float(binary_cross_entropy_with_logits(logit, target))
         return report
+
+    def _update_trust(self, error: float) -> float:
+        """Move the trust a tenth of the way towards what a held-out error deserves."""
+        deserved = (_DISTRUSTED - error) / (_DISTRUSTED - _TRUSTED)
+        deserved = min(max(deserved, 0.0), 1.0) if math.isfinite(error) else 0.0
+        self.trust += 0.1 * (deserved - self.trust)
+        if self.trust < _WARNED and not self.warned:
+            self.warned = True
+            warnings.warn(
+                "the reward model explains little of rewards it has not seen (held-out error "
+                f"{error:.3g}; 1 is no better than their mean): its gradient counts only with a "
+                f"weight of {self.trust:.2g}; `diffsurrogate doctor` shows what is not predicted",
+                stacklevel=2,
+            )
+        return self.trust
 
     # --- saving ----------------------------------------------------------------------------------
 
@@ -213,6 +239,7 @@ class Surrogates(nn.Module):
             "termination_buffer": self.termination_buffer.state_dict(),
             "generator": self.generator.get_state(),
             "fits": self.fits,
+            "trust": self.trust,
             "skipped": self.skipped,
             "terminations_seen": self.terminations_seen,
             "steps_seen": self.steps_seen,
@@ -228,6 +255,7 @@ class Surrogates(nn.Module):
         self.termination_buffer.load_state_dict(state["termination_buffer"])
         self.generator.set_state(state["generator"].cpu())  # loading may have moved it to a GPU
         self.fits = state["fits"]
+        self.trust = state["trust"]
         self.skipped = state["skipped"]
         self.terminations_seen = state["terminations_seen"]
         self.steps_seen = state["steps_seen"]
@@ -252,15 +280,25 @@ class Surrogates(nn.Module):
             models["termination"] = self.termination
         return models
 
-    def _reward_errors(self, predicted: Tensor, reward: Tensor) -> dict[str, float]:
-        """Return the error on ordinary rewards, and the share of others: (time, env, agent)."""
+    def _reward_errors(self, window: Window, action: Tensor) -> dict[str, float]:
+        """Return the errors on ordinary rewards and on events, and how often these are."""
+        reward = window.reward
         if not self.own_reward:
+            predicted = self.predict_reward(window.obs, action, window.next_obs)
             return {"reward_error": fvu(predicted, reward)}
-        ordinary = self._learned_reward.ordinary.holds(reward)
+        model = self._learned_reward
+        ordinary = model.ordinary.holds(reward)
+        normalised = self.action_space.normalise(action)
+        predicted, logit, _ = model.parts(window.obs, normalised, window.next_obs)
         report = {"reward_error": fvu(predicted[ordinary], reward[ordinary])}
-        if self._learned_reward.events.active:
-            report["event_rate"] = float((~ordinary).float().mean())
-        return report
+        if logit is None:
+            return report
+        event = (~ordinary).to(logit.dtype)
+        without = torch.logit(model.events.rate, eps=1e-6).expand_as(logit)
+        error, base = (
+            float(binary_cross_entropy_with_logits(odds, event)) for odds in (logit, without)
+        )
+        return report | {"event_rate": float(event.mean()), "event_error": error / max(base, 1e-9)}
 
     def _can_train(self) -> bool:
         """Return whether every replay buffer in use has data."""

@@ -45,7 +45,7 @@ def test_true_gradients_of_transport_survive_window_after_window(windows):
 def test_shac_plus_plus_balances_a_pole_that_is_not_ours():
     """Discrete actions, ends by state, no gradients; 20 steps of 500 at random."""
     options = preset("shac++", "gymnasium/CartPole-v1", seed=2)
-    assert options.shac == SHACConfig.for_external_envs()
+    assert options.shac == SHACConfig.hybrid()
     assert judged(options, 15).mean_return > 120  # 30,720 steps
 
 

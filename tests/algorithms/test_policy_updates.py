@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from toys.reach import ACT, AGENTS, ENVS, HORIZON, OBS, Reach, config, learned_reach, same
+from toys.tag import Tag
 
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
@@ -15,11 +16,18 @@ from diffsurrogate.algorithms.policy_updates import (
     HybridUpdateConfig,
     PathwiseConfig,
 )
-from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import expectile_loss
+from diffsurrogate.nets.config import (
+    HyperLinearConfig,
+    JointNetConfig,
+    NetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+)
 
 
 def pathwise(**kwargs: Any) -> GradientUpdateConfig:
@@ -197,6 +205,7 @@ def collected() -> tuple[SHAC, Window, Tensor]:
     settings = config(update=hybrid(weight=1.0, max_grad_norm=1e9))
     agent = SHAC(learned_reach(), settings, seed=5)
     list(agent.iterations(5))
+    agent.env.surrogates.trust = 1.0
     noise = agent.noise.draw(HORIZON)
     return agent, agent.env.collect(NoisyPolicy(agent.actor, noise), HORIZON), noise
 
@@ -255,3 +264,52 @@ def test_optimistic_values_lie_above_the_mean():
     assert slope.item() == pytest.approx(0.0, abs=1e-6)
     half = expectile_loss(value.detach().expand(1000), target, expectile=0.5)
     torch.testing.assert_close(half, (target - value.detach()).square().mean())
+
+
+# --- each agent's own return --------------------------------------------------------------------
+
+
+def tag(net: NetConfig, **kwargs: Any) -> SHAC:
+    gradient = PathwiseConfig(action_penalty_weight=0.0, **kwargs)
+    settings = SHACConfig(
+        actor=ActorConfig(net=net), update=GradientUpdateConfig(gradient=gradient)
+    )
+    return SHAC(Tag(differentiable=True), settings)
+
+
+@pytest.mark.parametrize("kind", [SeparateNetConfig, HyperLinearConfig])
+def test_opponents_with_weights_of_their_own_both_learn(kind):
+    """The chaser at 0 goes towards .8; the runner there flees."""
+    agent = tag(kind()).learn(20 * 61 * 32)
+    action = agent.predict(torch.tensor([[[0.0, 0.8], [0.8, 0.0]]]))[0, :, 0]
+    assert (action > 0.3).all()
+
+
+@pytest.mark.parametrize("kind", [SeparateNetConfig, HyperLinearConfig])
+def test_an_agents_weights_get_the_gradient_of_its_own_return(kind):
+    """Of all returns together it is 0, as one's loss is the other's gain."""
+    agent = tag(kind(hidden=(8,)))
+    gradient = agent.policy_update.gradient
+    agent.env.reset(seed=0)
+    window = agent.env.rollout(NoisyPolicy(agent.actor, torch.zeros(5, 61, 2, 1)), 5)
+    gradient.value.critic.target = lambda obs: torch.zeros(obs.shape[:-1])
+    weights = list(agent.actor.net.parameters())
+    found = torch.autograd.grad(gradient.loss(window), weights, retain_graph=True)
+    if kind is SeparateNetConfig:
+        for number in (0, 1):
+            own = gradient.return_loss(window, number)
+            expected = torch.autograd.grad(own, weights, retain_graph=True)
+            assert all(
+                torch.equal(mine[number], all_of_it[number])
+                for mine, all_of_it in zip(found, expected, strict=True)
+            )
+    team = torch.autograd.grad(gradient.return_loss(window), weights)
+    assert max(part.abs().max() for part in team) < 1e-6 < max(part.abs().max() for part in found)
+
+
+def test_opposed_rewards_under_a_shared_policy_are_told_of():
+    for net, credit in ((JointNetConfig(), "auto"), (SeparateNetConfig(), "shared")):
+        with pytest.warns(UserWarning, match=r"opposed \(correlation -1.00\)"):
+            tag(net, credit=credit).learn(61 * 32)
+    with pytest.raises(UsageError, match="the policy's is shared for 2"):
+        tag(SharedNetConfig(), credit="individual")

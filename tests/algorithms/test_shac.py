@@ -167,29 +167,43 @@ def test_envs_are_staggered_by_windows_if_that_leaves_eight_ages(limit, ages):
 
 
 @pytest.mark.parametrize(
-    ("name", "has"),
+    ("name", "has", "articulated"),
     [
-        ("gymnasium/Pendulum-v1", False),
-        ("games/climbing", False),
-        ("vmas/navigation", True),
-        ("diffsurrogate/cartpole-swingup", True),
+        ("gymnasium/Pendulum-v1", False, False),
+        ("gymnasium/Reacher-v5", False, True),
+        ("mujoco/Reacher-v5", False, True),
+        ("games/climbing", False, False),
+        ("vmas/navigation", True, False),
     ],
 )
-def test_defaults_depend_on_whether_the_env_has_gradients(name, has):
+def test_the_default_has_ppos_part_in_it_whatever_the_env(name, has, articulated):
     bare = make(name, num_envs=2)
     assert bare.native_gradients == ({"dynamics", "reward"} if has else set())
     env = LearnedDiffWrapper(bare)
     assert env.native_gradients == bare.native_gradients
-    assert SHAC(env).config == (SHACConfig() if has else SHACConfig.for_external_envs())
-    assert env.config.termination != has
+    assert SHAC(env).config == SHACConfig.hybrid(2, articulated=articulated)
+    assert env.config.termination
     assert not LearnedDiffWrapper(bare, config=SurrogateConfig()).config.termination
     assert SHAC(env, SHACConfig(horizon=5)).config.horizon == 5
+
+
+@pytest.mark.parametrize(
+    ("copies", "horizon", "batch_size"), [(1, 128, 256), (64, 32, 256), (256, 32, 1024)]
+)
+def test_default_windows_have_about_2048_steps(copies, horizon, batch_size):
+    config = SHACConfig.hybrid(copies)
+    assert (config.horizon, config.update.ppo.batch_size) == (horizon, batch_size)
+
+
+def test_on_native_gradients_the_default_is_of_whole_windows():
+    env = make("diffsurrogate/cartpole-swingup", num_envs=2, differentiable=True)
+    assert SHAC(env).config == SHACConfig.hybrid(2, segments=False)
 
 
 def test_its_windows_are_no_longer_than_a_world_model_reaches():
     config = SurrogateConfig(dynamics=ActionWorldModelConfig(), loop="open")
     env = LearnedDiffWrapper(make("gymnasium/Pendulum-v1", num_envs=2), config=config)
     agent = SHAC(env)
-    assert agent.config == replace(SHACConfig.for_external_envs(), horizon=env.max_horizon)
+    assert agent.config == replace(SHACConfig.hybrid(2), horizon=env.max_horizon)
     agent.learn(total_steps=2 * agent.config.horizon)
     assert agent.skipped == 0

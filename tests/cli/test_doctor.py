@@ -14,6 +14,7 @@ from diffsurrogate.__main__ import main
 from diffsurrogate.cli.doctor import page as doctor_page
 from diffsurrogate.cli.doctor.command import Verdict, describe, verdict_of
 from diffsurrogate.cli.doctor.measure import Diagnosis, diagnose
+from diffsurrogate.cli.doctor.race import Result
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make, register_env
 
@@ -105,7 +106,7 @@ def test_what_hinders_learning_is_named(kind, chance, says):
 
 def test_an_env_that_does_not_repeat_is_at_fault(capsys, tmp_path):
     register_env("unseeded", lambda name, num_envs, **_: Unseeded(num_envs=num_envs))
-    command = ["doctor", "unseeded/x", "--num-envs", "5", "--transitions", "100"]
+    command = ["doctor", "unseeded/x", "--num-envs", "5", "--transitions", "100", "--race", "0"]
     assert main([*command, "--out", str(tmp_path)]) == 1
     text = capsys.readouterr().out
     assert "FAULT: the same seed and actions gave other numbers" in text
@@ -151,7 +152,9 @@ def test_an_env_that_is_refused_while_it_runs_is_at_fault(capsys, tmp_path):
             return super().reward(state, action, next_state).masked_fill(far, torch.nan)
 
     register_env("breaks", lambda name, num_envs, **_: Breaks(num_envs=num_envs))
-    assert main(["doctor", "breaks/x", "--num-envs", "5", "--out", str(tmp_path)]) == 1
+    assert (
+        main(["doctor", "breaks/x", "--num-envs", "5", "--race", "0", "--out", str(tmp_path)]) == 1
+    )
     text = capsys.readouterr().out
     assert re.search(r"FAULT: Breaks: the reward of env \d at step \d .* is not finite", text)
     assert "SHAC++ here: poor" in text
@@ -206,6 +209,24 @@ def test_where_no_end_was_seen_the_text_says_how_to_see_one(limit, advice):
     text = describe(*examined(Long(limit)))
     assert "none seen in 128 steps of each copy, so that autoreset was not tried" in text
     assert advice in text
+
+
+@pytest.mark.parametrize(
+    ("returns", "chance", "said"),
+    [
+        ({"ppo": 9.0, "shac++": 5.0}, "poor", "use ppo here: diffsurrogate train ppo "),
+        ({"shac++": 9.0, "ppo": 5.0}, "good", "won by shac++: shac++ 9 ± 0.5 after 64 steps"),
+        ({"shac++": 9.0, "ppo": 8.0}, "fair", "a race ended even"),
+    ],
+)
+def test_a_race_decides_what_is_recommended(healthy, returns, chance, said):
+    results = [
+        Result(method=method, cpu_seconds=1.0, env_steps=64, mean_return=mean, error=0.5)
+        for method, mean in sorted(returns.items(), key=lambda item: item[1])
+    ]
+    verdict = verdict_of(replace(healthy[0], name="own/env"), results)
+    assert verdict.chance == chance
+    assert said in describe(healthy[0], verdict)
 
 
 def test_slopes_are_followed_within_episodes_only(healthy):
@@ -284,7 +305,8 @@ def test_lengths_are_of_whole_episodes(healthy):
 
 @pytest.mark.parametrize("env", ["gymnasium/Pendulum-v1", "gymnasium/CartPole-v1"])
 def test_the_page_shows_it(env, tmp_path, capsys):
-    command = ["doctor", env, "--num-envs", "6", "--transitions", "400", "--out", str(tmp_path)]
+    sizes = ["--num-envs", "6", "--transitions", "400", "--race", "0.1"]
+    command = ["doctor", env, *sizes, "--out", str(tmp_path)]
     assert main(command) == 0
     text = capsys.readouterr().out
     page = (tmp_path / "doctor.html").read_text()
@@ -292,6 +314,7 @@ def test_the_page_shows_it(env, tmp_path, capsys):
     assert page.count("data:image/png") == (5 if continuous else 4)
     assert ("actions are choices" in text) == (not continuous)
     assert "SHAC++ here: " in text
+    assert "a race" in text
     assert (tmp_path / "doctor.txt").read_text() in text
 
 

@@ -48,7 +48,8 @@ def test_a_run_is_resumed_with_what_its_env_was_made_with(tmp_path, capsys):
 
 def test_the_doctor_examines_the_env_that_is_meant_under_the_time_limit_given(tmp_path, capsys):
     command = ["doctor", "vmas/dispersion", *CHOICES, "max_steps", "9", "--num-envs", "4"]
-    assert main([*command, "--transitions", "64", "--out", str(tmp_path)]) in (0, 1)
+    sizes = ["--transitions", "64", "--race", "0"]
+    assert main([*command, *sizes, "--out", str(tmp_path)]) in (0, 1)
     text = capsys.readouterr().out
     assert "choices" in text
     assert "9 steps" in text

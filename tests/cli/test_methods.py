@@ -130,7 +130,7 @@ def test_on_envs_of_others_a_network_keeps_its_form_and_takes_the_noise_of_hybri
     actor = preset("shac++", "mpe2/simple_spread_v3", network=network).shac.actor
     assert actor.net.architecture == {"mlp": "joint", "hyper-mlp": "hyper-mlp"}[network]
     assert actor.learn_std
-    assert actor.std == 0.5
+    assert actor.std == 1.0
 
 
 def test_what_was_changed_is_named():

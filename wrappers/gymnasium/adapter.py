@@ -87,6 +87,9 @@ class GymnasiumEnv(SingleAgentEnv):
         )
         self.metadata = raw.metadata | {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.spec = raw.spec
+        self.articulated = any(
+            "envs.mujoco" in str(spec.entry_point) for spec in _specs(raw) if spec is not None
+        )
         self._reset_by_raw = np.zeros(self.num_envs, dtype=bool)
 
     @classmethod

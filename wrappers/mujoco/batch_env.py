@@ -24,6 +24,8 @@ from diffsurrogate.wrappers.mujoco.sim_batch import SimBatch
 class BatchEnv(ExternalEnv):
     """Copies of a robot that step together, for one agent or several; see `MujocoBatchEnv`."""
 
+    articulated = True
+
     library = "MuJoCo"
 
     def __init__(

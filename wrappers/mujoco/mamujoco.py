@@ -120,7 +120,9 @@ def make(
                 raise UsageError(f"{env_id} cannot step its copies together: {error}") from error
     check_options(env_id, num_envs, differentiable, max_steps, render_mode, drawable=False)
     raws = [raw, *(_raw(name, scenario, robot) for _ in range(num_envs - 1))]
-    return PettingZooEnv(raws, max_steps=limit, seed=seed, device=device, state=state)
+    env = PettingZooEnv(raws, max_steps=limit, seed=seed, device=device, state=state)
+    env.articulated = True
+    return env
 
 
 def _raw(name: str, scenario: str, robot: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """`diffsurrogate doctor`: try an env out, and say what SHAC++ may hope for on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ import torch
 from diffsurrogate.cli.doctor.findings import Diagnosis, Fit
 from diffsurrogate.cli.doctor.measure import HORIZON, diagnose
 from diffsurrogate.cli.doctor.page import write_page
+from diffsurrogate.cli.doctor.race import Result, is_ahead, race
 from diffsurrogate.cli.options import MadeOptions
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -33,7 +34,7 @@ STEEP = 30.0
 class DoctorOptions(MadeOptions):
     """Try an env out: spaces, determinism, rewards, gradients, how well models fit it.
 
-    Takes about a minute. Status 1 if the env breaks the rules: values that are not finite, an
+    Takes about two minutes. Status 1 if the env breaks the rules: values that are not finite, an
     episode that is not reset, other numbers under the same seed.
     """
 
@@ -41,6 +42,9 @@ class DoctorOptions(MadeOptions):
     """Copies of the env."""
     transitions: int = 10_000
     """Random transitions the models learn from, at least; two windows of 32 steps are the least."""
+    race: float = 20.0
+    """CPU-seconds for which ppo and shac++ each train on the env, to recommend one; 0 for no
+    race."""
     out: Path | None = None
     """Folder of doctor.html and doctor.txt; None for runs/doctor-<env>."""
 
@@ -48,7 +52,7 @@ class DoctorOptions(MadeOptions):
         """Refuse what cannot work before anything is made."""
         super().__post_init__()
         require_range(self, "transitions", "num_envs", low=1.0)
-        require_range(self, "seed", low=0.0)
+        require_range(self, "seed", "race", low=0.0)
 
     @property
     def folder(self) -> Path:
@@ -80,12 +84,14 @@ def doctor(options: DoctorOptions) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     try:
         found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
+        runs = options.race > 0 and not found.conduct.not_finite
+        results = race(options, options.race) if runs else []
     except UsageError as error:  # such as a step with a number that is not finite
         text = f"{options.env}\n\nFAULT: {error}\nSHAC++ here: poor\n  - it cannot be run\n"
         print(text)
         write_text(options.folder / "doctor.txt", text)
         return 1
-    verdict = verdict_of(found)
+    verdict = verdict_of(found, results)
     text = describe(found, verdict)
     print(text)
     write_text(options.folder / "doctor.txt", text)
@@ -95,8 +101,8 @@ def doctor(options: DoctorOptions) -> int:
     return 1 if verdict.faults else 0
 
 
-def verdict_of(found: Diagnosis) -> Verdict:
-    """Weigh what was found; the thresholds are rules of thumb."""
+def verdict_of(found: Diagnosis, results: Sequence[Result] = ()) -> Verdict:
+    """Weigh what was found and the results of a race; the thresholds are rules of thumb."""
     findings: list[str] = []
     advice: list[str] = []
     chance: Chance = "good"
@@ -116,6 +122,10 @@ def verdict_of(found: Diagnosis) -> Verdict:
     _judge_rewards(found, say)
     if not found.conduct.not_finite:
         _judge_fit(found, say)
+    if not found.random_play.terminated + found.random_play.truncated:
+        say("fair", "no episode ended, so that ends and resets were not tried")
+    if results:
+        _judge_race(found, results, say)
     if found.random_play.still_entries:
         say("good", f"observation entries that never change: {found.random_play.still_entries}")
     low, high = found.random_play.scales
@@ -127,6 +137,18 @@ def verdict_of(found: Diagnosis) -> Verdict:
         findings=tuple(findings or ["nothing speaks against it"]),
         advice=tuple(dict.fromkeys(advice)),
     )
+
+
+def _judge_race(found: Diagnosis, results: Sequence[Result], say: Callable[..., None]) -> None:
+    *_, second, first = results
+    figures = "; ".join(map(str, reversed(results)))
+    command = f"diffsurrogate train {first.method} {found.name}"
+    if not is_ahead(first, second):
+        say("fair", f"a race ended even: {figures}", "train both for longer; ppo is the simpler")
+    elif first.method == "ppo":
+        say("poor", f"a race was won by ppo: {figures}", f"use ppo here: {command}")
+    else:
+        say("good", f"a race was won by {first.method}: {figures}", f"go on: {command}")
 
 
 def _judge_rewards(found: Diagnosis, say: Callable[..., None]) -> None:
