@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
-from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
 from diffsurrogate.envs.window import Window, WindowPolicy, check_horizon, step_of
@@ -71,13 +72,16 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             num_envs: number of envs that step together.
             agents: one name per agent.
             observation_space: box `(agent, obs_dim)` of one env.
-            action_space: box `(agent, act_dim)` of one env, with finite bounds.
+            action_space: box `(agent, act_dim)` of one env, with finite bounds; actions are float32
+                and inside of it, whatever its dtype.
             device: of all tensors.
             gradients: the env's native gradients: a subset of {"dynamics", "reward"}.
             max_steps: steps after which an episode is truncated; None for never.
             check_bounds: refuse observations outside their finite bounds, by more than a thousandth
                 of the range.
         """
+        if action_space.dtype != np.float32:
+            action_space = float32_inside(action_space)
         check_world(num_envs, agents, action_space, max_steps)
         self.num_envs = num_envs
         self.agents = list(agents)
