@@ -15,7 +15,7 @@ from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import mixup_loss
-from diffsurrogate.seeding import derive_seed
+from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
@@ -56,8 +56,7 @@ class Surrogates(nn.Module):
         low = action_space.low
         sizes = (len(low), obs_dim, low.shape[-1])
         self.continuous = ContinuousFeatures(len(low), obs_dim, continuous)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "models"))
+        with seeded(derive_seed(seed, "models")):
             self.reward, self.own_reward = _model(
                 reward, lambda: RewardModel(config.reward, *sizes)
             )
@@ -253,11 +252,15 @@ class Surrogates(nn.Module):
         return models
 
     def _reward_errors(self, predicted: Tensor, reward: Tensor) -> dict[str, float]:
-        """Return the error on ordinary rewards, and the share of others: (time, env, agent)."""
+        """Return the error on ordinary rewards, and the share of others: (time, env, agent).
+
+        A window without any ordinary reward is judged by all.
+        """
         if not self.own_reward:
             return {"reward_error": fvu(predicted, reward)}
         ordinary = self._learned_reward.ordinary.holds(reward)
-        report = {"reward_error": fvu(predicted[ordinary], reward[ordinary])}
+        judged = ordinary if bool(ordinary.any()) else torch.ones_like(ordinary)
+        report = {"reward_error": fvu(predicted[judged], reward[judged])}
         if self._learned_reward.events.active:
             report["event_rate"] = float((~ordinary).float().mean())
         return report
