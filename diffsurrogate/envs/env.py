@@ -16,6 +16,7 @@ from torch import Tensor
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
 from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
+from diffsurrogate.envs.modes import check_defaults, keep_outside, usable
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
 from diffsurrogate.envs.window import Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
@@ -23,6 +24,7 @@ from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`, clamped by the env."""
+_CALLED = frozenset(["__init__", "reset", "step", "state", "set_state", "rollout", "collect"])
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors and plain numbers: loadable with `weights_only`."""
 
@@ -54,6 +56,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     resets_itself: bool = False
     """Whether the simulator resets envs itself when their episodes end, and at no other time."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let what users call run outside of inference mode."""
+        super().__init_subclass__(**kwargs)
+        keep_outside(cls, _CALLED)
+
     def __init__(
         self,
         *,
@@ -82,6 +89,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         if action_space.dtype != np.float32:
             action_space = float32_inside(action_space)
+        check_defaults()
         check_world(num_envs, agents, action_space, max_steps)
         self.num_envs = num_envs
         self.agents = list(agents)
@@ -392,6 +400,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         Raises:
             UsageError: as `check_action`, for discrete actions.
         """
+        action = usable(action)
         if self.discrete_actions:
             self.check_action(action)
             return self._one_hot(action)
@@ -406,3 +415,6 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def check_action(self, action: Tensor) -> None:
         """Refuse an action of the wrong shape or dtype, or one that is not finite."""
         expect_action(action, (self.num_envs, self.num_agents, self.act_dim))
+
+
+keep_outside(MultiAgentVectorEnv, _CALLED)

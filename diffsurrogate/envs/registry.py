@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.modes import check_defaults
 from diffsurrogate.errors import UsageError, did_you_mean
 
 EnvFactory = Callable[..., MultiAgentVectorEnv]
@@ -61,6 +62,7 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
     Raises:
         UsageError: the id or an option is unknown, or the device cannot be used.
     """
+    check_defaults()
     namespace, _, name = env_id.partition("/")
     if namespace not in _FACTORIES or not name:
         hint = did_you_mean(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
@@ -132,6 +134,7 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     Raises:
         UsageError: no adapter is registered for the type of `env`.
     """
+    check_defaults()
     if inspect.isroutine(env) or isinstance(env, type | functools.partial):
         if "num_envs" in options:
             options["make_another"] = env

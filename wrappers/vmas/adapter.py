@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.modes import check_defaults
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.spaces import flatten, padded_box, per_agent, size
 from diffsurrogate.wrappers.vmas.catalogue import (
@@ -340,6 +341,7 @@ def make(
     Raises:
         UsageError: VMAS has no such scenario, or the scenario no such argument or gradient.
     """
+    check_defaults()
     if num_envs < 1:
         raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
     if n_agents is not None:
