@@ -42,6 +42,15 @@ _IDS: dict[str, str | Callable[[], list[str]]] = {
 """Lists the names after the slash; a namespace not listed accepts any id its library knows."""
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     "vmas.simulator.environment.environment.Environment": "vmas.adapter:VmasEnv",
+    "vmas.simulator.environment.gym.gym.GymWrapper": "vmas.adapter:VmasEnv.from_wrapper",
+    "vmas.simulator.environment.gym.gymnasium.GymnasiumWrapper": (
+        "vmas.adapter:VmasEnv.from_wrapper"
+    ),
+    "vmas.simulator.environment.gym.gymnasium_vec.GymnasiumVectorizedWrapper": (
+        "vmas.adapter:VmasEnv.from_wrapper"
+    ),
+    "vmas.simulator.environment.rllib.VectorEnvWrapper": "vmas.adapter:VmasEnv.from_wrapper",
+    "torchrl.envs.libs.vmas.VmasWrapper": "vmas.adapter:VmasEnv.from_wrapper",
     "gymnasium.core.Env": "gymnasium.adapter:GymnasiumEnv.from_raw",
     "gymnasium.vector.vector_env.VectorEnv": "gymnasium.adapter:GymnasiumEnv.from_raw",
     "stable_baselines3.common.vec_env.base_vec_env.VecEnv": "sb3.adapter:AdaptedVecEnv.from_raw",

@@ -130,6 +130,15 @@ class VmasEnv(MultiAgentVectorEnv):
             "scenario": raw.scenario,
         }
 
+    @classmethod
+    def from_wrapper(cls, wrapped: Any, **options: Any) -> "VmasEnv":
+        """Adapt the raw env inside one that VMAS or TorchRL wrapped for another library.
+
+        Values are the raw env's: what such a wrapper does to them (NumPy arrays, means of rewards
+        over agents) is left out.
+        """
+        return cls(wrapped._env, **options)
+
     @property
     def scenario(self) -> BaseScenario:
         """The VMAS scenario."""
