@@ -129,6 +129,8 @@ class VmasEnv(MultiAgentVectorEnv):
             "world": raw.world,
             "scenario": raw.scenario,
         }
+        if type(raw) not in (Environment, _Environment):
+            self._roots["env"] = raw  # a user's own
 
     @classmethod
     def from_wrapper(cls, wrapped: Any, **options: Any) -> "VmasEnv":
