@@ -31,7 +31,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import td_lambda
 from diffsurrogate.nets.config import JointNetConfig, SeparateNetConfig
 from diffsurrogate.nets.recurrent import Recurrence
-from diffsurrogate.seeding import derive_seed
+from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Metrics, Trainer
 
@@ -127,8 +127,7 @@ class PPO(Trainer):
                 "as_multi_agent(env)"
             )
         super().__init__(env, config or self.default_config(), seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "weights"))
+        with seeded(derive_seed(seed, "weights")):
             actor = build_actor(self.config.actor, env)
             critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
         self._use_actor(actor, self.config.ema_decay)

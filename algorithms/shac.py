@@ -7,8 +7,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
-
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
@@ -27,7 +25,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import SharedNetConfig
-from diffsurrogate.seeding import derive_seed
+from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.training.trainer import Metrics, Trainer
 
 FINAL_LR = 1e-5
@@ -166,8 +164,7 @@ class SHAC(Trainer):
                     f"PPO's steps need the probability of each discrete action, which {noise.kind} "
                     "noise does not provide; use white noise"
                 )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "weights"))
+        with seeded(derive_seed(seed, "weights")):
             actor = build_actor(config.actor, env)
             self.critic = Critic(config.critic, env.num_agents, env.obs_dim).to(env.device)
         self._use_actor(actor, config.ema_decay)

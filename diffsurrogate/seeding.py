@@ -1,6 +1,43 @@
 """Independent random streams from one seed."""
 
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
 import numpy as np
+import torch
+
+_LOCK = threading.RLock()
+
+
+def _new_lock() -> None:
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)  # a thread that is not in the child may hold it
+
+
+@contextlib.contextmanager
+def global_streams_lent() -> Iterator[None]:
+    """Hold torch's, NumPy's and Python's global random streams: other threads wait for them."""
+    with _LOCK:
+        yield
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None = None) -> Iterator[None]:
+    """Draw from torch's global stream as from `seed`, then put it back as it was.
+
+    Args:
+        seed: None goes on from where the stream is.
+    """
+    with global_streams_lent(), torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def derive_seed(seed: int, purpose: str) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffsurrogate.config import check_same_config
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
+from diffsurrogate.envs.modes import check_grad_mode
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.envs.window import (
     Window,
@@ -204,8 +205,9 @@ class LearnedDiffWrapper(EnvWrapper):
             the errors on the last window before learning from it, and the training losses.
 
         Raises:
-            UsageError: the data are no windows, or of another kind of env.
+            UsageError: the data are no windows, or of another kind of env; or torch keeps no graph.
         """
+        check_grad_mode("fit")
         if isinstance(data, Window):
             return self._fit_window(data)
         if not isinstance(data, Iterable):

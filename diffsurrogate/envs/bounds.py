@@ -13,6 +13,20 @@ LEAST_SLACK = 1e-6
 """Absolute tolerance added to it, for bounds of 0: a few float32 rounding errors of 1."""
 
 
+def float32_inside(box: spaces.Box) -> spaces.Box:
+    """Return the float32 box of all that is inside a box of another dtype: 0.1 itself is not.
+
+    Of a box too tight for any float32 it is the nearest one.
+    """
+    with np.errstate(over="ignore"):  # bounds that are infinite in float32 stay so
+        low, high = box.low.astype(np.float32), box.high.astype(np.float32)
+    inside_low = np.where(low < box.low, np.nextafter(low, np.float32(np.inf)), low)
+    inside_high = np.where(high > box.high, np.nextafter(high, np.float32(-np.inf)), high)
+    fits = (inside_low <= inside_high) & np.isfinite(low) & np.isfinite(high)
+    high = np.maximum(np.where(fits, inside_high, high), low)
+    return spaces.Box(np.where(fits, inside_low, low), high, dtype=np.float32)
+
+
 class Bounds:
     """The observation box, widened by the tolerance; infinite bounds are not checked."""
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.modes import usable
 from diffsurrogate.errors import UsageError
 
 _Given = TypeVar("_Given")
@@ -70,7 +71,7 @@ class StepChecks:
         """
         version = seen._version
         try:
-            obs, reward, terminated = advance(action)
+            obs, reward, terminated = map(usable, advance(action))
         except Exception as error:
             self._refuse(error, "_advance", steps)
         self._check_untouched(seen, version, steps)
@@ -100,7 +101,7 @@ class StepChecks:
         """
         version = None if seen is None else seen._version
         try:
-            obs = reset(given)
+            obs = usable(reset(given))
         except Exception as error:
             self._refuse(error, "_reset_all" if steps is None else "_reset_where", steps)
         if seen is not None:

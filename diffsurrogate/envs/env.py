@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
-from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
+from diffsurrogate.envs.modes import check_defaults, keep_outside, usable
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
 from diffsurrogate.envs.window import Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
@@ -22,6 +24,7 @@ from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 
 Policy = Callable[[Tensor], Tensor]
 """Maps obs `(env, agent, obs_dim)` to actions `(env, agent, act_dim)`, clamped by the env."""
+_CALLED = frozenset(["__init__", "reset", "step", "state", "set_state", "rollout", "collect"])
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors and plain numbers: loadable with `weights_only`."""
 
@@ -56,6 +59,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """Whether bodies with joints are simulated, which fall over where actions are large; trainers
     then begin with little exploration noise."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let what users call run outside of inference mode."""
+        super().__init_subclass__(**kwargs)
+        keep_outside(cls, _CALLED)
+
     def __init__(
         self,
         *,
@@ -74,13 +82,17 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             num_envs: number of envs that step together.
             agents: one name per agent.
             observation_space: box `(agent, obs_dim)` of one env.
-            action_space: box `(agent, act_dim)` of one env, with finite bounds.
+            action_space: box `(agent, act_dim)` of one env, with finite bounds; actions are float32
+                and inside of it, whatever its dtype.
             device: of all tensors.
             gradients: the env's native gradients: a subset of {"dynamics", "reward"}.
             max_steps: steps after which an episode is truncated; None for never.
             check_bounds: refuse observations outside their finite bounds, by more than a thousandth
                 of the range.
         """
+        if action_space.dtype != np.float32:
+            action_space = float32_inside(action_space)
+        check_defaults()
         check_world(num_envs, agents, action_space, max_steps)
         self.num_envs = num_envs
         self.agents = list(agents)
@@ -396,6 +408,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         Raises:
             UsageError: as `check_action`, for discrete actions.
         """
+        action = usable(action)
         if self.discrete_actions:
             self.check_action(action)
             return self._one_hot(action)
@@ -410,3 +423,6 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def check_action(self, action: Tensor) -> None:
         """Refuse an action of the wrong shape or dtype, or one that is not finite."""
         expect_action(action, (self.num_envs, self.num_agents, self.act_dim))
+
+
+keep_outside(MultiAgentVectorEnv, _CALLED)

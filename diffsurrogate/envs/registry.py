@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.modes import check_defaults
 from diffsurrogate.errors import UsageError, did_you_mean
 
 EnvFactory = Callable[..., MultiAgentVectorEnv]
@@ -41,6 +42,15 @@ _IDS: dict[str, str | Callable[[], list[str]]] = {
 """Lists the names after the slash; a namespace not listed accepts any id its library knows."""
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     "vmas.simulator.environment.environment.Environment": "vmas.adapter:VmasEnv",
+    "vmas.simulator.environment.gym.gym.GymWrapper": "vmas.adapter:VmasEnv.from_wrapper",
+    "vmas.simulator.environment.gym.gymnasium.GymnasiumWrapper": (
+        "vmas.adapter:VmasEnv.from_wrapper"
+    ),
+    "vmas.simulator.environment.gym.gymnasium_vec.GymnasiumVectorizedWrapper": (
+        "vmas.adapter:VmasEnv.from_wrapper"
+    ),
+    "vmas.simulator.environment.rllib.VectorEnvWrapper": "vmas.adapter:VmasEnv.from_wrapper",
+    "torchrl.envs.libs.vmas.VmasWrapper": "vmas.adapter:VmasEnv.from_wrapper",
     "gymnasium.core.Env": "gymnasium.adapter:GymnasiumEnv.from_raw",
     "gymnasium.vector.vector_env.VectorEnv": "gymnasium.adapter:GymnasiumEnv.from_raw",
     "stable_baselines3.common.vec_env.base_vec_env.VecEnv": "sb3.adapter:AdaptedVecEnv.from_raw",
@@ -61,6 +71,7 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
     Raises:
         UsageError: the id or an option is unknown, or the device cannot be used.
     """
+    check_defaults()
     namespace, _, name = env_id.partition("/")
     if namespace not in _FACTORIES or not name:
         hint = did_you_mean(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
@@ -132,6 +143,7 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     Raises:
         UsageError: no adapter is registered for the type of `env`.
     """
+    check_defaults()
     if inspect.isroutine(env) or isinstance(env, type | functools.partial):
         if "num_envs" in options:
             options["make_another"] = env

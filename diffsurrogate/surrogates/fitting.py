@@ -17,7 +17,7 @@ from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import mixup_loss
-from diffsurrogate.seeding import derive_seed
+from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
@@ -62,8 +62,7 @@ class Surrogates(nn.Module):
         low = action_space.low
         sizes = (len(low), obs_dim, low.shape[-1])
         self.continuous = ContinuousFeatures(len(low), obs_dim, continuous)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "models"))
+        with seeded(derive_seed(seed, "models")):
             self.reward, self.own_reward = _model(
                 reward, lambda: RewardModel(config.reward, *sizes)
             )
@@ -290,7 +289,8 @@ class Surrogates(nn.Module):
         ordinary = model.ordinary.holds(reward)
         normalised = self.action_space.normalise(action)
         predicted, logit, _ = model.parts(window.obs, normalised, window.next_obs)
-        report = {"reward_error": fvu(predicted[ordinary], reward[ordinary])}
+        judged = ordinary if bool(ordinary.any()) else torch.ones_like(ordinary)
+        report = {"reward_error": fvu(predicted[judged], reward[judged])}
         if logit is None:
             return report
         event = (~ordinary).to(logit.dtype)

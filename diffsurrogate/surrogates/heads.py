@@ -20,6 +20,7 @@ from diffsurrogate.config import require_choices
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig, SharedNetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
+from diffsurrogate.seeding import seeded
 from diffsurrogate.surrogates.dynamics import CHANGE_FLOOR, OBS_FLOOR, Batch, repeat_to
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
@@ -166,7 +167,7 @@ class RewardModel(nn.Module):
         self.change_statistics = RunningStatistics((obs_dim,), floor=CHANGE_FLOOR)
         self.reward_statistics = RunningStatistics((), floor=1e-8)
         self.ordinary = OrdinaryRange(agents)
-        with torch.random.fork_rng(devices=[]):
+        with seeded():
             self.events = EventModel(config.net, agents, in_dim)
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("high", torch.tensor(0.0))

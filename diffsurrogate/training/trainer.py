@@ -17,6 +17,12 @@ from diffsurrogate.actor_critic.actor import Actor
 from diffsurrogate.config import check_same_config, config_from_dict
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
+from diffsurrogate.envs.modes import (
+    check_defaults,
+    check_grad_mode,
+    keep_outside,
+    outside_inference_mode,
+)
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
@@ -59,6 +65,11 @@ class Trainer(ABC):
     config_type: ClassVar[type]
     actor: Actor
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let trainers be made outside of inference mode."""
+        super().__init_subclass__(**kwargs)
+        keep_outside(cls, frozenset(["__init__", "load_state_dict"]))
+
     def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
         """Initialise the counters and random streams.
 
@@ -67,6 +78,7 @@ class Trainer(ABC):
             config: hyperparameters, a frozen dataclass.
             seed: of everything random, and of the env's first reset.
         """
+        check_defaults()
         if type(config) is not self.config_type:
             raise UsageError(
                 f"{type(self).__name__} is set by {self.config_type.__name__}, not by "
@@ -183,6 +195,7 @@ class Trainer(ABC):
         save_checkpoint(Path(path), self.state_dict())
 
     @classmethod
+    @outside_inference_mode
     def load(
         cls: type[SomeTrainer], path: str | Path, env: MultiAgentVectorEnv, config: Any = None
     ) -> SomeTrainer:
@@ -210,9 +223,14 @@ class Trainer(ABC):
     def iterations(self, total_iterations: int) -> Iterator[Metrics]:
         """Yield the metrics of every update; the caller logs, saves and stops.
 
+        Raises:
+            UsageError: torch keeps no graph, or its default dtype or device was changed.
+
         Warns:
             RuntimeWarning: gradients were skipped in many consecutive updates.
         """
+        check_defaults()
+        check_grad_mode("training")
         self.total_iterations = max(total_iterations, 1)
         if not self.started:
             self._begin(self.seed)

@@ -9,10 +9,11 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from diffsurrogate.envs.bounds import float32_inside
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import flat_box
-from diffsurrogate.wrappers.external.spaces import padded_box
+from diffsurrogate.wrappers.external.spaces import into_box, padded_box
 
 MASK = "action_mask"
 """Where PettingZoo's envs say which choices are open: a key of observations, or of infos."""
@@ -173,8 +174,7 @@ class Layout:
         space, sizes = self.action_spaces[agent], self.choices[agent]
         if not sizes:
             own = rows[:, 0, : self.action_sizes[self.rows[agent].start]]
-            shaped = own.reshape(-1, *space.shape).astype(space.dtype)
-            return np.clip(shaped, space.low, space.high)  # float64 bounds, as float32, can lie out
+            return into_box(own, space)
         chosen = [rows[:, row, :size].argmax(1) for row, size in enumerate(sizes)]
         shaped = np.stack(chosen, axis=1).reshape(-1, *space.shape)
         return (shaped + space.start).astype(space.dtype)
@@ -226,9 +226,9 @@ def _actions(
     if any(choices):
         sizes = [size for own in choices for size in own]
         return sizes, spaces.Box(0, 1, (len(sizes), max(sizes)), np.float32)
-    boxes: Any = [spaces.flatten_space(space) for space in of_agents]
-    with np.errstate(over="ignore"):
-        return [box.shape[0] for box in boxes], padded_box(boxes)
+    flat: Any = [spaces.flatten_space(space) for space in of_agents]
+    boxes = [float32_inside(box) for box in flat]
+    return [box.shape[0] for box in boxes], padded_box(boxes)
 
 
 def _are_discrete(agents: Sequence[Any], of_agents: Sequence[gymnasium.Space[Any]]) -> bool:

@@ -15,6 +15,7 @@ from diffsurrogate.wrappers.external.checks import ExternalChecks, end_if_stuck
 from diffsurrogate.wrappers.external.spaces import (
     action_box,
     agent_names,
+    into_box,
     observation_box,
     valid_action_dims,
 )
@@ -81,7 +82,7 @@ class SingleAgentEnv(ExternalEnv):
         if isinstance(space, spaces.MultiDiscrete):
             choices = rows.argmax(-1).numpy().reshape(self.num_envs, *space.shape) + space.start
             return choices.astype(space.dtype)
-        return rows.numpy().astype(space.dtype).reshape(self.num_envs, *space.shape)
+        return into_box(rows.numpy(), space)
 
     def _rows(self, obs: Any) -> Tensor:
         """Return a batch of `raw`'s observations as a new `(env, 1, obs_dim)` float32."""

@@ -7,9 +7,10 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import flat_box
 
@@ -81,12 +82,19 @@ def action_box(space: gymnasium.Space[Any]) -> spaces.Box:
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return spaces.Box(0, 1, tuple(valid_action_dims(space).shape), np.float32)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        low, high = (bound.astype(np.float32).reshape(1, -1) for bound in (space.low, space.high))
+        inside = float32_inside(space)
+        low, high = inside.low.reshape(1, -1), inside.high.reshape(1, -1)
         return spaces.Box(low, high, dtype=np.float32)
     raise UsageError(
         f"actions of {space} are not supported; only a Box of floats, Discrete and MultiDiscrete "
         "are, make them one of these in a gymnasium.ActionWrapper"
     )
+
+
+def into_box(rows: NDArray[np.float32], space: spaces.Box) -> NDArray[Any]:
+    """Return actions (env, act_dim) as the box has them: its dtype, its shape, never outside."""
+    shaped = rows.astype(space.dtype).reshape(len(rows), *space.shape)
+    return np.clip(shaped, space.low, space.high)
 
 
 def valid_action_dims(space: gymnasium.Space[Any]) -> Tensor:

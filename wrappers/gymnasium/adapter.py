@@ -105,6 +105,12 @@ class GymnasiumEnv(SingleAgentEnv):
         if isinstance(raw, VectorEnv):
             check_count(raw.num_envs if num_envs is None else num_envs, raw.num_envs)
             return super().from_raw(raw, **options)
+        if not isinstance(raw.unwrapped, gymnasium.Env):
+            raise UsageError(
+                f"this {type(raw).__name__} is around a {type(raw.unwrapped).__module__}."
+                f"{type(raw.unwrapped).__name__}, which is no gymnasium.Env; give that env itself, "
+                "without Gymnasium's wrappers: as_multi_agent(env.unwrapped)"
+            )
         raws = sub_envs_of(raw, num_envs, make_another, "gymnasium.Env")
         check_distinct(raws)
         return super().from_raw(vectorise(raws), **options)

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.errors import UsageError
-from diffsurrogate.seeding import derive_seed
+from diffsurrogate.seeding import derive_seed, global_streams_lent
 from diffsurrogate.training.trainer import Metrics, Trainer
 from diffsurrogate.wrappers.sb3.config import SB3Config
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, slot_rows, to_actions
@@ -224,6 +224,10 @@ class GlobalStreams:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Let the global streams go on from here, then put back what they were."""
+        with global_streams_lent():
+            yield from self._in_force()
+
+    def _in_force(self) -> Iterator[None]:
         others = torch.get_rng_state(), np.random.get_state()
         torch.set_rng_state(self.torch)
         np.random.set_state(self.numpy)

@@ -15,11 +15,13 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.modes import check_defaults
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.spaces import flatten, padded_box, per_agent, size
 from diffsurrogate.wrappers.vmas.catalogue import (
     check_arguments,
     differentiable_parts,
+    is_ours,
     load_scenario,
     made_of,
     scenario_names,
@@ -27,12 +29,12 @@ from diffsurrogate.wrappers.vmas.catalogue import (
 )
 from diffsurrogate.wrappers.vmas.random_stream import Stream
 from diffsurrogate.wrappers.vmas.render import draw_world
+from diffsurrogate.wrappers.vmas.saved_tree import load_tree, save_tree
 from diffsurrogate.wrappers.vmas.tensor_tree import (
     Snapshot,
     copy_tree,
     detach_tree,
-    load_tree,
-    save_tree,
+    own_copies,
 )
 
 try:
@@ -58,10 +60,12 @@ class _Environment(Environment):  # type: ignore[misc]
 class VmasEnv(MultiAgentVectorEnv):
     """A raw VMAS `Environment` as a multi-agent vector env.
 
-    Values are VMAS's own, bit for bit. Ended envs are reset together, without a Python loop: the
-    whole world is reset on copies and merged, so that envs that go on keep their state, their
-    graph and what is saved for backward. What a scenario draws once for all envs (the goal
-    landmark of `simple_reference`, say) is redrawn only when all envs are reset at once.
+    Values are VMAS's own, bit for bit. Ended envs of VMAS's scenarios are reset together, without
+    a Python loop: the whole world is reset on copies and merged, so that envs that go on keep
+    their state, their graph and what is saved for backward. What a scenario draws once for all
+    envs (the goal landmark of `simple_reference`, say) is redrawn only when all envs are reset at
+    once. A scenario of your own may keep its state in any way, so there VMAS's `reset_at(i)` is
+    called for each env that ended, or `reset()` if all did.
 
     Agents with smaller observations or actions than others are padded with zeros; see
     `observation_mask` and `valid_action_dims`. Padded actions never reach VMAS. Observations that
@@ -117,6 +121,7 @@ class VmasEnv(MultiAgentVectorEnv):
         self.render_mode = "rgb_array"
         self._stream = Stream.branch(Environment.vmas_random_state, self.device)
         self._stepped = False
+        self._merges = is_ours(raw.scenario) and type(raw) in (Environment, _Environment)
         self._next_obs = torch.zeros(self.num_envs, *shape, device=self.device)
         self._roots = {
             "agents": raw.world._agents,  # first, so that entities have one name in every episode
@@ -124,6 +129,17 @@ class VmasEnv(MultiAgentVectorEnv):
             "world": raw.world,
             "scenario": raw.scenario,
         }
+        if type(raw) not in (Environment, _Environment):
+            self._roots["env"] = raw  # a user's own
+
+    @classmethod
+    def from_wrapper(cls, wrapped: Any, **options: Any) -> "VmasEnv":
+        """Adapt the raw env inside one that VMAS or TorchRL wrapped for another library.
+
+        Values are the raw env's: what such a wrapper does to them (NumPy arrays, means of rewards
+        over agents) is left out.
+        """
+        return cls(wrapped._env, **options)
 
     @property
     def scenario(self) -> BaseScenario:
@@ -186,10 +202,17 @@ class VmasEnv(MultiAgentVectorEnv):
         if seed is not None:
             self._stream = Stream(seed, self.device)
         with self._simulating(keep_graph=False):
-            copy_tree(self._roots)  # a reset writes in place; backward may still need it
+            self._spare_the_graph()
             return self._stack_observations(self.raw.reset())
 
+    def _spare_the_graph(self) -> None:
+        """Let a reset write in place, though backward may still need what is there."""
+        if self._merges or self.gradients:
+            copy_tree(self._roots)
+
     def _reset_where(self, mask: Tensor) -> Tensor:
+        if not self._merges:
+            return self._reset_one_by_one(mask)
         before = Snapshot(self._roots)
         with self._simulating(keep_graph=False):
             before.map(lambda tensor: tensor.detach().clone())
@@ -202,6 +225,20 @@ class VmasEnv(MultiAgentVectorEnv):
         if bool(mask.all()):
             return obs
         self._merge(mask, before)
+        return torch.where(mask[:, None, None], obs, self._next_obs)
+
+    def _reset_one_by_one(self, mask: Tensor) -> Tensor:
+        if bool(mask.all()):
+            return self._reset_all(None)
+        with self._simulating(keep_graph=bool(self.gradients)):
+            if self.gradients:
+                own_copies(self._roots)
+            for index in mask.nonzero().flatten().tolist():
+                self.raw.reset_at(index, return_observations=False)
+            (fresh,) = self.raw.get_from_scenario(
+                get_observations=True, get_rewards=False, get_infos=False, get_dones=False
+            )
+            obs = self._stack_observations(fresh).detach()
         return torch.where(mask[:, None, None], obs, self._next_obs)
 
     def _merge(self, mask: Tensor, before: Snapshot) -> None:
@@ -273,7 +310,12 @@ class VmasEnv(MultiAgentVectorEnv):
             self._reset_all(seed=0)
             self._advance(self.action_low.expand(self.num_envs, -1, -1))
         with torch.inference_mode(False), torch.no_grad():
-            load_tree(self._roots, state["tree"])
+            load_tree(
+                self._roots,
+                state["tree"],
+                same_shapes=self._merges,
+                in_place=not self._merges and not self.gradients,
+            )
         self._stream = Stream.load(state["random"], self.device)
 
 
@@ -310,6 +352,7 @@ def make(
     Raises:
         UsageError: VMAS has no such scenario, or the scenario no such argument or gradient.
     """
+    check_defaults()
     if num_envs < 1:
         raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
     if n_agents is not None:

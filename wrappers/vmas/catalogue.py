@@ -93,6 +93,26 @@ def why_not(scenario: Any, part: str) -> str | None:
     return NO_REWARD_GRADIENT.get(_vmas_name(scenario, "reward"))
 
 
+def is_ours(scenario: Any) -> bool:
+    """Return whether all of a scenario's code is VMAS's or this package's, none of it a user's."""
+    folders = _vmas_folder().parent, Path(__file__).parent
+    methods = [
+        method
+        for cls in type(scenario).__mro__[:-1]
+        for method in vars(cls).values()
+        if inspect.isroutine(method) or isinstance(method, property)
+    ]
+    methods += [held for held in vars(scenario).values() if inspect.isroutine(held)]
+    return all(any(folder in _file(one).parents for folder in folders) for one in methods)
+
+
+def _file(method: Any) -> Path:
+    """Return where a method was written; nowhere if that is not known."""
+    method = method.fget if isinstance(method, property) else method
+    code = getattr(inspect.unwrap(getattr(method, "__func__", method)), "__code__", None)
+    return Path("" if code is None else code.co_filename)
+
+
 def _arguments(scenario: Any) -> set[str] | None:
     """Return what `make_world` takes; None where only running it can tell."""
     known: set[str] = set()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from diffsurrogate.errors import UsageError
+from diffsurrogate.seeding import global_streams_lent
 
 
 class Stream:
@@ -49,8 +50,13 @@ class Stream:
     def used_by_vmas(self, shared: list[Any]) -> Iterator[None]:
         """Lend this stream to VMAS, which keeps one for all envs in the list `shared`.
 
-        However the block ends, the shared list and every global generator are as they were.
+        However the block ends, the shared list and every global generator are as they were. Other
+        threads that need them wait.
         """
+        with global_streams_lent():
+            yield from self._lent(shared)
+
+    def _lent(self, shared: list[Any]) -> Iterator[None]:
         theirs, outside = list(shared), _global_states()
         shared[:] = self.states
         cuda = None

@@ -1,4 +1,4 @@
-"""Every tensor inside a simulator, by path: the one way to detach, save and merge its state.
+"""Every tensor inside a simulator, by path: the one way to detach and merge its state.
 
 A simulator keeps tensors wherever its authors liked: on the world, the scenario, sensors,
 controllers, in lists and dicts. `leaves` finds them all, breadth first, entering each object once
@@ -7,21 +7,17 @@ read from `vars()` and `__slots__`, so no property runs. A path, `world._agents[
 is stable as long as the objects hang together in the same way.
 """
 
-import ast
 import enum
 import types
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.errors import UsageError
-
 Roots = Mapping[str, Any]
 """Names of the objects to start from; the first root that reaches an object names it."""
-Plain = int | float | bool | str | None | tuple[Any, ...]
 _PLAIN = (int, float, str, type(None))  # bool is an int
 _OPAQUE = (
     types.ModuleType,
@@ -78,42 +74,21 @@ class _Node:
             for key, value in self.held.items():
                 self.put(key, value)
 
-    def add(self, name: str, value: Any) -> None:
-        """Bind what `name` (the end of a path) stands for, which need not exist yet."""
-        if name.startswith("[#"):
-            raise UsageError(
-                f"the state does not fit this env: {self.path} lacks an entry whose key is an "
-                "object; reset the env and step it once, then set its state"
-            )
-        if self.is_object:
-            self.put(name[1:], value)
-        elif self.is_sequence:
-            self.container.extend([None] * (int(name[1:-1]) + 1 - len(self.container)))
-            self.container[int(name[1:-1])] = value
-        else:
-            self.container[ast.literal_eval(name[1:-1])] = value
-
 
 class Snapshot:
     """What hung together where, so that it can be put back."""
 
     def __init__(self, roots: Roots) -> None:
         self.nodes: dict[str, _Node] = {}
-        self.references: dict[str, str] = {}
-        """Path of a slot that holds an object another path names: that other path."""
         self._slots: list[tuple[str, _Node, Any, Any]] = []  # with a tensor, or a tuple with one
-        names: dict[int, str] = {}
+        seen: set[int] = set()
         queue: deque[tuple[str, Any]] = deque(roots.items())
         while queue:
             path, value = queue.popleft()
             if isinstance(value, tuple):
                 queue.extend((f"{path}[{i}]", item) for i, item in enumerate(value))
-            elif not _KINDS[type(value)].is_container:
-                continue
-            elif id(value) in names:
-                self.references[path] = names[id(value)]
-            else:
-                names[id(value)] = path
+            elif _KINDS[type(value)].is_container and id(value) not in seen:
+                seen.add(id(value))
                 node = self.nodes[path] = _Node(path, value)
                 for child, key, held in node.items():
                     kind = _KINDS[type(held)]
@@ -121,11 +96,6 @@ class Snapshot:
                         self._slots.append((child, node, key, held))
                     if kind.is_container or kind.is_tuple:
                         queue.append((child, held))
-
-    def plain(self) -> dict[str, Plain]:
-        """Return every number, string, None and tuple of such by path."""
-        items = (item for node in self.nodes.values() for item in node.items())
-        return {path: value for path, _, value in items if _is_plain(value)}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by path, graph attached, not copied."""
@@ -174,72 +144,17 @@ def copy_tree(roots: Roots) -> None:
     Snapshot(roots).map(lambda tensor: tensor.detach().clone())
 
 
-def save_tree(roots: Roots) -> dict[str, Any]:
-    """Return copies of all tensors and plain values, and which slots share an object.
+def own_copies(roots: Roots) -> None:
+    """Give the simulator copies to write in place, through which the graph goes on.
 
-    Nested dicts of tensors, numbers and strings: loadable with `weights_only`.
+    Views of one another stay as they are.
     """
     snapshot = Snapshot(roots)
-    copies: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    first: dict[int, str] = {}
-    for path, tensor in snapshot.tensors().items():
-        if id(tensor) in first:
-            aliases[path] = first[id(tensor)]
-        else:
-            first[id(tensor)] = path
-            copies[path] = tensor.detach().clone()
-    return {
-        "tensors": copies,
-        "aliases": aliases,
-        "plain": snapshot.plain(),
-        "references": dict(snapshot.references),
-    }
-
-
-def load_tree(roots: Roots, saved: Mapping[str, Any]) -> None:
-    """Write back what `save_tree` returned, as copies on the device the tensors are now on.
-
-    Raises:
-        UsageError: the objects differ from those saved.
-    """
-    snapshot = Snapshot(roots)
-    old = snapshot.tensors()
-    device = next((tensor.device for tensor in old.values()), torch.device("cpu"))
-    copies = {path: tensor.to(device, copy=True) for path, tensor in saved["tensors"].items()}
-    for path, source in saved["aliases"].items():
-        copies[path] = copies[source]
-    for path, tensor in copies.items():
-        if path in old and old[path].shape != tensor.shape:
-            raise UsageError(
-                f"the state does not fit this env: {path} has shape {tuple(tensor.shape)} in the "
-                f"state and {tuple(old[path].shape)} here; make the env with the same arguments"
-            )
-    snapshot.write(lambda path, tensor: copies.get(path, tensor))
-    for path, target in saved["references"].items():
-        if snapshot.references.get(path) != target:
-            _bind(snapshot, path, _node(snapshot, target).container)
-    plain = snapshot.plain()
-    for path, tensor in copies.items():
-        if path not in old:
-            _bind(snapshot, path, tensor)
-    for path, value in saved["plain"].items():
-        if path not in plain or plain[path] != value:
-            _bind(snapshot, path, value)
-
-
-def _bind(snapshot: Snapshot, path: str, value: Any) -> None:
-    name = path[path.rindex("[") if path.endswith("]") else path.rindex(".") :]
-    _node(snapshot, path.removesuffix(name)).add(name, value)
-
-
-def _node(snapshot: Snapshot, path: str) -> _Node:
-    if path not in snapshot.nodes:
-        raise UsageError(
-            f"the state does not fit this env: it has no {path}; make the env with the same "
-            "arguments"
-        )
-    return snapshot.nodes[path]
+    tensors = {id(tensor): tensor for tensor in snapshot.tensors().values()}.values()
+    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors)
+    snapshot.map(
+        lambda tensor: tensor if shared[tensor.untyped_storage().data_ptr()] > 1 else tensor.clone()
+    )
 
 
 def _key_name(key: Any, position: int) -> str:
@@ -255,7 +170,6 @@ class _Kind(NamedTuple):
     slots: tuple[str, ...]
     is_tensor: bool
     is_tuple: bool
-    is_plain: bool
     is_container: bool
 
 
@@ -274,7 +188,6 @@ class _Kinds(dict[type, _Kind]):
             slots=tuple(slots),
             is_tensor=issubclass(cls, Tensor) and not issubclass(cls, nn.Parameter),
             is_tuple=issubclass(cls, tuple),
-            is_plain=issubclass(cls, _PLAIN) and not issubclass(cls, enum.Enum),
             is_container=issubclass(cls, (dict, list, deque)) or (has_attributes and not is_opaque),
         )
         return self[cls]
@@ -283,13 +196,14 @@ class _Kinds(dict[type, _Kind]):
 _KINDS = _Kinds()
 
 
+def slots_of(cls: type) -> tuple[str, ...]:
+    """Return the names of the `__slots__` of a class and its bases."""
+    return _KINDS[cls].slots
+
+
 def _has_tensor(value: tuple[Any, ...]) -> bool:
     kinds = ((_KINDS[type(item)], item) for item in value)
     return any(kind.is_tensor or (kind.is_tuple and _has_tensor(item)) for kind, item in kinds)
-
-
-def _is_plain(value: Any) -> bool:
-    return _KINDS[type(value)].is_plain or (type(value) is tuple and all(map(_is_plain, value)))
 
 
 def _replaced(path: str, value: Any, change: Callable[[str, Tensor], Tensor]) -> Any:

@@ -14,7 +14,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
-from diffsurrogate.seeding import derive_env_seed, derive_seed
+from diffsurrogate.seeding import derive_env_seed, derive_seed, seeded
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.fitting import fvu_by_feature
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
@@ -63,8 +63,7 @@ def _policy(env: MultiAgentVectorEnv, kind: NoiseKind, seed: int) -> NoisyPolicy
     generator = torch.Generator(env.device).manual_seed(derive_seed(seed, f"doctor {kind}"))
     shape = (env.num_envs, env.num_agents, env.act_dim)
     noise = NoiseProcess(NoiseConfig(kind=kind), shape, generator).draw(HORIZON)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "doctor weights"))
+    with seeded(derive_seed(seed, "doctor weights")):
         actor = Actor.of(ActorConfig(), env)
     return NoisyPolicy(actor.to(env.device), noise)
 

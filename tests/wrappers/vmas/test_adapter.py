@@ -4,11 +4,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 import vmas as raw_vmas
 
+from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas.catalogue import scenario_names
@@ -165,6 +167,27 @@ def test_gradients_are_what_was_asked_for():
         vmas.make("dispersion", num_envs=ENVS).enable_gradients("reward")
     with pytest.raises(UsageError, match="no gradients of use for road_traffic"):
         vmas.make("road_traffic", num_envs=ENVS, differentiable=True)
+
+
+@pytest.mark.parametrize("wrapper", ["gym", "gymnasium", "gymnasium_vec"])
+@pytest.mark.filterwarnings("ignore:The Gymnasium Vector wrapper currently does not:UserWarning")
+def test_an_env_that_is_wrapped_for_another_library_is_taken_by_its_inside(wrapper):
+    if wrapper != "gym":
+        pytest.importorskip("shimmy")  # which VMAS's wrappers for Gymnasium need
+    given = {"num_envs": 2 if wrapper == "gymnasium_vec" else 1, "n_agents": 2, "max_steps": 5}
+    wrapped = raw_vmas.make_env(
+        "navigation", wrapper=wrapper, terminated_truncated=wrapper != "gym", **given
+    )
+    env = as_multi_agent(wrapped)
+    assert (env.num_envs, env.num_agents, env.max_steps) == (given["num_envs"], 2, 5)
+    env.reset(seed=1)
+    assert env.step(torch.zeros(env.num_envs, 2, 2))[3].tolist() == [False] * env.num_envs
+    if wrapper != "gym":
+        changed = gymnasium.wrappers.TransformReward(wrapped, lambda reward: reward)
+        with pytest.raises(
+            UsageError, match=r"around a vmas\S*Environment.* as_multi_agent\(env.unw"
+        ):
+            as_multi_agent(changed)
 
 
 def test_several_choices_and_gradients_through_choices_are_refused():
