@@ -101,7 +101,10 @@ class PolicyBatch:
     def minibatches(
         self, config: ClipConfig, generator: torch.Generator
     ) -> Iterator["PolicyBatch"]:
-        """Yield random parts: single steps, or if recurrent the whole window of some envs."""
+        """Yield random parts: single steps, or if recurrent the whole window of some envs.
+
+        Parts in which no agent is alive are left out.
+        """
         names = ("obs", "action", "log_prob", "advantage")
         values = {name: getattr(self, name) for name in names}
         if self.alive_mask is not None:
@@ -110,12 +113,16 @@ class PolicyBatch:
         if self.recurrence is not None:
             for envs in shuffled(num_envs, config, generator, steps=horizon):
                 part = {name: value[:, envs] for name, value in values.items()}
+                if self.alive_mask is not None and not bool(part["alive_mask"].any()):
+                    continue
                 yield PolicyBatch(**part, recurrence=self.recurrence.of_envs(envs))
             return
         flat = {name: value.flatten(0, 1) for name, value in values.items()}
         memory = None if self.memory is None else self.memory.flat()
         for chosen in shuffled(horizon * num_envs, config, generator):
             part = {name: value[chosen] for name, value in flat.items()}
+            if self.alive_mask is not None and not bool(part["alive_mask"].any()):
+                continue
             yield PolicyBatch(**part, memory=None if memory is None else memory.at(chosen))
 
 
@@ -249,7 +256,8 @@ def step_report(
 
 def mean_report(reports: list[dict[str, float]]) -> dict[str, float]:
     """Return the mean of each metric over some steps."""
-    return {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
+    names = reports[0] if reports else ()
+    return {name: sum(r[name] for r in reports) / len(reports) for name in names}
 
 
 def shuffled(

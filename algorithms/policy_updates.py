@@ -423,7 +423,9 @@ class HybridUpdate:
         with torch.no_grad():
             advantage = target - self.gradient.value.critic.target(window.obs)
         batch = policy_batch(window, actor, advantage, state)  # before the policy is updated
-        extra_grad, report = self._weighted_gradient(window, noise, advantage.sum(-1).std())
+        joint = advantage.sum(-1)
+        deviation = joint.std() if joint.numel() > 1 else torch.ones_like(joint).mean()
+        extra_grad, report = self._weighted_gradient(window, noise, deviation)
         return report | clipped_epochs(
             actor,
             batch,

@@ -129,7 +129,7 @@ class PPO(Trainer):
         super().__init__(env, config or self.default_config(), seed)
         with seeded(derive_seed(seed, "weights")):
             actor = build_actor(self.config.actor, env)
-            critic = Critic(self.config.critic, env.num_agents, env.obs_dim)
+            critic = Critic.of(self.config.critic, env)
         self._use_actor(actor, self.config.ema_decay)
         self.critic = critic.to(env.device)
         shape = (env.num_envs, env.num_agents, env.act_dim)
@@ -182,12 +182,20 @@ class PPO(Trainer):
         noise = self.noise.draw(config.horizon)
         window = self._collect(noise)
         target, advantage = self._targets(window)
+        kept = self.finite_copies(window)
+        if kept is not None:
+            if len(kept) == 0:
+                self.actor_optimiser.skipped += 1
+                return window.summary()
+            window, noise = window.chosen(kept), noise[:, kept]
+            target, advantage = target[:, kept], advantage[:, kept]
+            self.past = {name: past.of_envs(kept) for name, past in self.past.items()}
         report = self._policy_step(window, noise, advantage)
         report |= self._fit_critic(window.obs, target)
         report |= window.summary() | {"value_target": float(target.mean())}
         report |= self.env.fit(window)
-        self.actor.update_normaliser(window.obs)
-        self.critic.statistics.update(window.obs)
+        self.actor.update_normaliser(window.obs, window.alive_mask)
+        self.critic.statistics.update(window.obs, window.alive_mask)
         return report
 
     def _collect(self, noise: Tensor) -> Window:

@@ -166,7 +166,7 @@ class SHAC(Trainer):
                 )
         with seeded(derive_seed(seed, "weights")):
             actor = build_actor(config.actor, env)
-            self.critic = Critic(config.critic, env.num_agents, env.obs_dim).to(env.device)
+            self.critic = Critic.of(config.critic, env).to(env.device)
         self._use_actor(actor, config.ema_decay)
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(noise, shape, self.noise_rng)
@@ -208,13 +208,20 @@ class SHAC(Trainer):
         noise, noise_state = self.noise.draw_with_state(self.config.horizon)
         window = self.policy_update.collect(NoisyPolicy(self.actor, noise), self.config.horizon)
         target = self.value.targets(window)  # eq. 6 and 7, without a gradient
+        kept = self.finite_copies(window)
+        if kept is not None:
+            if len(kept) == 0:
+                self.policy_update.optimiser.skipped += 1
+                return window.detach().summary()
+            window, noise, target = window.chosen(kept), noise[:, kept], target[:, kept]
+            noise_state = None if noise_state is None else noise_state.of_envs(kept)
         metrics = self.policy_update.step(window, noise, noise_state, target)  # eq. 5
         window = window.detach()  # from here on, nothing can reach the policy
         metrics |= window.summary()
         metrics |= self.value.fit(window, target)  # eq. 8
         metrics |= self.env.fit(window)  # last: models must not change under a live graph
-        self.actor.update_normaliser(window.obs)
-        self.critic.statistics.update(window.obs)
+        self.actor.update_normaliser(window.obs, window.alive_mask)
+        self.critic.statistics.update(window.obs, window.alive_mask)
         return metrics
 
     def _anneal(self) -> None:

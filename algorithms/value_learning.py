@@ -210,6 +210,7 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def update(self, reward: Tensor, ended: Tensor) -> None:
         """Add rewards (time, env, agent) of a window; reset returns after `ended` (time, env)."""
+        reward = torch.where(reward.isfinite(), reward, 0.0)
         for r, end in zip(reward, ended, strict=True):
             self.running = self.gamma * self.running + r
             self.square = self.square + self.running.double().square().sum()

@@ -105,11 +105,12 @@ class LearnedDiffWrapper(EnvWrapper):
             continuous=continuous,
             seed=seed,
         )
+        self.surrogates.leave_out_padding(self.observation_mask)
         if self.action_mask_slice is not None:  # flags, whatever `continuous` says
             self.surrogates.continuous.seen[:, self.action_mask_slice] = False
         if self.surrogates.dynamics is not None:
             self.max_horizon = self.surrogates.dynamics.max_horizon
-        self._chain = GradientChain(self.surrogates)
+        self._chain = GradientChain(self.surrogates, self.gradient_guard)
 
     # --- the env protocol ----------------------------------------------------------------------
 
@@ -370,6 +371,7 @@ class LearnedDiffWrapper(EnvWrapper):
             obs, before = self.current_obs, self._chain.state
             alive_mask.append(self._step_checks.alive_mask(self.alive_mask))
             action = mask_dead_actions(self.apply_action_mask(policy(obs)), alive_mask[-1])
+            action = self.gradient_guard.watch(action)
             result = self._simulate(action)
             steps.append(step_of(obs, action, result) | {"value_obs": result[-1]["value_obs"]})
             states.append(before)

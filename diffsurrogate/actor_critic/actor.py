@@ -17,7 +17,7 @@ from diffsurrogate.functional.discrete_actions import one_hot_argmax, straight_t
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import DiCoConfig, JointNetConfig, NetConfig, SeparateNetConfig
 from diffsurrogate.nets.dico import DiCoNet
-from diffsurrogate.nets.normaliser import RunningStatistics
+from diffsurrogate.nets.normaliser import RunningStatistics, mark_padding
 
 _ALL = slice(None)
 
@@ -150,7 +150,7 @@ class Actor(nn.Module):
         self.register_buffer("flags", flags, persistent=False)
         seen = len(without(torch.zeros(obs_dim), global_state_slice))
         self.net = self._network(agents, seen, low.shape[-1])
-        self.statistics = RunningStatistics((obs_dim,))
+        self.statistics = RunningStatistics((agents, obs_dim), shared=config.net.same_for_all)
         self.action_space = ActionSpace(low, high, discrete=discrete)
         missing = None if available is None or bool(available.all()) else ~available
         self.register_buffer("missing", missing, persistent=False)
@@ -163,7 +163,7 @@ class Actor(nn.Module):
     @classmethod
     def of(cls, config: ActorConfig, env: MultiAgentVectorEnv) -> "Actor":
         """Build for an env; the caller moves it to a device."""
-        return cls(
+        actor = cls(
             config,
             env.num_agents,
             env.obs_dim,
@@ -174,6 +174,8 @@ class Actor(nn.Module):
             action_mask_slice=env.action_mask_slice,
             global_state_slice=env.global_state_slice,
         )
+        mark_padding(actor, env.observation_mask)
+        return actor
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the normalised mean action before squashing, or logits of discrete actions."""
@@ -225,7 +227,7 @@ class Actor(nn.Module):
         """
         self.statistics.snapshot()
 
-    def update_normaliser(self, obs: Tensor) -> None:
+    def update_normaliser(self, obs: Tensor, alive_mask: Tensor | None = None) -> None:
         """Update the observation statistics, after the policy has learned from a window.
 
         They take effect in the next window. A `DiCoNet` measures its diversity on the same
@@ -233,8 +235,9 @@ class Actor(nn.Module):
 
         Args:
             obs: (*batch, agent, obs_dim).
+            alive_mask: (*batch, agent) bool, the agents to count; None for all.
         """
-        self.statistics.update(obs)
+        self.statistics.update(obs, alive_mask)
         if isinstance(self.net, DiCoNet):
             self.statistics.snapshot()
             self.net.measure(self._inputs(obs))

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.config import require_range
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.build import build_net, build_recurrent_net
 from diffsurrogate.nets.config import JointNetConfig, NetConfig
-from diffsurrogate.nets.normaliser import RunningStatistics
+from diffsurrogate.nets.normaliser import RunningStatistics, mark_padding
 from diffsurrogate.nets.recurrent import Recurrence
 
 
@@ -43,10 +44,17 @@ class Critic(nn.Module):
         """Build the network and its target network."""
         super().__init__()
         self.config = config
-        self.statistics = RunningStatistics((obs_dim,))
+        self.statistics = RunningStatistics((agents, obs_dim), shared=config.net.same_for_all)
         build = build_recurrent_net if config.net.gru_size > 0 else build_net
         self.net = build(config.net, agents, obs_dim, 1, head_gain=config.head_gain)
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
+
+    @classmethod
+    def of(cls, config: CriticConfig, env: MultiAgentVectorEnv) -> "Critic":
+        """Build for an env; the caller moves it to a device."""
+        critic = cls(config, env.num_agents, env.obs_dim)
+        mark_padding(critic, env.observation_mask)
+        return critic
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the online network's value.

@@ -42,6 +42,10 @@ class NoiseState:
         fresh = self.fresh.expand(-1, self.carried.shape[1], -1, -1)
         return NoiseState(carried=self.carried.flatten(0, 1), fresh=fresh.flatten(0, 1))
 
+    def of_envs(self, chosen: Tensor) -> "NoiseState":
+        """Select some envs."""
+        return NoiseState(carried=self.carried[:, chosen], fresh=self.fresh)
+
     def at(self, chosen: Tensor) -> "NoiseState":
         """Select rows of the first axis."""
         return NoiseState(carried=self.carried[chosen], fresh=self.fresh[chosen])

@@ -18,7 +18,7 @@ from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
 from diffsurrogate.envs.modes import check_defaults, keep_outside, usable
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
-from diffsurrogate.envs.window import Window, WindowPolicy, check_horizon, step_of
+from diffsurrogate.envs.window import GradientGuard, Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import straight_through_one_hot
 
@@ -119,6 +119,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """(agent, act_dim) bool: False where an agent's action is padding."""
         self.max_horizon: int | None = None
         """Longest window that can be differentiated; None for any."""
+        self.gradient_guard = GradientGuard()
         self._current: Tensor | None = None
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
@@ -340,7 +341,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         for _ in range(horizon):
             obs = self.current_obs
             alive_mask.append(self._step_checks.alive_mask(self.alive_mask))
-            action = self.apply_action_mask(policy(obs))
+            action = self.gradient_guard.watch(self.apply_action_mask(policy(obs)))
             steps.append(step_of(obs, action, self.step(action)))
         return Window.of(steps, alive_mask)
 

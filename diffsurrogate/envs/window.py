@@ -82,6 +82,12 @@ class Window:
         """Select envs, or segments, by index."""
         return self.each(lambda values: values[:, envs])
 
+    @property
+    def finite_envs(self) -> Tensor:
+        """(env,) bool: envs all of whose observations, actions and rewards are finite."""
+        parts = (self.obs, self.action, self.reward, self.next_obs)
+        return torch.stack([x.isfinite().transpose(0, 1).flatten(1).all(1) for x in parts]).all(0)
+
     def summary(self) -> dict[str, float]:
         """Return metrics every trainer logs: mean reward, and how many episodes ended."""
         return {
@@ -102,6 +108,31 @@ class Window:
         """Apply a function to every tensor of the window."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: change(v) for k, v in tensors.items() if v is not None})
+
+
+class GradientGuard:
+    """Drops the gradients of envs in which they are not finite, and counts them.
+
+    In an action's gradient everything that comes after the action is added up; an env whose sum is
+    not finite would otherwise spoil the weights' gradient for all.
+    """
+
+    def __init__(self) -> None:
+        """Start at none."""
+        self.dropped = torch.zeros((), dtype=torch.long)
+        """Actions with a gradient that was dropped."""
+
+    def watch(self, action: Tensor) -> Tensor:
+        """Return an action `(*any, env, agent, act_dim)`, whose gradient is watched."""
+        if action.requires_grad:
+            action = action.view_as(action)  # the hook must not see other uses of the tensor
+            action.register_hook(self._finite)
+        return action
+
+    def _finite(self, gradient: Tensor) -> Tensor:
+        finite = gradient.isfinite().flatten(-2).all(-1)
+        self.dropped = self.dropped.to(finite.device) + (~finite).sum()
+        return torch.where(finite[..., None, None], gradient, 0.0)
 
 
 def step_of(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
-from diffsurrogate.envs.window import Window, WindowPolicy
+from diffsurrogate.envs.window import GradientGuard, Window, WindowPolicy
 from diffsurrogate.surrogates.fitting import Surrogates
 
 
@@ -48,9 +48,10 @@ class GradientChain:
     is the models' own prediction.
     """
 
-    def __init__(self, surrogates: Surrogates) -> None:
-        """Build a chain; call `start` before use."""
+    def __init__(self, surrogates: Surrogates, guard: GradientGuard) -> None:
+        """Build a chain whose replayed actions `guard` watches; call `start` before use."""
         self.surrogates = surrogates
+        self.guard = guard
         self.config = surrogates.config
         self.state = torch.empty(0)
         """(env, agent, obs_dim), the models' input at the next step."""
@@ -93,7 +94,7 @@ class GradientChain:
         if self.config.loop == "closed":
             return self._replay_stepwise(values, lambda obs, t: policy.at(obs, t))
         actions = straight_through(values.action, policy.at(values.obs, slice(None)))
-        actions = values.mask_dead_actions(actions)
+        actions = self.guard.watch(values.mask_dead_actions(actions))
         model = self.surrogates.dynamics
         if model is not None and model.from_start:
             return self._replay_at_once(values, actions)
@@ -109,7 +110,8 @@ class GradientChain:
             obs = values.obs[t]
             if self.config.loop == "closed":
                 obs = straight_through(obs, before)
-            action = values.mask_dead_actions(straight_through(values.action[t], act(obs, t)), t)
+            action = straight_through(values.action[t], act(obs, t))
+            action = self.guard.watch(values.mask_dead_actions(action, t))
             predicted = self.predict(action, values.next_obs[t])
             final = straight_through(values.next_obs[t], predicted)
             carried = self.anchor_value(values.next_obs[t], predicted)

@@ -48,6 +48,11 @@ class BaseNetConfig:
         """Whether an agent's output depends on the features of other agents."""
         return self.centralised
 
+    @property
+    def same_for_all(self) -> bool:
+        """Whether all agents have the same weights, and so the same normalisation."""
+        return isinstance(self, SharedNetConfig | TransformerConfig | DiCoConfig)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _RecurrentNetConfig(BaseNetConfig):

@@ -3,68 +3,231 @@
 import torch
 from torch import Tensor, nn
 
+MANY = 16
+"""Different whole numbers above which a feature is a measurement, not a flag or a category."""
+_SLOTS, _HASH = 64, -7046029254386353131  # 64 slots by Fibonacci hashing
+_ROWS = 1024
+"""Rows of a batch in which different whole numbers are counted."""
+RESOLUTION = 1e-6
+"""Deviations below this share of the mean are float32's rounding: the feature is constant."""
+_SMALLEST = 1e-9
+LIMIT = 10.0
+"""Largest normalised value, in standard deviations."""
+HIDDEN, VISIBLE = 0.1, 0.2
+"""Agents part when one's deviation falls below the first share of the common one, and join again
+above the second."""
+
+
+class ValuesSeen(nn.Module):
+    """Tells measurements from flags, one-hots and categories, by the values seen so far.
+
+    A feature is a measurement once it has taken a fractional value, or more than `MANY` different
+    whole numbers (encoders, pixels, ticks).
+    """
+
+    fractional: Tensor
+    slots: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """Start with flags only."""
+        super().__init__()
+        self.register_buffer("fractional", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("slots", torch.zeros(*shape, _SLOTS, dtype=torch.bool))
+
+    @property
+    def measurement(self) -> Tensor:
+        """Whether each feature is a measurement: bool."""
+        return self.fractional | (self.slots.sum(-1) > MANY)
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, features: Tensor) -> None:
+        """Look at values that are no measurements so far; those that are not finite do not count.
+
+        Args:
+            rows: (row, feature), of these features only.
+            features: (*shape) bool, with as many True.
+        """
+        fraction = (rows != rows.round()) & rows.isfinite()
+        self.fractional[features] |= fraction.any(0)
+        some = rows[:: max(1, len(rows) // _ROWS)].round().long()
+        slot = ((some * _HASH) >> 58) & (_SLOTS - 1)  # the top six bits
+        found = torch.zeros(rows.shape[1], _SLOTS, dtype=torch.bool, device=rows.device)
+        self.slots[features] |= found.scatter(1, slot.T, True)
+
 
 class RunningStatistics(nn.Module):
     """Running mean and standard deviation, and a frozen copy of them for normalisation.
 
-    Features with whole values only so far (flags, one-hots, counts) are scaled down to at most 1
-    but not shifted: a rarely set flag would otherwise become a spike of many standard deviations.
-    Uses Chan et al.'s parallel update. `snapshot()` copies the live statistics to the frozen ones;
-    a whole window must be normalised by the same snapshot, or its gradient would be wrong.
+    Flags, one-hots and categories (`ValuesSeen`) are scaled to at most 1 but shifted only by an
+    offset they never leave: a rarely set flag would otherwise become a spike of many standard
+    deviations. Normalised values are clamped to ±`LIMIT`. Uses Chan et al.'s parallel update.
+    `snapshot()` copies the live statistics to the frozen ones; a whole window must be normalised by
+    the same snapshot, or its gradient would be wrong.
+
+    Statistics are of every agent by itself unless `shared`, for networks with the same weights for
+    all agents: there a feature's statistics are those of all agents together, so that equal
+    observations stay equal, as long as each agent's values can be told apart by them (`HIDDEN`).
     """
 
     mean: Tensor
     std: Tensor
+    measurement: Tensor
     live_mean: Tensor
     live_m2: Tensor
     count: Tensor
-    fractional: Tensor
-    largest: Tensor
+    lowest: Tensor
+    highest: Tensor
+    apart: Tensor
+    leaves: Tensor
+    present: Tensor
 
-    def __init__(self, shape: tuple[int, ...], *, floor: float = 1e-2) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        shared: bool = False,
+        flags: bool = True,
+        limit: float = LIMIT,
+    ) -> None:
         """Start at mean 0 and standard deviation 1.
 
         Args:
-            shape: trailing axes with separate statistics.
-            floor: smallest standard deviation used, so that nearly constant features stay small.
+            shape: trailing axes with separate statistics, (agent, obs_dim) for observations.
+            shared: agents, the first axis, share statistics where that hides nothing.
+            flags: treat flags as above; False takes every feature for a measurement.
+            limit: largest normalised value.
         """
         super().__init__()
-        self.floor = floor
-        self.shape = shape
+        self.shape, self.shared, self.flags, self.limit = shape, shared, flags, limit
+        self.values = ValuesSeen(shape)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("measurement", torch.zeros(shape, dtype=torch.bool))
         self.register_buffer("live_mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("live_m2", torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("fractional", torch.zeros(shape, dtype=torch.bool))
-        self.register_buffer("largest", torch.ones(shape))
+        self.register_buffer("count", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("lowest", torch.full(shape, torch.inf, dtype=torch.float64))
+        self.register_buffer("highest", torch.full(shape, -torch.inf, dtype=torch.float64))
+        self.register_buffer("apart", torch.zeros(shape[1:], dtype=torch.bool))
+        self.register_buffer("leaves", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("present", torch.ones(shape, dtype=torch.bool), persistent=False)
 
     @torch.no_grad()
-    def update(self, batch: Tensor) -> None:
-        """Update the live statistics with a batch `(*any, *shape)`."""
+    def update(self, batch: Tensor, counts: Tensor | None = None) -> None:
+        """Update the live statistics with a batch `(*any, *shape)`.
+
+        Padding and values that are not finite are left out.
+
+        Args:
+            batch: observations or other values.
+            counts: (*any, shape[0]) bool, such as which agents are alive; None if all count. Where
+                agents leave, rows of zeros are normalised to zeros.
+        """
         rows = batch.reshape(-1, *self.shape).double()
         if len(rows) == 0:
             return
-        self.fractional = self.fractional | (rows != rows.round()).any(0)
-        self.largest = torch.maximum(self.largest, rows.abs().amax(0).to(self.largest.dtype))
-        mean = rows.mean(0)
-        m2 = (rows - mean).square().sum(0)
-        total = self.count + len(rows)
+        valid = self._valid(rows, counts)
+        size = torch.full_like(self.count, len(rows)) if valid is None else valid.sum(0).double()
+        mean = _filled(rows, valid, 0.0).sum(0) / size.clamp(min=1)
+        m2 = _filled(rows - mean, valid, 0.0).square().sum(0)
+        if self.flags:
+            self._update_flags(rows, valid)
+        total = (self.count + size).clamp(min=1)
         delta = mean - self.live_mean
-        self.live_mean = self.live_mean + delta * len(rows) / total
-        self.live_m2 = self.live_m2 + m2 + delta.square() * self.count * len(rows) / total
-        self.count = total
+        self.live_mean = self.live_mean + delta * size / total
+        self.live_m2 = self.live_m2 + m2 + delta.square() * self.count * size / total
+        self.count = self.count + size
+
+    def _valid(self, rows: Tensor, counts: Tensor | None) -> Tensor | None:
+        """Return which values of rows `(row, *shape)` count; None if all do."""
+        valid = None
+        if not bool(self.present.all()):
+            valid = self.present.expand_as(rows)
+        if not bool(rows.sum().isfinite()):
+            valid = rows.isfinite() if valid is None else rows.isfinite() & valid
+        if counts is not None and not bool(counts.all()):
+            counts = counts.reshape(-1, *self.shape[:1])
+            counts = counts.reshape(*counts.shape, *[1] * (len(self.shape) - 1))
+            valid = counts.expand_as(rows) if valid is None else counts & valid
+            self.leaves = torch.ones_like(self.leaves)
+        return valid
+
+    def _update_flags(self, rows: Tensor, valid: Tensor | None) -> None:
+        """Look at the features which have not been measurements so far."""
+        unsure = ~self.values.measurement
+        if not bool(unsure.any()):
+            return
+        rows = rows[:, unsure]
+        valid = None if valid is None else valid[:, unsure]
+        self.values.update(_filled(rows, valid, torch.nan), unsure)
+        lowest, highest = (_filled(rows, valid, s * torch.inf) for s in (1, -1))
+        self.lowest[unsure] = torch.minimum(self.lowest[unsure], lowest.amin(0))
+        self.highest[unsure] = torch.maximum(self.highest[unsure], highest.amax(0))
 
     @torch.no_grad()
     def snapshot(self) -> None:
         """Copy the live statistics to the frozen ones."""
-        if float(self.count) == 0:
+        if not bool(self.count.any()):
             return
-        mean = self.live_mean.to(self.mean.dtype)
-        deviation = (self.live_m2 / self.count).sqrt().to(self.std.dtype)
-        self.mean = torch.where(self.fractional, mean, 0.0)
-        self.std = torch.where(self.fractional, deviation.clamp(min=self.floor), self.largest)
+        mean, square = self.live_mean, self.live_m2 / self.count.clamp(min=1)
+        lowest, highest, known = self.lowest, self.highest, self.count > 0
+        measurement = self.values.measurement if self.flags else torch.ones_like(self.measurement)
+        if self.shared:
+            together, spread, alone = self._common(mean, square)
+            mean, square = mean.where(alone, together), square.where(alone, spread)
+            lowest = lowest.where(alone, lowest.amin(0))
+            highest = highest.where(alone, highest.amax(0))
+            measurement = measurement.where(alone, measurement.any(0))
+            known = known.any(0).expand_as(known)
+        deviation = scale_or_size(square.sqrt(), mean)
+        nearest = lowest.clamp(min=0) + highest.clamp(max=0)  # to zero: an offset never left
+        span = (highest - lowest).clamp(min=1.0)
+        known = known & self.present
+        self.measurement = measurement
+        mean = torch.where(measurement, mean, nearest).where(known, 0.0)
+        self.mean = mean.to(self.mean.dtype)
+        std = torch.where(measurement, deviation, span).where(known, 1.0)
+        self.std = std.to(self.std.dtype)
+
+    def _common(self, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean and variance of all agents together, and where agents keep their own.
+
+        They do so for features by which an agent's moves would hardly be seen in common units.
+        """
+        weight = self.count / self.count.sum(0).clamp(min=1)
+        together = (weight * mean).sum(0)
+        spread = (weight * (square + (mean - together).square())).sum(0)
+        share = (square / spread.clamp(min=_SMALLEST**2)).sqrt()
+        moves = square.sqrt() > _rounding(mean)
+        least = share.where(moves, torch.inf).amin(0)
+        self.apart = least < torch.where(self.apart, VISIBLE, HIDDEN)
+        return together, spread, self.apart & (self.count > 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `(*any, *shape)` with the frozen statistics."""
-        return (x - self.mean) / self.std
+        out = ((x - self.mean) / self.std).clamp(-self.limit, self.limit)
+        if len(self.shape) < 2 or not (self.leaves.is_cuda or bool(self.leaves)):
+            return out
+        gone = self.leaves & (x == 0).all(-1, keepdim=True)
+        return out.masked_fill(gone, 0.0)
+
+
+def mark_padding(module: nn.Module, mask: Tensor) -> None:
+    """Leave padding out of all statistics of a module; `mask` (agent, obs_dim) is False there."""
+    for part in module.modules():
+        if isinstance(part, RunningStatistics) and part.shape == mask.shape:
+            part.present.copy_(mask)
+
+
+def scale_or_size(deviation: Tensor, mean: Tensor) -> Tensor:
+    """Return deviations, and for constant features their size or 1, whichever is larger."""
+    return torch.where(deviation > _rounding(mean), deviation, mean.abs().clamp(min=1.0))
+
+
+def _filled(rows: Tensor, valid: Tensor | None, value: float) -> Tensor:
+    return rows if valid is None else rows.masked_fill(~valid, value)
+
+
+def _rounding(mean: Tensor) -> Tensor:
+    """Return the largest deviation that may be nothing but rounding."""
+    return RESOLUTION * mean.abs() + _SMALLEST

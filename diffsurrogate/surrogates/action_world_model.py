@@ -19,13 +19,12 @@ from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.data.segments import Segments, padded
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.normaliser import scale_or_size
 from diffsurrogate.surrogates.dynamics import Batch, LearnedDynamics
 from diffsurrogate.surrogates.structured_attention import StructuredLayer
 
-OBS_FLOOR = 0.1
-"""Smallest standard deviation of an observation feature."""
 CHANGE_FLOOR = 0.03
-"""Smallest scale of a change; both floors assume observations of order 1."""
+"""Smallest scale of a change, in standard deviations of the feature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +242,11 @@ class ActionWorldModel(LearnedDynamics):
         return self.config.batch_size
 
     def update_normaliser(
-        self, obs: Tensor, next_obs: Tensor, draw: Callable[[int], Batch]
+        self,
+        obs: Tensor,
+        next_obs: Tensor,
+        draw: Callable[[int], Batch],
+        alive: Tensor | None = None,
     ) -> None:
         """Set the statistics from trajectories of the replay buffer."""
         drawn = draw(2048)
@@ -282,13 +285,13 @@ class ActionWorldModel(LearnedDynamics):
             raise UsageError("no step is valid; give at least one trajectory of one step")
         seen = torch.cat([obs0, targets[valid]]).flatten(0, 1)
         self.obs_mean.copy_(seen.mean(dim=0))
-        self.obs_std.copy_(seen.std(dim=0, correction=0).clamp(min=OBS_FLOOR))
+        self.obs_std.copy_(scale_or_size(seen.std(dim=0, correction=0), self.obs_mean))
         change = (targets - obs0[:, None]).masked_fill(~valid[..., None, None], 0)
         square = change.square().sum(dim=(0, 2)) / (count * agents).clamp(min=1)[:, None]
         steps = torch.arange(cfg.max_horizon, device=count.device)
         reached = pad(count, (0, len(steps) - horizon)) > 0
         latest = steps.where(reached, 0).cummax(dim=0).values
-        self.change_scale.copy_(square.sqrt().clamp(min=CHANGE_FLOOR)[latest])
+        self.change_scale.copy_(square.sqrt().maximum(CHANGE_FLOOR * self.obs_std)[latest])
 
     def target_scale(self, horizon: int) -> Float[Tensor, "time obs_dim"]:
         """Return the scale of the network's output, for steps 1 to `horizon`."""

@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from diffsurrogate.envs.window import Window
+from diffsurrogate.nets.normaliser import RunningStatistics
 
 Batch = dict[str, Tensor]
 
@@ -85,7 +87,11 @@ class LearnedDynamics(DynamicsModel):
 
     @abstractmethod
     def update_normaliser(
-        self, obs: Tensor, next_obs: Tensor, draw: Callable[[int], Batch]
+        self,
+        obs: Tensor,
+        next_obs: Tensor,
+        draw: Callable[[int], Batch],
+        alive: Tensor | None = None,
     ) -> None:
         """Update the normalisation statistics.
 
@@ -93,6 +99,7 @@ class LearnedDynamics(DynamicsModel):
             obs: (step, agent, obs_dim) of the latest window.
             next_obs: (step, agent, obs_dim).
             draw: samples that many items of the replay buffer.
+            alive: (step, agent) bool, the agents that were alive; None for all.
         """
 
     def evaluate(self, window: Window, action: Tensor) -> None:
@@ -102,6 +109,11 @@ class LearnedDynamics(DynamicsModel):
 def repeat_to(rows: Tensor, action: Tensor) -> Tensor:
     """Repeat a batch to the number of actions, which `mixup_loss` stacks."""
     return rows.repeat(len(action) // len(rows), *[1] * (rows.dim() - 1))
+
+
+def scale_of_change(change: RunningStatistics, obs: RunningStatistics) -> Tensor:
+    """Return the unit of changes: their deviation, at least `CHANGE_FLOOR` of the feature's."""
+    return torch.maximum(change.std, CHANGE_FLOOR * obs.std)
 
 
 class GivenDynamics(DynamicsModel):
@@ -128,7 +140,5 @@ class GivenDynamics(DynamicsModel):
         return out
 
 
-OBS_FLOOR = 0.02
-"""Smallest standard deviation used to normalise an observation feature."""
-CHANGE_FLOOR = 0.003
-"""Smallest standard deviation used to normalise the change of a feature."""
+CHANGE_FLOOR = 0.005
+"""Smallest scale of a feature's change, in the feature's standard deviations."""

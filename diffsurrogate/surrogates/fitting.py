@@ -17,6 +17,7 @@ from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import mixup_loss
+from diffsurrogate.nets.normaliser import RESOLUTION, ValuesSeen, mark_padding
 from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
@@ -95,6 +96,10 @@ class Surrogates(nn.Module):
         self.terminations_seen = 0
         self.steps_seen = 0
 
+    def leave_out_padding(self, mask: Tensor) -> None:
+        """Leave padding out of all statistics; `mask` (agent, obs_dim) is False there."""
+        mark_padding(self, mask)
+
     # --- models ------------------------------------------------------------------------------
 
     def dynamics_action(self, action: Tensor) -> Tensor:
@@ -148,7 +153,10 @@ class Surrogates(nn.Module):
             "reward": window.reward.flatten(0, 1),
             "terminated": window.terminated.flatten().float(),
         }
+        if window.alive_mask is not None:
+            flat["alive"] = window.alive_mask.flatten(0, 1)
         flat = finite_items(flat)
+        alive = flat.pop("alive", None)
         self.continuous.update(flat["next_obs"])
         if self.own_reward:
             model = self._learned_reward
@@ -168,7 +176,7 @@ class Surrogates(nn.Module):
             items = {name: flat[name] for name in ("obs", "action", "terminated")}
             self.termination_buffer.add(items["terminated"], items)
         if self._can_train():
-            self._update_statistics(flat)
+            self._update_statistics(flat, alive)
 
     def train_models(self, minibatches: int) -> dict[str, float]:
         """Train each model on `minibatches` minibatches from its buffer; return mean losses."""
@@ -309,18 +317,20 @@ class Surrogates(nn.Module):
         size, balance = self.config.fit.batch_size, self.config.fit.reward_balance
         return self.transition_buffer.sample(size, self.generator, balance)
 
-    def _update_statistics(self, flat: dict[str, Tensor]) -> None:
+    def _update_statistics(self, flat: dict[str, Tensor], alive: Tensor | None) -> None:
         if self.own_reward:
-            self._learned_reward.update_normaliser(flat["obs"], flat["next_obs"], flat["reward"])
+            steps = (flat["obs"], flat["next_obs"], flat["reward"], alive)
+            self._learned_reward.update_normaliser(*steps)
             self._learned_reward.update_units(self._rewards()["reward"])
         if self.own_dynamics:
             self._learned_dynamics.update_normaliser(
                 flat["obs"],
                 flat["next_obs"],
                 lambda count: self.dynamics_buffer.sample(count, self.generator, balance=0.0),
+                alive,
             )
         if self.config.termination:
-            self.termination.obs_statistics.update(flat["obs"])
+            self.termination.obs_statistics.update(flat["obs"], alive)
             self.termination.obs_statistics.snapshot()
 
     def _loss(self, name: str) -> Tensor:
@@ -399,8 +409,8 @@ class ContinuousFeatures(nn.Module):
     """Detects the observation features that a gradient may pass through.
 
     Flags and one-hots are not differentiable functions of the state, and their spurious Jacobians
-    explode along a window. A feature counts as discrete until it first takes a value that is not a
-    whole number.
+    explode along a window. A feature counts as discrete until it takes a fractional value, or more
+    whole numbers than flags and categories do (`ValuesSeen`).
     """
 
     seen: Tensor
@@ -416,6 +426,7 @@ class ContinuousFeatures(nn.Module):
         """
         super().__init__()
         self.register_buffer("seen", torch.zeros(agents, obs_dim, dtype=torch.bool))
+        self.values = ValuesSeen((agents, obs_dim))
         self.register_buffer("fixed", torch.tensor(continuous is not None))
         if continuous is not None:
             given = torch.as_tensor(continuous).cpu()
@@ -436,8 +447,9 @@ class ContinuousFeatures(nn.Module):
         """Update the mask with observations `(*any, agent, obs_dim)`."""
         if bool(self.fixed) or bool(self.seen.all()):
             return
-        rows = obs.reshape(-1, *self.seen.shape)
-        self.seen |= (rows != rows.round()).any(0)
+        unsure = ~self.seen
+        self.values.update(obs.reshape(-1, *self.seen.shape)[:, unsure].double(), unsure)
+        self.seen |= self.values.measurement
 
 
 def fvu(predicted: Tensor, target: Tensor) -> float:
@@ -447,7 +459,8 @@ def fvu(predicted: Tensor, target: Tensor) -> float:
     """
     variance = float(target.var(correction=0))
     error = float((predicted - target).square().mean())
-    return error / variance if variance > 1e-12 else error
+    constant = variance <= RESOLUTION**2 * float(target.square().mean())
+    return error if constant else error / variance
 
 
 def fvu_by_feature(predicted: Tensor, window: Window, continuous: Tensor) -> Tensor:
@@ -462,7 +475,8 @@ def fvu_by_feature(predicted: Tensor, window: Window, continuous: Tensor) -> Ten
     """
     error = (predicted - window.next_obs).square().mean((0, 1))
     change = (window.next_obs - window.obs).square().mean((0, 1))
-    return torch.where(continuous & (change > 1e-12), error / change, torch.nan)
+    moves = change > RESOLUTION**2 * window.next_obs.square().mean((0, 1))
+    return torch.where(continuous & moves, error / change, torch.nan)
 
 
 def fvu_of_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:

@@ -7,6 +7,7 @@ both: $R = (1 - p) f + p g$, with the regression f of ordinary rewards, the prob
 event and its size g.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +22,7 @@ from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig, SharedNetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
 from diffsurrogate.seeding import seeded
-from diffsurrogate.surrogates.dynamics import CHANGE_FLOOR, OBS_FLOOR, Batch, repeat_to
+from diffsurrogate.surrogates.dynamics import Batch, repeat_to, scale_of_change
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
 RewardRange = Literal["bounded", "unbounded"]
@@ -163,21 +164,24 @@ class RewardModel(nn.Module):
         more = 0 if config.inputs == "s,a" else obs_dim
         in_dim = obs_dim if config.inputs == "s'" else obs_dim + act_dim + more
         self.net = build_net(config.net, agents, in_dim, 1, head_gain=0.0)
-        self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
-        self.change_statistics = RunningStatistics((obs_dim,), floor=CHANGE_FLOOR)
-        self.reward_statistics = RunningStatistics((), floor=1e-8)
+        shape, shared = (agents, obs_dim), config.net.same_for_all
+        self.obs_statistics = RunningStatistics(shape, shared=shared)
+        self.change_statistics = RunningStatistics(shape, shared=shared, flags=False)
+        self.reward_statistics = RunningStatistics((agents,), shared=shared, limit=math.inf)
         self.ordinary = OrdinaryRange(agents)
         with seeded():
             self.events = EventModel(config.net, agents, in_dim)
         self.register_buffer("low", torch.tensor(0.0))
         self.register_buffer("high", torch.tensor(0.0))
 
-    def update_normaliser(self, obs: Tensor, next_obs: Tensor, reward: Tensor) -> None:
+    def update_normaliser(
+        self, obs: Tensor, next_obs: Tensor, reward: Tensor, alive: Tensor | None = None
+    ) -> None:
         """Update the input statistics and the range of rewards with steps `(*any, agent, …)`."""
-        self.obs_statistics.update(obs)
+        self.obs_statistics.update(obs, alive)
         self.obs_statistics.snapshot()
         if self.config.inputs == "s,a,change":
-            self.change_statistics.update(next_obs - obs)
+            self.change_statistics.update(next_obs - obs, alive)
             self.change_statistics.snapshot()
         if reward.numel() > 0:
             kept = reward.masked_fill(~self.ordinary.holds(reward), 0.0)
@@ -187,7 +191,7 @@ class RewardModel(nn.Module):
     def update_units(self, reward: Tensor) -> None:
         """Update mean and deviation of ordinary rewards, and those of events: (item, agent)."""
         ordinary = self.ordinary.holds(reward)
-        self.reward_statistics.update(reward[ordinary])
+        self.reward_statistics.update(reward, ordinary)
         self.reward_statistics.snapshot()
         self.events.update_units(reward, ordinary)
 
@@ -236,7 +240,7 @@ class RewardModel(nn.Module):
             error = functional.binary_cross_entropy_with_logits(raw, place, reduction="none")
         else:
             error = (raw - self.reward_statistics(reward)).square()
-        loss = error[ordinary].mean()
+        loss = (error * ordinary).sum() / ordinary.sum().clamp(min=1)
         if self.events.active:
             loss = loss + self.events.loss(inputs, reward, ordinary)
         return loss
@@ -255,8 +259,8 @@ class RewardModel(nn.Module):
         inputs = self.config.inputs
         parts = [] if inputs == "s'" else [self.obs_statistics(obs), action]
         if inputs == "s,a,change":
-            change = (next_obs - obs) / self.change_statistics.std
-            parts.append(torch.where(self.obs_statistics.fractional, change, 0.0))
+            change = (next_obs - obs) / scale_of_change(self.change_statistics, self.obs_statistics)
+            parts.append(torch.where(self.obs_statistics.measurement, change, 0.0))
         elif inputs != "s,a":
             parts.append(self.obs_statistics(next_obs))
         return torch.cat(parts, dim=-1)
@@ -269,7 +273,7 @@ class TerminationModel(nn.Module):
         """Build; the logit is the mean of one output per agent."""
         super().__init__()
         self.net = build_net(net, agents, obs_dim + act_dim, 1, head_gain=0.0)
-        self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
+        self.obs_statistics = RunningStatistics((agents, obs_dim), shared=net.same_for_all)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the logit for obs `(*batch, agent, obs_dim)` and normalised actions."""

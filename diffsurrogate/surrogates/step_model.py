@@ -13,11 +13,10 @@ from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import JointNetConfig, NetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics
 from diffsurrogate.surrogates.dynamics import (
-    CHANGE_FLOOR,
-    OBS_FLOOR,
     Batch,
     LearnedDynamics,
     repeat_to,
+    scale_of_change,
 )
 
 
@@ -64,8 +63,9 @@ class StepModel(LearnedDynamics):
         self.config = config
         in_dim = fourier_dim(obs_dim, config.num_frequencies) + act_dim
         self.net = build_net(config.net, agents, in_dim, obs_dim, head_gain=0.0)
-        self.obs_statistics = RunningStatistics((obs_dim,), floor=OBS_FLOOR)
-        self.change_statistics = RunningStatistics((obs_dim,), floor=CHANGE_FLOOR)
+        shape, shared = (agents, obs_dim), config.net.same_for_all
+        self.obs_statistics = RunningStatistics(shape, shared=shared)
+        self.change_statistics = RunningStatistics(shape, shared=shared, flags=False)
         self.attenuation = GradientAttenuation(agents, obs_dim)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -75,10 +75,15 @@ class StepModel(LearnedDynamics):
             obs: (*batch, agent, obs_dim).
             action: (*batch, agent, act_dim), normalised.
         """
-        change = self.change_statistics.std * self._net(obs, action)
+        change = self.change_scale * self._net(obs, action)
         if self.config.attenuate and torch.is_grad_enabled():
             return self.attenuation.attenuated(obs, change)
         return obs + change
+
+    @property
+    def change_scale(self) -> Tensor:
+        """(agent, obs_dim): the unit of predicted changes."""
+        return scale_of_change(self.change_statistics, self.obs_statistics)
 
     def begin(self, obs: Tensor) -> None:
         """Return no carry: a step depends on the current state only."""
@@ -120,12 +125,16 @@ class StepModel(LearnedDynamics):
 
     @torch.no_grad()
     def update_normaliser(
-        self, obs: Tensor, next_obs: Tensor, draw: Callable[[int], Batch]
+        self,
+        obs: Tensor,
+        next_obs: Tensor,
+        draw: Callable[[int], Batch],
+        alive: Tensor | None = None,
     ) -> None:
         """Update the statistics of observations and changes with a window."""
-        self.obs_statistics.update(obs)
+        self.obs_statistics.update(obs, alive)
         self.obs_statistics.snapshot()
-        self.change_statistics.update(next_obs - obs)
+        self.change_statistics.update(next_obs - obs, alive)
         self.change_statistics.snapshot()
 
     def loss(self, batch: Batch, continuous: Tensor) -> Tensor:
@@ -135,7 +144,7 @@ class StepModel(LearnedDynamics):
 
     def response(self, batch: Batch, continuous: Tensor) -> Callable[[Tensor], Tensor]:
         """Return a function from actions to next observations, in the changes' deviations."""
-        scale = continuous.to(batch["obs"].dtype) / self.change_statistics.std
+        scale = continuous.to(batch["obs"].dtype) / self.change_scale
         return lambda action: self(repeat_to(batch["obs"], action), action) * scale
 
     def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
@@ -143,7 +152,7 @@ class StepModel(LearnedDynamics):
 
         `mask` (agent, obs_dim) is 1 for features to include; discrete ones are left out.
         """
-        change = (next_obs - obs) / self.change_statistics.std
+        change = (next_obs - obs) / self.change_scale
         error = (self._net(obs, action) - change).square() * mask
         return error.sum() / (mask.sum().clamp(min=1) * error[..., 0, 0].numel())
 
@@ -214,5 +223,5 @@ class GradientAttenuation(nn.Module):
 
     def _share(self, of: Tensor) -> Tensor:
         share = (1 - self.error / of).clamp(min=0)
-        known = torch.where(of > 1e-12, share, 0.0)
+        known = torch.where(of > 0, share, 0.0)
         return torch.where(self.windows > 0, known, 1.0)

@@ -15,7 +15,7 @@ class Evaluation:
     """Results of a policy in the first episode of every env."""
 
     returns: Tensor
-    """(env,) undiscounted, summed over agents."""
+    """(env,) float64, undiscounted, summed over agents."""
     max_returns: Tensor | None
     """(env,) the largest attainable return, if the env knows it."""
     lengths: Tensor
@@ -71,14 +71,14 @@ def evaluate(
         raise UsageError(f"evaluation takes {steps} steps; give steps=..., at least 1")
     env.reset(seed=seed)
     max_returns = env.max_return()
-    returns = torch.zeros(env.num_envs, device=env.device)
+    returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.long, device=env.device)
     terminated = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
     running = torch.ones_like(terminated)
     with torch.no_grad():
         for _ in range(steps):
             _, reward, terminates, truncates, _ = env.step(predict(env.current_obs))
-            returns += torch.where(running, reward.sum(-1), 0.0)
+            returns += torch.where(running, reward.double().sum(-1), 0.0)
             lengths += running
             terminated |= running & terminates
             running &= ~(terminates | truncates)

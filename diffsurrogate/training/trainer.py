@@ -23,6 +23,7 @@ from diffsurrogate.envs.modes import (
     keep_outside,
     outside_inference_mode,
 )
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
@@ -34,9 +35,9 @@ SKIPS_TO_WARN_OF = 10
 """Consecutive updates with skipped gradients that cause a warning."""
 _NOT_FINITE = (
     f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was skipped "
-    "(skipped_updates counts them), so that little or nothing is learned; check the env's native "
-    "gradients (check_gradients), or let LearnedDiffWrapper learn bounded ones over fewer steps "
-    "(horizon, segment_length)"
+    "(skipped_updates and dropped_gradients count them), so that little or nothing is learned; "
+    "check the env's native gradients (check_gradients), or let LearnedDiffWrapper learn bounded "
+    "ones over fewer steps (horizon, segment_length)"
 )
 Callback = Callable[[Any, Metrics], bool | None]
 """Called with the trainer after every update; returning False stops the training."""
@@ -94,6 +95,8 @@ class Trainer(ABC):
         self.iteration = 0
         self.total_iterations = 0
         self.started = False
+        self.broken_copies = 0
+        """Windows of single envs that were left out, as a value was not finite."""
         self.ema_actor: AveragedModel | None = None
         self._parts: dict[str, Saved] = {}
 
@@ -106,6 +109,11 @@ class Trainer(ABC):
         """Number of skipped gradients, over all optimisers."""
         optimisers = [part for part in self._parts.values() if isinstance(part, ClippedAdam)]
         return sum(optimiser.skipped for optimiser in optimisers)
+
+    @property
+    def _faults(self) -> int:
+        """Skipped gradients of optimisers and dropped ones of single envs."""
+        return self.skipped + int(self.env.gradient_guard.dropped)
 
     @property
     def env_steps(self) -> int:
@@ -237,15 +245,17 @@ class Trainer(ABC):
             self.started = True
         in_a_row = 0
         while self.iteration < total_iterations:
-            start, skipped = time.process_time(), self.skipped
+            start, faults = time.process_time(), self._faults
             report = self.iterate()
             self.iteration += 1
-            in_a_row = in_a_row + 1 if self.skipped > skipped else 0
+            in_a_row = in_a_row + 1 if self._faults > faults else 0
             if in_a_row == SKIPS_TO_WARN_OF:
                 warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=2)
             if self.ema_actor is not None:
                 self.ema_actor.update_parameters(self.actor)
             report["skipped_updates"] = float(self.skipped)
+            report["broken_copies"] = float(self.broken_copies)
+            report["dropped_gradients"] = float(self.env.gradient_guard.dropped)
             report["env_steps"] = float(self.env_steps)
             report["update_cpu_seconds"] = time.process_time() - start
             yield report
@@ -258,6 +268,7 @@ class Trainer(ABC):
             "streams": {name: stream.get_state() for name, stream in self._streams.items()},
             "config": asdict(self.config),
             "iteration": self.iteration,
+            "broken_copies": self.broken_copies,
             "total_iterations": self.total_iterations,
             "started": self.started,
             "seed": self.seed,
@@ -286,6 +297,7 @@ class Trainer(ABC):
             for name, stream in self._streams.items():
                 stream.set_state(state["streams"][name].cpu())
             self.iteration = state["iteration"]
+            self.broken_copies = state["broken_copies"]
             self.total_iterations = state["total_iterations"]
             self.started = state["started"]
             self.seed = state["seed"]
@@ -317,6 +329,29 @@ class Trainer(ABC):
     @abstractmethod
     def iterate(self) -> Metrics:
         """Collect a window, learn from it and return metrics."""
+
+    def finite_copies(self, window: Window) -> Tensor | None:
+        """Return the indices of the envs to learn from; None for all.
+
+        An env with an observation, action or reward that is not finite costs its own share of the
+        update; it is counted.
+
+        Warns:
+            RuntimeWarning: for the first time.
+        """
+        finite = window.finite_envs
+        if bool(finite.all()):
+            return None
+        kept = finite.nonzero().squeeze(-1)
+        if self.broken_copies == 0:
+            warnings.warn(
+                f"env {int((~finite).nonzero()[0])} returned a value that is not finite; its "
+                "window is left out of the update (broken_copies counts such windows)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.broken_copies += len(finite) - len(kept)
+        return kept
 
     def _state(self) -> State:
         """Return state of subclasses that is not in a registered part."""

@@ -170,34 +170,65 @@ def test_sampling_actions_between_updates_changes_nothing(name):
 
 
 class Spike(Reach):
-    """Infinite rewards while broken; as a wrapper might give them, for envs check their own."""
+    """Infinite rewards of some envs while broken; as a wrapper might give them."""
+
+    first = 0
 
     def step(self, actions: Tensor) -> Any:
         obs, reward, *rest = super().step(actions)
-        return obs, reward / 0 if self.broken else reward, *rest
+        late = torch.arange(ENVS)[:, None] >= self.first
+        return obs, torch.where(late, reward / 0, reward) if self.broken else reward, *rest
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sb3"])
-def test_one_infinite_reward_does_not_end_the_training(name):
-    """Steps with a gradient that is not finite are skipped and counted.
-
-    A learned reward bounds the gradient, so that nothing is skipped in shac+ and shac++. Rewards
-    are not scaled, for divided by an infinite deviation they would be 0.
-    """
-    case, skipped = TRAINERS[name], []
+@pytest.mark.parametrize("broken", [1, ENVS])
+def test_infinite_rewards_cost_the_share_of_their_envs(name, broken):
+    """Of one env out of seven, its window; of all, the update, which is skipped and counted."""
+    case, seen, weights = TRAINERS[name], [], []
     env = Spike(differentiable=case.differentiable)
-    scaling = {"scale_rewards": False} if hasattr(case.config, "scale_rewards") else {}
-    agent = case.make(case.wrap(env), **scaling)
+    env.first = ENVS - broken
+    agent = case.make(case.wrap(env))
 
     def callback(trainer: Trainer, metrics: dict[str, float]) -> None:
-        skipped.append(metrics["skipped_updates"])
+        seen.append((metrics["broken_copies"], metrics["skipped_updates"]))
+        weights.append(torch.nn.utils.parameters_to_vector(trainer.actor.parameters()).clone())
         env.broken = trainer.iteration == 2
 
-    agent.learn(4 * WINDOW, callback)
-    assert skipped[:2] == [0.0, 0.0]
-    assert (skipped[2] > 0) == (name not in ("shac+", "shac++"))
+    with pytest.warns(RuntimeWarning, match=f"env {env.first} returned a value that is not finite"):
+        agent.learn(4 * WINDOW, callback)
+    assert seen == [(0, 0)] * 2 + [(broken, broken == ENVS)] * 2
+    assert torch.equal(weights[1], weights[2]) == (broken == ENVS)
+    assert not torch.equal(weights[2], weights[3])
     for part in (agent.actor, agent.critic):
         assert all(parameter.isfinite().all() for parameter in part.parameters())
+
+
+class Cliff(Reach):
+    """The reward's slope is infinite in one env, its value is not."""
+
+    def reward(self, state: Any, action: Tensor, next_state: Any) -> Tensor:
+        reward = super().reward(state, action, next_state)
+        cliff = (0 * action[3:4, :, 0]).sqrt()
+        return torch.cat([reward[:3], reward[3:4] + cliff, reward[4:]])
+
+
+def test_an_infinite_gradient_costs_the_share_of_its_env():
+    agent, reports = TRAINERS["shac"].make(Cliff(differentiable=True)), []
+    before = torch.nn.utils.parameters_to_vector(agent.actor.parameters()).clone()
+    agent.learn(WINDOW, lambda trainer, metrics: reports.append(metrics))
+    assert reports[0]["skipped_updates"] == 0
+    assert reports[0]["dropped_gradients"] > 0
+    after = torch.nn.utils.parameters_to_vector(agent.actor.parameters())
+    assert after.isfinite().all() and not torch.equal(after, before)
+
+
+@every_trainer
+def test_one_env_and_windows_of_one_step_are_enough(case):
+    """A minibatch of one sample has no deviation."""
+    agent = case.make(case.env(num_envs=1), horizon=1)
+    reports: list[dict[str, float]] = []
+    agent.learn(3, lambda trainer, metrics: reports.append(metrics))
+    assert all(math.isfinite(value) for report in reports for value in report.values())
 
 
 def test_gradients_that_are_never_finite_are_warned_of():

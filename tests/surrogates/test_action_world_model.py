@@ -235,9 +235,9 @@ def test_statistics_by_hand() -> None:
     world.set_statistics(start, targets, valid)
     # entry 0 was 0, 2, 3, 7, 6: mean 3.6, mean square 19.6; entry 1 stands still at 5.
     torch.testing.assert_close(world.obs_mean, torch.tensor([3.6, 5.0]))
-    torch.testing.assert_close(world.obs_std, torch.tensor([(19.6 - 3.6**2) ** 0.5, 0.1]))
+    torch.testing.assert_close(world.obs_std, torch.tensor([(19.6 - 3.6**2) ** 0.5, 5.0]))
     # after step 1 it moved by 3 and 4, after step 2 by 7; steps 3 and 4 were never reached.
-    scale = torch.tensor([[12.5**0.5, 0.03], [7.0, 0.03], [7.0, 0.03], [7.0, 0.03]])
+    scale = torch.tensor([[12.5**0.5, 0.15], [7.0, 0.15], [7.0, 0.15], [7.0, 0.15]])
     torch.testing.assert_close(world.change_scale, scale)
 
 

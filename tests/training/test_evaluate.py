@@ -49,6 +49,14 @@ def test_returns_are_of_the_first_episode_summed_over_agents():
     assert result.normalised_return == pytest.approx(5 / 8)  # mean length 5, at best 8
 
 
+def test_small_rewards_after_a_large_one_are_not_lost():
+    """In float32, 2**26 + 1 is 2**26 again."""
+    env = Countdown(max_steps=2)
+    first = lambda s, a, n: torch.full((ENVS, AGENTS), 2.0**26).where(n["left"].max() > 6, 1.0)  # noqa: E731
+    env.reward = first  # type: ignore[method-assign]
+    assert evaluate(still, env).returns[1:].tolist() == [3 * (2.0**26 + 1)] * (ENVS - 1)
+
+
 def test_what_is_cut_is_not_called_terminated():
     for result in (evaluate(still, Countdown(), steps=4), evaluate(still, Countdown(max_steps=4))):
         assert result.lengths.tolist() == [2, 3, 4, 4, 4, 4, 4]

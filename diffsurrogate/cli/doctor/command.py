@@ -285,6 +285,12 @@ def _ends(found: Diagnosis) -> str:
     return ends + "the next episode starts in the same step"
 
 
+def _shortened(names: Sequence[str], most: int = 6) -> str:
+    """Return some names and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "no entry"
+
+
 def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
     errors = fit.entry_errors[fit.entry_errors.isfinite()]
     good = f"held-out error of the change: {int((errors < 0.1).sum())} of {len(errors)} entries"
@@ -345,7 +351,8 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
             + ("; the same for all agents" if met.team_reward else ""),
         ),
         ("rewarded", rewarded),
-        ("whole numbers", f"{met.whole_entries} entries; no gradient passes them"),
+        ("flags", f"{met.whole_entries} entries of few whole numbers; no gradient passes them"),
+        ("of no use", _shortened(met.useless)),
         ("own gradients", gradients),
     ]
     rows += _fit_rows(found.fit)

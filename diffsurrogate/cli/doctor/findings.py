@@ -47,9 +47,11 @@ class RandomPlay:
     truncated: int
     """Episodes that were cut by a time limit, and not ended by state in the same step."""
     whole_entries: int
-    """Entries of (agent, obs_dim) that only take whole numbers, padding left out."""
+    """Entries of (agent, obs_dim) that are flags or categories (`ValuesSeen`), no padding."""
     still_entries: int
     """Entries that never change."""
+    useless: tuple[str, ...]
+    """Names of entries that never change, or equal another of the same agent."""
     scales: tuple[float, float]
     """Smallest and largest deviation of the others."""
 

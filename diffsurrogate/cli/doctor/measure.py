@@ -14,6 +14,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
+from diffsurrogate.nets.normaliser import ValuesSeen
 from diffsurrogate.seeding import derive_env_seed, derive_seed, seeded
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.fitting import fvu_by_feature
@@ -162,7 +163,9 @@ def _experience(env: MultiAgentVectorEnv, windows: Mapping[NoiseKind, list[Windo
         rewarded[kind] = float(((got != usual) & got.isfinite()).any(-1).float().mean())
     deviation = obs.std(0)
     still = (deviation == 0) & env.observation_mask
-    whole = (obs == obs.round()).all(0) & env.observation_mask & ~still
+    values = ValuesSeen(tuple(still.shape))
+    values.update(obs.flatten(1).double(), torch.ones_like(still))
+    whole = ~values.measurement & env.observation_mask & ~still
     moving = deviation[env.observation_mask & ~still & deviation.isfinite()]
     return RandomPlay(
         transitions=len(reward),
@@ -177,8 +180,24 @@ def _experience(env: MultiAgentVectorEnv, windows: Mapping[NoiseKind, list[Windo
         truncated=sum(int((w.truncated & ~w.terminated).sum()) for w in everything),
         whole_entries=int(whole.sum()),
         still_entries=int(still.sum()),
+        useless=_useless(env, obs, still),
         scales=(float(moving.min()), float(moving.max())) if len(moving) else (0.0, 0.0),
     )
+
+
+def _useless(env: MultiAgentVectorEnv, obs: Tensor, still: Tensor) -> tuple[str, ...]:
+    """Name the entries of obs (step, agent, obs_dim) which are constant or repeat another."""
+    found = []
+    for agent, name in enumerate(env.agents):
+        number = obs[:, agent].unique(dim=1, return_inverse=True)[1].tolist()
+        first: dict[int, int] = {}
+        for entry, column in enumerate(number):
+            same = first.setdefault(column, entry)
+            if bool(still[agent, entry]):
+                found.append(f"{name}[{entry}] is constant")
+            elif same != entry and bool(env.observation_mask[agent, entry]):
+                found.append(f"{name}[{entry}] equals [{same}]")
+    return tuple(found)
 
 
 # --- gradients -------------------------------------------------------------------------------
