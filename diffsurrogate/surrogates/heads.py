@@ -64,15 +64,15 @@ class OrdinaryRange(nn.Module):
     """
 
     newest: Tensor
-    head: Tensor
+    added: Tensor
     low: Tensor
     high: Tensor
 
     def __init__(self, columns: int) -> None:
         """Start with every value ordinary, for each of `columns` columns."""
         super().__init__()
-        self.register_buffer("newest", torch.full((_KEPT, columns), torch.nan))
-        self.register_buffer("head", torch.zeros((), dtype=torch.long))
+        self.register_buffer("newest", torch.zeros(_KEPT, columns))
+        self.register_buffer("added", torch.zeros((), dtype=torch.long))
         self.register_buffer("low", torch.full((columns,), -torch.inf))
         self.register_buffer("high", torch.full((columns,), torch.inf))
 
@@ -80,11 +80,11 @@ class OrdinaryRange(nn.Module):
     def update(self, values: Float[Tensor, "item column"]) -> None:
         """Add values, evenly spaced ones of a large batch, and estimate the range anew."""
         some = values[:: max(1, len(values) // (_KEPT // 8))].to(self.newest)
-        slot = (torch.arange(len(some), device=some.device) + self.head) % _KEPT
+        slot = (torch.arange(len(some), device=some.device) + self.added) % _KEPT
         self.newest[slot] = some
-        self.head = (self.head + len(some)) % _KEPT
+        self.added += len(some)
         levels = torch.tensor([0.1, 0.9], device=some.device, dtype=some.dtype)
-        lower, upper = self.newest.nanquantile(levels, dim=0)
+        lower, upper = self.newest[: int(self.added)].quantile(levels, dim=0)
         spread = torch.where(upper > lower, _SPREADS * (upper - lower), torch.inf)
         self.low, self.high = lower - spread, upper + spread
 
