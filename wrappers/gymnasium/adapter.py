@@ -24,6 +24,7 @@ from diffsurrogate.wrappers.external.adapter import (
 from diffsurrogate.wrappers.external.checks import IndexedEnv
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
+from diffsurrogate.wrappers.gymnasium.batched import BatchedEnv, gives_tensors, is_batched
 
 GymVectorEnv = VectorEnv[Any, Any, Any]
 GymEnv = gymnasium.Env[Any, Any]
@@ -98,7 +99,16 @@ class GymnasiumEnv(SingleAgentEnv):
         make_another: Callable[[], Any] | None = None,
         **options: Any,
     ) -> MultiAgentVectorEnv:
-        """Adapt a single env, of which a function makes others, or a `VectorEnv`."""
+        """Adapt a single env, of which a function makes others, or a `VectorEnv`.
+
+        One that is batched itself, or gives tensors, becomes a `BatchedEnv`.
+        """
+        if isinstance(raw, VectorEnv) and not isinstance(raw.unwrapped, MultiAgentVectorEnv):
+            if gives_tensors(raw):
+                _check_autoreset(raw)
+                return BatchedEnv.from_raw(raw, num_envs=num_envs, **options)
+        elif not isinstance(raw, VectorEnv) and is_batched(raw):
+            return BatchedEnv.from_raw(raw, num_envs=num_envs, **options)
         if isinstance(raw, VectorEnv):
             check_count(raw.num_envs if num_envs is None else num_envs, raw.num_envs)
             return super().from_raw(raw, **options)
