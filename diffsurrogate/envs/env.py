@@ -16,6 +16,7 @@ from diffsurrogate.envs.action_space import clamp_to_box, expect_action
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
+from diffsurrogate.envs.reported import RESERVED, EpisodeReport
 from diffsurrogate.envs.window import Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import straight_through_one_hot
@@ -105,6 +106,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.max_horizon: int | None = None
         """Longest window that can be differentiated; None for any."""
         self._current: Tensor | None = None
+        self._episode_report = EpisodeReport()
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
@@ -163,6 +165,13 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         None, unless overridden; `max_steps` is counted by the base class.
         """
         return torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+
+    def _report(self) -> dict[str, Tensor]:
+        """Return numbers `(env,)` that the simulator told beside the last `_advance`, by name.
+
+        Such as whether a task was solved; NaN where an env told none. None, unless overridden.
+        """
+        return {}
 
     def detach(self) -> None:
         """Detach the state from its graph; the simulation goes on unchanged."""
@@ -252,7 +261,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         Returns:
             obs `(env, agent, obs_dim)`, reward `(env, agent)`, terminated and truncated `(env,)`
             bool, and info with `final_obs` (env, agent, obs_dim), the observation before the
-            reset, and `_final_obs` (env,), True where the env was reset.
+            reset, and `_final_obs` (env,), True where the env was reset; and the numbers (env,)
+            that the env reports, such as `is_success`, of the step before any reset.
 
         Raises:
             UsageError: the action, or a value from the simulator, has a wrong shape or dtype or is
@@ -274,7 +284,17 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             self._steps = torch.where(ended, 0, steps)
         self._step_checks.finite(steps, next_obs, reward, obs)
         self._current, self._episode_start = obs, ended
-        return obs, reward, terminated, truncated, {"final_obs": next_obs, "_final_obs": ended}
+        info = {key: told for key, told in self._report().items() if key not in RESERVED}
+        self._episode_report.add(info, ended)
+        info |= {"final_obs": next_obs, "_final_obs": ended}
+        return obs, reward, terminated, truncated, info
+
+    def episode_report(self) -> dict[str, float]:
+        """Return `info/NAME`: means over the episodes that ended since the last call.
+
+        Of the numbers that the env reported in the last step of each.
+        """
+        return self._episode_report.take()
 
     def state(self) -> State:
         """Return everything that determines the env's future, random state included.

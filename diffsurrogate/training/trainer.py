@@ -220,7 +220,7 @@ class Trainer(ABC):
         in_a_row = 0
         while self.iteration < total_iterations:
             start, skipped = time.process_time(), self.skipped
-            report = self.iterate()
+            report = self.iterate() | self.env.episode_report()
             self.iteration += 1
             in_a_row = in_a_row + 1 if self.skipped > skipped else 0
             if in_a_row == SKIPS_TO_WARN_OF:

@@ -22,6 +22,7 @@ from diffsurrogate.wrappers.external.adapter import (
     sub_envs_of,
 )
 from diffsurrogate.wrappers.external.checks import IndexedEnv
+from diffsurrogate.wrappers.external.infos import of_batch
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.gymnasium.batched import BatchedEnv, gives_tensors, is_batched
@@ -154,6 +155,7 @@ class GymnasiumEnv(SingleAgentEnv):
         raw_action = self._raw_actions(action)
         with self._checks.calling("step()", self.raw):
             obs, reward, terminated, truncated, info = self.raw.step(raw_action)
+        self._tell(of_batch(info, self.num_envs))
         self._obs = final = self._flatten(obs)
         terminated = self._checks.flags("terminated", terminated)
         truncated = self._checks.flags("truncated", truncated)

@@ -18,6 +18,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_count
 from diffsurrogate.wrappers.external.checks import ExternalChecks
+from diffsurrogate.wrappers.external.infos import of_tensors
 from diffsurrogate.wrappers.external.spaces import action_box, agent_names, valid_action_dims
 from diffsurrogate.wrappers.gymnasium.observation_groups import Groups, as_box
 
@@ -138,7 +139,7 @@ class BatchedEnv(ExternalEnv):
         self._actions = actions
         self._cut = torch.zeros(num_envs, dtype=torch.bool, device=own)
         self._rows = torch.zeros(num_envs, self.obs_dim, device=own)
-        self._told = False
+        self._warned = False
 
     @classmethod
     def from_raw(
@@ -183,6 +184,8 @@ class BatchedEnv(ExternalEnv):
             result = self.raw.step(self._raw_actions(action))
         obs, given, terminated, self._cut, infos = self._parts(result)
         self._rows = final = self._groups.rows(obs, infos)
+        told = of_tensors(infos.get("final_info") or infos, self.num_envs)
+        self._told = {name: values.to(self.device) for name, values in told.items()}
         ended = terminated | self._cut
         if self.resets_itself and bool(ended.any()):
             final = torch.where(ended.unsqueeze(1), self._last(infos, before, ended), final)
@@ -254,8 +257,8 @@ class BatchedEnv(ExternalEnv):
             )
         key = next((name for name in FINAL if infos.get(name) is not None), None)
         if key is None:
-            if not self._told and bool(self._cut.any()):
-                self._told = True
+            if not self._warned and bool(self._cut.any()):
+                self._warned = True
                 how = "An env that is reset from outside (mjlab: cfg.auto_reset = False)"
                 text = NO_FINAL.format(name=self._name, keys=" or ".join(FINAL), how=how)
                 warnings.warn(text, UserWarning, stacklevel=2)

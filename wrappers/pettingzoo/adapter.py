@@ -23,6 +23,7 @@ from diffsurrogate.wrappers.external.adapter import (
     sub_envs_of,
 )
 from diffsurrogate.wrappers.external.agent_rows import MASK, Layout, name_of
+from diffsurrogate.wrappers.external.infos import of_each
 from diffsurrogate.wrappers.external.spaces import bounds_of
 from diffsurrogate.wrappers.pettingzoo.parallel import ParallelEnvSlot
 
@@ -172,6 +173,7 @@ class PettingZooEnv(ExternalEnv):
             own = [column[index] for column in columns]
             result = slot.step(dict(zip(self._layout.agents, own, strict=True)))
             self._obs[index], reward[index], terminated[index], self._cut[index] = result
+        self._tell(of_each([slot.told for slot in self._slots]))
         return self._tensor(self._obs), self._tensor(reward), self._tensor(terminated)
 
     def _cut_short(self) -> Tensor:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.agent_rows import Layout, name_of
+from diffsurrogate.wrappers.external.infos import mean_of_agents
 
 Rows = NDArray[np.float32]
 FIELDS = ("observations", "rewards", "terminations", "truncations")
@@ -32,6 +33,8 @@ class ParallelEnvSlot:
         self._layout, self._bounds = layout, bounds
         self._alive: list[Any] = []
         self._steps = 0
+        self.told: dict[str, float] = {}
+        """Numbers in the infos of the last step, each the mean over agents."""
 
     def reset(self, seed: int | None) -> Rows:
         """Reset the env, with a seed or from its current random state.
@@ -73,6 +76,7 @@ class ParallelEnvSlot:
             self._column(field, values, before)
             for field, values in zip(FIELDS, given[:4], strict=True)
         )
+        self.told = mean_of_agents(given[4])
         self._alive = self._agents_now()
         newcomers = [agent for agent in self._alive if agent not in before]
         cut = [agent for agent in before if truncations[agent] and not terminations[agent]]

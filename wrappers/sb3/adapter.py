@@ -14,6 +14,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import check_count
 from diffsurrogate.wrappers.external.checks import await_answers
+from diffsurrogate.wrappers.external.infos import of_each
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
@@ -146,6 +147,7 @@ class AdaptedVecEnv(SingleAgentEnv):
             await_answers(self.raw.unwrapped)
             obs, reward, done, infos = self.raw.step_wait()
         self._obs = self._rows(obs)
+        self._tell(of_each(infos))
         ended = self._checks.flags("done", done)
         cut = np.zeros_like(ended)
         final = self._obs.clone()

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy
 from diffsurrogate.envs.observation_slices import box_without, without
 from diffsurrogate.envs.registry import as_multi_agent
+from diffsurrogate.envs.reported import RESERVED
 from diffsurrogate.errors import UsageError
 
 try:
@@ -115,6 +116,11 @@ class SB3VecEnv(VecEnv):
         dones = self._per_slot(terminated | truncated)
         cuts = self._per_slot(truncated & ~terminated).tolist()
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": cut} for cut in cuts]
+        for name, told in info.items():
+            if name not in RESERVED:
+                values = self._per_slot(told)
+                for place in np.flatnonzero(~np.isnan(values)).tolist():
+                    infos[place][name] = float(values[place])
         for slot in np.flatnonzero(dones):
             infos[slot]["terminal_observation"] = final[slot]
         return slot_rows(self.env, obs, self.joint), rewards, dones, infos
@@ -153,8 +159,8 @@ class SB3VecEnv(VecEnv):
         """Return False per slot asked for: no slot is a `gymnasium.Env` that could be wrapped."""
         return [False] * len(list(self._get_indices(indices)))
 
-    def _per_slot(self, flags: Tensor) -> NDArray[np.bool_]:
-        """Return flags (env,) as (slot,)."""
+    def _per_slot(self, flags: Tensor) -> NDArray[Any]:
+        """Return one value per env (env,) as (slot,)."""
         repeated = flags if self.joint else flags.repeat_interleave(self.env.num_agents)
         return repeated.cpu().numpy().copy()
 
