@@ -1,5 +1,6 @@
 """Checks of what a simulator returns; errors name the env, the step and the field."""
 
+import difflib
 import math
 import traceback
 from collections.abc import Callable, Sequence
@@ -296,6 +297,38 @@ def check_world(
         raise UsageError("the action box must be finite; rescale the actions in your env")
 
 
+RESET_MASK = "reset_mask"
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a seed of `reset` that is not one whole number, such as one per env."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
+        raise UsageError(
+            f"seed is {seed!r}; give one whole number, from which every env gets its own"
+        )
+
+
+def other_options(options: dict[str, Any] | None, name: str, *, taken: bool) -> dict[str, Any]:
+    """Return the options of `reset` that are the simulator's own.
+
+    Args:
+        options: of `reset`; None for none.
+        name: of the env, for messages.
+        taken: whether the simulator takes any.
+
+    Raises:
+        UsageError: it does not, or one is a misspelt `reset_mask`.
+    """
+    others = {key: value for key, value in (options or {}).items() if key != RESET_MASK}
+    misspelt = difflib.get_close_matches(RESET_MASK, map(str, others), cutoff=0.8)
+    if others and (misspelt or not taken):
+        raise UsageError(
+            f"{name}.reset does not take the options {', '.join(map(str, others))}; it takes "
+            f"{RESET_MASK}" + (f"; did you mean {RESET_MASK}?" if misspelt else "")
+        )
+    return others
+
+
 def reset_mask(options: dict[str, Any] | None, num_envs: int, seed: int | None) -> Tensor | None:
     """Return `options["reset_mask"]` as (env,) bool; None to reset all envs.
 
@@ -307,7 +340,7 @@ def reset_mask(options: dict[str, Any] | None, num_envs: int, seed: int | None) 
     Raises:
         UsageError: the mask has a wrong shape, is not bool, or comes with a seed.
     """
-    given = (options or {}).get("reset_mask")
+    given = (options or {}).get(RESET_MASK)
     if given is None:
         return None
     mask = torch.as_tensor(given)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
 from diffsurrogate.envs.bounds import Bounds
-from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
+from diffsurrogate.envs.checks import StepChecks, check_seed, check_world, other_options, reset_mask
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
 from diffsurrogate.envs.reported import RESERVED, EpisodeReport
 from diffsurrogate.envs.window import Window, WindowPolicy, check_horizon, step_of
@@ -53,6 +53,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """Whether `make(..., state=True)` can append a global state, at `global_state_slice`."""
     resets_itself: bool = False
     """Whether the simulator resets envs itself when their episodes end, and at no other time."""
+    takes_reset_options: bool = False
+    """Whether `_reset_all` and `_reset_where` obey `_reset_options`; else any are refused."""
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Longest window that can be differentiated; None for any."""
         self._current: Tensor | None = None
         self._episode_report = EpisodeReport()
+        self._reset_options: dict[str, Any] = {}  # of the reset that runs
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
@@ -213,17 +216,29 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Reset every env, or some.
 
         Args:
-            seed: new random seed; None keeps the random state.
-            options: {"reset_mask": (env,) bool} resets those envs only; the others go on.
+            seed: new random seed, one number for all envs; None keeps the random state.
+            options: {"reset_mask": (env,) bool} resets those envs only; the others go on. Envs of
+                libraries whose `reset` takes options get the rest, for this reset only.
 
         Returns:
             obs `(env, agent, obs_dim)` float32 and an empty info.
 
         Raises:
             UsageError: `action_mask_slice` or `global_state_slice` is invalid, the mask does not
-                fit or comes with a seed, or the simulator resets envs only by itself.
+                fit or comes with a seed, the env takes no such options, or the simulator resets
+                envs only by itself.
         """
+        check_seed(seed)
         mask = reset_mask(options, self.num_envs, seed)
+        self._reset_options = other_options(
+            options, type(self).__name__, taken=self.takes_reset_options
+        )
+        try:
+            return self._reset_now(mask, seed)
+        finally:
+            self._reset_options = {}
+
+    def _reset_now(self, mask: Tensor | None, seed: int | None) -> tuple[Tensor, dict[str, Any]]:
         if mask is not None:
             return self._start_some(mask.to(self.device)), {}
         roles = self.action_mask_slice, self.global_state_slice

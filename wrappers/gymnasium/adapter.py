@@ -50,6 +50,7 @@ class GymnasiumEnv(SingleAgentEnv):
     """
 
     library = "Gymnasium"
+    takes_reset_options = True
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class GymnasiumEnv(SingleAgentEnv):
             seeds = env_seeds(seed, self.num_envs)  # others take only one number
         self._checks.step = 0
         with self._checks.calling("reset()", self.raw):
-            obs, _ = self.raw.reset(seed=seeds)
+            obs, _ = self.raw.reset(seed=seeds, options=self._reset_options or None)
         self._obs = self._flatten(obs)
         return self._shared(self._obs)
 
@@ -138,7 +139,7 @@ class GymnasiumEnv(SingleAgentEnv):
         chosen = mask.cpu().numpy() & ~self._reset_by_raw
         if chosen.any():
             with self._checks.calling("reset()", self.raw):
-                obs, _ = self.raw.reset(options={"reset_mask": chosen})
+                obs, _ = self.raw.reset(options=self._reset_options | {"reset_mask": chosen})
             before, self._obs = self._obs, self._flatten(obs)
             going_on = torch.from_numpy(~chosen)
             old, new = before[going_on], self._obs[going_on]

@@ -117,6 +117,7 @@ class BatchedEnv(ExternalEnv):
                 "add env_ids, or let step reset them"
             )
         self.resets_itself = resets_itself
+        self.takes_reset_options = _takes(raw.reset, "options") or _takes(raw.reset, "kwargs")
         limit = _own_limit(raw)
         if resets_itself and max_steps is not None:
             raise UsageError(
@@ -166,14 +167,14 @@ class BatchedEnv(ExternalEnv):
         seed = self._seed_of_reset(seed)
         self._checks.step = 0
         with self._checks.calling("reset()"):
-            result = _reset(self.raw, seed)
+            result = _reset(self.raw, seed, self._reset_options)
         self._rows = self._read(result)
         return self._shared(self._rows.unsqueeze(1))
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         if not self.resets_itself and self._partial is not None and bool(mask.any()):
             with self._checks.calling("reset() of some envs"):
-                result = self._partial(mask)
+                result = self._partial(mask, self._reset_options)
             self._rows = torch.where(mask.unsqueeze(1), self._read(result), self._rows)
         return self._shared(self._rows.unsqueeze(1))
 
@@ -381,7 +382,7 @@ def _first_of(space: Any, num_envs: int) -> Any:
 
 def _observations_now(raw: Any) -> Any:
     """Return observations of a simulator that declares no space of them."""
-    result = raw.get_observations() if hasattr(raw, "get_observations") else _reset(raw, None)
+    result = raw.get_observations() if hasattr(raw, "get_observations") else _reset(raw, None, {})
     return result[0] if isinstance(result, tuple) else result
 
 
@@ -411,18 +412,18 @@ def _takes(function: Any, name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-def _reset(raw: Any, seed: int | None) -> Any:
-    """Reset all envs, with the seed where there is a way to give it."""
-    if seed is None:
-        return raw.reset()
-    if _takes(raw.reset, "seed") or _takes(raw.reset, "kwargs"):
-        return raw.reset(seed=seed)
-    if hasattr(raw, "seed"):
-        raw.seed(seed)
-    return raw.reset()
+def _reset(raw: Any, seed: int | None, options: dict[str, Any]) -> Any:
+    """Reset all envs, with the seed where there is a way to give it, and with options if any."""
+    given: dict[str, Any] = {"options": options} if options else {}
+    if seed is not None:
+        if _takes(raw.reset, "seed") or _takes(raw.reset, "kwargs"):
+            given["seed"] = seed
+        elif hasattr(raw, "seed"):
+            raw.seed(seed)
+    return raw.reset(**given)
 
 
-def _partial_reset(raw: Any) -> Callable[[Tensor], Any] | None:
+def _partial_reset(raw: Any) -> Callable[[Tensor, dict[str, Any]], Any] | None:
     """Return what resets the envs of a mask `(env,)` and returns observations of all, if any can.
 
     `reset(env_ids=...)` is Isaac Lab's and mjlab's; the option "env_idx" is ManiSkill's, and
@@ -430,9 +431,13 @@ def _partial_reset(raw: Any) -> Callable[[Tensor], Any] | None:
     """
     inner = _inner(raw)
     if hasattr(inner, "elapsed_steps"):
-        return lambda mask: raw.reset(options={"env_idx": mask.nonzero().squeeze(1)})
+        return lambda mask, options: raw.reset(
+            options=options | {"env_idx": mask.nonzero().squeeze(1)}
+        )
     if _takes(inner.reset, "env_ids"):
-        return lambda mask: inner.reset(env_ids=mask.nonzero().squeeze(1))
+        return lambda mask, options: inner.reset(
+            env_ids=mask.nonzero().squeeze(1), **({"options": options} if options else {})
+        )
     if isinstance(raw, gymnasium.vector.VectorEnv):
-        return lambda mask: raw.reset(options={"reset_mask": mask})
+        return lambda mask, options: raw.reset(options=options | {"reset_mask": mask})
     return None

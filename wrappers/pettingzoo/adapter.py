@@ -66,6 +66,7 @@ class PettingZooEnv(ExternalEnv):
     """
 
     library = "PettingZoo"
+    takes_reset_options = True
 
     def __init__(
         self,
@@ -157,12 +158,12 @@ class PettingZooEnv(ExternalEnv):
         seed = self._seed_of_reset(seed)
         seeds = [None] * self.num_envs if seed is None else env_seeds(seed, self.num_envs)
         for slot, own_seed in zip(self._slots, seeds, strict=True):
-            self._obs[slot.index] = slot.reset(own_seed)
+            self._obs[slot.index] = slot.reset(own_seed, self._reset_options)
         return self._tensor(self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         for index in np.flatnonzero(mask.cpu().numpy()):
-            self._obs[index] = self._slots[index].reset(None)
+            self._obs[index] = self._slots[index].reset(None, self._reset_options)
         return self._tensor(self._obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:

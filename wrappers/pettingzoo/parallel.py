@@ -36,8 +36,8 @@ class ParallelEnvSlot:
         self.told: dict[str, float] = {}
         """Numbers in the infos of the last step, each the mean over agents."""
 
-    def reset(self, seed: int | None) -> Rows:
-        """Reset the env, with a seed or from its current random state.
+    def reset(self, seed: int | None, options: dict[str, Any]) -> Rows:
+        """Reset the env, with a seed or from its current random state, and with options if any.
 
         Returns:
             obs (agent, obs_dim).
@@ -46,7 +46,9 @@ class ParallelEnvSlot:
             UsageError: what the env gave does not keep to the parallel API.
         """
         self._steps = 0
-        given = self._call("reset", **({} if seed is None else {"seed": seed}))
+        asked = {"seed": seed, "options": options or None}
+        known = {name: value for name, value in asked.items() if value is not None}
+        given = self._call("reset", **known)
         if not isinstance(given, tuple) or len(given) != 2:
             raise self._wrong("reset() must return observations and infos, two dicts")
         self._alive = self._agents_now()

@@ -45,6 +45,7 @@ class AdaptedVecEnv(SingleAgentEnv):
     """
 
     resets_itself = True
+    takes_reset_options = True
     library = "Stable-Baselines3"
     drawn_if = 'make it with make_vec_env(id, env_kwargs={"render_mode": "rgb_array"})'
 
@@ -130,6 +131,8 @@ class AdaptedVecEnv(SingleAgentEnv):
         seed = self._seed_of_reset(seed)
         if seed is not None:
             self.raw.seed(seed)
+        if self._reset_options:
+            self.raw.set_options(self._reset_options)
         self._checks.step = 0
         with self._checks.calling("reset()", self.raw):
             obs = self.raw.reset()

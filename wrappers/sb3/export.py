@@ -78,12 +78,20 @@ class SB3VecEnv(VecEnv):
         super().__init__(slots, _observation_space(env, self.joint), _action_space(env, self.joint))
 
     def reset(self) -> NDArray[np.float32]:
-        """Reset every env, with the seed given to `seed(...)`, if any, the first time.
+        """Reset every env, with what `seed(...)` and `set_options(...)` gave since the last reset.
 
         Returns:
             obs (slot, features) float32.
+
+        Raises:
+            UsageError: the env does not take the options, or they differ from slot to slot.
         """
-        obs, _ = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        options = self._options[0] or None
+        if any((other or None) != options for other in self._options):
+            raise UsageError(
+                f"set_options got {self._options}; slots share a reset, so give one dict for all"
+            )
+        obs, _ = self.env.reset(seed=self._seeds[0], options=options)
         self._reset_seeds()
         self._reset_options()
         return slot_rows(self.env, obs, self.joint)
