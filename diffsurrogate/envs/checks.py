@@ -274,18 +274,24 @@ def _when_all(steps: Tensor | None, reset: bool = False) -> str:
 
 
 def check_world(
-    num_envs: int, agents: Sequence[str], action_space: spaces.Box, max_steps: int | None
+    num_envs: int,
+    agents: Sequence[str],
+    observation_space: spaces.Box,
+    action_space: spaces.Box,
+    max_steps: int | None,
 ) -> None:
     """Check the arguments every env is built from.
 
     Args:
         num_envs: number of envs that step together.
         agents: one name per agent.
+        observation_space: box `(agent, obs_dim)` of one env.
         action_space: box `(agent, act_dim)` of one env.
         max_steps: steps after which an episode is truncated; None for never.
 
     Raises:
-        UsageError: a number is below 1, there are no agents, or the action box is infinite.
+        UsageError: a number is below 1, there are no agents, observations or actions have no
+            entries, or the action box is infinite.
     """
     if num_envs < 1:
         raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
@@ -293,6 +299,12 @@ def check_world(
         raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for no time limit")
+    for what, space in (("observations", observation_space), ("actions", action_space)):
+        if 0 in space.shape:
+            raise UsageError(
+                f"{what} of (agent, feature) = {space.shape} have no entries; give at least one "
+                "number, such as a constant 0 as what a stateless env shows"
+            )
     if not np.isfinite([action_space.low, action_space.high]).all():
         raise UsageError("the action box must be finite; rescale the actions in your env")
 

@@ -81,7 +81,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             check_bounds: refuse observations outside their finite bounds, by more than a thousandth
                 of the range.
         """
-        check_world(num_envs, agents, action_space, max_steps)
+        check_world(num_envs, agents, observation_space, action_space, max_steps)
         self.num_envs = num_envs
         self.agents = list(agents)
         self.num_agents = len(self.agents)

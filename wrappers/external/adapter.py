@@ -213,6 +213,8 @@ def check_distinct(raws: Sequence[Any]) -> None:
 
 def flat_box(space: gymnasium.Space[Any]) -> spaces.Box | None:
     """Return the box of a flattened observation; None if it has no fixed size."""
+    if isinstance(space, spaces.Dict | spaces.Tuple) and len(space.spaces) == 0:
+        return spaces.Box(-1, 1, (0,))  # which Gymnasium cannot flatten
     try:
         flat: gymnasium.Space[Any] = spaces.flatten_space(space)
     except NotImplementedError:

@@ -21,7 +21,7 @@ from diffsurrogate.wrappers.external.adapter import (
     env_seeds,
     sub_envs_of,
 )
-from diffsurrogate.wrappers.external.checks import IndexedEnv
+from diffsurrogate.wrappers.external.checks import IndexedEnv, keep_last
 from diffsurrogate.wrappers.external.infos import of_batch
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
@@ -74,6 +74,8 @@ class GymnasiumEnv(SingleAgentEnv):
             UsageError: the autoreset mode, the observations or the actions are not supported.
         """
         self._resets_itself = _check_autoreset(raw)
+        if self._resets_itself:
+            keep_last(raw.unwrapped)
         if isinstance(raw.unwrapped, MultiAgentVectorEnv):
             raise UsageError(
                 f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
@@ -157,12 +159,14 @@ class GymnasiumEnv(SingleAgentEnv):
         with self._checks.calling("step()", self.raw):
             obs, reward, terminated, truncated, info = self.raw.step(raw_action)
         self._tell(of_batch(info, self.num_envs))
-        self._obs = final = self._flatten(obs)
+        before, self._obs = self._obs, self._flatten(obs)
+        final = self._obs
         terminated = self._checks.flags("terminated", terminated)
         truncated = self._checks.flags("truncated", truncated)
         if self._resets_itself:
             self._reset_by_raw = np.logical_or(terminated, truncated)
             final = self._final_obs(info)
+            self._checks.not_reused(final, self._obs, before, self._reset_by_raw)
         return self._stepped(final, reward, terminated, truncated)
 
     def _flatten(self, obs: Any) -> Tensor:

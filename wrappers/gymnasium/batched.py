@@ -267,7 +267,9 @@ class BatchedEnv(ExternalEnv):
         there = infos.get(f"_{key}")
         if there is not None and bool((ended & ~self._column(f"_{key}", there)).any()):
             raise self._checks.missing(f'infos["{key}"]', int(ended.nonzero()[0]))
-        return self._groups.rows(infos[key], {}, f'infos["{key}"]')
+        last = self._groups.rows(infos[key], {}, f'infos["{key}"]')
+        self._checks.not_reused(last, self._rows, before, ended)
+        return last
 
 
 def is_batched(raw: Any) -> bool:

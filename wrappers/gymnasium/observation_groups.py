@@ -101,7 +101,7 @@ class Groups:
             )
         if found.device != self.device:
             raise UsageError(f"{at} is on {found.device}, but the env's device is {self.device}")
-        return found.detach().to(torch.float32).reshape(self.num_envs, -1)
+        return found.detach().to(torch.float32).reshape(self.num_envs, math.prod(box.shape))
 
     def _choose(
         self, names: list[str] | None, policy: Sequence[str] | None, state: Sequence[str] | None

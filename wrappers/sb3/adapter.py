@@ -13,7 +13,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import check_count
-from diffsurrogate.wrappers.external.checks import await_answers
+from diffsurrogate.wrappers.external.checks import await_answers, keep_last
 from diffsurrogate.wrappers.external.infos import of_each
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
@@ -75,6 +75,7 @@ class AdaptedVecEnv(SingleAgentEnv):
                 "this VecEnv is one of our envs already, made for Stable-Baselines3; give that env "
                 "itself (SB3VecEnv's .env), as its slots are agents and not envs"
             )
+        keep_last(raw.unwrapped)
         observations = raw.observation_space
         if not isinstance(observations, spaces.Box):
             raise UsageError(
@@ -149,7 +150,7 @@ class AdaptedVecEnv(SingleAgentEnv):
             self.raw.step_async(raw_action)
             await_answers(self.raw.unwrapped)
             obs, reward, done, infos = self.raw.step_wait()
-        self._obs = self._rows(obs)
+        before, self._obs = self._obs, self._rows(obs)
         self._tell(of_each(infos))
         ended = self._checks.flags("done", done)
         cut = np.zeros_like(ended)
@@ -159,6 +160,7 @@ class AdaptedVecEnv(SingleAgentEnv):
                 last = infos[index].get("terminal_observation")
                 cut[index] = bool(infos[index].get("TimeLimit.truncated", False))
             final[index, 0] = self._last_row("terminal_observation", last, self._raw_shape, index)
+        self._checks.not_reused(final, self._obs, before, ended)
         return self._stepped(final, reward, ended & ~cut, cut)
 
 
