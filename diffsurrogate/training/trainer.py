@@ -190,7 +190,8 @@ class Trainer(ABC):
 
         Args:
             path: written by `save`, or a run's checkpoint.
-            env: made with the same arguments, including `num_envs`.
+            env: made with the same arguments, including `num_envs`; what was loaded then predicts
+                and is evaluated on any number of envs.
             config: None for the saved one; a different one is refused.
 
         Raises:
@@ -244,6 +245,7 @@ class Trainer(ABC):
             "started": self.started,
             "seed": self.seed,
             "shape": list(self._shape),
+            "num_envs": self.env.num_envs,
             "env": self._env_state(),
             "learned": self.env.state_dict(),
         }
@@ -260,6 +262,14 @@ class Trainer(ABC):
             raise UsageError(
                 f"the checkpoint is of an env with (agents, obs_dim, act_dim) = {shape}, this one "
                 f"has {self._shape}; make it with the arguments it had then"
+            )
+        copies = state.get("num_envs", self.env.num_envs)
+        if copies != self.env.num_envs:
+            raise UsageError(
+                f"the checkpoint is of a training with num_envs={copies}, this env has "
+                f"{self.env.num_envs}; give load an env with num_envs={copies}. To use the policy "
+                "on any number of envs, give their observations to predict: "
+                "evaluate(agent.predict, env)"
             )
         try:
             for name, part in self._parts.items():

@@ -242,5 +242,7 @@ def test_a_vector_env_that_resets_more_than_asked_is_found_out():
     ],
 )
 def test_spaces_without_entries_are_refused(observations, actions):
-    with pytest.raises(UsageError, match="have no (entries|choices); "):
-        as_multi_agent(Counter(observations, actions))
+    one = Counter()
+    one.observation_space, one.action_space = observations, actions
+    with pytest.raises(UsageError, match=r"have no (entries|choices); "):
+        as_multi_agent(one)
