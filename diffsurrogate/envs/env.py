@@ -300,7 +300,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._step_checks.finite(steps, next_obs, reward, obs)
         self._current, self._episode_start = obs, ended
         info = {key: told for key, told in self._report().items() if key not in RESERVED}
-        self._episode_report.add(info, ended)
+        if info:
+            self._episode_report.add(info, ended)
         info |= {"final_obs": next_obs, "_final_obs": ended}
         return obs, reward, terminated, truncated, info
 

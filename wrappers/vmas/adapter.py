@@ -249,7 +249,7 @@ class VmasEnv(MultiAgentVectorEnv):
         """Return the numbers (env,) in VMAS's infos by agent, each the mean over agents."""
         per_agent = infos.values() if isinstance(infos, dict) else infos
         told: dict[str, list[Tensor]] = {}
-        for info in per_agent:
+        for info in filter(None, per_agent):
             for name, values in of_tensors(info, self.num_envs).items():
                 told.setdefault(name, []).append(values.to(self.device))
         return {name: torch.stack(values).mean(0) for name, values in told.items()}
