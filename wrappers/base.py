@@ -37,6 +37,10 @@ class EnvWrapper(MultiAgentVectorEnv):
         """(env, agent) bool: agents that are alive in the wrapped env; None where all are."""
         return self.env.alive_mask
 
+    def episode_report(self) -> dict[str, float]:
+        """Return what the wrapped env reported of ended episodes."""
+        return self.env.episode_report()
+
     def max_return(self) -> Tensor | None:
         """Return the wrapped env's largest attainable return, (env,)."""
         return self.env.max_return()

@@ -1,5 +1,6 @@
 """Checks of what a simulator returns; errors name the env, the step and the field."""
 
+import difflib
 import math
 import traceback
 from collections.abc import Callable, Sequence
@@ -274,18 +275,24 @@ def _when_all(steps: Tensor | None, reset: bool = False) -> str:
 
 
 def check_world(
-    num_envs: int, agents: Sequence[str], action_space: spaces.Box, max_steps: int | None
+    num_envs: int,
+    agents: Sequence[str],
+    observation_space: spaces.Box,
+    action_space: spaces.Box,
+    max_steps: int | None,
 ) -> None:
     """Check the arguments every env is built from.
 
     Args:
         num_envs: number of envs that step together.
         agents: one name per agent.
+        observation_space: box `(agent, obs_dim)` of one env.
         action_space: box `(agent, act_dim)` of one env.
         max_steps: steps after which an episode is truncated; None for never.
 
     Raises:
-        UsageError: a number is below 1, there are no agents, or the action box is infinite.
+        UsageError: a number is below 1, there are no agents, observations or actions have no
+            entries, or the action box is infinite.
     """
     if num_envs < 1:
         raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
@@ -293,8 +300,46 @@ def check_world(
         raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for no time limit")
+    for what, space in (("observations", observation_space), ("actions", action_space)):
+        if 0 in space.shape:
+            raise UsageError(
+                f"{what} of (agent, feature) = {space.shape} have no entries; give at least one "
+                "number, such as a constant 0 as what a stateless env shows"
+            )
     if not np.isfinite([action_space.low, action_space.high]).all():
         raise UsageError("the action box must be finite; rescale the actions in your env")
+
+
+RESET_MASK = "reset_mask"
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a seed of `reset` that is not one whole number, such as one per env."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
+        raise UsageError(
+            f"seed is {seed!r}; give one whole number, from which every env gets its own"
+        )
+
+
+def other_options(options: dict[str, Any] | None, name: str, *, taken: bool) -> dict[str, Any]:
+    """Return the options of `reset` that are the simulator's own.
+
+    Args:
+        options: of `reset`; None for none.
+        name: of the env, for messages.
+        taken: whether the simulator takes any.
+
+    Raises:
+        UsageError: it does not, or one is a misspelt `reset_mask`.
+    """
+    others = {key: value for key, value in (options or {}).items() if key != RESET_MASK}
+    misspelt = difflib.get_close_matches(RESET_MASK, map(str, others), cutoff=0.8)
+    if others and (misspelt or not taken):
+        raise UsageError(
+            f"{name}.reset does not take the options {', '.join(map(str, others))}; it takes "
+            f"{RESET_MASK}" + (f"; did you mean {RESET_MASK}?" if misspelt else "")
+        )
+    return others
 
 
 def reset_mask(options: dict[str, Any] | None, num_envs: int, seed: int | None) -> Tensor | None:
@@ -308,7 +353,7 @@ def reset_mask(options: dict[str, Any] | None, num_envs: int, seed: int | None) 
     Raises:
         UsageError: the mask has a wrong shape, is not bool, or comes with a seed.
     """
-    given = (options or {}).get("reset_mask")
+    given = (options or {}).get(RESET_MASK)
     if given is None:
         return None
     mask = torch.as_tensor(given)

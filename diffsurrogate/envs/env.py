@@ -15,9 +15,10 @@ from torch import Tensor
 
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
 from diffsurrogate.envs.bounds import Bounds, float32_inside
-from diffsurrogate.envs.checks import StepChecks, check_world, reset_mask
+from diffsurrogate.envs.checks import StepChecks, check_seed, check_world, other_options, reset_mask
 from diffsurrogate.envs.modes import check_defaults, keep_outside, usable
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
+from diffsurrogate.envs.reported import RESERVED, EpisodeReport
 from diffsurrogate.envs.window import GradientGuard, Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import straight_through_one_hot
@@ -64,6 +65,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         super().__init_subclass__(**kwargs)
         keep_outside(cls, _CALLED)
 
+    takes_reset_options: bool = False
+    """Whether `_reset_all` and `_reset_where` obey `_reset_options`; else any are refused."""
+
     def __init__(
         self,
         *,
@@ -93,7 +97,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if action_space.dtype != np.float32:
             action_space = float32_inside(action_space)
         check_defaults()
-        check_world(num_envs, agents, action_space, max_steps)
+        check_world(num_envs, agents, observation_space, action_space, max_steps)
         self.num_envs = num_envs
         self.agents = list(agents)
         self.num_agents = len(self.agents)
@@ -121,6 +125,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Longest window that can be differentiated; None for any."""
         self.gradient_guard = GradientGuard()
         self._current: Tensor | None = None
+        self._episode_report = EpisodeReport()
+        self._reset_options: dict[str, Any] = {}  # of the reset that runs
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
@@ -185,6 +191,13 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         return torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
+    def _report(self) -> dict[str, Tensor]:
+        """Return numbers `(env,)` that the simulator told beside the last `_advance`, by name.
+
+        Such as whether a task was solved; NaN where an env told none. None, unless overridden.
+        """
+        return {}
+
     def detach(self) -> None:
         """Detach the state from its graph; the simulation goes on unchanged."""
         raise NotImplementedError
@@ -225,17 +238,29 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Reset every env, or some.
 
         Args:
-            seed: new random seed; None keeps the random state.
-            options: {"reset_mask": (env,) bool} resets those envs only; the others go on.
+            seed: new random seed, one number for all envs; None keeps the random state.
+            options: {"reset_mask": (env,) bool} resets those envs only; the others go on. Envs of
+                libraries whose `reset` takes options get the rest, for this reset only.
 
         Returns:
             obs `(env, agent, obs_dim)` float32 and an empty info.
 
         Raises:
             UsageError: `action_mask_slice` or `global_state_slice` is invalid, the mask does not
-                fit or comes with a seed, or the simulator resets envs only by itself.
+                fit or comes with a seed, the env takes no such options, or the simulator resets
+                envs only by itself.
         """
+        check_seed(seed)
         mask = reset_mask(options, self.num_envs, seed)
+        self._reset_options = other_options(
+            options, type(self).__name__, taken=self.takes_reset_options
+        )
+        try:
+            return self._reset_now(mask, seed)
+        finally:
+            self._reset_options = {}
+
+    def _reset_now(self, mask: Tensor | None, seed: int | None) -> tuple[Tensor, dict[str, Any]]:
         if mask is not None:
             return self._start_some(mask.to(self.device)), {}
         roles = self.action_mask_slice, self.global_state_slice
@@ -273,7 +298,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         Returns:
             obs `(env, agent, obs_dim)`, reward `(env, agent)`, terminated and truncated `(env,)`
             bool, and info with `final_obs` (env, agent, obs_dim), the observation before the
-            reset, and `_final_obs` (env,), True where the env was reset.
+            reset, and `_final_obs` (env,), True where the env was reset; and the numbers (env,)
+            that the env reports, such as `is_success`, of the step before any reset.
 
         Raises:
             UsageError: the action, or a value from the simulator, has a wrong shape or dtype or is
@@ -295,7 +321,18 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             self._steps = torch.where(ended, 0, steps)
         self._step_checks.finite(steps, next_obs, reward, obs)
         self._current, self._episode_start = obs, ended
-        return obs, reward, terminated, truncated, {"final_obs": next_obs, "_final_obs": ended}
+        info = {key: told for key, told in self._report().items() if key not in RESERVED}
+        if info:
+            self._episode_report.add(info, ended)
+        info |= {"final_obs": next_obs, "_final_obs": ended}
+        return obs, reward, terminated, truncated, info
+
+    def episode_report(self) -> dict[str, float]:
+        """Return `info/NAME`: means over the episodes that ended since the last call.
+
+        Of the numbers that the env reported in the last step of each.
+        """
+        return self._episode_report.take()
 
     def state(self) -> State:
         """Return everything that determines the env's future, random state included.

@@ -135,9 +135,9 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     """Convert an env of another library to a `MultiAgentVectorEnv`, which is returned unchanged.
 
     Args:
-        env: an instance of a registered type, or a function without arguments (or a class) that
-            makes one: with `num_envs=8` it is called 8 times, if the adapter can batch single
-            envs.
+        env: an instance of a registered type; any object with `num_envs`, `step` and `reset`, as of
+            GPU simulators (`BatchedEnv`); or a function without arguments (or a class) that makes
+            one: with `num_envs=8` it is called 8 times, if the adapter can batch single envs.
         options: of the adapter.
 
     Raises:
@@ -151,6 +151,12 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     if isinstance(env, MultiAgentVectorEnv):
         return env
     adapter = _adapter_of(type(env))
+    if (
+        adapter is None
+        and not isinstance(env, type)
+        and all(hasattr(env, name) for name in ("num_envs", "step", "reset"))
+    ):
+        adapter = _load("gymnasium.batched:BatchedEnv.from_raw")  # a convention without a class
     if adapter is not None:
         return adapter(env, **options)
     if isinstance(env, str):

@@ -1,12 +1,13 @@
 """Evaluation of a policy on the first episode of many envs, with a fixed seed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.reported import RESERVED, last_of_episodes
 from diffsurrogate.errors import UsageError
 
 
@@ -22,6 +23,8 @@ class Evaluation:
     """(env,) steps until the episode or the evaluation ended."""
     terminated: Tensor
     """(env,) bool: the episode terminated."""
+    info: dict[str, Tensor] = field(default_factory=dict)
+    """(env,) per number that the env reports, such as `is_success`, at the episode's last step."""
 
     @property
     def mean_return(self) -> float:
@@ -42,7 +45,7 @@ class Evaluation:
             "mean_return": self.mean_return,
             "episode_length": float(self.lengths.float().mean()),
             "terminated_share": float(self.terminated.float().mean()),
-        }
+        } | {f"info/{name}": float(told.nanmean()) for name, told in self.info.items()}
 
 
 def evaluate(
@@ -75,9 +78,12 @@ def evaluate(
     lengths = torch.zeros(env.num_envs, dtype=torch.long, device=env.device)
     terminated = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
     running = torch.ones_like(terminated)
+    last: dict[str, Tensor] = {}
     with torch.no_grad():
         for _ in range(steps):
-            _, reward, terminates, truncates, _ = env.step(predict(env.current_obs))
+            _, reward, terminates, truncates, info = env.step(predict(env.current_obs))
+            reported = {name: told for name, told in info.items() if name not in RESERVED}
+            last = last_of_episodes(last, reported, running)
             returns += torch.where(running, reward.double().sum(-1), 0.0)
             lengths += running
             terminated |= running & terminates
@@ -85,5 +91,9 @@ def evaluate(
             if not bool(running.any()):
                 break
     return Evaluation(
-        returns=returns, max_returns=max_returns, lengths=lengths, terminated=terminated
+        returns=returns,
+        max_returns=max_returns,
+        lengths=lengths,
+        terminated=terminated,
+        info=last,
     )

@@ -211,7 +211,8 @@ class Trainer(ABC):
 
         Args:
             path: written by `save`, or a run's checkpoint.
-            env: made with the same arguments, including `num_envs`.
+            env: made with the same arguments, including `num_envs`; what was loaded then predicts
+                and is evaluated on any number of envs.
             config: None for the saved one; a different one is refused.
 
         Raises:
@@ -246,7 +247,7 @@ class Trainer(ABC):
         in_a_row = 0
         while self.iteration < total_iterations:
             start, faults = time.process_time(), self._faults
-            report = self.iterate()
+            report = self.iterate() | self.env.episode_report()
             self.iteration += 1
             in_a_row = in_a_row + 1 if self._faults > faults else 0
             if in_a_row == SKIPS_TO_WARN_OF:
@@ -273,6 +274,7 @@ class Trainer(ABC):
             "started": self.started,
             "seed": self.seed,
             "shape": list(self._shape),
+            "num_envs": self.env.num_envs,
             "env": self._env_state(),
             "learned": self.env.state_dict(),
         }
@@ -289,6 +291,14 @@ class Trainer(ABC):
             raise UsageError(
                 f"the checkpoint is of an env with (agents, obs_dim, act_dim) = {shape}, this one "
                 f"has {self._shape}; make it with the arguments it had then"
+            )
+        copies = state.get("num_envs", self.env.num_envs)
+        if copies != self.env.num_envs:
+            raise UsageError(
+                f"the checkpoint is of a training with num_envs={copies}, this env has "
+                f"{self.env.num_envs}; give load an env with num_envs={copies}. To use the policy "
+                "on any number of envs, give their observations to predict: "
+                "evaluate(agent.predict, env)"
             )
         try:
             for name, part in self._parts.items():

@@ -67,6 +67,8 @@ def test_window_needs_a_step(horizon):
         ({"agents": []}, "no agents"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"action_space": box(-np.inf, 1, ACT)}, "action box must be finite"),
+        ({"action_space": box(-1, 1, 0)}, r"actions of .* = \(3, 0\) have no entries"),
+        ({"observation_space": box(-1, 1, 0)}, "observations .*; give at least one number"),
     ],
 )
 def test_impossible_env_is_refused_at_construction(change, message):

@@ -1,6 +1,6 @@
 """What the adapters of other libraries' envs have in common: NumPy outside, tensors inside."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -58,6 +58,7 @@ class ExternalEnv(MultiAgentVectorEnv):
         shortest = min(known, default=None)
         super().__init__(device=usable_device(device), max_steps=shortest, **described)
         self._seed = seed
+        self._told: dict[str, Tensor] = {}
 
     @classmethod
     def from_raw(
@@ -115,6 +116,15 @@ class ExternalEnv(MultiAgentVectorEnv):
         """Return the seed given to `reset`, or, the first time, the one the env was made with."""
         own, self._seed = self._seed, None
         return own if seed is None else seed
+
+    def _tell(self, numbers: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep numbers `(env,)` that the raw envs reported in this step."""
+        self._told = {
+            name: torch.from_numpy(values).to(self.device) for name, values in numbers.items()
+        }
+
+    def _report(self) -> dict[str, Tensor]:
+        return self._told
 
     def _shared(self, rows: Tensor) -> Tensor:
         """Return what the raw env has once, `(env, 1, ...)`, for every agent, on the device."""
@@ -203,6 +213,8 @@ def check_distinct(raws: Sequence[Any]) -> None:
 
 def flat_box(space: gymnasium.Space[Any]) -> spaces.Box | None:
     """Return the box of a flattened observation; None if it has no fixed size."""
+    if isinstance(space, spaces.Dict | spaces.Tuple) and len(space.spaces) == 0:
+        return spaces.Box(-1, 1, (0,))  # which Gymnasium cannot flatten
     try:
         flat: gymnasium.Space[Any] = spaces.flatten_space(space)
     except NotImplementedError:

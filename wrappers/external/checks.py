@@ -5,6 +5,7 @@ so both are refused. So are observations outside of the env's declared space, wh
 """
 
 import contextlib
+import copy
 import multiprocessing.connection
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
@@ -12,7 +13,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.checks import reason
@@ -29,6 +32,24 @@ class SubEnvError(Exception):
         """Name the env and what went wrong in it."""
         super().__init__(f"env {index} failed: {reason}")
         self.index, self.reason = index, reason
+
+
+class KeepsLast(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Copies the last observation of an episode, into whose array a reset may write."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the env."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            obs = copy.deepcopy(obs)
+        return obs, reward, terminated, truncated, info
+
+
+def keep_last(raw: Any) -> None:
+    """Let an unwrapped vector env of this process keep last observations; does nothing else."""
+    envs = getattr(raw, "envs", None)
+    if isinstance(envs, list) and all(isinstance(env, gymnasium.Env) for env in envs):
+        envs[:] = [KeepsLast(env) for env in envs]
 
 
 class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -191,6 +212,29 @@ class ExternalChecks:
         if flags.shape != (self.num_envs,):
             self._refuse_batch(field, flags.shape, ())
         return flags.astype(np.bool_)
+
+    def not_reused(self, last: Tensor, fresh: Tensor, before: Tensor, ended: Any) -> None:
+        """Refuse last observations that are the first ones of the next episodes.
+
+        An env that writes every observation into one array gives these, where it is reset within
+        the step.
+
+        Args:
+            last, fresh, before: before the reset, after it, and before the step, (env, feature).
+            ended: (env,) bool.
+
+        Raises:
+            UsageError: they are the same in all envs that ended, and other than before the step.
+        """
+        over = torch.as_tensor(ended).to(last.device)
+        same = (last == fresh).flatten(1).all(1) & (before != fresh).flatten(1).any(1)
+        if bool(over.any()) and bool(same[over].all()):
+            index = int(over.nonzero()[0])
+            raise UsageError(
+                f"{self.name}: the last observation of env {index} {self._when} is the first of "
+                "its next episode; an env that writes into the array it handed out does this: "
+                "return obs.copy() in it, or give its class: as_multi_agent(MyEnv, num_envs=8)"
+            )
 
     def missing(self, field: str, index: int) -> UsageError:
         """Return the error that a copy did not give a field."""

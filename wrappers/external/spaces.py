@@ -43,7 +43,7 @@ def flatten(obs: Any) -> Tensor:
     """Return one agent's observation, a tensor or nested dict of tensors, as (env, feature)."""
     if isinstance(obs, dict):
         return torch.cat([flatten(part) for part in obs.values()], dim=1)
-    flat: Tensor = obs.reshape(len(obs), -1).to(torch.float32)
+    flat: Tensor = obs.reshape(len(obs), math.prod(obs.shape[1:])).to(torch.float32)
     return flat
 
 
@@ -79,6 +79,8 @@ def action_box(space: gymnasium.Space[Any]) -> spaces.Box:
     Raises:
         UsageError: the actions are neither continuous nor choices.
     """
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.size == 0:
+        raise UsageError(f"actions of {space} have no choices; at least one is needed")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return spaces.Box(0, 1, tuple(valid_action_dims(space).shape), np.float32)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):

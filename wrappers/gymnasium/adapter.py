@@ -21,9 +21,11 @@ from diffsurrogate.wrappers.external.adapter import (
     env_seeds,
     sub_envs_of,
 )
-from diffsurrogate.wrappers.external.checks import IndexedEnv
+from diffsurrogate.wrappers.external.checks import IndexedEnv, keep_last
+from diffsurrogate.wrappers.external.infos import of_batch
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
+from diffsurrogate.wrappers.gymnasium.batched import BatchedEnv, gives_tensors, is_batched
 
 GymVectorEnv = VectorEnv[Any, Any, Any]
 GymEnv = gymnasium.Env[Any, Any]
@@ -48,6 +50,7 @@ class GymnasiumEnv(SingleAgentEnv):
     """
 
     library = "Gymnasium"
+    takes_reset_options = True
 
     def __init__(
         self,
@@ -71,6 +74,8 @@ class GymnasiumEnv(SingleAgentEnv):
             UsageError: the autoreset mode, the observations or the actions are not supported.
         """
         self._resets_itself = _check_autoreset(raw)
+        if self._resets_itself:
+            keep_last(raw.unwrapped)
         if isinstance(raw.unwrapped, MultiAgentVectorEnv):
             raise UsageError(
                 f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
@@ -101,7 +106,16 @@ class GymnasiumEnv(SingleAgentEnv):
         make_another: Callable[[], Any] | None = None,
         **options: Any,
     ) -> MultiAgentVectorEnv:
-        """Adapt a single env, of which a function makes others, or a `VectorEnv`."""
+        """Adapt a single env, of which a function makes others, or a `VectorEnv`.
+
+        One that is batched itself, or gives tensors, becomes a `BatchedEnv`.
+        """
+        if isinstance(raw, VectorEnv) and not isinstance(raw.unwrapped, MultiAgentVectorEnv):
+            if gives_tensors(raw):
+                _check_autoreset(raw)
+                return BatchedEnv.from_raw(raw, num_envs=num_envs, **options)
+        elif not isinstance(raw, VectorEnv) and is_batched(raw):
+            return BatchedEnv.from_raw(raw, num_envs=num_envs, **options)
         if isinstance(raw, VectorEnv):
             check_count(raw.num_envs if num_envs is None else num_envs, raw.num_envs)
             return super().from_raw(raw, **options)
@@ -128,7 +142,7 @@ class GymnasiumEnv(SingleAgentEnv):
             seeds = env_seeds(seed, self.num_envs)  # others take only one number
         self._checks.step = 0
         with self._checks.calling("reset()", self.raw):
-            obs, _ = self.raw.reset(seed=seeds)
+            obs, _ = self.raw.reset(seed=seeds, options=self._reset_options or None)
         self._obs = self._flatten(obs)
         return self._shared(self._obs)
 
@@ -136,7 +150,7 @@ class GymnasiumEnv(SingleAgentEnv):
         chosen = mask.cpu().numpy() & ~self._reset_by_raw
         if chosen.any():
             with self._checks.calling("reset()", self.raw):
-                obs, _ = self.raw.reset(options={"reset_mask": chosen})
+                obs, _ = self.raw.reset(options=self._reset_options | {"reset_mask": chosen})
             before, self._obs = self._obs, self._flatten(obs)
             going_on = torch.from_numpy(~chosen)
             old, new = before[going_on], self._obs[going_on]
@@ -153,12 +167,15 @@ class GymnasiumEnv(SingleAgentEnv):
         raw_action = self._raw_actions(action)
         with self._checks.calling("step()", self.raw):
             obs, reward, terminated, truncated, info = self.raw.step(raw_action)
-        self._obs = final = self._flatten(obs)
+        self._tell(of_batch(info, self.num_envs))
+        before, self._obs = self._obs, self._flatten(obs)
+        final = self._obs
         terminated = self._checks.flags("terminated", terminated)
         truncated = self._checks.flags("truncated", truncated)
         if self._resets_itself:
             self._reset_by_raw = np.logical_or(terminated, truncated)
             final = self._final_obs(info)
+            self._checks.not_reused(final, self._obs, before, self._reset_by_raw)
         return self._stepped(final, reward, terminated, truncated)
 
     def _flatten(self, obs: Any) -> Tensor:

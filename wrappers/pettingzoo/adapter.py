@@ -23,6 +23,7 @@ from diffsurrogate.wrappers.external.adapter import (
     sub_envs_of,
 )
 from diffsurrogate.wrappers.external.agent_rows import MASK, Layout, name_of
+from diffsurrogate.wrappers.external.infos import of_each
 from diffsurrogate.wrappers.external.spaces import bounds_of
 from diffsurrogate.wrappers.pettingzoo.parallel import ParallelEnvSlot
 
@@ -65,6 +66,7 @@ class PettingZooEnv(ExternalEnv):
     """
 
     library = "PettingZoo"
+    takes_reset_options = True
 
     def __init__(
         self,
@@ -156,12 +158,12 @@ class PettingZooEnv(ExternalEnv):
         seed = self._seed_of_reset(seed)
         seeds = [None] * self.num_envs if seed is None else env_seeds(seed, self.num_envs)
         for slot, own_seed in zip(self._slots, seeds, strict=True):
-            self._obs[slot.index] = slot.reset(own_seed)
+            self._obs[slot.index] = slot.reset(own_seed, self._reset_options)
         return self._tensor(self._obs)
 
     def _reset_where(self, mask: Tensor) -> Tensor:
         for index in np.flatnonzero(mask.cpu().numpy()):
-            self._obs[index] = self._slots[index].reset(None)
+            self._obs[index] = self._slots[index].reset(None, self._reset_options)
         return self._tensor(self._obs)
 
     def _advance(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,6 +174,7 @@ class PettingZooEnv(ExternalEnv):
             own = [column[index] for column in columns]
             result = slot.step(dict(zip(self._layout.agents, own, strict=True)))
             self._obs[index], reward[index], terminated[index], self._cut[index] = result
+        self._tell(of_each([slot.told for slot in self._slots]))
         return self._tensor(self._obs), self._tensor(reward), self._tensor(terminated)
 
     def _cut_short(self) -> Tensor:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.agent_rows import Layout, name_of
+from diffsurrogate.wrappers.external.infos import mean_of_agents
 
 Rows = NDArray[np.float32]
 FIELDS = ("observations", "rewards", "terminations", "truncations")
@@ -32,9 +33,11 @@ class ParallelEnvSlot:
         self._layout, self._bounds = layout, bounds
         self._alive: list[Any] = []
         self._steps = 0
+        self.told: dict[str, float] = {}
+        """Numbers in the infos of the last step, each the mean over agents."""
 
-    def reset(self, seed: int | None) -> Rows:
-        """Reset the env, with a seed or from its current random state.
+    def reset(self, seed: int | None, options: dict[str, Any]) -> Rows:
+        """Reset the env, with a seed or from its current random state, and with options if any.
 
         Returns:
             obs (agent, obs_dim).
@@ -43,7 +46,9 @@ class ParallelEnvSlot:
             UsageError: what the env gave does not keep to the parallel API.
         """
         self._steps = 0
-        given = self._call("reset", **({} if seed is None else {"seed": seed}))
+        asked = {"seed": seed, "options": options or None}
+        known = {name: value for name, value in asked.items() if value is not None}
+        given = self._call("reset", **known)
         if not isinstance(given, tuple) or len(given) != 2:
             raise self._wrong("reset() must return observations and infos, two dicts")
         self._alive = self._agents_now()
@@ -73,6 +78,7 @@ class ParallelEnvSlot:
             self._column(field, values, before)
             for field, values in zip(FIELDS, given[:4], strict=True)
         )
+        self.told = mean_of_agents(given[4])
         self._alive = self._agents_now()
         newcomers = [agent for agent in self._alive if agent not in before]
         cut = [agent for agent in before if truncations[agent] and not terminations[agent]]

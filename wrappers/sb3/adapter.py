@@ -13,7 +13,8 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import check_count
-from diffsurrogate.wrappers.external.checks import await_answers
+from diffsurrogate.wrappers.external.checks import await_answers, keep_last
+from diffsurrogate.wrappers.external.infos import of_each
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
@@ -44,6 +45,7 @@ class AdaptedVecEnv(SingleAgentEnv):
     """
 
     resets_itself = True
+    takes_reset_options = True
     library = "Stable-Baselines3"
     drawn_if = 'make it with make_vec_env(id, env_kwargs={"render_mode": "rgb_array"})'
 
@@ -73,6 +75,7 @@ class AdaptedVecEnv(SingleAgentEnv):
                 "this VecEnv is one of our envs already, made for Stable-Baselines3; give that env "
                 "itself (SB3VecEnv's .env), as its slots are agents and not envs"
             )
+        keep_last(raw.unwrapped)
         observations = raw.observation_space
         if not isinstance(observations, spaces.Box):
             raise UsageError(
@@ -129,6 +132,8 @@ class AdaptedVecEnv(SingleAgentEnv):
         seed = self._seed_of_reset(seed)
         if seed is not None:
             self.raw.seed(seed)
+        if self._reset_options:
+            self.raw.set_options(self._reset_options)
         self._checks.step = 0
         with self._checks.calling("reset()", self.raw):
             obs = self.raw.reset()
@@ -145,7 +150,8 @@ class AdaptedVecEnv(SingleAgentEnv):
             self.raw.step_async(raw_action)
             await_answers(self.raw.unwrapped)
             obs, reward, done, infos = self.raw.step_wait()
-        self._obs = self._rows(obs)
+        before, self._obs = self._obs, self._rows(obs)
+        self._tell(of_each(infos))
         ended = self._checks.flags("done", done)
         cut = np.zeros_like(ended)
         final = self._obs.clone()
@@ -154,6 +160,7 @@ class AdaptedVecEnv(SingleAgentEnv):
                 last = infos[index].get("terminal_observation")
                 cut[index] = bool(infos[index].get("TimeLimit.truncated", False))
             final[index, 0] = self._last_row("terminal_observation", last, self._raw_shape, index)
+        self._checks.not_reused(final, self._obs, before, ended)
         return self._stepped(final, reward, ended & ~cut, cut)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy
 from diffsurrogate.envs.observation_slices import box_without, without
 from diffsurrogate.envs.registry import as_multi_agent
+from diffsurrogate.envs.reported import RESERVED
 from diffsurrogate.errors import UsageError
 
 try:
@@ -77,12 +78,20 @@ class SB3VecEnv(VecEnv):
         super().__init__(slots, _observation_space(env, self.joint), _action_space(env, self.joint))
 
     def reset(self) -> NDArray[np.float32]:
-        """Reset every env, with the seed given to `seed(...)`, if any, the first time.
+        """Reset every env, with what `seed(...)` and `set_options(...)` gave since the last reset.
 
         Returns:
             obs (slot, features) float32.
+
+        Raises:
+            UsageError: the env does not take the options, or they differ from slot to slot.
         """
-        obs, _ = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        options = self._options[0] or None
+        if any((other or None) != options for other in self._options):
+            raise UsageError(
+                f"set_options got {self._options}; slots share a reset, so give one dict for all"
+            )
+        obs, _ = self.env.reset(seed=self._seeds[0], options=options)
         self._reset_seeds()
         self._reset_options()
         return slot_rows(self.env, obs, self.joint)
@@ -115,6 +124,11 @@ class SB3VecEnv(VecEnv):
         dones = self._per_slot(terminated | truncated)
         cuts = self._per_slot(truncated & ~terminated).tolist()
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": cut} for cut in cuts]
+        for name, told in info.items():
+            if name not in RESERVED:
+                values = self._per_slot(told)
+                for place in np.flatnonzero(~np.isnan(values)).tolist():
+                    infos[place][name] = float(values[place])
         for slot in np.flatnonzero(dones):
             infos[slot]["terminal_observation"] = final[slot]
         return slot_rows(self.env, obs, self.joint), rewards, dones, infos
@@ -153,8 +167,8 @@ class SB3VecEnv(VecEnv):
         """Return False per slot asked for: no slot is a `gymnasium.Env` that could be wrapped."""
         return [False] * len(list(self._get_indices(indices)))
 
-    def _per_slot(self, flags: Tensor) -> NDArray[np.bool_]:
-        """Return flags (env,) as (slot,)."""
+    def _per_slot(self, flags: Tensor) -> NDArray[Any]:
+        """Return one value per env (env,) as (slot,)."""
         repeated = flags if self.joint else flags.repeat_interleave(self.env.num_agents)
         return repeated.cpu().numpy().copy()
 

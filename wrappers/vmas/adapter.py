@@ -17,6 +17,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.modes import check_defaults
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.infos import of_tensors
 from diffsurrogate.wrappers.external.spaces import flatten, padded_box, per_agent, size
 from diffsurrogate.wrappers.vmas.catalogue import (
     check_arguments,
@@ -122,6 +123,7 @@ class VmasEnv(MultiAgentVectorEnv):
         self._stream = Stream.branch(Environment.vmas_random_state, self.device)
         self._stepped = False
         self._merges = is_ours(raw.scenario) and type(raw) in (Environment, _Environment)
+        self._told: dict[str, Tensor] = {}
         self._next_obs = torch.zeros(self.num_envs, *shape, device=self.device)
         self._roots = {
             "agents": raw.world._agents,  # first, so that entities have one name in every episode
@@ -270,11 +272,24 @@ class VmasEnv(MultiAgentVectorEnv):
             parts = [action[:, agent, :act_dim].clone() for agent, act_dim in sizes]
             if self.discrete_actions:
                 parts = [part.argmax(1, keepdim=True) for part in parts]
-            obs, reward, terminated = self.raw.step(parts)[:3]
+            obs, reward, terminated, *_, infos = self.raw.step(parts)
+            self._told = self._mean_of_agents(infos)
             rewards = reward.values() if isinstance(reward, dict) else reward
             self._next_obs = self._stack_observations(obs)
             per_agent = [value.reshape(self.num_envs).to(torch.float32) for value in rewards]
             return self._next_obs, torch.stack(per_agent, dim=1), terminated.to(torch.bool)
+
+    def _report(self) -> dict[str, Tensor]:
+        return self._told
+
+    def _mean_of_agents(self, infos: Any) -> dict[str, Tensor]:
+        """Return the numbers (env,) in VMAS's infos by agent, each the mean over agents."""
+        per_agent = infos.values() if isinstance(infos, dict) else infos
+        told: dict[str, list[Tensor]] = {}
+        for info in filter(None, per_agent):
+            for name, values in of_tensors(info, self.num_envs).items():
+                told.setdefault(name, []).append(values.to(self.device))
+        return {name: torch.stack(values).mean(0) for name, values in told.items()}
 
     def _stack_observations(self, obs: Any) -> Tensor:
         """Return obs `(env, agent, obs_dim)` from VMAS's list or dict of them."""

@@ -229,3 +229,20 @@ def test_a_vector_env_that_resets_more_than_asked_is_found_out():
     env.reset(seed=0)
     with pytest.raises(UsageError, match="did not keep to"):
         env.rollout(lambda obs: choose(0, 0, 2, 2, 2, among=3), 2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions"),
+    [
+        (spaces.Dict({}), spaces.Discrete(2)),
+        (spaces.Tuple(()), spaces.Discrete(2)),
+        (spaces.Box(-1, 1, (3, 0)), spaces.Discrete(2)),
+        (spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (0,))),
+        (spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete(np.array([], dtype=np.int64))),
+    ],
+)
+def test_spaces_without_entries_are_refused(observations, actions):
+    one = Counter()
+    one.observation_space, one.action_space = observations, actions
+    with pytest.raises(UsageError, match=r"have no (entries|choices); "):
+        as_multi_agent(one)
