@@ -90,7 +90,7 @@ def test_trained_policies_take_open_choices_only(watched, kind, monkeypatch):
         agent = SHAC(learned(env), settings, seed=0)
     else:
         agent = MAPPO(env, replace(PPOConfig.mappo(), horizon=50), seed=0)
-        assert agent.critic.statistics.shape == (env.obs_dim,)  # the state included
+        assert agent.critic.statistics.shape == (env.num_agents, env.obs_dim)  # the state included
     before = [p.detach().clone() for p in agent.actor.parameters()]
     agent.learn(208 * ENVS)
     for _ in range(50):
