@@ -8,23 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-_LOCK = threading.RLock()
+GLOBAL_STREAMS = threading.RLock()
+"""Held by whoever uses torch's, NumPy's and Python's global random streams; other threads wait."""
 
 
 def _new_lock() -> None:
-    global _LOCK
-    _LOCK = threading.RLock()
+    global GLOBAL_STREAMS
+    GLOBAL_STREAMS = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)  # a thread that is not in the child may hold it
-
-
-@contextlib.contextmanager
-def global_streams_lent() -> Iterator[None]:
-    """Hold torch's, NumPy's and Python's global random streams: other threads wait for them."""
-    with _LOCK:
-        yield
 
 
 @contextlib.contextmanager
@@ -34,7 +28,7 @@ def seeded(seed: int | None = None) -> Iterator[None]:
     Args:
         seed: None goes on from where the stream is.
     """
-    with global_streams_lent(), torch.random.fork_rng(devices=[]):
+    with GLOBAL_STREAMS, torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         yield

@@ -121,10 +121,11 @@ class GradientGuard:
         """Start at none."""
         self.dropped = torch.zeros((), dtype=torch.long)
         """Actions with a gradient that was dropped."""
+        self.active = True
 
     def watch(self, action: Tensor) -> Tensor:
         """Return an action `(*any, env, agent, act_dim)`, whose gradient is watched."""
-        if action.requires_grad:
+        if action.requires_grad and self.active:
             action = action.view_as(action)  # the hook must not see other uses of the tensor
             action.register_hook(self._finite)
         return action

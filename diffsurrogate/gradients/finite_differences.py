@@ -350,7 +350,11 @@ class _Probe:
 
     def _run(self, actions: Tensor) -> Window:
         self.env.set_state(self.start)
-        window = self.env.rollout(_OpenLoop(actions), len(actions))
+        self.env.gradient_guard.active = False  # what is not finite is to be reported
+        try:
+            window = self.env.rollout(_OpenLoop(actions), len(actions))
+        finally:
+            self.env.gradient_guard.active = True
         self.ended |= window.ended.any(dim=0)
         return window
 

@@ -13,6 +13,8 @@ RESOLUTION = 1e-6
 _SMALLEST = 1e-9
 LIMIT = 10.0
 """Largest normalised value, in standard deviations."""
+CHANGE_FLOOR = 0.005
+"""Smallest scale of a feature's change, in the feature's standard deviations."""
 HIDDEN, VISIBLE = 0.1, 0.2
 """Agents part when one's deviation falls below the first share of the common one, and join again
 above the second."""
@@ -210,6 +212,11 @@ class RunningStatistics(nn.Module):
             return out
         gone = self.leaves & (x == 0).all(-1, keepdim=True)
         return out.masked_fill(gone, 0.0)
+
+
+def scale_of_change(change: RunningStatistics, obs: RunningStatistics) -> Tensor:
+    """Return the unit of changes: their deviation, at least `CHANGE_FLOOR` of the feature's."""
+    return torch.maximum(change.std, CHANGE_FLOOR * obs.std)
 
 
 def mark_padding(module: nn.Module, mask: Tensor) -> None:

@@ -4,11 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from diffsurrogate.envs.window import Window
-from diffsurrogate.nets.normaliser import RunningStatistics
 
 Batch = dict[str, Tensor]
 
@@ -111,11 +109,6 @@ def repeat_to(rows: Tensor, action: Tensor) -> Tensor:
     return rows.repeat(len(action) // len(rows), *[1] * (rows.dim() - 1))
 
 
-def scale_of_change(change: RunningStatistics, obs: RunningStatistics) -> Tensor:
-    """Return the unit of changes: their deviation, at least `CHANGE_FLOOR` of the feature's."""
-    return torch.maximum(change.std, CHANGE_FLOOR * obs.std)
-
-
 class GivenDynamics(DynamicsModel):
     """A ready-made module of (obs, action), which is not trained."""
 
@@ -138,7 +131,3 @@ class GivenDynamics(DynamicsModel):
         """Return the module's next observations."""
         out: Tensor = self.module(window.obs, action)
         return out
-
-
-CHANGE_FLOOR = 0.005
-"""Smallest scale of a feature's change, in the feature's standard deviations."""

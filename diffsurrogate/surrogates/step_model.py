@@ -11,12 +11,11 @@ from diffsurrogate.config import require_range
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import JointNetConfig, NetConfig
-from diffsurrogate.nets.normaliser import RunningStatistics
+from diffsurrogate.nets.normaliser import RunningStatistics, scale_of_change
 from diffsurrogate.surrogates.dynamics import (
     Batch,
     LearnedDynamics,
     repeat_to,
-    scale_of_change,
 )
 
 

@@ -20,6 +20,8 @@ from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.training.trainer import Trainer
 
 USUAL = ["shac++", "paper/dispersion", "3"]
+DECORATORS = "diffsurrogate/envs/modes.py"
+"""Wraps methods: a call goes through it to the method itself."""
 CHECKOUT = Path(diffsurrogate.wrappers.__file__).parent.parent
 
 
@@ -51,6 +53,8 @@ def ours(frame: FrameType) -> str | None:
     if not path.is_relative_to(CHECKOUT):
         return None
     name = path.relative_to(CHECKOUT).as_posix()
+    if name == DECORATORS:
+        return None
     return name if name.startswith(("diffsurrogate/", "wrappers/", "algorithms/")) else None
 
 

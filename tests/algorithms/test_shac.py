@@ -119,7 +119,9 @@ def test_learning_rates_fall_linearly(lr_schedule):
 
 
 def test_a_step_of_a_gradient_that_is_not_finite_is_left_out():
+    """Where it is of all copies: those of single ones are left out before."""
     agent, seen = SHAC(Reach(), config()), [[]]
+    agent.env.gradient_guard.active = False
 
     def callback(trainer: SHAC, metrics: dict[str, float]) -> None:
         seen.append([p.detach().clone() for p in trainer.actor.parameters()])

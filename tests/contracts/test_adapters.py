@@ -305,6 +305,7 @@ def test_one_of_our_envs_is_not_wrapped_again(env):
     assert as_multi_agent(env) is env
 
 
+@pytest.mark.filterwarnings("ignore:rewards of two agents are opposed")
 def test_ppo_and_shac_take_updates_on_it(env, name):
     if name == "games":
         pytest.skip("observations of 1 leave models nothing to learn")

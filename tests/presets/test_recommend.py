@@ -85,5 +85,5 @@ def test_python_and_the_command_line_train_the_same_weights(method, env, agents,
 )
 def test_a_bare_constructor_is_the_recipe_where_a_task_has_none_of_its_own(env):
     recipe = recommended("shac++", env)
-    learned = LearnedDiffWrapper(make(env, num_envs=4))
+    learned = LearnedDiffWrapper(make(env, num_envs=recipe.run.num_envs))
     assert (SHAC(learned).config, learned.config) == (recipe.config, recipe.surrogates)

@@ -63,8 +63,9 @@ def test_shac_trains_the_agents_and_their_state_comes_back():
     env = LearnedDiffWrapper(
         SplitAgents(make("vmas/navigation", num_envs=8, n_agents=1), {"x": [0], "y": [1]})
     )
-    agent = SHAC(env, seed=1).learn(total_steps=2 * 8 * 32)
-    assert agent.env_steps == 2 * 8 * 32
+    agent = SHAC(env, seed=1)
+    agent.learn(total_steps=2 * agent.steps_per_iteration)
+    assert agent.iteration == 2
     state = env.state()
     action = torch.zeros(8, 2, 1)
     first = env.step(action)[0]

@@ -12,10 +12,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate import seeding
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.errors import UsageError
-from diffsurrogate.seeding import derive_seed, global_streams_lent
+from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.trainer import Metrics, Trainer
 from diffsurrogate.wrappers.sb3.config import SB3Config
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, slot_rows, to_actions
@@ -224,7 +225,7 @@ class GlobalStreams:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Let the global streams go on from here, then put back what they were."""
-        with global_streams_lent():
+        with seeding.GLOBAL_STREAMS:
             yield from self._in_force()
 
     def _in_force(self) -> Iterator[None]:

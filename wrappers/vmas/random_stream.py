@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffsurrogate import seeding
 from diffsurrogate.errors import UsageError
-from diffsurrogate.seeding import global_streams_lent
 
 
 class Stream:
@@ -53,7 +53,7 @@ class Stream:
         However the block ends, the shared list and every global generator are as they were. Other
         threads that need them wait.
         """
-        with global_streams_lent():
+        with seeding.GLOBAL_STREAMS:
             yield from self._lent(shared)
 
     def _lent(self, shared: list[Any]) -> Iterator[None]:
