@@ -25,10 +25,11 @@ from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, Lear
 from diffsurrogate.surrogates.heads import OrdinaryRange, RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
-_TRUSTED, _DISTRUSTED, _WARNED = 0.7, 1.0, 0.3
-"""Held-out errors of rewards up to which a model's gradient counts in full, and from which it does
-not count, as a model with an error of 1 is no better than the mean; and the weight below which the
-user is told."""
+_USELESS, _USEFUL = 0.1, 0.3
+"""Correlations of predicted and held-out rewards up to which the learned gradient does not count,
+and from which it counts in full. Its scale does not matter: models of rare rewards exaggerate."""
+_LONG = 100
+"""Windows with a trust below a half after which the user is told."""
 
 
 class Surrogates(nn.Module):
@@ -89,9 +90,10 @@ class Surrogates(nn.Module):
         self.dynamics_buffer = StratifiedReplay(items, fit.dynamics_bins, low.device)
         self.termination_buffer = StratifiedReplay(fit.capacity, 2, low.device)
         self.fits = 0
-        self.warned = False
         self.trust = 1.0
-        """Weight of the learned gradient, in [0, 1], from held-out errors of rewards."""
+        """Weight of the learned gradient, in [0, 1], from predictions of held-out rewards."""
+        self.distrusted = 0
+        self.moments = torch.zeros(5, dtype=torch.float64)
         self.skipped = 0
         self.terminations_seen = 0
         self.steps_seen = 0
@@ -132,8 +134,8 @@ class Surrogates(nn.Module):
         """
         window = window.detach()
         report = self._evaluate(some_envs(window)) if self.fits else {}
-        if self.own_reward and "reward_error" in report:
-            report["model_trust"] = self._update_trust(report["reward_error"])
+        if self.own_reward and self.fits:
+            report["model_trust"] = self.trust
         self.store(window)
         if not self._can_train():
             return report
@@ -220,20 +222,29 @@ class Surrogates(nn.Module):
             report["termination_error"] = float(binary_cross_entropy_with_logits(logit, target))
         return report
 
-    def _update_trust(self, error: float) -> float:
-        """Move the trust a tenth of the way towards what a held-out error deserves."""
-        deserved = (_DISTRUSTED - error) / (_DISTRUSTED - _TRUSTED)
-        deserved = min(max(deserved, 0.0), 1.0) if math.isfinite(error) else 0.0
-        self.trust += 0.1 * (deserved - self.trust)
-        if self.trust < _WARNED and not self.warned:
-            self.warned = True
+    def _update_trust(self, predicted: Tensor, reward: Tensor) -> None:
+        """Set the trust by the correlation of predictions with rewards (item,) not trained on."""
+        pairs = torch.stack([predicted, reward, predicted**2, reward**2, predicted * reward])
+        moments = pairs.double().mean(-1)
+        if not bool(moments.isfinite().all()):
+            self.trust *= 0.9
+            return
+        seen = self.moments[3] > 0
+        self.moments = 0.9 * self.moments + 0.1 * moments if seen else moments
+        mean_p, mean_r, square_p, square_r, product = self.moments.tolist()
+        variance_p, variance_r = square_p - mean_p**2, square_r - mean_r**2
+        if min(variance_p, variance_r) <= 1e-12 * max(square_p, square_r):
+            return  # nothing to tell apart yet
+        correlation = (product - mean_p * mean_r) / math.sqrt(variance_p * variance_r)
+        self.trust = min(max((correlation - _USELESS) / (_USEFUL - _USELESS), 0.0), 1.0)
+        self.distrusted = self.distrusted + 1 if self.trust < 0.5 else 0
+        if self.distrusted == _LONG:
             warnings.warn(
-                "the reward model explains little of rewards it has not seen (held-out error "
-                f"{error:.3g}; 1 is no better than their mean): its gradient counts only with a "
-                f"weight of {self.trust:.2g}; `diffsurrogate doctor` shows what is not predicted",
+                "the reward model says little of rewards it has not seen (correlation "
+                f"{correlation:.2f} over {_LONG} windows): its gradient counts only with a weight "
+                f"of {self.trust:.2g}; `diffsurrogate doctor` shows what is not predicted",
                 stacklevel=2,
             )
-        return self.trust
 
     # --- saving ----------------------------------------------------------------------------------
 
@@ -247,6 +258,8 @@ class Surrogates(nn.Module):
             "generator": self.generator.get_state(),
             "fits": self.fits,
             "trust": self.trust,
+            "distrusted": self.distrusted,
+            "moments": self.moments.tolist(),
             "skipped": self.skipped,
             "terminations_seen": self.terminations_seen,
             "steps_seen": self.steps_seen,
@@ -262,7 +275,8 @@ class Surrogates(nn.Module):
         self.termination_buffer.load_state_dict(state["termination_buffer"])
         self.generator.set_state(state["generator"].cpu())  # loading may have moved it to a GPU
         self.fits = state["fits"]
-        self.trust = state["trust"]
+        self.trust, self.distrusted = state["trust"], state["distrusted"]
+        self.moments = torch.tensor(state["moments"], dtype=torch.float64)
         self.skipped = state["skipped"]
         self.terminations_seen = state["terminations_seen"]
         self.steps_seen = state["steps_seen"]
@@ -298,6 +312,7 @@ class Surrogates(nn.Module):
         normalised = self.action_space.normalise(action)
         predicted, logit, _ = model.parts(window.obs, normalised, window.next_obs)
         judged = ordinary if bool(ordinary.any()) else torch.ones_like(ordinary)
+        self._update_trust(predicted[judged], reward[judged])
         report = {"reward_error": fvu(predicted[judged], reward[judged])}
         if logit is None:
             return report
