@@ -312,7 +312,8 @@ class Surrogates(nn.Module):
         normalised = self.action_space.normalise(action)
         predicted, logit, _ = model.parts(window.obs, normalised, window.next_obs)
         judged = ordinary if bool(ordinary.any()) else torch.ones_like(ordinary)
-        self._update_trust(predicted[judged], reward[judged])
+        if bool(model.ordinary.dense.all()):  # a few rare rewards say nothing of the slope to them
+            self._update_trust(predicted[judged], reward[judged])
         report = {"reward_error": fvu(predicted[judged], reward[judged])}
         if logit is None:
             return report

@@ -88,6 +88,11 @@ class OrdinaryRange(nn.Module):
         spread = torch.where(upper > lower, _SPREADS * (upper - lower), torch.inf)
         self.low, self.high = lower - spread, upper + spread
 
+    @property
+    def dense(self) -> Tensor:
+        """(column,) bool: values differ in more than a few."""
+        return self.high.isfinite()
+
     def holds(self, values: Float[Tensor, "*b column"]) -> Bool[Tensor, "*b column"]:
         """Return which values are ordinary."""
         return (values >= self.low) & (values <= self.high)
