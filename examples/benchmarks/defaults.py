@@ -163,7 +163,8 @@ def main(
                 print(lines[-1], flush=True)
                 write_rows(out.with_suffix(".json"), rows)
     steps = ", ".join(f"{name} {TASKS[name].steps:,}" for name in tasks)
-    text = f"Env steps: {steps}. Command: `python examples/benchmarks/defaults.py`.\n\n"
+    text = "# Defaults on envs that nobody tuned to\n\n"
+    text += f"Env steps: {steps}. Command: `python examples/benchmarks/defaults.py`.\n\n"
     write_text(out.with_suffix(".md"), text + "\n".join(lines) + "\n")
 
 
