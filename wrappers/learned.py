@@ -309,7 +309,7 @@ class LearnedDiffWrapper(EnvWrapper):
     @property
     def gradient_trust(self) -> float:
         """Weight of the learned gradient, in [0, 1]: low while rewards are predicted badly."""
-        return self.surrogates.trust if self.learns_reward else 1.0
+        return self.surrogates.trust.value if self.learns_reward else 1.0
 
     @property
     def can_replay(self) -> bool:

@@ -1,8 +1,6 @@
 """The learned models of an env, their replay buffers, training and errors."""
 
 import copy
-import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,14 +20,11 @@ from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
-from diffsurrogate.surrogates.heads import OrdinaryRange, RewardModel, TerminationModel
+from diffsurrogate.surrogates.heads import OrdinaryRange, RewardModel, RewardTrust, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
-_USELESS, _USEFUL = 0.1, 0.3
-"""Correlations of predicted and held-out rewards up to which the learned gradient does not count,
-and from which it counts in full. Its scale does not matter: models of rare rewards exaggerate."""
-_LONG = 100
-"""Windows with a trust below a half after which the user is told."""
+_Judged = tuple[Tensor, Tensor]
+"""Predicted and real rewards (item,)."""
 
 
 class Surrogates(nn.Module):
@@ -90,10 +85,7 @@ class Surrogates(nn.Module):
         self.dynamics_buffer = StratifiedReplay(items, fit.dynamics_bins, low.device)
         self.termination_buffer = StratifiedReplay(fit.capacity, 2, low.device)
         self.fits = 0
-        self.trust = 1.0
-        """Weight of the learned gradient, in [0, 1], from predictions of held-out rewards."""
-        self.distrusted = 0
-        self.moments = torch.zeros(5, dtype=torch.float64)
+        self.trust = RewardTrust()
         self.skipped = 0
         self.terminations_seen = 0
         self.steps_seen = 0
@@ -135,7 +127,7 @@ class Surrogates(nn.Module):
         window = window.detach()
         report = self._evaluate(some_envs(window)) if self.fits else {}
         if self.own_reward and self.fits:
-            report["model_trust"] = self.trust
+            report["model_trust"] = self.trust.value
         self.store(window)
         if not self._can_train():
             return report
@@ -203,16 +195,25 @@ class Surrogates(nn.Module):
         report = {f"{name}_loss": loss for name, loss in losses.items()}
         return report | ({"skipped_model_updates": float(self.skipped)} if report else {})
 
-    @torch.no_grad()
     def held_out_errors(self, window: Window) -> dict[str, float]:
         """Return the models' errors on a window, which should not have been trained on."""
+        return self._errors(window)[0]
+
+    @torch.no_grad()
+    def _errors(self, window: Window) -> tuple[dict[str, float], _Judged | None]:
+        """Return the errors on a window, and the learned model's rewards beside the real ones."""
+        judged = None
         action = self.action_space.executed(window.action)
         report = {
             "cached_transitions": float(len(self.transition_buffer)),
             "continuous_features": float(self.continuous.mask.float().mean()),
         }
-        if self.reward is not None:
-            report |= self._reward_errors(window, action)
+        if self.own_reward:
+            errors, judged = self._reward_errors(window, action)
+            report |= errors
+        elif self.reward is not None:
+            predicted = self.predict_reward(window.obs, action, window.next_obs)
+            report["reward_error"] = fvu(predicted, window.reward)
         if self.dynamics is not None:
             predicted = self.dynamics.predict(window, self.dynamics_action(action))
             report["dynamics_error"] = fvu_of_change(predicted, window, self.continuous.mask)
@@ -220,31 +221,7 @@ class Surrogates(nn.Module):
             logit = self.termination(window.obs, self.action_space.normalise(action))
             target = window.terminated.float()
             report["termination_error"] = float(binary_cross_entropy_with_logits(logit, target))
-        return report
-
-    def _update_trust(self, predicted: Tensor, reward: Tensor) -> None:
-        """Set the trust by the correlation of predictions with rewards (item,) not trained on."""
-        pairs = torch.stack([predicted, reward, predicted**2, reward**2, predicted * reward])
-        moments = pairs.double().mean(-1)
-        if not bool(moments.isfinite().all()):
-            self.trust *= 0.9
-            return
-        seen = self.moments[3] > 0
-        self.moments = 0.9 * self.moments + 0.1 * moments if seen else moments
-        mean_p, mean_r, square_p, square_r, product = self.moments.tolist()
-        variance_p, variance_r = square_p - mean_p**2, square_r - mean_r**2
-        if min(variance_p, variance_r) <= 1e-12 * max(square_p, square_r):
-            return  # nothing to tell apart yet
-        correlation = (product - mean_p * mean_r) / math.sqrt(variance_p * variance_r)
-        self.trust = min(max((correlation - _USELESS) / (_USEFUL - _USELESS), 0.0), 1.0)
-        self.distrusted = self.distrusted + 1 if self.trust < 0.5 else 0
-        if self.distrusted == _LONG:
-            warnings.warn(
-                "the reward model says little of rewards it has not seen (correlation "
-                f"{correlation:.2f} over {_LONG} windows): its gradient counts only with a weight "
-                f"of {self.trust:.2g}; `diffsurrogate doctor` shows what is not predicted",
-                stacklevel=2,
-            )
+        return report, judged
 
     # --- saving ----------------------------------------------------------------------------------
 
@@ -257,9 +234,7 @@ class Surrogates(nn.Module):
             "termination_buffer": self.termination_buffer.state_dict(),
             "generator": self.generator.get_state(),
             "fits": self.fits,
-            "trust": self.trust,
-            "distrusted": self.distrusted,
-            "moments": self.moments.tolist(),
+            "trust": self.trust.state_dict(),
             "skipped": self.skipped,
             "terminations_seen": self.terminations_seen,
             "steps_seen": self.steps_seen,
@@ -275,8 +250,7 @@ class Surrogates(nn.Module):
         self.termination_buffer.load_state_dict(state["termination_buffer"])
         self.generator.set_state(state["generator"].cpu())  # loading may have moved it to a GPU
         self.fits = state["fits"]
-        self.trust, self.distrusted = state["trust"], state["distrusted"]
-        self.moments = torch.tensor(state["moments"], dtype=torch.float64)
+        self.trust.load_state_dict(state["trust"])
         self.skipped = state["skipped"]
         self.terminations_seen = state["terminations_seen"]
         self.steps_seen = state["steps_seen"]
@@ -284,11 +258,15 @@ class Surrogates(nn.Module):
     # --- internals -------------------------------------------------------------------------------
 
     def _evaluate(self, window: Window) -> dict[str, float]:
-        """Return the errors on a new window, and update the dynamics model's R²."""
+        """Return the errors on a new window; update the dynamics model's R² and the trust."""
         if self.own_dynamics:
             action = self.action_space.executed(window.action)
             self._learned_dynamics.evaluate(window, self.action_space.normalise(action))
-        return self.held_out_errors(window)
+        report, judged = self._errors(window)
+        if judged is not None and bool(self._learned_reward.ordinary.dense.all()):
+            # a few rare rewards say nothing of the slope that leads to them
+            self.trust.update(*judged)
+        return report
 
     def _trained(self) -> dict[str, nn.Module]:
         """Return the models to train, by name."""
@@ -301,28 +279,24 @@ class Surrogates(nn.Module):
             models["termination"] = self.termination
         return models
 
-    def _reward_errors(self, window: Window, action: Tensor) -> dict[str, float]:
-        """Return the errors on ordinary rewards and on events, and how often these are."""
-        reward = window.reward
-        if not self.own_reward:
-            predicted = self.predict_reward(window.obs, action, window.next_obs)
-            return {"reward_error": fvu(predicted, reward)}
-        model = self._learned_reward
+    def _reward_errors(self, window: Window, action: Tensor) -> tuple[dict[str, float], _Judged]:
+        """Return the errors on ordinary rewards and on events, and ordinary rewards (item,)."""
+        model, reward = self._learned_reward, window.reward
         ordinary = model.ordinary.holds(reward)
         normalised = self.action_space.normalise(action)
         predicted, logit, _ = model.parts(window.obs, normalised, window.next_obs)
-        judged = ordinary if bool(ordinary.any()) else torch.ones_like(ordinary)
-        if bool(model.ordinary.dense.all()):  # a few rare rewards say nothing of the slope to them
-            self._update_trust(predicted[judged], reward[judged])
-        report = {"reward_error": fvu(predicted[judged], reward[judged])}
+        kept = ordinary if bool(ordinary.any()) else torch.ones_like(ordinary)
+        judged = predicted[kept], reward[kept]
+        report = {"reward_error": fvu(*judged)}
         if logit is None:
-            return report
+            return report, judged
         event = (~ordinary).to(logit.dtype)
         without = torch.logit(model.events.rate, eps=1e-6).expand_as(logit)
         error, base = (
             float(binary_cross_entropy_with_logits(odds, event)) for odds in (logit, without)
         )
-        return report | {"event_rate": float(event.mean()), "event_error": error / max(base, 1e-9)}
+        report |= {"event_rate": float(event.mean()), "event_error": error / max(base, 1e-9)}
+        return report, judged
 
     def _can_train(self) -> bool:
         """Return whether every replay buffer in use has data."""

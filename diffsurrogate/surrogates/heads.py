@@ -8,9 +8,10 @@ event and its size g.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -269,6 +270,62 @@ class RewardModel(nn.Module):
         elif inputs != "s,a":
             parts.append(self.obs_statistics(next_obs))
         return torch.cat(parts, dim=-1)
+
+
+_USELESS, _USEFUL = 0.1, 0.3
+"""Correlations of predicted and held-out rewards up to which the learned gradient does not count,
+and from which it counts in full. Its scale does not matter: models of rare rewards exaggerate."""
+_LONG = 100
+"""Windows with a trust below a half after which the user is told."""
+
+
+class RewardTrust:
+    """How far a reward model's gradient is followed, by rewards it was not trained on."""
+
+    def __init__(self) -> None:
+        """Start with full trust."""
+        self.value = 1.0
+        """Weight of the learned gradient, in [0, 1]."""
+        self.windows_distrusted = 0
+        self.moments: list[float] = []
+        """Running means of p, r, p², r² and p r of predicted and real rewards."""
+
+    def update(self, predicted: Tensor, reward: Tensor) -> None:
+        """Set the trust by the correlation of predictions with rewards (item,) of new windows.
+
+        Warns:
+            UserWarning: it was low for many windows.
+        """
+        pairs = torch.stack([predicted, reward, predicted**2, reward**2, predicted * reward])
+        new = pairs.double().mean(-1).tolist()
+        if not all(map(math.isfinite, new)):
+            self.value *= 0.9
+            return
+        if self.moments and self.moments[3] > 0:
+            new = [0.9 * old + 0.1 * now for old, now in zip(self.moments, new, strict=True)]
+        self.moments = new
+        mean_p, mean_r, square_p, square_r, product = self.moments
+        variance_p, variance_r = square_p - mean_p**2, square_r - mean_r**2
+        if min(variance_p, variance_r) <= 1e-12 * max(square_p, square_r):
+            return  # nothing to tell apart yet
+        correlation = (product - mean_p * mean_r) / math.sqrt(variance_p * variance_r)
+        self.value = min(max((correlation - _USELESS) / (_USEFUL - _USELESS), 0.0), 1.0)
+        self.windows_distrusted = self.windows_distrusted + 1 if self.value < 0.5 else 0
+        if self.windows_distrusted == _LONG:
+            warnings.warn(
+                "the reward model says little of rewards it has not seen (correlation "
+                f"{correlation:.2f} over {_LONG} windows): its gradient counts only with a weight "
+                f"of {self.value:.2g}; `diffsurrogate doctor` shows what is not predicted",
+                stacklevel=2,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        vars(self).update(state)
 
 
 class TerminationModel(nn.Module):

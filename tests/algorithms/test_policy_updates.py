@@ -205,7 +205,7 @@ def collected() -> tuple[SHAC, Window, Tensor]:
     settings = config(update=hybrid(weight=1.0, max_grad_norm=1e9))
     agent = SHAC(learned_reach(), settings, seed=5)
     list(agent.iterations(5))
-    agent.env.surrogates.trust = 1.0
+    agent.env.surrogates.trust.value = 1.0
     noise = agent.noise.draw(HORIZON)
     return agent, agent.env.collect(NoisyPolicy(agent.actor, noise), HORIZON), noise
 

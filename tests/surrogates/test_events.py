@@ -13,7 +13,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
-from diffsurrogate.surrogates.heads import OrdinaryRange, RewardConfig
+from diffsurrogate.surrogates.heads import OrdinaryRange, RewardConfig, RewardTrust
 
 TIME, ENVS, AGENTS = 31, 61, 2
 
@@ -107,18 +107,18 @@ def test_outliers_have_bins_of_their_own():
 
 def test_trust_falls_while_rewards_cannot_be_predicted_and_is_told_of_once():
     models, _ = fitted()
-    assert models.trust > 0.9
+    assert models.trust.value > 0.9
     noise = torch.Generator().manual_seed(0)
     with pytest.warns(UserWarning, match="says little of rewards") as told:
         for seed in range(200, 320):
             data = window(seed)
             reward = 5 * torch.randn(data.reward.shape, generator=noise)
             report = models.fit(replace(data, reward=reward))
-    assert report["model_trust"] == models.trust < 0.3
+    assert report["model_trust"] == models.trust.value < 0.3
     assert len(told) == 1
-    before = models.trust
-    models._update_trust(torch.full((3,), math.nan), torch.zeros(3))
-    assert models.trust == pytest.approx(0.9 * before)
+    before = models.trust.value
+    models.trust.update(torch.full((3,), math.nan), torch.zeros(3))
+    assert models.trust.value == pytest.approx(0.9 * before)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,6 @@ def test_trust_falls_while_rewards_cannot_be_predicted_and_is_told_of_once():
     ids=["exaggerated", "the wrong way", "at random"],
 )
 def test_trust_is_of_the_direction_not_of_the_size(predicted, trust):
-    bounds = torch.ones(AGENTS, 1)
-    space = ActionSpace(-bounds, bounds, discrete=False)
-    models = Surrogates(SurrogateConfig(), obs_dim=2, action_space=space, dynamics=False)
-    models._update_trust(torch.tensor(predicted), torch.tensor([0.0, 1.0, 0.0, 1.0]))
-    assert models.trust == pytest.approx(trust)
+    found = RewardTrust()
+    found.update(torch.tensor(predicted), torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    assert found.value == pytest.approx(trust)
