@@ -182,8 +182,9 @@ class PPO(Trainer):
         noise = self.noise.draw(config.horizon)
         window = self._collect(noise)
         target, advantage = self._targets(window)
-        kept = self.finite_copies(window)
-        if kept is not None:
+        finite = window.finite_envs
+        if not bool(finite.all()):
+            kept = self.finite_copies(finite)
             if len(kept) == 0:
                 self.actor_optimiser.skipped += 1
                 return window.summary()

@@ -60,13 +60,13 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """Whether bodies with joints are simulated, which fall over where actions are large; trainers
     then begin with little exploration noise."""
 
+    takes_reset_options: bool = False
+    """Whether `_reset_all` and `_reset_where` obey `_reset_options`; else any are refused."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let what users call run outside of inference mode."""
         super().__init_subclass__(**kwargs)
         keep_outside(cls, _CALLED)
-
-    takes_reset_options: bool = False
-    """Whether `_reset_all` and `_reset_where` obey `_reset_options`; else any are refused."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Configuration of multi-agent networks: one class for each architecture."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -21,6 +21,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 class BaseNetConfig:
     """What every architecture has."""
 
+    same_for_all: ClassVar[bool] = False
+    """Whether all agents have the same weights, and so the same normalisation."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers. Transformer: width (the first) and depth (their number)."""
     activation: Activation = "elu"
@@ -47,11 +49,6 @@ class BaseNetConfig:
     def hears_others(self) -> bool:
         """Whether an agent's output depends on the features of other agents."""
         return self.centralised
-
-    @property
-    def same_for_all(self) -> bool:
-        """Whether all agents have the same weights, and so the same normalisation."""
-        return isinstance(self, SharedNetConfig | TransformerConfig | DiCoConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +96,7 @@ class SeparateNetConfig(_OwnFeaturesConfig):
 class SharedNetConfig(_OwnFeaturesConfig):
     """One MLP with the same weights for all agents, independent of their order and number."""
 
+    same_for_all = True
     architecture: Literal["shared"] = field(default="shared", init=False)
     pool_others: bool = True
     """Append the mean of a small embedding of all agents to an agent's features."""
@@ -116,6 +114,7 @@ class SharedNetConfig(_OwnFeaturesConfig):
 class TransformerConfig(BaseNetConfig):
     """Self-attention over agents, independent of their order and number."""
 
+    same_for_all = True
     architecture: Literal["transformer"] = field(default="transformer", init=False)
     embed: tuple[int, ...] = ()
     """Widths of the hidden layers that embed an agent's features; empty for a linear embedding (the
@@ -174,6 +173,7 @@ class DiCoConfig(BaseNetConfig):
     For policies with continuous actions.
     """
 
+    same_for_all = True
     architecture: Literal["dico"] = field(default="dico", init=False)
     diversity: float | None = 1.2
     """Mean distance between two agents' mean actions on the same observation, in normalised

@@ -51,12 +51,12 @@ def recommended_shac(choice: Choice, num_envs: int) -> SHACConfig:
     if is_classic(choice):
         return _classic(choice.network)
     if choice.network != "mlp":
-        config = _shared_weights(SHACConfig(), choice)
+        config = _shared_weights(choice)
         return config if choice.library == "paper" else _hybrid(config, choice, num_envs)
     if choice.library == "paper":
         width = max(64, 32 * (choice.agents or 1))
         actor = ActorConfig(net=JointNetConfig(hidden=(width, width)))
-        return _mixed(SHACConfig(), choice, actor, lr=2e-3)
+        return _mixed(choice, actor, lr=2e-3)
     return _hybrid(SHACConfig(), choice, num_envs)
 
 
@@ -114,7 +114,7 @@ def _hybrid(config: SHACConfig, choice: Choice, num_envs: int) -> SHACConfig:
     )
 
 
-def _mixed(config: SHACConfig, choice: Choice, actor: ActorConfig, *, lr: float) -> SHACConfig:
+def _mixed(choice: Choice, actor: ActorConfig, *, lr: float) -> SHACConfig:
     """Return pathwise and likelihood-ratio gradients mixed, as tasks gated by contact need them.
 
     Where all is learned the pathwise gradient is of half the envs, at half the price.
@@ -123,13 +123,11 @@ def _mixed(config: SHACConfig, choice: Choice, actor: ActorConfig, *, lr: float)
         lam=0.4, minibatches=2 if choice.method == "shac++" else 1, action_penalty_weight=0.0
     )
     ppo = replace(HybridUpdateConfig().ppo, batch_size=2048, lr=lr)
-    return replace(
-        config,
+    return SHACConfig(
         actor=actor,
         noise=NoiseConfig(kind="white"),
         update=HybridUpdateConfig(ppo=ppo, weight=0.2, gradient=gradient),
-        value=replace(
-            config.value,
+        value=ValueLearningConfig(
             expectile=0.8,
             expectile_one_signed=0.65,
             minibatches=16,
@@ -141,14 +139,13 @@ def _mixed(config: SHACConfig, choice: Choice, actor: ActorConfig, *, lr: float)
     )
 
 
-def _shared_weights(config: SHACConfig, choice: Choice) -> SHACConfig:
+def _shared_weights(choice: Choice) -> SHACConfig:
     """Return what measured best for a Transformer over agents as the policy (SHAC++, B.2).
 
     Agents that share a policy and see almost the same must learn "to the nearest one left", which
     takes a good value function. The other networks start from the same, unmeasured.
     """
-    actor = replace(config.actor, net=_NETS[choice.network])
-    config = _mixed(config, choice, actor, lr=1e-3)
+    config = _mixed(choice, ActorConfig(net=_NETS[choice.network]), lr=1e-3)
     return replace(
         config,
         critic=replace(config.critic, net=_SHARED),

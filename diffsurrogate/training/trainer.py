@@ -23,7 +23,6 @@ from diffsurrogate.envs.modes import (
     keep_outside,
     outside_inference_mode,
 )
-from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
@@ -340,18 +339,18 @@ class Trainer(ABC):
     def iterate(self) -> Metrics:
         """Collect a window, learn from it and return metrics."""
 
-    def finite_copies(self, window: Window) -> Tensor | None:
-        """Return the indices of the envs to learn from; None for all.
+    def finite_copies(self, finite: Tensor) -> Tensor:
+        """Return the indices of the envs to learn from, and count the others.
 
         An env with an observation, action or reward that is not finite costs its own share of the
-        update; it is counted.
+        update.
+
+        Args:
+            finite: (env,) bool, such as `Window.finite_envs`.
 
         Warns:
             RuntimeWarning: for the first time.
         """
-        finite = window.finite_envs
-        if bool(finite.all()):
-            return None
         kept = finite.nonzero().squeeze(-1)
         if self.broken_copies == 0:
             warnings.warn(

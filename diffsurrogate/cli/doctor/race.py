@@ -1,10 +1,9 @@
 """The doctor's race: PPO and SHAC++ train on the env for as many CPU-seconds each."""
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Literal
-
-import torch
 
 from diffsurrogate.cli.options import MadeOptions, made_with
 from diffsurrogate.envs.registry import make
@@ -74,5 +73,4 @@ def _train(method: Racer, options: MadeOptions, seconds: float) -> Result:
 
 def is_ahead(result: Result, other: Result) -> bool:
     """Return whether a mean return is the larger by more than two standard errors."""
-    error = torch.tensor([result.error, other.error]).norm()
-    return result.mean_return - other.mean_return > 2 * float(error)
+    return result.mean_return - other.mean_return > 2 * math.hypot(result.error, other.error)
