@@ -1,22 +1,28 @@
 """Policy updates of SHAC: two policy gradients and two kinds of steps.
 
 `PathwiseGradient` differentiates the return of short windows through native or learned dynamics
-(SHAC); `AllActionGradient` weights every discrete action by its predicted value. `GradientUpdate`
-takes plain optimiser steps with either; `HybridUpdate` adds either to PPO's clipped steps.
+(SHAC); `AllActionGradient` (all_action.py) weights every discrete action by its predicted value.
+`GradientUpdate` takes plain optimiser steps with either; `HybridUpdate` adds either to PPO's
+clipped steps.
 """
 
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
-from diffsurrogate.actor_critic.critic import Critic
 from diffsurrogate.actor_critic.exploration import NoiseState
+from diffsurrogate.algorithms.all_action import (
+    AllActionConfig,
+    AllActionGradient,
+    require_models_if_discrete,
+)
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
     clipped_epochs,
@@ -29,26 +35,14 @@ from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.discrete_actions import counterfactual_actions
 from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, shac_actor_loss
 from diffsurrogate.nets.hypernet import HyperNet
-from diffsurrogate.nets.mlp import SeparateNet
+from diffsurrogate.nets.mlp import SeparateNet, only_row
 from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 from diffsurrogate.training.trainer import Metrics
 
 _OPPOSED = -0.9
 """Correlation of two agents' rewards below which their sum says little of either."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AllActionConfig:
-    """All-action policy gradient: over every discrete action, valued one predicted step ahead."""
-
-    minibatches: int = 1
-    """Optimiser steps per window, each on a random part of it."""
-
-    def __post_init__(self) -> None:
-        require_range(self, "minibatches", low=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,15 +138,6 @@ class HybridUpdateConfig:
 UpdateConfig = GradientUpdateConfig | HybridUpdateConfig
 
 
-@runtime_checkable
-class PredictsSteps(Protocol):
-    """An env whose models predict steps: `LearnedDiffWrapper`."""
-
-    def predict_step(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return reward, next observation and the probability of continuing."""
-        ...
-
-
 class PathwiseGradient:
     """The gradient of the return of short windows (arXiv:2204.07137, eq. 5)."""
 
@@ -175,7 +160,7 @@ class PathwiseGradient:
                 "dynamics and reward: SHAC(LearnedDiffWrapper(env), config); or leave them at 1 "
                 "and None"
             )
-        _require_models_if_discrete(env)
+        require_models_if_discrete(env)
         apart = isinstance(actor.net, SeparateNet | HyperNet) and env.num_agents > 1
         if config.credit == "individual" and not apart:
             raise UsageError(
@@ -248,27 +233,19 @@ class PathwiseGradient:
 
     def _gradients_of(
         self, loss: Tensor, agent: int, weights: Sequence[Tensor]
-    ) -> list[Tensor | None]:
+    ) -> Sequence[Tensor | None]:
         """Return the gradients of one agent's loss, through its own weights only."""
         net = self.actor.net
-        if isinstance(net, HyperNet):
-            net.only = agent
-        try:
+        through = net.only_through(agent) if isinstance(net, HyperNet) else nullcontext()
+        with through:
             found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-        finally:
-            if isinstance(net, HyperNet):
-                net.only = None
         if isinstance(net, HyperNet):
-            return list(found)
-        own = {id(weight) for weight in net.parameters()}
-        gradients: list[Tensor | None] = []
-        for weight, gradient in zip(weights, found, strict=True):
-            if gradient is not None and id(weight) in own:  # (agent, ...)
-                kept = torch.zeros_like(gradient)
-                kept[agent] = gradient[agent]
-                gradient = kept
-            gradients.append(gradient)
-        return gradients
+            return found
+        own = {id(weight) for weight in net.parameters()}  # (agent, ...)
+        return [
+            only_row(gradient, agent) if gradient is not None and id(weight) in own else gradient
+            for weight, gradient in zip(weights, found, strict=True)
+        ]
 
     def return_loss(self, window: Window, agent: int | None = None) -> Tensor:
         """Return the negative return of a window with its graph, of all agents or one."""
@@ -284,70 +261,6 @@ class PathwiseGradient:
         if lam is None:
             return shac_actor_loss(*rest, gamma=gamma, continue_prob=continue_prob)
         return lambda_actor_loss(*rest, gamma=gamma, lam=lam, continue_prob=continue_prob)
-
-
-class AllActionGradient:
-    """The all-action policy gradient, with values from one predicted step ahead."""
-
-    def __init__(
-        self,
-        config: AllActionConfig,
-        env: MultiAgentVectorEnv,
-        actor: Actor,
-        value: ValueLearning,
-        generator: torch.Generator,
-    ) -> None:
-        """Check that the env and the actor support it.
-
-        Raises:
-            UsageError: actions are continuous, models are missing, or agents act one after another.
-        """
-        if not env.discrete_actions:
-            raise UsageError(
-                "AllActionConfig sums over an agent's discrete actions, but this env's actions are "
-                "continuous; use PathwiseConfig"
-            )
-        if actor.config.order != "simultaneous":
-            raise UsageError(
-                "AllActionConfig varies one agent's action and keeps the others', but with "
-                f"order={actor.config.order!r} they depend on it; use PathwiseConfig"
-            )
-        _require_models_if_discrete(env)
-        self.config = config
-        self.env = env
-        self.actor = actor
-        self.value = value
-        self.generator = generator
-
-    def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
-        """Collect a window without a graph."""
-        return self.env.collect(policy, horizon)
-
-    def parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
-        """Yield the window, or random parts of it."""
-        if self.config.minibatches == 1:
-            yield window
-            return
-        for part, _ in minibatches(
-            window,
-            noise,
-            length=window.horizon,
-            count=self.config.minibatches,
-            generator=self.generator,
-        ):
-            yield part
-
-    def loss(self, window: Window) -> Tensor:
-        """Return the negative one-step return, expected over each agent's actions."""
-        assert isinstance(self.env, PredictsSteps)
-        return all_action_loss(
-            self.env,
-            self.actor,
-            self.value.critic,
-            window,
-            gamma=self.value.gamma,
-            reward_unit=self.value.scale.scale,
-        )
 
 
 PolicyGradient = PathwiseGradient | AllActionGradient
@@ -512,50 +425,3 @@ def warn_of_opposed_rewards(reward: Tensor) -> bool:
             stacklevel=2,
         )
     return lowest < _OPPOSED
-
-
-def all_action_loss(
-    env: PredictsSteps,
-    actor: Actor,
-    critic: Critic,
-    window: Window,
-    *,
-    gamma: float,
-    reward_unit: Tensor,
-) -> Tensor:
-    r"""Return the negative one-step return, expected over each agent's discrete actions.
-
-    $-\frac{1}{TE} \sum_{t,e,i,k} \pi_{ik}(o) \, \frac{1}{N} \sum_j [R_j + \gamma c V_j](o, (k,
-    a_{-i}))$ with the models' reward R, next observation and probability c of continuing. Each
-    agent's action is varied over all actions while the others' keep their sampled values, so only
-    the sampling of the others' actions adds variance.
-
-    Args:
-        env: predicts steps.
-        actor: a policy with discrete actions.
-        critic: its target network values next observations.
-        window: observations and actions.
-        gamma: discount.
-        reward_unit: a scalar, the reward scale by which predicted rewards are divided.
-    """
-    obs = window.obs.detach().flatten(0, 1)
-    action = window.action.detach().flatten(0, 1)
-    with torch.no_grad():
-        varied = counterfactual_actions(action)  # (agent, act_dim, batch, agent, act_dim)
-        before = obs.expand(*varied.shape[:3], *obs.shape[1:])
-        reward, after, continue_prob = env.predict_step(before, varied)
-        value = reward / reward_unit + gamma * continue_prob.unsqueeze(-1) * critic.target(after)
-        action_value = value.mean(-1).permute(2, 0, 1)  # (batch, agent, act_dim)
-    probability = actor(obs).softmax(-1)
-    expected = (probability * action_value).sum(-1)
-    if window.alive_mask is not None:
-        expected = expected.where(window.alive_mask.flatten(0, 1), 0.0)
-    return -expected.sum(-1).mean()
-
-
-def _require_models_if_discrete(env: MultiAgentVectorEnv) -> None:
-    if env.discrete_actions and not env.can_replay:
-        raise UsageError(
-            "discrete actions need learned dynamics and reward, as a simulator passes no gradient "
-            "to them; learn both: SHAC(LearnedDiffWrapper(env))"
-        )

@@ -13,8 +13,8 @@ from typing import Any, TypeVar, cast, get_args
 
 import tyro
 
+from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.policy_updates import (
-    AllActionConfig,
     GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,

@@ -8,13 +8,15 @@ respect to agent i's weights.
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffsurrogate.nets.config import HyperLinearConfig, HyperMLPConfig
-from diffsurrogate.nets.mlp import _between, agent_linear, reset_orthogonal
+from diffsurrogate.nets.mlp import _between, agent_linear, only_row, reset_orthogonal
 
 _GAIN = math.sqrt(2)
 """Orthogonal gain of layers before a ReLU, and norm of learned identities."""
@@ -101,9 +103,8 @@ class HyperNet(nn.Module):
         """Build; every agent's network starts orthogonal with gain √2, bias zero."""
         super().__init__()
         self.watched = False
-        """Whether `only` may restrict gradients of what is generated from now on."""
-        self.only: int | None = None
-        """The agent through whose weights gradients reach the hypernetwork; None for all."""
+        """Whether `only_through` may restrict gradients of what is generated from now on."""
+        self._only: int | None = None
         if isinstance(config, HyperLinearConfig):
             self.register_buffer("identity", one_hot_identity(agents), persistent=False)
             hidden: tuple[int, ...] = ()
@@ -131,13 +132,17 @@ class HyperNet(nn.Module):
                     generated.register_hook(self._of_one_agent)
         return layers
 
+    @contextmanager
+    def only_through(self, agent: int) -> Iterator[None]:
+        """Let gradients reach the hypernetwork through one agent's weights; needs `watched`."""
+        self._only = agent
+        try:
+            yield
+        finally:
+            self._only = None
+
     def _of_one_agent(self, gradient: Tensor) -> Tensor:
-        """Return the gradient of generated weights for `only` that agent, or for all."""
-        if self.only is None:
-            return gradient
-        kept = torch.zeros_like(gradient)
-        kept[self.only] = gradient[self.only]
-        return kept
+        return gradient if self._only is None else only_row(gradient, self._only)
 
     def reset_head(self, gain: float) -> None:
         """Initialise the last layer orthogonal with `gain`."""

@@ -20,6 +20,13 @@ def agent_linear(
     return out.transpose(0, 1).reshape(*x.shape[:-1], out.shape[-1])
 
 
+def only_row(values: Float[Tensor, "agent *any"], agent: int) -> Float[Tensor, "agent *any"]:
+    """Return one agent's values, with zeros for the others."""
+    kept = torch.zeros_like(values)
+    kept[agent] = values[agent]
+    return kept
+
+
 class AgentLinear(nn.Module):
     """A linear layer with separate weights for every agent."""
 

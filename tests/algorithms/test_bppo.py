@@ -12,6 +12,7 @@ from toys.trainers import SEPARATE, plain_reach, sequential
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
+from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.bppo import (
     ARMAPPO,
     BPPO,
@@ -21,7 +22,7 @@ from diffsurrogate.algorithms.bppo import (
     peer_feedback,
 )
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.policy_updates import AllActionConfig, GradientUpdateConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from diffsurrogate.__main__ import main
+from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.policy_updates import (
-    AllActionConfig,
     GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,

@@ -14,10 +14,10 @@ from toys.turnover import TERMINATE, lives
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
 from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
 from diffsurrogate.algorithms.policy_updates import (
-    AllActionConfig,
     GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,

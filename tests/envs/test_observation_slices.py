@@ -14,7 +14,8 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.policy_updates import AllActionConfig, GradientUpdateConfig
+from diffsurrogate.algorithms.all_action import AllActionConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.envs.observation_slices import available_actions, check_columns, without
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError

@@ -10,9 +10,9 @@ from toys.reach import config, learned_reach
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
+from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.policy_updates import (
-    AllActionConfig,
     GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,
