@@ -168,8 +168,8 @@ def _judge_rewards(found: Diagnosis, say: Callable[..., None]) -> None:
         say(
             "fair",
             f"rewards are rare: {met.rewarded[best]:.2%} of transitions under {best} noise",
-            "mix in the score function, with an optimistic critic: SHACConfig(score=…, "
-            "expectile=.8, expectile_one_signed=.65), as the preset of paper/… does",
+            "keep PPO's part (the default, HybridUpdateConfig), with an optimistic critic: "
+            "ValueLearningConfig(expectile=.8, expectile_one_signed=.65), as on paper/…",
         )
         white = met.rewarded.get("white", 0.0)
         if met.rewarded[best] > 2 * white:
@@ -214,15 +214,15 @@ def _judge_fit(found: Diagnosis, say: Callable[..., None]) -> None:
             "poor",
             f"the next observation is hard to tell: median held-out error {errors.median():.2f} "
             "of 1 over entries",
-            "observe what decides the future (velocities, what others do), or lean on the score "
-            "function",
+            "observe what decides the future (velocities, what others do), or lean on PPO's part: "
+            "a smaller HybridUpdateConfig(weight=…)",
         )
     if fit.growth is not None and not float(fit.growth.max()) <= STEEP:
         say(
             "fair",
             f"slopes grow {float(fit.growth.max()):.0f} times along a window of "
             f"{len(fit.growth)} steps",
-            "shorten what is differentiated: SHACConfig(segment_length=8)",
+            "shorten what is differentiated: PathwiseConfig(segment_length=8)",
         )
     if frequent and fit.cosine is not None and not fit.cosine >= 0.5:
         say(
