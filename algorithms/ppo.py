@@ -182,9 +182,8 @@ class PPO(Trainer):
         noise = self.noise.draw(config.horizon)
         window = self._collect(noise)
         target, advantage = self._targets(window)
-        finite = window.finite_envs
-        if not bool(finite.all()):
-            kept = self.finite_copies(finite)
+        kept = self.finite_copies(window)
+        if kept is not None:
             if len(kept) == 0:
                 self.actor_optimiser.skipped += 1
                 return window.summary()

@@ -1,5 +1,7 @@
 """What wrappers of our envs leave to the env they wrap."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +38,12 @@ class EnvWrapper(MultiAgentVectorEnv):
     def alive_mask(self) -> Tensor | None:
         """(env, agent) bool: agents that are alive in the wrapped env; None where all are."""
         return self.env.alive_mask
+
+    @contextmanager
+    def restarting_broken(self) -> Iterator[None]:
+        """Let the wrapped env reset envs that break, instead of raising."""
+        with self.env.restarting_broken():
+            yield
 
     def episode_report(self) -> dict[str, float]:
         """Return what the wrapped env reported of ended episodes."""

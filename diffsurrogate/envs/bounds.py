@@ -58,19 +58,19 @@ class Bounds:
         return cls(box, device)
 
     def holds(self, rows: Tensor) -> bool:
-        """Return whether all values (row, *shape) are inside."""
+        """Return whether all finite values (row, *shape) are inside."""
         outside = (rows < self._low_tensor) | (rows > self._high_tensor)
-        return not bool(outside.any())
+        return not bool(outside.any()) or not bool((outside & rows.isfinite()).any())
 
     def first_outside(self, rows: NDArray[np.float32]) -> tuple[int, int] | None:
-        """Return the row and flat feature index of the first value outside, or None.
+        """Return the row and flat feature index of the first finite value outside, or None.
 
         Args:
             rows: (row, *box shape), or flattened.
         """
         flat = rows.reshape(len(rows), -1)
         outside = (flat < self._low.ravel()) | (flat > self._high.ravel())
-        if not outside.any():
+        if not outside.any() or not (outside := outside & np.isfinite(flat)).any():
             return None
         row, entry = np.argwhere(outside)[0].tolist()
         return row, entry

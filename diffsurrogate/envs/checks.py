@@ -27,7 +27,8 @@ class StepChecks:
     """Checks what a batch of envs returns, without changing it.
 
     Shape checks cost nothing. Finiteness is read off the sum of all values, in one transfer from
-    the device; only if the sum is not finite (it may have overflowed) is each value checked.
+    the device; only if the sum is not finite (it may have overflowed) is each value checked. Values
+    that are not finite are in no bounds' way.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class StepChecks:
         steps: Tensor,
         seen: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a step and check types and shapes; `finite` checks the values.
+        """Run a step and check types and shapes; `broken` checks the values.
 
         Args:
             advance: the simulation's step.
@@ -153,25 +154,26 @@ class StepChecks:
             )
         return there
 
-    def finite(self, steps: Tensor, obs: Tensor, reward: Tensor, fresh: Tensor) -> None:
-        """Refuse a step with values that are not finite, or an observation out of bounds.
+    def broken(self, steps: Tensor, obs: Tensor, reward: Tensor, *, allowed: bool) -> Tensor | None:
+        """Return which envs (env,) gave values that are not finite; None if none did.
 
         Args:
             steps: (env,) episode steps, this one included.
             obs: (env, agent, obs_dim), before any reset.
             reward: (env, agent).
-            fresh: (env, agent, obs_dim), after the reset of envs that ended; `obs` if none did.
+            allowed: whether values may be not finite.
 
         Raises:
-            UsageError: a value is not finite or out of bounds.
+            UsageError: one is and may not be, or an observation is out of bounds.
         """
-        if not _finite_sum(obs, reward, *(() if fresh is obs else (fresh,))):
+        self._check_bounds(obs, steps)
+        if _finite_sum(obs, reward):
+            return None
+        if not allowed:
             self._check_finite("observation", obs, steps)
             self._check_finite("reward", reward, steps)
-            self._check_finite("observation", fresh, steps, reset=True)
-        self._check_bounds(obs, steps)
-        if fresh is not obs:
-            self._check_bounds(fresh, steps, reset=True)
+        broken = ~(obs.isfinite().flatten(1).all(1) & reward.isfinite().all(1))
+        return broken if bool(broken.any()) else None
 
     def _refuse(self, error: Exception, method: str, steps: Tensor | None) -> NoReturn:
         """Re-raise an error, chained, with the step it occurred in."""

@@ -3,7 +3,8 @@
 Trainers and wrappers meet here and nowhere else. Axes are `(time, env, agent, feature)`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -127,6 +128,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._current: Tensor | None = None
         self._episode_report = EpisodeReport()
         self._reset_options: dict[str, Any] = {}  # of the reset that runs
+        self._restarts_broken = False
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
@@ -312,20 +314,36 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         steps = self._steps + 1
         next_obs, reward, terminated = self._step_checks.step(self._advance, action, steps, seen)
         self._steps = steps
+        broken = self._step_checks.broken(steps, next_obs, reward, allowed=self._restarts_broken)
         truncated = self._step_checks.cut(self._cut_short, steps)
         if self.max_steps is not None:
             truncated = truncated | (steps >= self.max_steps)
+        if broken is not None:
+            truncated = truncated | (broken & ~terminated)
         ended, obs = terminated | truncated, next_obs
         if bool(ended.any()):
             obs = self._step_checks.reset(self._reset_where, ended, steps, next_obs)
+            self._step_checks.fresh(steps, obs)
             self._steps = torch.where(ended, 0, steps)
-        self._step_checks.finite(steps, next_obs, reward, obs)
         self._current, self._episode_start = obs, ended
         info = {key: told for key, told in self._report().items() if key not in RESERVED}
         if info:
             self._episode_report.add(info, ended)
         info |= {"final_obs": next_obs, "_final_obs": ended}
         return obs, reward, terminated, truncated, info
+
+    @contextmanager
+    def restarting_broken(self) -> Iterator[None]:
+        """Truncate and reset envs whose step gives a value that is not finite, instead of raising.
+
+        For callers that leave such envs out (`Window.finite_envs`). An env that can be reset only
+        by itself raises nevertheless.
+        """
+        before, self._restarts_broken = self._restarts_broken, not self.resets_itself
+        try:
+            yield
+        finally:
+            self._restarts_broken = before
 
     def episode_report(self) -> dict[str, float]:
         """Return `info/NAME`: means over the episodes that ended since the last call.

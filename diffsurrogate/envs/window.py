@@ -88,6 +88,15 @@ class Window:
         parts = (self.obs, self.action, self.reward, self.next_obs)
         return torch.stack([x.isfinite().transpose(0, 1).flatten(1).all(1) for x in parts]).all(0)
 
+    def first_not_finite(self) -> str:
+        """Say where a value is not finite: "the reward of env 3 at step 7 of the window is nan"."""
+        parts = {"reward": self.reward, "observation": self.next_obs, "action": self.action}
+        for field, part in (parts | {"first observation": self.obs}).items():
+            for time, env, *place in (~part.isfinite()).nonzero()[:1].tolist():
+                value = part[time, env, *place].item()
+                return f"the {field} of env {env} at step {time} of the window is {value}"
+        raise ValueError("every value is finite")
+
     def summary(self) -> dict[str, float]:
         """Return metrics every trainer logs: mean reward, and how many episodes ended."""
         return {

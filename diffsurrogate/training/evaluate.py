@@ -1,5 +1,6 @@
 """Evaluation of a policy on the first episode of many envs, with a fixed seed."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from diffsurrogate.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Results of a policy in the first episode of every env."""
+    """Results of a policy in the first episode of every env, less those that broke."""
 
     returns: Tensor
     """(env,) float64, undiscounted, summed over agents."""
@@ -65,7 +66,11 @@ def evaluate(
         seed: of the reset.
 
     Raises:
-        UsageError: `steps` is below 1, or missing for an env without a time limit.
+        UsageError: `steps` is below 1, or missing for an env without a time limit; or no env gave
+            finite values only.
+
+    Warns:
+        RuntimeWarning: some env gave a value that is not finite; its episode is left out.
     """
     steps = env.max_steps if steps is None else steps
     if steps is None:
@@ -77,9 +82,9 @@ def evaluate(
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.long, device=env.device)
     terminated = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
-    running = torch.ones_like(terminated)
+    running, finite = torch.ones_like(terminated), torch.ones_like(terminated)
     last: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with torch.no_grad(), env.restarting_broken():
         for _ in range(steps):
             _, reward, terminates, truncates, info = env.step(predict(env.current_obs))
             reported = {name: told for name, told in info.items() if name not in RESERVED}
@@ -87,13 +92,30 @@ def evaluate(
             returns += torch.where(running, reward.double().sum(-1), 0.0)
             lengths += running
             terminated |= running & terminates
+            finite &= ~running | info["final_obs"].isfinite().flatten(1).all(1)
             running &= ~(terminates | truncates)
             if not bool(running.any()):
                 break
+    finite &= returns.isfinite()
+    if not bool(finite.all()):
+        _tell_of_broken(finite)
     return Evaluation(
-        returns=returns,
-        max_returns=max_returns,
-        lengths=lengths,
-        terminated=terminated,
-        info=last,
+        returns=returns[finite],
+        max_returns=None if max_returns is None else max_returns[finite],
+        lengths=lengths[finite],
+        terminated=terminated[finite],
+        info={name: told[finite] for name, told in last.items()},
+    )
+
+
+def _tell_of_broken(finite: Tensor) -> None:
+    """Warn of envs that were not finite (env,); refuse if none was."""
+    broken = (~finite).nonzero().squeeze(-1)
+    said = f"a reward or an observation of env {int(broken[0])} is not finite"
+    if len(broken) == len(finite):
+        raise UsageError(f"{said}, and likewise in every other env; mend the env")
+    warnings.warn(
+        f"{said}; the episodes of {len(broken)} of {len(finite)} envs are left out",
+        RuntimeWarning,
+        stacklevel=3,
     )

@@ -5,6 +5,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -23,6 +24,7 @@ from diffsurrogate.envs.modes import (
     keep_outside,
     outside_inference_mode,
 )
+from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
@@ -63,6 +65,8 @@ class Trainer(ABC):
     """
 
     config_type: ClassVar[type]
+    leaves_out_broken: ClassVar[bool] = True
+    """Whether updates leave out envs with values that are not finite (`finite_envs`)."""
     actor: Actor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -96,6 +100,7 @@ class Trainer(ABC):
         self.started = False
         self.broken_copies = 0
         """Windows of single envs that were left out, as a value was not finite."""
+        self._broken_in_a_row = 0  # windows without any other env
         self.ema_actor: AveragedModel | None = None
         self._parts: dict[str, Saved] = {}
 
@@ -246,7 +251,8 @@ class Trainer(ABC):
         in_a_row = 0
         while self.iteration < total_iterations:
             start, faults = time.process_time(), self._faults
-            report = self.iterate() | self.env.episode_report()
+            with self.env.restarting_broken() if self.leaves_out_broken else nullcontext():
+                report = self.iterate() | self.env.episode_report()
             self.iteration += 1
             in_a_row = in_a_row + 1 if self._faults > faults else 0
             if in_a_row == SKIPS_TO_WARN_OF:
@@ -339,27 +345,38 @@ class Trainer(ABC):
     def iterate(self) -> Metrics:
         """Collect a window, learn from it and return metrics."""
 
-    def finite_copies(self, finite: Tensor) -> Tensor:
-        """Return the indices of the envs to learn from, and count the others.
+    def finite_copies(self, window: Window) -> Tensor | None:
+        """Return the indices of the envs to learn from, and count the others; None for all.
 
         An env with an observation, action or reward that is not finite costs its own share of the
         update.
 
-        Args:
-            finite: (env,) bool, such as `Window.finite_envs`.
+        Raises:
+            UsageError: no env was finite in any of the last windows.
 
         Warns:
             RuntimeWarning: for the first time.
         """
+        finite = window.finite_envs
+        if bool(finite.all()):
+            self._broken_in_a_row = 0
+            return None
         kept = finite.nonzero().squeeze(-1)
+        found = window.first_not_finite()
         if self.broken_copies == 0:
             warnings.warn(
-                f"env {int((~finite).nonzero()[0])} returned a value that is not finite; its "
-                "window is left out of the update (broken_copies counts such windows)",
+                f"{found}; its window is left out of the update (broken_copies counts such "
+                "windows)",
                 RuntimeWarning,
                 stacklevel=2,
             )
         self.broken_copies += len(finite) - len(kept)
+        self._broken_in_a_row = 0 if len(kept) else self._broken_in_a_row + 1
+        if self._broken_in_a_row == SKIPS_TO_WARN_OF:
+            raise UsageError(
+                f"in each of the last {SKIPS_TO_WARN_OF} updates no env gave finite values only; "
+                f"{found}; mend the env"
+            )
         return kept
 
     def _state(self) -> State:

@@ -170,14 +170,14 @@ def test_sampling_actions_between_updates_changes_nothing(name):
 
 
 class Spike(Reach):
-    """Infinite rewards of some envs while broken; as a wrapper might give them."""
+    """Infinite rewards of some envs while broken."""
 
     first = 0
 
-    def step(self, actions: Tensor) -> Any:
-        obs, reward, *rest = super().step(actions)
+    def reward(self, state: Any, action: Tensor, next_state: Any) -> Tensor:
+        reward = super().reward(state, action, next_state)
         late = torch.arange(ENVS)[:, None] >= self.first
-        return obs, torch.where(late, reward / 0, reward) if self.broken else reward, *rest
+        return torch.where(late, -torch.inf, reward) if self.broken else reward
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sb3"])
@@ -194,13 +194,26 @@ def test_infinite_rewards_cost_the_share_of_their_envs(name, broken):
         weights.append(torch.nn.utils.parameters_to_vector(trainer.actor.parameters()).clone())
         env.broken = trainer.iteration == 2
 
-    with pytest.warns(RuntimeWarning, match=f"env {env.first} returned a value that is not finite"):
+    with pytest.warns(RuntimeWarning, match=f"the reward of env {env.first} at step 0 .* is -inf"):
         agent.learn(4 * WINDOW, callback)
     assert seen == [(0, 0)] * 2 + [(broken, broken == ENVS)] * 2
     assert torch.equal(weights[1], weights[2]) == (broken == ENVS)
     assert not torch.equal(weights[2], weights[3])
     for part in (agent.actor, agent.critic):
         assert all(parameter.isfinite().all() for parameter in part.parameters())
+
+
+def test_an_env_none_of_whose_copies_is_ever_finite_ends_the_training():
+    env = Spike()
+    agent = TRAINERS["ppo"].make(env)
+
+    def break_all(trainer: Trainer, metrics: dict[str, float]) -> None:
+        env.broken = True
+
+    advice = "last 10 updates no env gave finite values only; the reward of env 0 .*; mend the env"
+    with pytest.warns(RuntimeWarning, match="left out"), pytest.raises(UsageError, match=advice):
+        agent.learn(20 * WINDOW, break_all)
+    assert agent.iteration == 10
 
 
 class Cliff(Reach):

@@ -222,14 +222,16 @@ def test_large_finite_numbers_pass_though_their_sum_is_infinite():
     most = torch.finfo(torch.float32).max
     steps = torch.ones(2, dtype=torch.long)
     obs, reward = torch.full((2, 3, 2), most), torch.full((2, 3), -most)
-    checks.finite(steps, obs, reward, obs)
+    assert checks.broken(steps, obs, reward, allowed=False) is None
     with pytest.raises(
         UsageError, match=r"the reward of env 1 at step 1 .* nan for agent 'b'; mend"
     ):
-        checks.finite(steps, obs, spoilt((1, 1))(reward), obs)
+        checks.broken(steps, obs, spoilt((1, 1))(reward), allowed=False)
     both = spoilt((1, 0, 0), -INF)(spoilt((0, 2, 1), INF)(obs))  # whose sum is not a number
     with pytest.raises(UsageError, match=r"of env 0 .* inf for agent 'c' at \[1\]"):
-        checks.finite(steps, both, reward, both)
+        checks.broken(steps, both, reward, allowed=False)
+    one = spoilt((1, 0, 0), -INF)(obs)
+    assert checks.broken(steps, one, reward, allowed=True).tolist() == [False, True]
 
 
 class InPlace(Reach):

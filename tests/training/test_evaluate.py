@@ -67,3 +67,30 @@ def test_what_is_cut_is_not_called_terminated():
 def test_an_endless_evaluation_is_refused():
     with pytest.raises(UsageError, match="steps="):
         evaluate(still, Countdown())
+
+
+class Breaking(Countdown):
+    """Env 1 pays nan in its second step, env 4 then shows inf; their next episodes are whole."""
+
+    def __init__(self, broken: list[int]) -> None:
+        super().__init__()
+        self.broken = torch.isin(torch.arange(ENVS), torch.tensor(broken))
+
+    def observe(self, state: TorchState) -> Tensor:
+        late = self.broken & (state["left"] == torch.arange(ENVS)) & (torch.arange(ENVS) == 4)
+        return super().observe(state).masked_fill(late[:, None, None], torch.inf)
+
+    def reward(self, state: TorchState, action: Tensor, next_state: TorchState) -> Tensor:
+        late = self.broken & (next_state["left"] == torch.arange(ENVS))
+        late &= torch.arange(ENVS) != 4
+        return super().reward(state, action, next_state).masked_fill(late[:, None], torch.nan)
+
+
+def test_episodes_that_are_not_finite_are_left_out_and_told_of():
+    with pytest.warns(RuntimeWarning, match="env 1 is not finite; the episodes of 2 of 7 envs"):
+        result = evaluate(still, Breaking([1, 4]), steps=20)
+    assert result.lengths.tolist() == [2, 4, 5, 7, 8]
+    assert result.returns.tolist() == [111 * length for length in [2, 4, 5, 7, 8]]
+    assert result.max_returns is not None and result.max_returns.shape == (5,)
+    with pytest.raises(UsageError, match="env 0 is not finite, and likewise in every other env"):
+        evaluate(still, Breaking(list(range(ENVS))), steps=20)

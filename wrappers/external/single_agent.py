@@ -61,7 +61,8 @@ class SingleAgentEnv(ExternalEnv):
             self._raw_shape = observations.shape
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._obs = torch.zeros(self.num_envs, 1, self.obs_dim)
-        self._checks = ExternalChecks(type(raw.unwrapped).__name__, self.num_envs)
+        self._step_checks.name = type(raw.unwrapped).__name__
+        self._checks = ExternalChecks(self._step_checks.name, self.num_envs)
         self._bounds = bounds
 
     def close_extras(self, **kwargs: Any) -> None:

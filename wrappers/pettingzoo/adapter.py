@@ -107,6 +107,7 @@ class PettingZooEnv(ExternalEnv):
             device=device,
             check_bounds=False,  # each agent's own are checked, by its name
         )
+        self._step_checks.name = name_of(raws[0])
         layout.describe(self)
         self.offers_state = offers_state(raws[0])
         self.raws = raws

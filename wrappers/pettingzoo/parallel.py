@@ -156,7 +156,6 @@ class ParallelEnvSlot:
                 raise self._wrong(f"the {what} of {agent!r} is {error}") from error
         if layout.global_state_slice is not None:
             rows[:, layout.global_state_slice] = self._state(layout.global_state_slice)
-        self._check_finite("observation", rows)
         return rows
 
     def _state(self, columns: slice) -> Rows:
@@ -181,15 +180,7 @@ class ParallelEnvSlot:
                 raise self._wrong(
                     f"the reward of {agent!r} is {rewards[agent]!r}; a number is needed"
                 ) from error
-        self._check_finite("reward", row)
         return row
-
-    def _check_finite(self, what: str, rows: Rows) -> None:
-        if not np.isfinite(rows).all():
-            index, *feature = np.argwhere(~np.isfinite(rows))[0].tolist()
-            entry = f" at {feature}" if feature else ""
-            value = rows[index, *feature]
-            raise self._wrong(f"the {what} of {self._layout.names[index]!r} is {value}{entry}")
 
     def _wrong(self, what: str) -> UsageError:
         """Return the error that says which copy did it, and when."""

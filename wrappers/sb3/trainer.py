@@ -51,6 +51,7 @@ class SB3Trainer(Trainer):
 
     config_type = SB3Config
     config: SB3Config
+    leaves_out_broken = False
 
     def __init__(
         self, env: MultiAgentVectorEnv, config: SB3Config | None = None, *, seed: int = 0

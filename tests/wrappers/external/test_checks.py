@@ -121,9 +121,12 @@ def test_a_lander_may_leave_its_bounds():
 @pytest.mark.parametrize(
     ("lie", "advice"),
     [
-        ("nan", r"the observation of env 3 at step 3 is not finite: nan at \[1, 2\]"),
-        ("reward", "the reward of env 3 at step 3 is not finite: nan"),
-        ("nothing", "the reward of env 3 at step 3 is not finite: nan"),
+        (
+            "nan",
+            "the observation of env 3 at step 3 of its episode is not finite: nan for agent .* at",
+        ),
+        ("reward", "the reward of env 3 at step 3 of its episode is not finite: nan for agent"),
+        ("nothing", "the reward of env 3 at step 3 of its episode is not finite: nan for agent"),
         (
             "array",
             r"env 3 failed at step 3 in step\(\): its reward has shape \(2,\); \(\) is needed",
@@ -143,14 +146,14 @@ def test_a_lie_names_the_env_the_step_and_the_field(lie, advice, elsewhere):
 
 def test_a_lie_about_the_end_or_a_reset_is_named_too():
     nested = caught(liars("nan", AutoresetMode.DISABLED, nested=True))
-    assert "the observation of env 3 at step 3 is not finite: nan at [5]" in str(nested)
+    assert "env 3 at step 3 of its episode is not finite: nan for agent" in str(nested)
     for nested in (False, True):
         shape = caught(liars("end shape", AutoresetMode.SAME_STEP, nested=nested))
         assert "the final_obs of env 3 at step 3 has shape (4,); (6,) is needed" in str(shape)
         last = caught(liars("end nan", AutoresetMode.SAME_STEP, nested=nested))
-        assert "the final_obs of env 3 at step 3 is not finite: nan at [5]" in str(last)
+        assert "the observation of env 3 at step 3 of its episode is not finite: nan" in str(last)
     fresh = caught(liars("reset nan", AutoresetMode.DISABLED))
-    assert "the observation of env 3 at step 3 is not finite" in str(fresh)
+    assert "the observation of env 3 at the reset after step 3 of its episode" in str(fresh)
     fresh = caught(taken_in("reset shape"))
     assert "env 3 failed at step 3 in reset(): its observation has shape (2, 2)" in str(fresh)
 
@@ -196,18 +199,13 @@ def test_what_is_not_numbers_of_the_shape_is_named():
             r"the place of env 1 at the reset has shape \(1,\); \(2,\) is needed",
         ),
         ([[1.0, 2.0], ["a", "b"]], r"the place of env 1 at the reset is not numbers of shape"),
-        ([[1.0, 2.0], [1.0, -np.inf]], r"the place of env 1 at the reset is not finite: -inf at"),
-        (
-            [[1.0, 2.0], [1.0, 1e300]],
-            r"the place of env 1 at the reset is not finite: inf at \[1\]",
-        ),
         ([[1.0, 2.0]], r"the place of all envs at the reset has shape \(1, 2\)"),
         (None, r"the place of all envs at the reset has shape \(\)"),
         ({"place": 1.0}, r"the place of all envs at the reset is a dict; numbers .* = \(2, 2\)"),
     ]:
         with pytest.raises(UsageError, match="MyEnv: " + advice):
             checks.batch("place", given, (2,))
-    assert checks.batch("place", [[1, 2], (3, 4)], (2,)).tolist() == [[1, 2], [3, 4]]
+    assert checks.batch("place", [[1, 2], (3, 1e300)], (2,)).tolist() == [[1, 2], [3, np.inf]]
 
 
 def test_a_failure_of_unknown_origin_is_nobodys():

@@ -92,12 +92,10 @@ def invite(raw: RuleBreaker, result: list[Any]) -> None:
     [
         (say(0, b=np.zeros(4)), r"observation of 'b' is of shape \(4,\); its space says \(3,\)"),
         (say(0, b="up"), r"observation of 'b' is a str that is not of its space Box"),
-        (say(0, b=[0, np.nan, 0]), r"observation of 'b' is nan at \[1\]"),
         (
             say(0, b=[0, 1e7, 0]),
             r"observation of 'b' is outside of its space: 1e\+07 at \[1\], .* \[-1e\+06, -1e-06\]",
         ),
-        (say(1, b=np.nan), "reward of 'b' is nan"),
         (say(1, b=None), "reward of 'b' is None; a number is needed"),
         (forget(0), r"observations lacks \['b'\]"),
         (forget(1), r"rewards lacks \['b'\]"),
@@ -119,6 +117,31 @@ def test_a_lie_is_named_with_its_env_its_step_and_its_field(monkeypatch, lie, na
     env.reset()
     with pytest.raises(UsageError, match=f"lives, env 4, step 3 of its episode: .*{named}"):
         env.rollout(lambda obs: torch.zeros(7, 3, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("lie", "named"),
+    [
+        (say(0, b=[0, np.nan, 0]), r"observation of env 4 .* nan for agent 'b' at \[1\]"),
+        (say(1, b=np.nan), "reward of env 4 .* nan for agent 'b'"),
+    ],
+)
+def test_what_is_not_finite_is_refused_or_restarted(monkeypatch, lie, named):
+    """Only env 4 begins anew; the step in which it broke is not finite in the window."""
+    monkeypatch.setattr(RuleBreaker, "made", 0)
+    env = as_multi_agent(lambda: RuleBreaker(lie), num_envs=7)
+    env.reset()
+    still = torch.zeros(7, 3, 4)
+    for _ in range(2):
+        with env.restarting_broken():
+            env.reset()
+            window = env.rollout(lambda obs: still, 3)
+    assert window.finite_envs.tolist() == [True] * 4 + [False] + [True] * 2
+    assert window.truncated[-1].tolist() == [False] * 4 + [True] + [False] * 2
+    assert env.current_obs.isfinite().all()
+    env.reset()
+    with pytest.raises(UsageError, match=f"lives: the {named}"):
+        env.rollout(lambda obs: still, 3)
 
 
 def test_bounds_need_not_be_kept_where_one_says_so(monkeypatch):
