@@ -19,7 +19,11 @@ from diffsurrogate.algorithms.policy_updates import (
     UpdateConfig,
     build_update,
 )
-from diffsurrogate.algorithms.value_learning import ValueLearning, ValueLearningConfig
+from diffsurrogate.algorithms.value_learning import (
+    ValueLearning,
+    ValueLearningConfig,
+    discount_for,
+)
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import check_horizon
@@ -38,8 +42,8 @@ class SHACConfig:
 
     horizon: int = 32
     """Steps of a window, usually 16 to 128."""
-    gamma: float = 0.99
-    """Discount, in [0, 1]."""
+    gamma: float | None = 0.99
+    """Discount, in [0, 1]; None: by the env's time limit (`discount_for`)."""
     actor: ActorConfig = field(default_factory=ActorConfig)
     """The policy."""
     critic: CriticConfig = field(
@@ -92,7 +96,7 @@ class SHACConfig:
         batch_size = max(256, horizon * num_envs // 8)
         return cls(
             horizon=horizon,
-            gamma=0.995,
+            gamma=None,
             actor=ActorConfig(std=0.5 if articulated else 1.0, learn_std=True),
             noise=NoiseConfig(kind="white"),
             update=HybridUpdateConfig(
@@ -113,7 +117,8 @@ class SHACConfig:
         require_choices(self)
         refuse_memory("SHAC", self.actor.net, self.critic.net)
         check_horizon(self.horizon)
-        require_range(self, "gamma", low=0.0, high=1.0)
+        if self.gamma is not None:
+            require_range(self, "gamma", low=0.0, high=1.0)
         require_range(self, "ema_decay", low=0.0, high=0.9999)
         if isinstance(self.update.gradient, PathwiseConfig):
             self.update.gradient.check_horizon(self.horizon)
@@ -175,7 +180,7 @@ class SHAC(Trainer):
             self.critic,
             num_envs=env.num_envs,
             num_agents=env.num_agents,
-            gamma=config.gamma,
+            gamma=discount_for(env.max_steps) if config.gamma is None else config.gamma,
             scale_rewards=config.scale_rewards,
             betas=config.betas,
             generator=self.minibatch_rng,

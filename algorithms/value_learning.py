@@ -64,6 +64,16 @@ class ValueLearningConfig:
         return low + (self.expectile - low) * balance
 
 
+def discount_for(max_steps: int | None) -> float:
+    """Return the discount that suits a time limit: it looks half of an episode ahead.
+
+    That is 1 - 2 / `max_steps`, in [.95, .995], and .995 without a limit. TD-MPC2's heuristic
+    (arXiv:2310.16828) looks a fifth ahead. Longer views make values large beside what an action
+    changes: with .995, Reacher's 50 steps are learned more slowly than by PPO.
+    """
+    return 0.995 if max_steps is None else min(max(1 - 2 / max_steps, 0.95), 0.995)
+
+
 class ValueLearning:
     """Trains a critic, window by window."""
 

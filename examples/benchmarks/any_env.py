@@ -59,10 +59,10 @@ TASKS = {
     "hopper": Task("mujoco/Hopper-v5", 90, _LONG),
     "spread": Task("mpe2/simple_spread_v3", 60, ("--eval-steps", "25"), discrete=True),
     "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 90, _LONG),
-    "reacher": Task("mujoco/Reacher-v5", 60),
+    "reacher": Task("mujoco/Reacher-v5", 40),
     "pusher": Task("mujoco/Pusher-v5", 60),
-    "double pendulum": Task("mujoco/InvertedDoublePendulum-v5", 60, _LONG),
-    "reference": Task("mpe2/simple_reference_v3", 60, ("--eval-steps", "25"), discrete=True),
+    "double pendulum": Task("mujoco/InvertedDoublePendulum-v5", 25),
+    "reference": Task("mpe2/simple_reference_v3", 40, ("--eval-steps", "25"), discrete=True),
 }
 
 

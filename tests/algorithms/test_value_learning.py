@@ -24,6 +24,7 @@ from diffsurrogate.algorithms.value_learning import (
     ReturnScale,
     RewardSignBalance,
     ValueLearningConfig,
+    discount_for,
 )
 from diffsurrogate.envs.registry import make
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
@@ -186,3 +187,12 @@ def test_the_expectile_comes_down_where_rewards_are_of_one_sign():
     agent = SHAC(swings, config)  # which costs in every step
     reports = list(agent.iterations(2))
     assert [report["expectile"] for report in reports] == pytest.approx([0.55, 0.55], abs=1e-3)
+
+
+def test_the_discount_fits_the_time_limit_unless_it_is_given():
+    limits = [8, 50, 200, 500, 1000, 5000, None]
+    assert [discount_for(limit) for limit in limits] == pytest.approx(
+        [0.95, 0.96, 0.99, 0.995, 0.995, 0.995, 0.995]
+    )
+    assert SHAC(Reach()).value.gamma == 0.95  # 8 steps
+    assert SHAC(Reach(), config(gamma=0.9)).value.gamma == 0.9
