@@ -41,6 +41,9 @@ class PredictsSteps(Protocol):
 class AllActionGradient:
     """The all-action policy gradient, with values from one predicted step ahead."""
 
+    individual = False
+    """Each agent's weights follow the return of all."""
+
     def __init__(
         self,
         config: AllActionConfig,
@@ -89,8 +92,8 @@ class AllActionGradient:
         ):
             yield part
 
-    def loss(self, window: Window) -> Tensor:
-        """Return the negative one-step return, expected over each agent's actions."""
+    def loss(self, window: Window, share: Tensor | None = None) -> Tensor:
+        """Return the negative one-step return, expected over each agent's actions; no `share`."""
         assert isinstance(self.env, PredictsSteps)
         return all_action_loss(
             self.env,

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -199,9 +199,17 @@ class PathwiseGradient:
         ):
             yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
 
-    def loss(self, window: Window) -> Tensor:
-        """Return `return_loss` plus the penalty on actions outside their bounds."""
-        loss = self._individual_loss(window) if self.individual else self.return_loss(window)
+    def loss(self, window: Window, share: Tensor | None = None) -> Tensor:
+        """Return `return_loss` plus the penalty on actions outside their bounds.
+
+        Args:
+            window: with its graph.
+            share: (agent,) weights of the agents' own returns; None for 1.
+        """
+        if self.individual:
+            loss = self._individual_loss(window, share)
+        else:
+            loss = self.return_loss(window)
         weight = self.config.action_penalty_weight
         if weight == 0 or self.actor.config.squash or self.actor.discrete:
             return loss
@@ -212,7 +220,7 @@ class PathwiseGradient:
             action = self.actor.normalise_action(window.action)
         return loss + weight * action_penalty(action, -one, one)
 
-    def _individual_loss(self, window: Window) -> Tensor:
+    def _individual_loss(self, window: Window, share: Tensor | None) -> Tensor:
         """Return the negative return, with each agent's own in the gradient of its weights.
 
         One backward pass per agent, through whole windows: an agent's weights also matter to it by
@@ -221,7 +229,7 @@ class PathwiseGradient:
         weights = [weight for weight in self.actor.parameters() if weight.requires_grad]
         total, linear = torch.zeros(()), torch.zeros(())
         for agent in range(window.reward.shape[-1]):
-            own = self.return_loss(window, agent)
+            own = self.return_loss(window, agent) * (1 if share is None else share[agent])
             gradients = self._gradients_of(own, agent, weights)
             total = total + own.detach()
             linear = linear + sum(
@@ -336,13 +344,15 @@ class HybridUpdate:
         with torch.no_grad():
             advantage = target - self.gradient.value.critic.target(window.obs)
         batch = policy_batch(window, actor, advantage, state)  # before the policy is updated
-        joint = advantage.sum(-1)
-        deviation = joint.std() if joint.numel() > 1 else torch.ones_like(joint).mean()
+        config, individual = self.config.ppo, self.gradient.individual
+        if individual:
+            config = replace(config, advantage="individual")
+        deviation = _deviation(advantage if individual else advantage.sum(-1, keepdim=True))
         extra_grad, report = self._weighted_gradient(window, noise, deviation)
         return report | clipped_epochs(
             actor,
             batch,
-            config=self.config.ppo,
+            config=config,
             generator=self.generator,
             optimiser=self.optimiser,
             extra_grad=extra_grad,
@@ -353,8 +363,13 @@ class HybridUpdate:
     ) -> tuple[Gradient, Metrics]:
         """Return the weighted gradient of a window or a part of it, and its unweighted norm.
 
-        Like PPO's advantages, it is divided by the standard deviation of the summed advantages, and
-        its norm is then clipped to `ppo.max_grad_norm`.
+        Like PPO's advantages, it is divided by the standard deviation of the summed advantages, or
+        of each agent's own, and its norm is then clipped to `ppo.max_grad_norm`.
+
+        Args:
+            window: as of `step`.
+            noise: likewise.
+            deviation: (1,), or (agent,) where each agent's weights follow its own return.
         """
         limit = self.config.ppo.max_grad_norm
         weight = self.config.weight * self.gradient.env.gradient_trust
@@ -362,9 +377,10 @@ class HybridUpdate:
             return [], {}
         part = next(self.gradient.parts(window, noise))
         weights = self.optimiser.weights
-        found = torch.autograd.grad(self.gradient.loss(part), weights, allow_unused=True)
+        scale = 1 / deviation.clamp(min=1e-3).mean()
+        share = 1 / (scale * deviation.clamp(min=1e-3)) if self.gradient.individual else None
+        found = torch.autograd.grad(self.gradient.loss(part, share), weights, allow_unused=True)
         pairs = [(p, g) for p, g in zip(weights, found, strict=True) if g is not None]
-        scale = 1 / deviation.clamp(min=1e-3)
         norm = float(scale * torch.stack([g.norm() for _, g in pairs]).norm())
         report = {"actor_gradient_norm": norm}
         if not math.isfinite(norm):
@@ -372,6 +388,12 @@ class HybridUpdate:
             return [], report
         scale = scale * weight * min(1.0, limit / max(norm, 1e-12))
         return [(p, scale * g) for p, g in pairs], report
+
+
+def _deviation(advantage: Tensor) -> Tensor:
+    """Return the standard deviation (column,) of advantages (time, env, column); 1 of a single."""
+    rows = advantage.flatten(0, 1)
+    return rows.std(0) if len(rows) > 1 else torch.ones_like(rows[0])
 
 
 def build_update(

@@ -34,6 +34,8 @@ from diffsurrogate.training.trainer import Metrics, Trainer
 
 FINAL_LR = 1e-5
 """Learning rate at the end of a linear schedule."""
+_SEGMENT = 4
+"""Steps of a segment by default: further ahead, models of robots lead astray."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,8 @@ class SHACConfig:
     def suited_to(cls, env: MultiAgentVectorEnv) -> "SHACConfig":
         """Return the default configuration of `SHAC(env)`: `hybrid` for its number of copies."""
         config = cls.hybrid(env.num_envs, segments=env.can_replay, articulated=env.articulated)
-        return replace(config, horizon=min(config.horizon, env.max_horizon or config.horizon))
+        longest = env.max_horizon or config.horizon
+        return config if config.horizon <= longest else replace(config, horizon=_whole(longest))
 
     @classmethod
     def hybrid(
@@ -92,12 +95,13 @@ class SHACConfig:
             articulated: the env's bodies fall over where actions are large
                 (`MultiAgentVectorEnv.articulated`); begins with half of the exploration.
         """
-        horizon = min(max(2048 // num_envs, 32), 128)
+        horizon = _whole(min(max(2048 // num_envs, 32), 128))
         batch_size = max(256, horizon * num_envs // 8)
         return cls(
             horizon=horizon,
             gamma=None,
             actor=ActorConfig(std=0.5 if articulated else 1.0, learn_std=True),
+            critic=CriticConfig(net=SharedNetConfig(activation="silu", agent_id=True)),
             noise=NoiseConfig(kind="white"),
             update=HybridUpdateConfig(
                 ppo=ClipConfig(
@@ -105,7 +109,9 @@ class SHACConfig:
                 ),
                 weight=0.5,
                 gradient=PathwiseConfig(
-                    lam=0.95, segment_length=4 if segments else None, action_penalty_weight=0.0
+                    lam=0.95,
+                    segment_length=_SEGMENT if segments else None,
+                    action_penalty_weight=0.0,
                 ),
             ),
             value=ValueLearningConfig(minibatches=40, capacity=0),
@@ -234,6 +240,11 @@ class SHAC(Trainer):
             share = self.iteration / self.total_iterations
             self.policy_update.optimiser.anneal(share, FINAL_LR)
             self.value.optimiser.anneal(share, FINAL_LR)
+
+
+def _whole(horizon: int) -> int:
+    """Return the longest window up to `horizon` that default segments divide."""
+    return horizon if horizon < _SEGMENT else horizon - horizon % _SEGMENT
 
 
 def _check_env(env: MultiAgentVectorEnv) -> None:

@@ -92,7 +92,7 @@ def build_recurrent_net(
     `pool_others`, the mean is over hidden states.
     """
     own = isinstance(config, JointNetConfig | SeparateNetConfig)
-    agent_id = isinstance(config, SharedNetConfig) and config.agent_id
+    agent_id = isinstance(config, SharedNetConfig) and config.agent_id and agents > 1
     linear: BuildLinear = partial(AgentLinear, agents) if own else nn.Linear
     seen = (agents * in_dim if config.centralised else in_dim) + (agents if agent_id else 0)
     first = linear(seen, config.gru_size)

@@ -101,8 +101,8 @@ class SharedNetConfig(_OwnFeaturesConfig):
     pool_others: bool = True
     """Append the mean of a small embedding of all agents to an agent's features."""
     agent_id: bool = False
-    """Append an agent's one-hot id to its features. Without it, agents with equal observations act
-    alike; with it, the order and number of agents are fixed."""
+    """Append an agent's one-hot id to its features, if there are several. Without it, agents with
+    equal observations act alike; with it, the order and number of agents are fixed."""
 
     @property
     def hears_others(self) -> bool:
@@ -122,8 +122,8 @@ class TransformerConfig(BaseNetConfig):
     heads: int = 1
     """Attention heads; must divide the width."""
     agent_id: bool = False
-    """Append an agent's one-hot id to its features. Without it, agents with equal observations act
-    alike; with it, the order and number of agents are fixed."""
+    """Append an agent's one-hot id to its features, if there are several. Without it, agents with
+    equal observations act alike; with it, the order and number of agents are fixed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -108,7 +108,7 @@ class SharedNet(nn.Module):
     def __init__(self, config: SharedNetConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build; a single agent has nothing to pool."""
         super().__init__()
-        self.agents = agents if config.agent_id else 0
+        self.agents = agents if config.agent_id and agents > 1 else 0
         width = max(config.hidden[0] // 4, 8)
         self.pool: nn.Module | None = None
         if config.pool_others and agents > 1 and not config.centralised:

@@ -43,7 +43,7 @@ class TransformerNet(nn.Module):
     def __init__(self, config: TransformerConfig, agents: int, in_dim: int, out_dim: int) -> None:
         """Build; the number of agents is fixed only if `agent_id`."""
         super().__init__()
-        self.agents = agents if config.agent_id else 0
+        self.agents = agents if config.agent_id and agents > 1 else 0
         width = config.hidden[0]
         self.embed = mlp((in_dim + self.agents, *config.embed, width), config)
         self.embed.append(nn.LayerNorm(width))

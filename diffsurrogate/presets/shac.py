@@ -39,7 +39,7 @@ _NETS: dict[Network, NetConfig] = {
 }
 """Of the policy, but for mlp."""
 _ALIKE = SharedNetConfig(hidden=(128, 128), activation="silu")
-"""Of the step model of the paper's tasks, whose agents are all alike and touch things."""
+"""Of the models of the paper's tasks, whose agents are all alike and touch things."""
 
 
 def recommended_shac(choice: Choice, num_envs: int) -> SHACConfig:
@@ -57,7 +57,7 @@ def recommended_shac(choice: Choice, num_envs: int) -> SHACConfig:
         width = max(64, 32 * (choice.agents or 1))
         actor = ActorConfig(net=JointNetConfig(hidden=(width, width)))
         return _mixed(choice, actor, lr=2e-3)
-    return _hybrid(SHACConfig(), choice, num_envs)
+    return _hybrid(SHACConfig(critic=SHACConfig.hybrid().critic), choice, num_envs)
 
 
 def recommended_surrogates(choice: Choice) -> SurrogateConfig:
@@ -68,7 +68,7 @@ def recommended_surrogates(choice: Choice) -> SurrogateConfig:
         reward = replace(config.reward, net=_SHARED, range="bounded")
         config = replace(config, reward=reward, fit=FitConfig(minibatches=12))
     elif choice.library == "paper":
-        config = replace(config, adjoint_clip=3.0)
+        config = replace(config, adjoint_clip=3.0, reward=replace(config.reward, net=_ALIKE))
     if choice.library == "paper":
         step = StepModelConfig(net=_ALIKE, num_frequencies=6)
         config = replace(config, dynamics=step)

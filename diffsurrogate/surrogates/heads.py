@@ -34,7 +34,7 @@ class RewardConfig:
     """A reward model: network, inputs and output range."""
 
     net: NetConfig = field(
-        default_factory=lambda: SharedNetConfig(hidden=(128, 128), activation="silu")
+        default_factory=lambda: SharedNetConfig(hidden=(128, 128), activation="silu", agent_id=True)
     )
     inputs: RewardInputs = "s,a,change"
     """s: observation. a: action. s': next observation. change: s' - s of continuous features, in

@@ -28,6 +28,7 @@ from diffsurrogate.nets.config import (
     SeparateNetConfig,
     SharedNetConfig,
 )
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 
 def pathwise(**kwargs: Any) -> GradientUpdateConfig:
@@ -277,10 +278,20 @@ def tag(net: NetConfig, **kwargs: Any) -> SHAC:
     return SHAC(Tag(differentiable=True), settings)
 
 
+def hybrid_tag(net: NetConfig) -> SHAC:
+    env = LearnedDiffWrapper(Tag())
+    settings = SHACConfig.suited_to(env)
+    return SHAC(env, replace(settings, actor=replace(settings.actor, net=net)))
+
+
+@pytest.mark.parametrize(
+    ("build", "updates"), [(tag, 10), (hybrid_tag, 4)], ids=["plain, native", "hybrid, learned"]
+)
 @pytest.mark.parametrize("kind", [SeparateNetConfig, HyperLinearConfig])
-def test_opponents_with_weights_of_their_own_both_learn(kind):
+def test_opponents_with_weights_of_their_own_both_learn(kind, build, updates):
     """The chaser at 0 goes towards .8; the runner there flees."""
-    agent = tag(kind()).learn(20 * 61 * 32)
+    agent = build(kind())
+    agent.learn(updates * agent.steps_per_iteration)
     action = agent.predict(torch.tensor([[[0.0, 0.8], [0.8, 0.0]]]))[0, :, 0]
     assert (action > 0.3).all()
 

@@ -209,3 +209,9 @@ def test_its_windows_are_no_longer_than_a_world_model_reaches():
     assert agent.config == replace(SHACConfig.hybrid(2), horizon=env.max_horizon)
     agent.learn(total_steps=2 * agent.config.horizon)
     assert agent.skipped == 0
+
+
+def test_the_default_divides_its_windows_for_any_number_of_copies():
+    windows = {count: SHACConfig.hybrid(count).horizon for count in range(1, 200)}
+    assert all(horizon % 4 == 0 and 32 <= horizon <= 128 for horizon in windows.values())
+    assert (windows[16], windows[24], windows[64]) == (128, 84, 32)
