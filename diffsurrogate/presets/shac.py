@@ -57,7 +57,7 @@ def recommended_shac(choice: Choice, num_envs: int) -> SHACConfig:
         width = max(64, 32 * (choice.agents or 1))
         actor = ActorConfig(net=JointNetConfig(hidden=(width, width)))
         return _mixed(choice, actor, lr=2e-3)
-    return _hybrid(SHACConfig(critic=SHACConfig.hybrid().critic), choice, num_envs)
+    return _hybrid(SHACConfig(), choice, num_envs)
 
 
 def recommended_surrogates(choice: Choice) -> SurrogateConfig:
@@ -65,7 +65,7 @@ def recommended_surrogates(choice: Choice) -> SurrogateConfig:
     config = SurrogateConfig()
     if choice.network != "mlp":
         # Agents that share a policy need a reward model without slopes that are not there.
-        reward = replace(config.reward, net=_SHARED, range="bounded")
+        reward = replace(config.reward, net=_shared(choice), range="bounded")
         config = replace(config, reward=reward, fit=FitConfig(minibatches=12))
     elif choice.library == "paper":
         config = replace(config, adjoint_clip=3.0, reward=replace(config.reward, net=_ALIKE))
@@ -73,6 +73,15 @@ def recommended_surrogates(choice: Choice) -> SurrogateConfig:
         step = StepModelConfig(net=_ALIKE, num_frequencies=6)
         config = replace(config, dynamics=step)
     return config if choice.library == "paper" else replace(config, termination=True)
+
+
+def _shared(choice: Choice) -> SharedNetConfig:
+    """Return the critic's and the reward model's network beside a policy that is no joint MLP.
+
+    It tells agents apart unless the policy does not; the paper's tasks were measured without.
+    """
+    alike = choice.library == "paper" or choice.network in ("shared", "transformer")
+    return replace(_SHARED, agent_id=not alike)
 
 
 def is_classic(choice: Choice) -> bool:
@@ -105,7 +114,7 @@ def _hybrid(config: SHACConfig, choice: Choice, num_envs: int) -> SHACConfig:
     return replace(
         hybrid,
         actor=replace(config.actor, std=std, learn_std=learn_std),
-        critic=config.critic,
+        critic=hybrid.critic if choice.network == "mlp" else CriticConfig(net=_shared(choice)),
         betas=config.betas,
         update=replace(hybrid.update, gradient=gradient),
         value=replace(
