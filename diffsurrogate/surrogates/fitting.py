@@ -20,7 +20,8 @@ from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
-from diffsurrogate.surrogates.heads import OrdinaryRange, RewardModel, RewardTrust, TerminationModel
+from diffsurrogate.surrogates.heads import RewardModel, RewardTrust, TerminationModel
+from diffsurrogate.surrogates.ordinary import OrdinaryRange
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
 _Judged = tuple[Tensor, Tensor]

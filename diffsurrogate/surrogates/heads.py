@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +23,7 @@ from diffsurrogate.nets.config import NetConfig, SharedNetConfig
 from diffsurrogate.nets.normaliser import RunningStatistics, scale_of_change
 from diffsurrogate.seeding import seeded
 from diffsurrogate.surrogates.dynamics import Batch, repeat_to
+from diffsurrogate.surrogates.ordinary import OrdinaryRange
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
 RewardRange = Literal["bounded", "unbounded"]
@@ -49,54 +49,8 @@ class RewardConfig:
         require_choices(self)
 
 
-_KEPT = 4096
-"""Newest values from which the range is estimated."""
-_SPREADS = 3.0
-"""How far beyond the 10 % and 90 % quantiles values are ordinary, in distances of these; 9
-standard deviations from the mean of normal values."""
 _FEWEST = 10
 """Events from which a model of them is trained."""
-
-
-class OrdinaryRange(nn.Module):
-    """The range of ordinary values, from quantiles of the newest ones.
-
-    Where most values are equal, all are ordinary: there is no slope to protect.
-    """
-
-    newest: Tensor
-    added: Tensor
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, columns: int) -> None:
-        """Start with every value ordinary, for each of `columns` columns."""
-        super().__init__()
-        self.register_buffer("newest", torch.zeros(_KEPT, columns))
-        self.register_buffer("added", torch.zeros((), dtype=torch.long))
-        self.register_buffer("low", torch.full((columns,), -torch.inf))
-        self.register_buffer("high", torch.full((columns,), torch.inf))
-
-    @torch.no_grad()
-    def update(self, values: Float[Tensor, "item column"]) -> None:
-        """Add values, evenly spaced ones of a large batch, and estimate the range anew."""
-        some = values[:: max(1, len(values) // (_KEPT // 8))].to(self.newest)
-        slot = (torch.arange(len(some), device=some.device) + self.added) % _KEPT
-        self.newest[slot] = some
-        self.added += len(some)
-        levels = torch.tensor([0.1, 0.9], device=some.device, dtype=some.dtype)
-        lower, upper = self.newest[: int(self.added)].quantile(levels, dim=0)
-        spread = torch.where(upper > lower, _SPREADS * (upper - lower), torch.inf)
-        self.low, self.high = lower - spread, upper + spread
-
-    @property
-    def dense(self) -> Tensor:
-        """(column,) bool: values differ in more than a few."""
-        return self.high.isfinite()
-
-    def holds(self, values: Float[Tensor, "*b column"]) -> Bool[Tensor, "*b column"]:
-        """Return which values are ordinary."""
-        return (values >= self.low) & (values <= self.high)
 
 
 class EventModel(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffsurrogate.config import require_range
@@ -17,6 +17,11 @@ from diffsurrogate.surrogates.dynamics import (
     LearnedDynamics,
     repeat_to,
 )
+from diffsurrogate.surrogates.ordinary import OrdinaryRange
+
+_JUMPS = 0.01
+"""Largest share of steps in which a feature jumps up, or down. A change beyond the quantiles of the
+others by more than their distance is then a jump, such as a teleport; contacts are less rare."""
 
 
 def fourier_features(x: Float[Tensor, "*b i"], num_frequencies: int) -> Float[Tensor, "*b o"]:
@@ -66,6 +71,7 @@ class StepModel(LearnedDynamics):
         self.obs_statistics = RunningStatistics(shape, shared=shared)
         self.change_statistics = RunningStatistics(shape, shared=shared, flags=False)
         self.attenuation = GradientAttenuation(agents, obs_dim)
+        self.ordinary = OrdinaryRange(agents * obs_dim, tail=_JUMPS, spreads=1.0)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return the predicted next observation `(*batch, agent, obs_dim)`.
@@ -103,7 +109,8 @@ class StepModel(LearnedDynamics):
     def evaluate(self, window: Window, action: Tensor) -> None:
         """Update the R² of each feature with a window not trained on."""
         steps = (self(window.obs, action), window.obs, window.next_obs)
-        self.attenuation.update(*(x.flatten(0, -3) for x in steps))
+        kept = self._no_jumps(window.next_obs - window.obs)
+        self.attenuation.update(*(x.flatten(0, -3) for x in (*steps, kept)))
 
     def items(self, window: Window, action: Tensor) -> Batch:
         """Return single transitions, keyed by the sum of rewards over agents."""
@@ -133,7 +140,11 @@ class StepModel(LearnedDynamics):
         """Update the statistics of observations and changes with a window."""
         self.obs_statistics.update(obs, alive)
         self.obs_statistics.snapshot()
-        self.change_statistics.update(next_obs - obs, alive)
+        change = next_obs - obs
+        self.ordinary.update(change.flatten(1))
+        kept = self._no_jumps(change)
+        usual = change if bool(kept.all()) else change.masked_fill(~kept, torch.nan)
+        self.change_statistics.update(usual, alive)
         self.change_statistics.snapshot()
 
     def loss(self, batch: Batch, continuous: Tensor) -> Tensor:
@@ -149,11 +160,17 @@ class StepModel(LearnedDynamics):
     def error(self, obs: Tensor, action: Tensor, next_obs: Tensor, mask: Tensor) -> Tensor:
         """Return the mean squared error in units of the changes' standard deviation.
 
-        `mask` (agent, obs_dim) is 1 for features to include; discrete ones are left out.
+        `mask` (agent, obs_dim) is 1 for features to include; discrete ones are left out, as are
+        jumps.
         """
-        change = (next_obs - obs) / self.change_scale
-        error = (self._net(obs, action) - change).square() * mask
+        change = next_obs - obs
+        kept = self._no_jumps(change)
+        error = (self._net(obs, action) - change / self.change_scale).square() * mask * kept
         return error.sum() / (mask.sum().clamp(min=1) * error[..., 0, 0].numel())
+
+    def _no_jumps(self, change: Tensor) -> Tensor:
+        """Return which changes (*batch, agent, obs_dim) are no jumps."""
+        return self.ordinary.holds(change.flatten(-2)).view_as(change)
 
     def _net(self, obs: Tensor, action: Tensor) -> Tensor:
         seen = fourier_features(self.obs_statistics(obs), self.config.num_frequencies)
@@ -189,8 +206,9 @@ class GradientAttenuation(nn.Module):
         predicted: Float[Tensor, "step agent obs_dim"],
         obs: Float[Tensor, "step agent obs_dim"],
         next_obs: Float[Tensor, "step agent obs_dim"],
+        kept: Bool[Tensor, "step agent obs_dim"],
     ) -> None:
-        """Update R² with the steps of a new window and their predictions."""
+        """Update R² with the steps of a new window and their predictions, less those not `kept`."""
         self.windows += 1
         share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # bias-corrected running means
         for mean, difference in (
@@ -198,7 +216,11 @@ class GradientAttenuation(nn.Module):
             (self.change, next_obs - obs),
             (self.spread, next_obs - next_obs.mean(0)),
         ):
-            mean.lerp_(difference.square().mean(0), share)
+            square = difference.square()
+            if bool(kept.all()):
+                mean.lerp_(square.mean(0), share)
+            else:
+                mean.lerp_((square * kept).sum(0) / kept.sum(0).clamp(min=1), share)
 
     @property
     def of_change(self) -> Float[Tensor, "agent obs_dim"]:

@@ -13,7 +13,8 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
-from diffsurrogate.surrogates.heads import OrdinaryRange, RewardConfig, RewardTrust
+from diffsurrogate.surrogates.heads import RewardConfig, RewardTrust
+from diffsurrogate.surrogates.ordinary import OrdinaryRange
 
 TIME, ENVS, AGENTS = 31, 61, 2
 

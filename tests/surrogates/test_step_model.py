@@ -67,7 +67,9 @@ def test_the_gradient_is_attenuated_by_the_explained_variance():
     next_obs = torch.tensor([-10.0, 10.0]).view(2, 1, 1).expand(2, AGENTS, OBS)
     predicted = next_obs.clone()
     predicted[:, 0, 2] += 0.5**0.5
-    model.attenuation.update(predicted, next_obs - 1.0, next_obs)
+    model.attenuation.update(
+        predicted, next_obs - 1.0, next_obs, torch.ones_like(next_obs, dtype=torch.bool)
+    )
     assert model.attenuation.of_change[0, 2] == pytest.approx(0.5, abs=1e-4)
     assert model.attenuation.of_value[0, 2] == pytest.approx(0.995, abs=1e-4)
     attenuated = slopes()
@@ -79,3 +81,25 @@ def test_the_gradient_is_attenuated_by_the_explained_variance():
     assert torch.equal(model(obs, action), value)
     model.config = replace(config, attenuate=False)
     torch.testing.assert_close(slopes()[0], free[0])
+
+
+def test_rare_jumps_bend_neither_units_nor_slopes():
+    """One in two hundred steps teleports entry 0 of agent 1: the others are learned as without."""
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.rand(4000, AGENTS, OBS, generator=generator) * 2 - 1
+    action = torch.rand(4000, AGENTS, ACT, generator=generator) * 2 - 1
+    next_obs = obs + 0.1 * action[..., :1]
+    jumps = next_obs.clone()
+    jumps[::200, 1, 0] += 5.0
+    config, found = StepModelConfig(net=NET), []
+    for after in (next_obs, jumps):
+        model = StepModel(config, AGENTS, OBS, ACT)
+        model.update_normaliser(obs, after, lambda count: {})
+        kept = model._no_jumps(after - obs)
+        assert (~kept).nonzero().tolist() == (after - next_obs > 1).nonzero().tolist()
+        model.attenuation.update(next_obs, obs, after, kept)
+        mask = torch.ones(AGENTS, OBS)
+        loss = model.error(obs, action, after, mask)
+        found.append((model.change_scale, model.attenuation.of_change, loss.detach()))
+    for usual, with_jumps in zip(*found, strict=True):
+        torch.testing.assert_close(with_jumps, usual, rtol=0.02, atol=0)
