@@ -13,9 +13,12 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
+import torch
 
 import diffsurrogate
 from diffsurrogate import algorithms, wrappers
+from diffsurrogate.functional.losses import expectile_loss
+from diffsurrogate.seeding import derive_seed
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {
@@ -290,6 +293,14 @@ def test_shapes_are_checked_in_this_run(path):
     spec = importlib.util.find_spec(module_of(path))
     assert spec is not None
     assert type(spec.loader) is not SourceFileLoader, "not imported through jaxtyping's hook"
+
+
+def test_neither_another_shape_nor_another_type_passes_in_this_run():
+    with pytest.raises(Exception, match="whilst typechecking parameter 'target'"):
+        expectile_loss(torch.zeros(2), torch.zeros(3), expectile=0.5)
+    for wrong in ({"seed": "1", "purpose": "noise"}, {"seed": 1, "purpose": 2}):
+        with pytest.raises(Exception, match="violates type hint"):
+            derive_seed(**wrong)
 
 
 PAGES = [path for path in tracked() if path.suffix == ".md"]

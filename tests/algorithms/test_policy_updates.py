@@ -280,7 +280,7 @@ def tag(net: NetConfig, **kwargs: Any) -> SHAC:
 @pytest.mark.parametrize("kind", [SeparateNetConfig, HyperLinearConfig])
 def test_opponents_with_weights_of_their_own_both_learn(kind):
     """The chaser at 0 goes towards .8; the runner there flees."""
-    agent = tag(kind()).learn(20 * 61 * 32)
+    agent = tag(kind()).learn(6 * 61 * 32)
     action = agent.predict(torch.tensor([[[0.0, 0.8], [0.8, 0.0]]]))[0, :, 0]
     assert (action > 0.3).all()
 

@@ -62,13 +62,8 @@ def fitted(**kwargs: float) -> tuple[Surrogates, dict[str, float]]:
     models = Surrogates(config, obs_dim=2, action_space=space, dynamics=False)
     report: dict[str, float] = {}
     for seed in range(13):
-        report = models.fit(
-            window(
-                seed,
-                outlier=seed == 7 and "outlier" in kwargs,
-                **{name: value for name, value in kwargs.items() if name != "outlier"},
-            )
-        )
+        outlier = {"outlier": seed == 7 and "outlier" in kwargs}
+        report = models.fit(window(seed, **(kwargs | outlier)))
     return models, report
 
 
@@ -79,7 +74,7 @@ def test_ordinary_rewards_are_learned_whatever_rare_ones_do(rewards):
     models, report = fitted(**rewards)
     assert report["reward_error"] < 0.05
     assert ("event_rate" in report) == ("events" in rewards)
-    test = window(100, **{k: v for k, v in rewards.items() if k != "outlier"})
+    test = window(100, **(rewards | {"outlier": False}))
     with torch.no_grad():
         predicted = models.predict_reward(test.obs, test.action, test.next_obs)
     ordinary = test.reward > -50
