@@ -298,9 +298,8 @@ def test_shapes_are_checked_in_this_run(path):
 def test_neither_another_shape_nor_another_type_passes_in_this_run():
     with pytest.raises(Exception, match="whilst typechecking parameter 'target'"):
         expectile_loss(torch.zeros(2), torch.zeros(3), expectile=0.5)
-    for wrong in ({"seed": "1", "purpose": "noise"}, {"seed": 1, "purpose": 2}):
-        with pytest.raises(Exception, match="violates type hint"):
-            derive_seed(**wrong)
+    with pytest.raises(Exception, match="violates type hint"):
+        derive_seed("1", "noise")
 
 
 PAGES = [path for path in tracked() if path.suffix == ".md"]
