@@ -35,7 +35,7 @@ def test_a_cold_start_makes_the_first_gradient_a_good_one():
 @pytest.mark.parametrize("smooth", [False, True])
 def test_own_env_learns_with_and_without_gradients(smooth, capsys):
     """Standing still earns 114."""
-    assert example("own_env").main(total_steps=51_200, smooth=smooth) > 140
+    assert example("own_env").main(total_steps=24_576, smooth=smooth) > 140
     assert "return" in capsys.readouterr().out
 
 

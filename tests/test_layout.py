@@ -13,9 +13,12 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
+import torch
 
 import diffsurrogate
 from diffsurrogate import algorithms, wrappers
+from diffsurrogate.functional.losses import expectile_loss
+from diffsurrogate.seeding import derive_seed
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {
@@ -292,6 +295,13 @@ def test_shapes_are_checked_in_this_run(path):
     assert type(spec.loader) is not SourceFileLoader, "not imported through jaxtyping's hook"
 
 
+def test_neither_another_shape_nor_another_type_passes_in_this_run():
+    with pytest.raises(Exception, match="whilst typechecking parameter 'target'"):
+        expectile_loss(torch.zeros(2), torch.zeros(3), expectile=0.5)
+    with pytest.raises(Exception, match="violates type hint"):
+        derive_seed("1", "noise")
+
+
 PAGES = [path for path in tracked() if path.suffix == ".md"]
 
 
@@ -324,7 +334,8 @@ def test_packages_hand_out_what_their_modules_define(package):
 
 
 def test_importing_the_package_needs_no_extra():
+    """Nor does the command line, which draws nothing before it has something to draw."""
     heavy = "{'vmas', 'mujoco', 'jax', 'pettingzoo', 'stable_baselines3', 'matplotlib', 'scipy'}"
-    code = f"import sys, diffsurrogate; print({heavy} & set(sys.modules))"
+    code = f"import sys, diffsurrogate.__main__; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
     assert run.stdout.decode().strip() == "set()"

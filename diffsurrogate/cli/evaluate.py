@@ -7,7 +7,6 @@ import torch
 import tyro
 
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
-from diffsurrogate.cli.figures import draw_gif
 from diffsurrogate.cli.options import FINAL_SEED, MadeOptions, TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
@@ -77,6 +76,8 @@ def evaluate_run(options: EvaluateOptions) -> int:
 
 def render_run(options: RenderOptions) -> int:
     """Write the GIF."""
+    from diffsurrogate.cli.figures import draw_gif  # the import takes seconds
+
     folder = RunFolder.open(options.run)
     trained = TrainOptions.from_json(folder.config)
     if options.num_envs < 1 or options.steps < 1:

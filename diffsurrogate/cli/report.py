@@ -8,11 +8,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from matplotlib import pyplot as plt
-from matplotlib.ticker import EngFormatter
-from scipy import stats
 
-from diffsurrogate.cli.figures import save_figure
 from diffsurrogate.cli.options import what_differs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.run_folder import RunFolder
@@ -78,6 +74,8 @@ def _summary(run: RunFolder) -> dict[str, Any] | None:
 
 def interquartile_mean(values: list[float]) -> tuple[float, float | None, float | None]:
     """Return the interquartile mean and its 95 % bootstrap interval, None of fewer than 3."""
+    from scipy import stats  # the import takes seconds
+
     data = np.asarray(values, dtype=float)
     mean = float(stats.trim_mean(data, 0.25))
     if len(data) < 3:
@@ -125,6 +123,11 @@ def _row(group: Group, summaries: list[dict[str, Any]]) -> list[str]:
 
 def _picture(curves: dict[Group, list[list[dict[str, float]]]], file: Path) -> None:
     """Draw each group's runs faintly and their mean over the common range of steps."""
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import EngFormatter
+
+    from diffsurrogate.cli.figures import save_figure
+
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for group, runs in sorted(curves.items()):
         runs = [rows for rows in runs if rows]

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
-from diffsurrogate.cli.figures import draw_curve, draw_gif
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
@@ -224,6 +223,8 @@ class _Session:
         kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
         self.folder.write_summary(self._summary(final, kept) | {"diversity": diversity})
+        from diffsurrogate.cli.figures import draw_curve  # the import takes seconds
+
         draw_curve(self.history, title, path / "curve.png")
         written = [f"{path / name}" for name in ("summary.json", "curve.png")]
         if options.film_steps > 0:
@@ -265,6 +266,8 @@ class _Session:
 
     def _film(self, file: Path) -> str:
         """Film the policy; return the file, or why there is none: a run never fails for that."""
+        from diffsurrogate.cli.figures import draw_gif
+
         try:
             env = filmed_env(self.options, 4)
             policy, steps = self.agent.policy(env), self.options.film_steps

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
@@ -27,7 +26,7 @@ class RunFolder:
         self.path = path
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.best_path = path / "checkpoints" / "best.pt"
-        self._writer: SummaryWriter | None = None
+        self._writer: Any = None
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> "RunFolder":
@@ -78,8 +77,7 @@ class RunFolder:
         """Remove the metrics of updates after `update`, which will be repeated."""
         kept = [row for row in self.metrics() if row["update"] <= update]
         self._rewrite(kept, _names(kept))
-        self._close_writer()
-        self._writer = SummaryWriter(str(self.path), purge_step=update + 1)
+        self._open_writer(update + 1)
 
     def log(self, update: int, metrics: dict[str, float]) -> None:
         """Append one update's metrics to `metrics.csv` and to TensorBoard."""
@@ -91,10 +89,9 @@ class RunFolder:
             self._rewrite(self.metrics(), header)
         with file.open("a", newline="") as stream:
             csv.DictWriter(stream, header).writerow(row)
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self.path))
+        writer = self._writer or self._open_writer()
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, update)
+            writer.add_scalar(name, value, update)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the rows of `metrics.csv`, without empty cells and an incomplete last row."""
@@ -146,6 +143,13 @@ class RunFolder:
             writer.writeheader()
             writer.writerows(rows)
         partial.replace(file)
+
+    def _open_writer(self, purge_step: int | None = None) -> Any:
+        from torch.utils.tensorboard import SummaryWriter  # the import takes most of a second
+
+        self._close_writer()
+        self._writer = SummaryWriter(str(self.path), purge_step=purge_step)
+        return self._writer
 
     def _close_writer(self) -> None:
         if self._writer is not None:

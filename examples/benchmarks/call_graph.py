@@ -9,6 +9,7 @@ three agents) and records every call of the second between files of this package
 import sys
 from collections import defaultdict
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,10 +34,12 @@ def recorded_calls(agent: Trainer) -> dict[tuple[str, str], int]:
         if event != "call":
             return
         callee, above = ours(frame), frame.f_back
+        if callee is None:
+            return
         while above is not None and ours(above) is None:  # through torch and the standard library
             above = above.f_back
         caller = None if above is None else ours(above)
-        if caller is not None and callee is not None and caller != callee:
+        if caller is not None and caller != callee:
             calls[caller, callee] += 1
 
     sys.setprofile(watch)
@@ -49,7 +52,12 @@ def recorded_calls(agent: Trainer) -> dict[tuple[str, str], int]:
 
 def ours(frame: FrameType) -> str | None:
     """Return the file of a frame, relative to the checkout, if it is one of the package."""
-    path = Path(frame.f_code.co_filename)
+    return _of_package(frame.f_code.co_filename)
+
+
+@cache
+def _of_package(file: str) -> str | None:
+    path = Path(file)
     if not path.is_relative_to(CHECKOUT):
         return None
     name = path.relative_to(CHECKOUT).as_posix()

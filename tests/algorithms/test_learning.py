@@ -44,10 +44,10 @@ def test_true_gradients_of_transport_survive_window_after_window(windows):
 
 
 def test_shac_plus_plus_balances_a_pole_that_is_not_ours():
-    """Discrete actions, ends by state, no gradients; 20 steps of 500 at random."""
+    """Discrete actions, ends by state, no gradients; untrained 9 steps of 500, at random 20."""
     options = preset("shac++", "gymnasium/CartPole-v1", seed=2)
     assert options.shac == SHACConfig.hybrid()
-    assert judged(options, 15).mean_return > 120  # 30,720 steps
+    assert judged(options, 6, envs=11).mean_return > 120  # 12,288 steps
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_ppo_solves_cartpole():
     env = recipe.make_env()
     agent = PPO(env, replace(recipe.config, gamma=0.98), seed=1)
     before = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
-    agent.learn(10_000)
+    agent.learn(8_000)
     after = evaluate(agent.predict, make(recipe.env, num_envs=11), seed=1).mean_return
     assert before < 100
     assert after >= 400
@@ -130,7 +130,7 @@ def test_who_sees_actions_well_finds_the_best_joint_action(method, actor, best):
     recipe = recommended(method, "games/climbing")
     config = replace(recipe.config, actor=replace(recipe.config.actor, **actor))
     agent = replace(recipe, config=config).make_agent(make(recipe.env, num_envs=300))
-    agent.learn(12 * 1500)
+    agent.learn(10 * 1500)
     payoff = evaluate(agent.predict, make(recipe.env, num_envs=1)).mean_return / 2
     assert payoff == 11 if best else payoff <= 7
 
@@ -149,7 +149,7 @@ def test_only_a_recurrent_policy_solves_recall(kind):
             critic=replace(start.critic, net=net),
             clip=clip,
         )
-        agent = IPPO(Recall(num_envs=64), config, seed=1).learn(12 * 12 * 64)
+        agent = IPPO(Recall(num_envs=64), config, seed=1).learn(7 * 12 * 64)
         evaluate_actions = Recall(num_envs=501)
         share = evaluate(agent.policy(evaluate_actions), evaluate_actions, seed=1).normalised_return
         assert share is not None

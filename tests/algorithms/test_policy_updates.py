@@ -285,7 +285,7 @@ def hybrid_tag(net: NetConfig) -> SHAC:
 
 
 @pytest.mark.parametrize(
-    ("build", "updates"), [(tag, 10), (hybrid_tag, 4)], ids=["plain, native", "hybrid, learned"]
+    ("build", "updates"), [(tag, 6), (hybrid_tag, 4)], ids=["plain, native", "hybrid, learned"]
 )
 @pytest.mark.parametrize("kind", [SeparateNetConfig, HyperLinearConfig])
 def test_opponents_with_weights_of_their_own_both_learn(kind, build, updates):

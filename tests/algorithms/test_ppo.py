@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -309,9 +308,3 @@ def test_densities_and_entropies_are_those_of_the_outputs():
     normal = torch.distributions.Normal(mean, actor.log_std.exp())
     torch.testing.assert_close(log_prob, normal.log_prob(action).sum(-1))
     torch.testing.assert_close(entropy, normal.entropy().sum(-1).expand_as(entropy))
-
-
-def test_an_env_that_was_not_adapted_gets_advice(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    with pytest.raises(UsageError, match=r"as_multi_agent\(env\)"):
-        PPO("gymnasium/CartPole-v1")

@@ -66,7 +66,7 @@ def test_points_learn_by_learned_gradients_too(dynamics):
         fit=FitConfig(batch_size=128),
     )
     env = LearnedDiffWrapper(Reach(num_envs=31), dynamics=dynamics, config=surrogates)
-    assert learned_return(env, 40, update=GradientUpdateConfig()) > -0.8
+    assert learned_return(env, 30, update=GradientUpdateConfig()) > -0.8
 
 
 def test_lambda_returns_lead_points_to_the_origin():
@@ -81,7 +81,7 @@ def test_ppo_steps_alone_lead_points_to_the_origin(kind):
     gradient = PathwiseConfig(action_penalty_weight=0.0)
     update = HybridUpdateConfig(ppo=clip, weight=0.0, gradient=gradient)
     noise = NoiseConfig(kind=kind, correlation=0.5)
-    assert learned_return(Reach(num_envs=61), 30, update=update, noise=noise) > -0.5
+    assert learned_return(Reach(num_envs=61), 15, update=update, noise=noise) > -0.5
 
 
 @pytest.mark.parametrize("part", [(), ("dynamics",), ("reward",)])

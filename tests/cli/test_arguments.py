@@ -51,7 +51,7 @@ def test_a_word_chooses_the_class_and_survives_json(task, path, word, kind):
     assert type(setting(options, path)) is kind
     content = json.loads(json.dumps(options.to_json()))
     assert TrainOptions.from_json(content) == options
-    usual = read_train([*task])
+    usual = TrainOptions.recommended(*task)
     if type(setting(usual, path)) is kind:
         assert options == usual
     else:
@@ -77,12 +77,7 @@ def plain(start: Any) -> GradientUpdateConfig:
         ("shac.update", "hybrid", {"weight": "0.7", "ppo.epochs": "3"}, hybrid),
         ("shac.update", "gradient", {"lr": "0.02", "max-grad-norm": "0.5"}, plain),
         ("shac.update.gradient", "pathwise", {"segment-length": "4"}, {"segment_length": 4}),
-        (
-            "shac.update.gradient",
-            "all-action",
-            {"minibatches": "3"},
-            AllActionConfig(minibatches=3),
-        ),
+        ("shac.update.gradient", "all-action", {"minibatches": "3"}, EVERY_ACTION),
         ("surrogates.dynamics", "step", {"num-frequencies": "2"}, {"num_frequencies": 2}),
         ("surrogates.dynamics", "awm", {"width": "16"}, ActionWorldModelConfig(width=16)),
     ],

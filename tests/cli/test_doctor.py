@@ -115,9 +115,6 @@ def test_an_env_that_does_not_repeat_is_at_fault(capsys, tmp_path):
 def test_an_env_that_does_not_reset_is_at_fault():
     class Stuck(Reach):
         def _reset_where(self, mask: Tensor) -> Tensor:
-            return self._observe_now()
-
-        def _observe_now(self) -> Tensor:
             return self.observe(self._state)
 
     found, verdict = examined(Stuck())
@@ -152,9 +149,8 @@ def test_an_env_that_is_refused_while_it_runs_is_at_fault(capsys, tmp_path):
             return super().reward(state, action, next_state).masked_fill(far, torch.nan)
 
     register_env("breaks", lambda name, num_envs, **_: Breaks(num_envs=num_envs))
-    assert (
-        main(["doctor", "breaks/x", "--num-envs", "5", "--race", "0", "--out", str(tmp_path)]) == 1
-    )
+    command = ["doctor", "breaks/x", "--num-envs", "5", "--race", "0", "--out", str(tmp_path)]
+    assert main(command) == 1
     text = capsys.readouterr().out
     assert re.search(r"FAULT: Breaks: the reward of env \d at step \d .* is not finite", text)
     assert "SHAC++ here: poor" in text

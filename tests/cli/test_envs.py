@@ -13,9 +13,16 @@ from diffsurrogate.errors import UsageError
 
 WITHOUT_EXTRAS = """
 import sys
-sys.modules |= dict.fromkeys(["vmas", "pettingzoo", "mpe2", "gymnasium_robotics"])
+sys.modules |= dict.fromkeys(["vmas", "pettingzoo", "mpe2", "mujoco"])
+from diffsurrogate import UsageError, make
 from diffsurrogate.__main__ import main
-sys.exit(main(["envs"]))
+main(["envs"])
+for env in ("mujoco/HalfCheetah-v5", "mamujoco/HalfCheetah-6x1", "gymnasium/HalfCheetah-v5"):
+    try:
+        make(env, num_envs=1)
+    except UsageError as error:
+        print(error)
+sys.exit(main(["doctor", "mujoco/HalfCheetah-v5"]))
 """
 
 
@@ -85,8 +92,9 @@ def test_a_namespace_asked_for_whose_extra_is_missing_is_an_error(capsys):
 
 def test_missing_extras_are_named_and_the_rest_is_listed():
     found = subprocess.run(
-        [sys.executable, "-P", "-c", WITHOUT_EXTRAS], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", WITHOUT_EXTRAS], capture_output=True, text=True, check=False
     )
+    assert found.returncode == 2, found.stderr
     lines = found.stdout.splitlines()
     for namespace, extra in {
         "vmas": "vmas",
@@ -100,3 +108,6 @@ def test_missing_extras_are_named_and_the_rest_is_listed():
         assert not [line for line in lines if line.startswith(f"{namespace}/")]
     assert "gymnasium/Pendulum-v1" in lines
     assert "diffsurrogate/cartpole-swingup" in lines
+    for line in (*lines[-3:], found.stderr.splitlines()[-1]):
+        assert 'pip install "diffsurrogate[mujoco]"' in line
+        assert "gymnasium[mujoco]" not in line

@@ -16,6 +16,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
+from toys.by_hand import actions
 from toys.reach import config, learned
 
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
@@ -152,10 +153,7 @@ def other(name: str) -> MultiAgentVectorEnv:
 
 def play(env: MultiAgentVectorEnv, steps: int, seed: int = 0) -> list[Tensor]:
     """Return all that random actions in the box give."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (steps, env.num_envs, env.num_agents, env.act_dim)
-    span = (env.action_high - env.action_low).cpu()
-    given = iter(env.action_low + span * torch.rand(shape, generator=generator))
+    given = iter(actions(env, steps, seed))
     window = env.collect(lambda obs: next(given), steps)
     return [window.obs, window.reward, window.next_obs, window.terminated, window.truncated]
 

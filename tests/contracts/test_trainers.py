@@ -269,5 +269,6 @@ def test_the_configuration_of_another_trainer_is_refused(case, monkeypatch):
 def test_an_env_that_was_not_adapted_is_refused(name, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     kind = TRAINERS[name].kind.__name__
-    with pytest.raises(UsageError, match=f"{kind} cannot train on a NoneType; (adapt|wrap) it"):
+    advice = r"; (adapt it: as_multi_agent\(env\)|wrap it: SHAC\(LearnedDiffWrapper\(env\)\))"
+    with pytest.raises(UsageError, match=f"{kind} cannot train on a NoneType{advice}"):
         TRAINERS[name].kind(None)

@@ -49,15 +49,9 @@ def masked_observations(steps: int = 4) -> Tensor:
 
 def masked_actor() -> Actor:
     """Return one whose logits are the logarithms of 1, 2, 3 and 4, for one agent."""
-    actor = Actor(
-        ActorConfig(net=NET),
-        1,
-        CHOICES,
-        torch.zeros(1, CHOICES),
-        torch.ones(1, CHOICES),
-        discrete=True,
-        action_mask_slice=slice(0, CHOICES),
-    )
+    box, mask = (torch.zeros(1, CHOICES), torch.ones(1, CHOICES)), slice(0, CHOICES)
+    net = ActorConfig(net=NET)
+    actor = Actor(net, 1, CHOICES, *box, discrete=True, action_mask_slice=mask)
     head: Any = actor.net.head
     with torch.no_grad():
         head.weight.zero_()

@@ -148,7 +148,7 @@ def test_the_gradient_is_that_of_the_expected_payoff_of_the_available_actions(gr
 
 def test_a_learned_payoff_points_the_same_way():
     """Trained on pure choices only, but told to be linear between them."""
-    surrogates = SurrogateConfig(fit=FitConfig(minibatches=150, batch_size=256, reward_balance=0.0))
+    surrogates = SurrogateConfig(fit=FitConfig(minibatches=50, batch_size=128, reward_balance=0.0))
     env = LearnedDiffWrapper(Climbing(600), dynamics=Still(), config=surrogates)
     agent = opinionated(env)
     env.reset(seed=1)
@@ -231,12 +231,12 @@ def test_a_team_learns_discrete_actions(gradient):
     env = LearnedDiffWrapper(
         Line(61), config=SurrogateConfig(fit=FitConfig(minibatches=4, batch_size=128))
     )
-    agent = SHAC(env, settings).learn(40 * 61 * 8)
+    agent = SHAC(env, settings, seed=1).learn(15 * 61 * 8)
     judge = Line(400)
     obs, _ = judge.reset(seed=9)
     for _ in range(7):
         obs, reward, *_ = judge.step(agent.predict(obs))
-    assert reward.mean() > -0.1  # -1/3 at the start, -0.6 of a random walk
+    assert reward.mean() > -0.1  # -1/3 at the start, -0.6 of a random walk, -3.5 untrained
 
 
 def test_actions_that_an_agent_lacks_are_never_taken():

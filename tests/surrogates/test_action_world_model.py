@@ -293,7 +293,7 @@ def test_it_learns_a_spring(predict: str) -> None:
     held_out = spring(generator)
     before = loss(held_out).item()
     optimiser = torch.optim.Adam(world.parameters(), lr=2e-3)
-    for _ in range(80):
+    for _ in range(32):
         optimiser.zero_grad()
         loss(spring(generator)).backward()
         optimiser.step()

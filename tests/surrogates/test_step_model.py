@@ -26,8 +26,8 @@ def test_fourier_features_are_sines_and_cosines_of_doubled_frequencies():
 def test_fourier_features_make_fine_differences_learnable():
     """A step of a hundredth of a deviation: the plain network smooths it over."""
     generator = torch.Generator().manual_seed(0)
-    obs = torch.rand(4096, 1, 1, generator=generator) * 3.4 - 1.7
-    action = torch.zeros(4096, 1, 1)
+    obs = torch.rand(1024, 1, 1, generator=generator) * 3.4 - 1.7
+    action = torch.zeros(1024, 1, 1)
     next_obs = obs + torch.where((8 * obs).sin() > 0, 0.1, -0.1)
     errors = []
     for num_frequencies in (0, 5):

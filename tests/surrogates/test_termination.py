@@ -57,7 +57,7 @@ def test_termination_is_learned_and_carries_a_gradient_but_never_its_value(dynam
     env = LearnedDiffWrapper(Cliff(), config=config)
     env.reset(seed=0)
     losses = []
-    for number in range(25):
+    for number in range(13):
         env.detach()
         window = env.rollout(gaussian_policy(env, HORIZON), HORIZON)
         if number == 0:

@@ -1,5 +1,7 @@
 """Tensors for sums by hand: one number per step, ends at given steps, and seeded noise."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,3 +22,10 @@ def flags(*steps: int, horizon: int = 3) -> Tensor:
 
 def draw(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def actions(env: Any, steps: int, seed: int = 1) -> Tensor:
+    """(step, env, agent, act_dim) uniform in the box."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = env.action_low.cpu(), env.action_high.cpu()
+    return low + (high - low) * torch.rand(steps, env.num_envs, *low.shape, generator=generator)

@@ -9,7 +9,6 @@ import torch
 
 from diffsurrogate.cli.doctor.findings import Diagnosis, Fit
 from diffsurrogate.cli.doctor.measure import HORIZON, diagnose
-from diffsurrogate.cli.doctor.page import write_page
 from diffsurrogate.cli.doctor.race import Result, is_ahead, race
 from diffsurrogate.cli.options import MadeOptions
 from diffsurrogate.config import require_range
@@ -79,6 +78,8 @@ class Verdict:
 
 def doctor(options: DoctorOptions) -> int:
     """Examine the env, print the findings and write them as a page; 1 if the env is at fault."""
+    from diffsurrogate.cli.doctor.page import write_page  # the import takes seconds
+
     torch.set_num_threads(1)
     env = options.make()
     options.folder.mkdir(parents=True, exist_ok=True)

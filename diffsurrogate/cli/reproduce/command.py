@@ -11,7 +11,6 @@ import tyro
 from diffsurrogate.cli.reproduce.bppo import BPTA
 from diffsurrogate.cli.reproduce.grid import Run, cores, count, states_of, tail, train_all
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
-from diffsurrogate.cli.reproduce.report import write_table
 from diffsurrogate.cli.reproduce.shacpp import TABLE1
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.cli.reproduce.workers import Children, locked
@@ -174,6 +173,8 @@ def _runs(table: PaperTable, options: ReproduceOptions, cells: Sequence[Cell]) -
 def _report(
     table: PaperTable, options: ReproduceOptions, cells: Sequence[Cell], notes: Sequence[str]
 ) -> None:
+    from diffsurrogate.cli.reproduce.report import write_table  # the import takes seconds
+
     seeds, folder = tuple(dict.fromkeys(options.seeds or table.seeds)), options.folder
     text = write_table(table, folder, options.preset, cells, seeds, options.ceilings, notes)
     more = folder / f"{table.name}.md"

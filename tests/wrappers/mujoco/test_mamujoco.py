@@ -1,27 +1,11 @@
 """MaMuJoCo: the values are MuJoCo's, every joint is somebody's, and SHAC++ and PPO run on it."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
 
 from diffsurrogate import make
 from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
-
-WITHOUT_MUJOCO = """
-import sys
-sys.modules["mujoco"] = None
-from diffsurrogate import UsageError, make
-from diffsurrogate.__main__ import main
-for env in ("mujoco/HalfCheetah-v5", "mamujoco/HalfCheetah-6x1", "gymnasium/HalfCheetah-v5"):
-    try:
-        make(env, num_envs=1)
-    except UsageError as error:
-        print(error)
-sys.exit(main(["doctor", "mujoco/HalfCheetah-v5"]))
-"""
 
 pytest.importorskip("gymnasium_robotics")
 # the model files of Gymnasium-Robotics and MuJoCo 4 use what is deprecated
@@ -97,18 +81,3 @@ def test_what_else_mujoco_warns_of_is_passed_on():
         mujoco.get_mju_user_warning()("too many contacts")
         mujoco.get_mju_user_warning()("'x' is deprecated")
     assert mujoco.get_mju_user_warning() == before
-
-
-def test_without_mujoco_the_error_says_what_to_install():
-    found = subprocess.run(
-        [sys.executable, "-P", "-c", WITHOUT_MUJOCO],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert found.returncode == 2, found.stderr
-    lines = [*found.stdout.splitlines(), found.stderr.splitlines()[-1]]
-    assert len(lines) == 4
-    assert all('pip install "diffsurrogate[mujoco]"' in line for line in lines), lines
-    assert not any("gymnasium[mujoco]" in line for line in lines), lines

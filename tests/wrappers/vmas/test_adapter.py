@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import vmas as raw_vmas
+from toys.by_hand import actions
 
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
@@ -16,14 +17,6 @@ from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas.catalogue import scenario_names
 
 ENVS, STEPS = 7, 50
-
-
-def actions(env, steps, *, seed=1):
-    """(step, env, agent, act_dim) uniform in the box."""
-    generator = torch.Generator().manual_seed(seed)
-    low, high = env.action_low, env.action_high
-    uniform = torch.rand(steps, env.num_envs, *low.shape, generator=generator)
-    return low + (high - low) * uniform
 
 
 def play(env, given):

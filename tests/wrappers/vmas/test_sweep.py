@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+from toys.by_hand import actions
 
 from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas import paper_tasks as paper
@@ -41,12 +42,6 @@ def make(name, **options):
     if name.startswith("paper/"):
         return paper.make(name.removeprefix("paper/"), num_envs=ENVS, n_agents=3, **options)
     return vmas.make(name, num_envs=ENVS, **SMALL.get(name, {}), **options)
-
-
-def actions(env, steps):
-    generator = torch.Generator().manual_seed(1)
-    low, high = env.action_low, env.action_high
-    return low + (high - low) * torch.rand(steps, ENVS, *low.shape, generator=generator)
 
 
 def answers(env, given):
