@@ -70,7 +70,7 @@ def recommended_surrogates(choice: Choice) -> SurrogateConfig:
     elif choice.library == "paper":
         config = replace(config, adjoint_clip=3.0, reward=replace(config.reward, net=_ALIKE))
     if choice.library == "paper":
-        step = StepModelConfig(net=_ALIKE, num_frequencies=6)
+        step = StepModelConfig(net=_ALIKE, num_frequencies=6, leave_out_jumps=False)
         config = replace(config, dynamics=step)
     return config if choice.library == "paper" else replace(config, termination=True)
 

@@ -53,6 +53,10 @@ class StepModelConfig:
     on windows not trained on, and the gradient with respect to its previous value by that of its
     next value. Suppresses noisy Jacobians of unpredictable features. Noisy dynamics lower R² even
     if Jacobians are right; try False there."""
+    leave_out_jumps: bool = True
+    """Leave out of training and R² the changes of a feature that are rare and far from all others,
+    such as teleports, which would take the units and the capacity of the rest. False where rare
+    contacts matter."""
 
     def __post_init__(self) -> None:
         require_range(self, "num_frequencies", low=0.0)
@@ -141,7 +145,8 @@ class StepModel(LearnedDynamics):
         self.obs_statistics.update(obs, alive)
         self.obs_statistics.snapshot()
         change = next_obs - obs
-        self.ordinary.update(change.flatten(1))
+        if self.config.leave_out_jumps:
+            self.ordinary.update(change.flatten(1))
         kept = self._no_jumps(change)
         usual = change if bool(kept.all()) else change.masked_fill(~kept, torch.nan)
         self.change_statistics.update(usual, alive)
@@ -169,7 +174,9 @@ class StepModel(LearnedDynamics):
         return error.sum() / (mask.sum().clamp(min=1) * error[..., 0, 0].numel())
 
     def _no_jumps(self, change: Tensor) -> Tensor:
-        """Return which changes (*batch, agent, obs_dim) are no jumps."""
+        """Return which changes (*batch, agent, obs_dim) are no jumps that are left out."""
+        if not self.config.leave_out_jumps:
+            return torch.ones_like(change, dtype=torch.bool)
         return self.ordinary.holds(change.flatten(-2)).view_as(change)
 
     def _net(self, obs: Tensor, action: Tensor) -> Tensor:
