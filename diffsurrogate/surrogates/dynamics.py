@@ -22,6 +22,8 @@ class DynamicsModel(nn.Module, ABC):
     than on the previous step."""
     max_horizon: int | None = None
     """Longest trajectory that can be predicted, in steps; None for any."""
+    usual_change: Tensor | float = 0.0
+    """(agent, obs_dim), the size of a feature's change in a step; 0 where it is not known."""
 
     @abstractmethod
     def begin(self, obs: Tensor) -> Any:

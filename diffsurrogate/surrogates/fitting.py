@@ -217,7 +217,8 @@ class Surrogates(nn.Module):
             report["reward_error"] = fvu(predicted, window.reward)
         if self.dynamics is not None:
             predicted = self.dynamics.predict(window, self.dynamics_action(action))
-            report["dynamics_error"] = fvu_of_change(predicted, window, self.continuous.mask)
+            features, usual = self.continuous.mask, self.dynamics.usual_change
+            report["dynamics_error"] = fvu_of_change(predicted, window, features, usual)
         if self.config.termination and self.terminations_seen:
             logit = self.termination(window.obs, self.action_space.normalise(action))
             target = window.terminated.float()
@@ -454,25 +455,31 @@ def fvu(predicted: Tensor, target: Tensor) -> float:
     return error if constant else error / variance
 
 
-def fvu_by_feature(predicted: Tensor, window: Window, continuous: Tensor) -> Tensor:
+def fvu_by_feature(
+    predicted: Tensor, window: Window, continuous: Tensor, usual: Tensor | float = 0.0
+) -> Tensor:
     """Return the unexplained fraction of each feature's mean squared change: (agent, obs_dim).
 
-    NaN for features that are constant or not continuous.
+    NaN for features that are not continuous, or hardly change in the window.
 
     Args:
         predicted: (time, env, agent, obs_dim), of `window.next_obs`.
         window: the observed steps.
         continuous: (agent, obs_dim) bool, the features to include.
+        usual: (agent, obs_dim), the usual size of a change, a hundredth of which is hardly any.
     """
     error = (predicted - window.next_obs).square().mean((0, 1))
     change = (window.next_obs - window.obs).square().mean((0, 1))
     moves = change > RESOLUTION**2 * window.next_obs.square().mean((0, 1))
+    moves &= change > (0.01 * usual) ** 2
     return torch.where(continuous & moves, error / change, torch.nan)
 
 
-def fvu_of_change(predicted: Tensor, window: Window, continuous: Tensor) -> float:
+def fvu_of_change(
+    predicted: Tensor, window: Window, continuous: Tensor, usual: Tensor | float = 0.0
+) -> float:
     """Return the mean of `fvu_by_feature` over features that change; 0 if none does."""
-    shares = fvu_by_feature(predicted, window, continuous)
+    shares = fvu_by_feature(predicted, window, continuous, usual)
     shares = shares[~shares.isnan()]
     return float(shares.mean()) if len(shares) else 0.0
 

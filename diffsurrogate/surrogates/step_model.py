@@ -94,6 +94,11 @@ class StepModel(LearnedDynamics):
         """(agent, obs_dim): the unit of predicted changes."""
         return scale_of_change(self.change_statistics, self.obs_statistics)
 
+    @property
+    def usual_change(self) -> Tensor:  # type: ignore[override]
+        """(agent, obs_dim), as `change_scale`."""
+        return self.change_scale
+
     def begin(self, obs: Tensor) -> None:
         """Return no carry: a step depends on the current state only."""
 

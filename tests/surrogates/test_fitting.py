@@ -12,7 +12,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig, TransformerConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
-from diffsurrogate.surrogates.fitting import Surrogates
+from diffsurrogate.surrogates.fitting import Surrogates, fvu_by_feature
 from diffsurrogate.surrogates.heads import RewardConfig, RewardModel, TerminationModel
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
@@ -223,6 +223,16 @@ def test_models_beat_what_they_started_from_on_windows_not_seen():
     assert "reward_error" not in reports[0]  # nothing was held out yet
     assert reports[-1]["reward_error"] < 0.3
     assert reports[-1]["dynamics_error"] < 0.3
+
+
+def test_an_entry_that_hardly_moves_in_a_window_is_left_out_of_the_error():
+    """Entry 3 moves by a millionth, where it usually moves by a tenth."""
+    data, features = window(0), torch.ones(AGENTS, OBS, dtype=torch.bool)
+    data.obs[..., 3], data.next_obs[..., 3] = 0.0, 1e-6
+    predicted = data.next_obs + 1e-3
+    assert (fvu_by_feature(predicted, data, features)[:, 3] > 1e5).all()
+    usual = fvu_by_feature(predicted, data, features, torch.full((AGENTS, OBS), 0.1))
+    assert usual[:, 3].isnan().all() and (usual[:, :3] < 0.1).all()
 
 
 def test_the_loss_is_averaged_over_the_entries_that_count():

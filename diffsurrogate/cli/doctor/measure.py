@@ -244,13 +244,15 @@ def _fit(
     unseen = _joined(held)
     with torch.no_grad():
         predicted, after, _ = wrapped.predict_step(unseen.obs, unseen.action)
+    assert models.dynamics is not None
+    usual = models.dynamics.usual_change
     sample = torch.randperm(unseen.reward.numel(), generator=torch.Generator().manual_seed(seed))
     pair = torch.stack([unseen.reward.flatten(), predicted.flatten()])[:, sample[:2000]]
     return Fit(
         reward_error=models.held_out_errors(unseen)["reward_error"],
         seen_error=models.held_out_errors(_joined(windows))["reward_error"],
         episodes=env.num_envs + int(unseen.ended[:-1].sum()),
-        entry_errors=fvu_by_feature(after, unseen, models.continuous.mask).cpu(),
+        entry_errors=fvu_by_feature(after, unseen, models.continuous.mask, usual).cpu(),
         rewards=pair.cpu(),
         growth=None if env.discrete_actions else _growth(wrapped, seed),
         cosine=_cosine(wrapped, seed) if "dynamics" in own.kinds else None,
