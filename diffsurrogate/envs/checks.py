@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.modes import usable
+from diffsurrogate.envs.waiting import Call
 from diffsurrogate.errors import UsageError
 
 _Given = TypeVar("_Given")
@@ -42,6 +43,7 @@ class StepChecks:
             bounds: bounds of one env's observations; None for no check.
         """
         self.name = name
+        self._call = Call(name)
         self._agents = list(agents)
         self._bounds = bounds
         self._needed: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -71,10 +73,13 @@ class StepChecks:
                 into `seen`.
         """
         version = seen._version
+        self._call.begin("step", advance, steps)
         try:
             obs, reward, terminated = map(usable, advance(action))
         except Exception as error:
             self._refuse(error, "_advance", steps)
+        finally:
+            self._call.end()
         self._check_untouched(seen, version, steps)
         self._check_shape("observation", obs, steps)
         self._check_shape("reward", reward, steps)
@@ -101,10 +106,13 @@ class StepChecks:
                 into `seen`.
         """
         version = None if seen is None else seen._version
+        self._call.begin("reset", reset, steps)
         try:
             obs = usable(reset(given))
         except Exception as error:
             self._refuse(error, "_reset_all" if steps is None else "_reset_where", steps)
+        finally:
+            self._call.end()
         if seen is not None:
             self._check_untouched(seen, version, steps, reset=True)
         self._check_shape("observation", obs, steps, reset=True)

@@ -59,6 +59,8 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Wrap the env at `index`."""
         super().__init__(env)
         self.index = index
+        self.busy = False
+        """Whether a call has not returned yet."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Reset the env."""
@@ -75,12 +77,15 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        self.busy = True
         try:
             return method(*args, **kwargs)
         except UsageError:
             raise
         except Exception as error:
             raise SubEnvError(self.index, reason(error)) from error
+        finally:
+            self.busy = False
 
     def _check_shape(self, obs: Any) -> None:
         space = self.env.observation_space
@@ -279,6 +284,23 @@ def processes_of(raw: Any) -> list[BaseProcess]:
     """Return the processes of an unwrapped vector env, one per copy; none if it has no such."""
     found = getattr(raw, "processes", None) or []
     return [process for process in found if isinstance(process, BaseProcess)]
+
+
+def awaited_env(raw: Any) -> str:
+    """Say which sub-environment of an unwrapped vector env has not answered; "" if none is known.
+
+    Of those in processes the vector env takes the answers in order: there is none to see of copies
+    whose answers it has taken, nor of the one that it waits for, which is the last of these.
+    """
+    pipes = [*getattr(raw, "parent_pipes", ()), *getattr(raw, "remotes", ())]
+    answers = [pipe.poll() for pipe in pipes]
+    index = (answers.index(True) if True in answers else len(answers)) - 1
+    processes = processes_of(raw)
+    if processes and 0 <= index < len(processes):
+        return f"env {index} (process {processes[index].pid})"
+    envs = getattr(raw, "envs", ())
+    busy = [env for env in envs if isinstance(env, IndexedEnv) and env.busy]
+    return f"env {busy[0].index} ({busy[0]})" if busy else ""
 
 
 def await_answers(raw: Any) -> None:
