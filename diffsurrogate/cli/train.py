@@ -1,9 +1,10 @@
 """`diffsurrogate train`."""
 
-import signal
+import shlex
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from tqdm import tqdm
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
 from diffsurrogate.cli.figures import draw_curve, draw_gif
+from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
+from diffsurrogate.envs.waiting import warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder
@@ -31,10 +34,30 @@ _WATCHED = 8
 def train(options: TrainOptions) -> int:
     """Train, evaluate and leave the results in the run folder; return the exit status."""
     torch.set_num_threads(options.threads)
+    warn_of_hanging_envs(options.warn_after)
+    with Interruption() as interruption, ExitStack() as at_end:
+        try:
+            return _train(options, interruption, at_end)
+        except (KeyboardInterrupt, UsageError) as error:
+            # which Ctrl-C may have caused, as it reaches processes of the env as well
+            if not interruption.asked:
+                raise
+            why = f" ({' '.join(str(error).split())})" if isinstance(error, UsageError) else ""
+            print(f"stopped at once{why}; continue with: {_again(options)}")
+            return 130
+        finally:
+            interruption.ignore()
+
+
+def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack) -> int:
     if options.resume:
         folder = RunFolder.open(options.folder)
+        at_end.callback(folder.close)
+        folder.lock()
     agent, env = options.make()
-    session = _Session(options, agent)
+    at_end.callback(env.close)
+    session = _Session(options, agent, interruption)
+    at_end.callback(session.env.close)
     if options.resume:
         session.folder = folder
         if folder.checkpoint_path.is_file():
@@ -46,53 +69,47 @@ def train(options: TrainOptions) -> int:
             )
         else:
             print("there is no checkpoint yet; the run starts from the beginning")
+        lost = folder.rewind(agent.iteration if session.history else -1)
+        if lost:
+            print(
+                f"warning: {folder.path / 'metrics.csv'} and its copy in checkpoints/ have lost "
+                f"the rows of updates {_ranges(lost)}; TensorBoard's events may have them",
+                file=sys.stderr,
+            )
         if session.done() and folder.summary() is not None:
             print(f"{folder.path} is finished ({session.stopped}); raise --total-steps to go on")
             return 0
         config = replace(options, resume=False).to_json()
         folder.reopen(config, finished=session.done())
-        folder.rewind(agent.iteration if session.history else -1)
     else:
         session.folder = RunFolder.create(options.folder, options.to_json())
-    try:
-        with _interruptible(session):
-            session.run()
-    finally:
-        session.folder.close()
+        at_end.callback(session.folder.close)
+    interruption.training = True
+    session.run()
     if session.stopped == _INTERRUPTED:
-        print(f"stopped; continue with: diffsurrogate train --resume --out {options.folder}")
+        print(f"stopped; continue with: {_again(options)}")
         return 130
     return 0
 
 
-@contextmanager
-def _interruptible(session: "_Session") -> Iterator[None]:
-    """Let Ctrl-C end the run after the update under way, so that its checkpoint is whole.
+def _again(options: TrainOptions) -> str:
+    return f"diffsurrogate train --resume --out {shlex.quote(str(options.folder))}"
 
-    A second Ctrl-C ends it at once; the last checkpoint is then where it resumes.
-    """
 
-    def stop(*_: object) -> None:
-        session.stopped = session.stopped or _INTERRUPTED
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not in the main thread, where signals do not arrive
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as text, such as 0, 3 to 5."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True))
 
 
 class _Session:
     """One training run: the trainer, its folder, its clocks and its evaluations."""
 
-    def __init__(self, options: TrainOptions, agent: Trainer) -> None:
+    def __init__(self, options: TrainOptions, agent: Trainer, interruption: Interruption) -> None:
         self.options = options
         self.agent = agent
+        self.interruption = interruption
         self.folder = RunFolder(options.folder)
         self.env = evaluation_env(options, options.eval_envs)
         if self.env.max_steps is None and options.eval_steps is None:
@@ -180,7 +197,9 @@ class _Session:
         reached = self.history[-1]["normalised_return"] if self.history else None
         if self.stopped:
             return True
-        if self.agent.iteration >= self.last:
+        if self.interruption.asked:
+            self.stopped = _INTERRUPTED
+        elif self.agent.iteration >= self.last:
             self.stopped = "all steps taken"
         elif goal is not None and reached is not None and reached >= goal:
             self.stopped = f"normalised return {goal} reached"
