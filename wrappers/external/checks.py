@@ -289,18 +289,20 @@ def processes_of(raw: Any) -> list[BaseProcess]:
 def awaited_env(raw: Any) -> str:
     """Say which sub-environment of an unwrapped vector env has not answered; "" if none is known.
 
-    Of those in processes the vector env takes the answers in order: there is none to see of copies
-    whose answers it has taken, nor of the one that it waits for, which is the last of these.
+    Of those in processes, the vector env takes the answers in their order. Taken ones are no longer
+    in their pipes, so that the one it waits for is the last without an answer before the first with
+    one, or the first without if answers are not taken yet.
     """
     pipes = [*getattr(raw, "parent_pipes", ()), *getattr(raw, "remotes", ())]
     answers = [pipe.poll() for pipe in pipes]
-    index = (answers.index(True) if True in answers else len(answers)) - 1
     processes = processes_of(raw)
-    if processes and 0 <= index < len(processes):
+    if processes and not all(answers):
+        first = answers.index(True) if True in answers else len(answers)
+        index = first - 1 if first else answers.index(False)
         return f"env {index} (process {processes[index].pid})"
     envs = getattr(raw, "envs", ())
     busy = [env for env in envs if isinstance(env, IndexedEnv) and env.busy]
-    return f"env {busy[0].index} ({busy[0]})" if busy else ""
+    return f"env {busy[0].index} ({type(busy[0].unwrapped).__name__})" if busy else ""
 
 
 def await_answers(raw: Any) -> None:
