@@ -60,9 +60,10 @@ def advice(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # the latter is torch's
-        why = " ".join(str(error).split())[:200]
+        why = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UsageError(
-            f"{path} cannot be written ({why}); make room there, then go on (train --resume)"
+            f"{path} cannot be written ({' '.join(str(why).split())[:200]}); make room there, then "
+            "go on (train --resume)"
         ) from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import writing
 
 Row = dict[str, float]
 """One update's numbers by name, "update" first."""
@@ -99,12 +100,10 @@ def _read(file: Path) -> tuple[list[Row], list[int]]:
 
 
 def _write(file: Path, rows: Iterable[Row], header: list[str]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", newline="") as stream:
+    with writing(file) as partial, partial.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, header)
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(file)
 
 
 def _names(rows: list[Row]) -> list[str]:

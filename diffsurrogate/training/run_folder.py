@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import advice, load_checkpoint, save_checkpoint, writing
+from diffsurrogate.training.events import EventFile
 from diffsurrogate.training.lock import NAME as LOCK
 from diffsurrogate.training.lock import FolderLock
 from diffsurrogate.training.metrics_file import MetricsFile, Row
 
-_JSON = ("config.json", "summary.json")
+_REPLACED = ("config.json", "summary.json", "metrics.csv")
 
 
 class RunFolder:
@@ -33,7 +33,7 @@ class RunFolder:
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.best_path = path / "checkpoints" / "best.pt"
         self._metrics = MetricsFile(path / "metrics.csv", path / "checkpoints" / "metrics.csv")
-        self._writer: SummaryWriter | None = None
+        self._events: EventFile | None = None
         self._purge_step: int | None = None
         self._lock: FolderLock | None = None
 
@@ -101,7 +101,7 @@ class RunFolder:
         """
         for part in self.path.glob("checkpoints/.*.partial"):
             part.unlink()
-        for part in (file for name in _JSON for file in self.path.glob(f".{name}.*.partial")):
+        for part in (file for name in _REPLACED for file in self.path.glob(f".{name}.*.partial")):
             part.unlink()
         if not finished:
             (self.path / "summary.json").unlink(missing_ok=True)
@@ -117,7 +117,7 @@ class RunFolder:
             updates up to `update` whose metrics are lost: neither `metrics.csv` nor its copy has
             them.
         """
-        self._close_writer()
+        self._close_events()
         self._purge_step = update + 1
         with advice(self._metrics.file):
             return self._metrics.rewind(update)
@@ -130,10 +130,10 @@ class RunFolder:
         """
         with advice(self._metrics.file):
             self._metrics.append({"update": float(update), **metrics})
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self.path), purge_step=self._purge_step)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, update)
+        with advice(self.path / "events.out.tfevents..."):
+            if self._events is None:
+                self._events = EventFile(self.path, self._purge_step)
+            self._events.add(update, metrics)
 
     def metrics(self) -> list[Row]:
         """Return the rows of `metrics.csv`, without empty cells and an incomplete last row.
@@ -144,8 +144,8 @@ class RunFolder:
         return self._metrics.rows()
 
     def close(self) -> None:
-        """Flush and close the TensorBoard writer, and let go of the folder."""
-        self._close_writer()
+        """Close the events, and let go of the folder."""
+        self._close_events()
         if self._lock is not None:
             self._lock.close()
 
@@ -179,10 +179,10 @@ class RunFolder:
         file = self.path / "summary.json"
         return read_json(file) if file.is_file() else None
 
-    def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def _close_events(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
 
 def write_text(file: Path, text: str) -> None:
