@@ -171,6 +171,13 @@ class _Session:
             setattr(self, name, state["progress"][name])
         if self.history and self._best["update"] == self.agent.iteration:
             self.folder.save_best(state)  # a kill may have come just before
+            return
+        try:
+            self.folder.load("cpu", best=True)  # rather than to find it lost at the end
+        except UsageError as error:
+            raise UsageError(
+                f"{error} (or copy last.pt to best.pt, to go on with its policy as the best so far)"
+            ) from error
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -242,11 +249,12 @@ class _Session:
         final, diversity = self._last_evaluation()
         kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
-        self.folder.write_summary(self._summary(final, kept) | {"diversity": diversity})
         draw_curve(self.history, title, path / "curve.png")
         written = [f"{path / name}" for name in ("summary.json", "curve.png")]
         if options.film_steps > 0:
             written.append(self._film(path / "rollout.gif"))
+        # last, as it says that the run is finished
+        self.folder.write_summary(self._summary(final, kept) | {"diversity": diversity})
         if kept["update"] != self.agent.iteration:
             written.append(f"{self.folder.best_path}: {_text(kept)}, of update {kept['update']}")
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
@@ -259,12 +267,17 @@ class _Session:
 
     def _kept(self, final: dict[str, float | None]) -> dict[str, Any]:
         """Return what the policy in `best.pt` comes to in the same new episodes as the last."""
-        best = self._best
-        where = {name: best[name] for name in ("update", "env_steps", "cpu_seconds")}
-        if best["update"] == self.agent.iteration:
-            return where | final
+        if self._best["update"] == self.agent.iteration:
+            names = ("update", "env_steps", "cpu_seconds")
+            return {name: self._best[name] for name in names} | final
         checkpoint = self.folder.load(self.env.device, best=True)
         policy = trained_policy(self.options, checkpoint, self.env)
+        update = checkpoint["agent"]["iteration"]
+        where = {
+            "update": update,
+            "env_steps": update * self.agent.steps_per_iteration,
+            "cpu_seconds": checkpoint["progress"]["cpu_seconds"],
+        }
         return where | self._timed_evaluation(policy, FINAL_SEED)
 
     def _last_evaluation(self) -> tuple[dict[str, float | None], float | None]:

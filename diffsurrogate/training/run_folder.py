@@ -16,7 +16,7 @@ from diffsurrogate.training.lock import NAME as LOCK
 from diffsurrogate.training.lock import FolderLock
 from diffsurrogate.training.metrics_file import MetricsFile, Row
 
-_REPLACED = ("config.json", "summary.json", "metrics.csv")
+_REPLACED = ("config.json", "summary.json", "metrics.csv", "curve.png", "rollout.gif")
 
 
 class RunFolder:
@@ -162,13 +162,12 @@ class RunFolder:
         save_checkpoint(self.best_path, state)
 
     def load(self, device: torch.device | str, *, best: bool = False) -> dict[str, Any]:
-        """Read the last checkpoint, or the best by evaluation if there is one.
+        """Read the last checkpoint, or the best by evaluation.
 
         Raises:
             UsageError: there is none, or it is damaged or not a checkpoint.
         """
-        chosen = self.best_path if best and self.best_path.is_file() else self.checkpoint_path
-        return load_checkpoint(chosen, device)
+        return load_checkpoint(self.best_path if best else self.checkpoint_path, device)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`, with versions and the class of machine."""
