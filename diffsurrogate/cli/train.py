@@ -62,10 +62,10 @@ def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack)
         session.folder = folder
         if folder.checkpoint_path.is_file():
             session.load(folder.load(env.device))
-        elif folder.summary() is not None:
+        elif folder.best_path.is_file() or folder.summary() is not None:
             raise UsageError(
-                f"the finished run in {folder.path} has lost its {folder.checkpoint_path.name}; "
-                "restore it, or start another run with another --out"
+                f"the run in {folder.path} has lost its checkpoints/last.pt; restore it, or copy "
+                "best.pt there to go on from it, or start another run with another --out"
             )
         else:
             print("there is no checkpoint yet; the run starts from the beginning")
