@@ -42,11 +42,10 @@ def train(options: TrainOptions) -> int:
             # which Ctrl-C may have caused, as it reaches processes of the env as well
             if not interruption.asked:
                 raise
-            why = f" ({' '.join(str(error).split())})" if isinstance(error, UsageError) else ""
-            print(f"stopped at once{why}; continue with: {_again(options)}")
-            return 130
-        finally:
             interruption.ignore()
+            why = f" ({' '.join(str(error).split())})" if isinstance(error, UsageError) else ""
+            print(f"stopped at once{why}; {_again(options)}")
+            return 130
 
 
 def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack) -> int:
@@ -87,13 +86,16 @@ def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack)
     interruption.training = True
     session.run()
     if session.stopped == _INTERRUPTED:
-        print(f"stopped; continue with: {_again(options)}")
+        print(f"stopped; {_again(options)}")
         return 130
     return 0
 
 
 def _again(options: TrainOptions) -> str:
-    return f"diffsurrogate train --resume --out {shlex.quote(str(options.folder))}"
+    """Return how to go on after Ctrl-C."""
+    if not (options.folder / "config.json").is_file():
+        return "the run had not begun"
+    return f"continue with: diffsurrogate train --resume --out {shlex.quote(str(options.folder))}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -58,8 +58,11 @@ class Call:
 
     def describe(self) -> str:
         """Say what is waited for."""
-        awaited = getattr(getattr(self._method, "__self__", None), "_awaited", str)()
-        steps = self._steps
+        steps, find = self._steps, getattr(getattr(self._method, "__self__", None), "_awaited", str)
+        try:
+            awaited = find()
+        except (OSError, ValueError):  # the call has just returned, and pipes are closed
+            awaited = ""
         when = "" if steps is None else f", {int(steps.max())} steps into an episode"
         return f"{self.name}.{self._what}{f' of {awaited}' if awaited else ''}{when}"
 

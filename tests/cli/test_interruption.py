@@ -115,4 +115,6 @@ def test_ctrl_c_ends_a_training_that_has_not_begun(tmp_path, hanging, monkeypatc
     register_env("hanging", make)
     assert main(command("plain", tmp_path / "run")) == 130
     assert not (tmp_path / "run").exists()
-    assert "Traceback" not in capfd.readouterr().err
+    told = capfd.readouterr()
+    assert told.out == "stopped at once; the run had not begun\n"
+    assert "Traceback" not in told.err
