@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,13 +74,13 @@ class StepChecks:
                 into `seen`.
         """
         version = seen._version
-        self._call.begin("step", advance, steps)
+        self._begin("step", advance, steps)
         try:
             obs, reward, terminated = map(usable, advance(action))
         except Exception as error:
             self._refuse(error, "_advance", steps)
         finally:
-            self._call.end()
+            self._end()
         self._check_untouched(seen, version, steps)
         self._check_shape("observation", obs, steps)
         self._check_shape("reward", reward, steps)
@@ -106,13 +107,13 @@ class StepChecks:
                 into `seen`.
         """
         version = None if seen is None else seen._version
-        self._call.begin("reset", reset, steps)
+        self._begin("reset", reset, steps)
         try:
             obs = usable(reset(given))
         except Exception as error:
             self._refuse(error, "_reset_all" if steps is None else "_reset_where", steps)
         finally:
-            self._call.end()
+            self._end()
         if seen is not None:
             self._check_untouched(seen, version, steps, reset=True)
         self._check_shape("observation", obs, steps, reset=True)
@@ -180,6 +181,16 @@ class StepChecks:
         self._check_bounds(obs, steps)
         if fresh is not obs:
             self._check_bounds(fresh, steps, reset=True)
+
+    def _begin(self, what: str, method: Callable[..., Any], steps: Tensor | None) -> None:
+        """Note a call that may hang: fields are all that the watch reads, in its thread."""
+        call = self._call
+        call.what, call.method, call.steps = what, method, steps
+        call.since = time.monotonic()
+
+    def _end(self) -> None:
+        call = self._call
+        call.since = call.method = call.steps = None
 
     def _refuse(self, error: Exception, method: str, steps: Tensor | None) -> NoReturn:
         """Re-raise an error, chained, with the step it occurred in."""

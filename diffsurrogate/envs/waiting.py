@@ -20,18 +20,23 @@ _SHORTEST, _LONGEST = 0.01, 5.0
 
 
 class Call:
-    """The call that one env has under way into its simulator, if any."""
+    """The call that one env has under way into its simulator, if any; `StepChecks` notes it."""
 
     def __init__(self, name: str) -> None:
-        """Name the env, for the log."""
+        """Name the env, for the log; its calls are watched from now on."""
         self.name = name
+        self.what = ""
+        """"step" or "reset"."""
+        self.method: Any = None
+        """Of the env, which is called."""
+        self.steps: Tensor | None = None
+        """(env,) steps of the episodes; None before the first."""
         self.since: float | None = None
-        """When it began, by the monotonic clock; None while there is none."""
+        """When it began, by the monotonic clock; None while there is none. Set last."""
+        self.told_at: float | None = None
+        """`since` of the call that was named last."""
         self.limit = 0.0
-        """Seconds after which it is named next."""
-        self._what = ""
-        self._steps: Tensor | None = None
-        self._method: Any = None
+        """Seconds after which that call is named again."""
         _WATCH.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -39,32 +44,15 @@ class Call:
         vars(self).update(state)
         _WATCH.add(self)
 
-    def begin(self, what: str, method: Any, steps: Tensor | None) -> None:
-        """Note that the call `what` begins.
-
-        Args:
-            what: "step" or "reset".
-            method: of the env, which is called.
-            steps: (env,) steps of the episodes; None before the first.
-        """
-        self._what, self._method, self._steps, self.limit = what, method, steps, 0.0
-        self.since = time.monotonic()
-        if _WATCH.thread is None:
-            _WATCH.start()
-
-    def end(self) -> None:
-        """Note that it has returned."""
-        self.since = self._method = self._steps = None
-
     def describe(self) -> str:
         """Say what is waited for."""
-        steps, find = self._steps, getattr(getattr(self._method, "__self__", None), "_awaited", str)
+        steps, find = self.steps, getattr(getattr(self.method, "__self__", None), "_awaited", str)
         try:
             awaited = find()
         except (OSError, ValueError):  # the call has just returned, and pipes are closed
             awaited = ""
         when = "" if steps is None else f", {int(steps.max())} steps into an episode"
-        return f"{self.name}.{self._what}{f' of {awaited}' if awaited else ''}{when}"
+        return f"{self.name}.{self.what}{f' of {awaited}' if awaited else ''}{when}"
 
 
 class _Watch:
@@ -81,15 +69,16 @@ class _Watch:
     def add(self, call: Call) -> None:
         with self._lock:
             self._calls.add(call)
+            if self.thread is None:
+                self.thread = threading.Thread(
+                    target=self._run, name="diffsurrogate-watch", daemon=True
+                )
+                self.thread.start()
 
     def forget(self) -> None:
         """Begin without a thread, as forked processes do."""
         self.thread, self._calls = None, weakref.WeakSet(self._calls)
         self._lock, self._changed = threading.Lock(), threading.Event()
-
-    def start(self) -> None:
-        self.thread = threading.Thread(target=self._run, name="diffsurrogate-watch", daemon=True)
-        self.thread.start()
 
     def set(self, after: float | None) -> None:
         self.after = after
@@ -115,6 +104,8 @@ class _Watch:
             for call in self.hanging():
                 since = call.since
                 waited = 0.0 if since is None else time.monotonic() - since
+                if call.told_at != since:
+                    call.told_at, call.limit = since, 0.0
                 if waited > call.limit:
                     call.limit = 2 * waited
                     _LOG.warning(
