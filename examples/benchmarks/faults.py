@@ -86,8 +86,8 @@ def judge(kind: str, what: str, where: str, status: int, log: Path, wrong: str) 
         status, log: of the command.
         wrong: how its result differs from the right one.
     """
-    said = in_words(status, log)
-    text = log.read_text()
+    folder = f"{log.parent}/"  # of this machine
+    said, text = in_words(status, log).replace(folder, ""), log.read_text().replace(folder, "")
     warned = [line for line in text.splitlines() if line.startswith("warning: ")]
     if said:
         outcome = "in words"

@@ -108,5 +108,8 @@ def test_the_worker_that_is_slow_is_named(kind, caplog):
         step(env)
     finally:
         env.close()
-    assert f"step of env 1 (process {raw.processes[1].pid})" in messages(caplog)[-1]
+    named = f"GymnasiumEnv.step of env 1 (process {raw.processes[1].pid})"
+    if kind == "sb3":
+        named = named.replace("GymnasiumEnv", "AdaptedVecEnv")
+    assert any(named in message for message in messages(caplog))  # a late look may find it over
     assert all(record.levelno == logging.WARNING for record in caplog.records)
