@@ -1,8 +1,8 @@
 """What becomes of runs when the world around them fails: kills, damaged files, a full disk.
 
     python examples/benchmarks/faults.py                  # all, into examples/results/faults.json
-    python examples/benchmarks/faults.py kills files      # some kinds only
-    python examples/benchmarks/faults.py --print          # to the terminal
+    python examples/benchmarks/faults.py --print          # all, to the terminal
+    python examples/benchmarks/faults.py kills files      # some kinds only, to the terminal
 
 Every run is tiny and is compared with one that nothing happened to: checkpoints to the bit, and
 `metrics.csv` without the columns of clocks. An outcome is "right", "in words" (one line, status 2,
@@ -447,7 +447,7 @@ def main() -> int:
     cpu = spent.user + spent.system + spent.children_user + spent.children_system
     print(page(outcomes))
     print(f"{cpu:.0f} CPU-seconds")
-    if not arguments.print:
+    if not (arguments.print or arguments.kinds or arguments.cases != list(CASES)):
         write(outcomes, cpu)
     return 1 if any(one.outcome == "WRONG" for one in outcomes) else 0
 
