@@ -26,6 +26,7 @@ from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make, register_adapter, register_env
 from diffsurrogate.envs.torch_env import TorchEnv
+from diffsurrogate.envs.waiting import warn_of_hanging_envs
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
@@ -96,4 +97,5 @@ __all__ = [
     "register_adapter",
     "register_env",
     "visited",
+    "warn_of_hanging_envs",
 ]

@@ -29,6 +29,7 @@ from diffsurrogate.gradients.estimator import (
 )
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
+from diffsurrogate.training.checkpoint import check_finite
 from diffsurrogate.wrappers.base import EnvWrapper
 
 
@@ -249,9 +250,11 @@ class LearnedDiffWrapper(EnvWrapper):
         """Continue learning where `state_dict` was taken.
 
         Raises:
-            UsageError: it was taken under another configuration.
+            UsageError: it was taken under another configuration, or weights are not finite.
         """
         check_same_config(state["config"], self._settings())
+        check_finite(state["models"], "models", self.surrogates)
+        check_finite(state["training"]["optimisers"], "models' optimisers")
         self.surrogates.load_state_dict(state["models"])
         self.surrogates.load_training_state(state["training"])
 

@@ -31,7 +31,7 @@ from diffsurrogate.training.run_folder import RunFolder
 T = TypeVar("T")
 FREE_TO_CHANGE = {
     *("total_steps", "time_limit", "cpu_limit", "stop_at"),
-    *("film_steps", "threads", "progress"),
+    *("film_steps", "threads", "progress", "warn_after"),
 }
 """What a run may be resumed with another value of."""
 VARIANTS: tuple[Mapping[str, type], ...] = (

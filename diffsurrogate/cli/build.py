@@ -13,6 +13,7 @@ from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import check_finite
 
 
 def evaluation_env(options: TrainOptions, num_envs: int, **more: Any) -> MultiAgentVectorEnv:
@@ -38,7 +39,8 @@ def trained_policy(
     """Return the deterministic policy of a checkpoint, to act on `env`.
 
     Raises:
-        UsageError: the checkpoint is not of a training run on such an env.
+        UsageError: the checkpoint is not of a training run on such an env, or its weights are not
+            finite.
     """
     try:
         if isinstance(options, SB3Options):
@@ -60,6 +62,7 @@ def _actor(
     low, high = env.action_low, env.action_high
     config = getattr(options, options.section).actor
     actor = build_actor(config, env).to(env.device)
+    check_finite(state["predictor"], "predictor", actor)
     actor.load_state_dict(state["predictor"])
     if isinstance(actor, RecurrentActor):
         return RecurrentPolicy(actor, env)

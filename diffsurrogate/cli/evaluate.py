@@ -8,6 +8,7 @@ import tyro
 
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
 from diffsurrogate.cli.options import FINAL_SEED, MadeOptions, TrainOptions
+from diffsurrogate.envs.waiting import USUAL, warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.training.evaluate import evaluate
@@ -29,6 +30,8 @@ class EvaluateOptions:
     evaluation at its end."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the last."""
+    warn_after: float | None = USUAL
+    """Seconds without an answer from the env until a warning names it; None for never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ class CheckOptions(MadeOptions):
 
 def evaluate_run(options: EvaluateOptions) -> int:
     """Evaluate, print the figures and write `evaluation.json` into the run folder."""
+    warn_of_hanging_envs(options.warn_after)
     folder = RunFolder.open(options.run)
     trained = TrainOptions.from_json(folder.config)
     env = evaluation_env(trained, options.num_envs)

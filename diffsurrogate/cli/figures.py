@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import writing
 
 matplotlib.use("Agg")
 
@@ -40,10 +41,9 @@ def draw_curve(history: list[dict[str, Any]], title: str, file: Path) -> None:
 
 def save_figure(figure: Figure, file: Path, dpi: int = 120) -> None:
     """Write a picture, whole or not at all, and close it."""
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, dpi=dpi, format="png")
+    with writing(file) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
     plt.close(figure)
-    partial.replace(file)
 
 
 def draw_gif(
@@ -77,10 +77,9 @@ def draw_gif(
             frames.append(_row(pictures))
             if not bool(running.any()):
                 break
-    partial = file.with_name(f".{file.name}.partial")
     first, *rest = frames + frames[-1:] * 8  # rest at the end before it starts over
-    first.save(partial, format="GIF", save_all=True, append_images=rest, duration=60, loop=0)
-    partial.replace(file)
+    with writing(file) as partial:
+        first.save(partial, format="GIF", save_all=True, append_images=rest, duration=60, loop=0)
     return len(frames)
 
 

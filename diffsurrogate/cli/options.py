@@ -12,6 +12,7 @@ from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.config import config_from_dict, differences, require_choice, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
+from diffsurrogate.envs.waiting import USUAL, warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import (
     SEQUENTIAL_METHODS,
@@ -74,6 +75,8 @@ class MadeOptions:
     """Of the env and all else that is drawn."""
     device: str = "cpu"
     """cpu, cuda or cuda:<number>."""
+    warn_after: float | None = USUAL
+    """Seconds without an answer from the env until a warning names it; None for never."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is made."""
@@ -81,13 +84,14 @@ class MadeOptions:
 
     def make(self, **more: Any) -> MultiAgentVectorEnv:
         """Make the env, with `more` options."""
+        warn_of_hanging_envs(self.warn_after)
         made = made_with(usual_agents(self.env, self.agents), self.env_options)
         return make(
             self.env, num_envs=self.num_envs, seed=self.seed, device=self.device, **more, **made
         )
 
 
-NOT_LEARNED_BY = frozenset({"out", "resume", "threads", "progress", "film_steps"})
+NOT_LEARNED_BY = frozenset({"out", "resume", "threads", "progress", "film_steps", "warn_after"})
 """Options that change nothing of what is learned and measured, only where and how it is shown."""
 _NO_MATTER = NOT_LEARNED_BY | {"seed", "device", "checkpoint_every"}
 EVALUATION_SEED = 1_000_003
@@ -140,6 +144,8 @@ class TrainOptions(RunConfig, _FirstOptions):
     """CPU threads; small networks are fastest with 1."""
     film_steps: int = 200
     """Steps of the GIF made at the end; 0 for none."""
+    warn_after: float | None = USUAL
+    """Seconds without an answer from the env until a warning names it; None for never."""
     progress: bool = True
     """Show a progress bar; without a terminal, a line per evaluation."""
     section: ClassVar[str]

@@ -1,9 +1,10 @@
 """`diffsurrogate train`."""
 
-import signal
+import shlex
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from tqdm import tqdm
 
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
+from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
+from diffsurrogate.envs.waiting import warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder
@@ -30,68 +33,84 @@ _WATCHED = 8
 def train(options: TrainOptions) -> int:
     """Train, evaluate and leave the results in the run folder; return the exit status."""
     torch.set_num_threads(options.threads)
+    warn_of_hanging_envs(options.warn_after)
+    with Interruption() as interruption, ExitStack() as at_end:
+        try:
+            return _train(options, interruption, at_end)
+        except (KeyboardInterrupt, UsageError) as error:
+            # which Ctrl-C may have caused, as it reaches processes of the env as well
+            if not interruption.asked:
+                raise
+            interruption.ignore()
+            why = f" ({' '.join(str(error).split())})" if isinstance(error, UsageError) else ""
+            print(f"stopped at once{why}; {_again(options)}")
+            return 130
+
+
+def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack) -> int:
     if options.resume:
         folder = RunFolder.open(options.folder)
+        at_end.callback(folder.close)
+        folder.lock()
     agent, env = options.make()
-    session = _Session(options, agent)
+    at_end.callback(env.close)
+    session = _Session(options, agent, interruption)
+    at_end.callback(session.env.close)
     if options.resume:
         session.folder = folder
         if folder.checkpoint_path.is_file():
             session.load(folder.load(env.device))
-        elif folder.summary() is not None:
+        elif folder.best_path.is_file() or folder.summary() is not None:
             raise UsageError(
-                f"the finished run in {folder.path} has lost its {folder.checkpoint_path.name}; "
-                "restore it, or start another run with another --out"
+                f"the run in {folder.path} has lost its checkpoints/last.pt; restore it, or copy "
+                "best.pt there to go on from it, or start another run with another --out"
             )
         else:
             print("there is no checkpoint yet; the run starts from the beginning")
+        lost = folder.rewind(agent.iteration if session.history else -1)
+        if lost:
+            print(
+                f"warning: {folder.path / 'metrics.csv'} and its copy in checkpoints/ have lost "
+                f"the rows of updates {_ranges(lost)}; TensorBoard's events may have them",
+                file=sys.stderr,
+            )
         if session.done() and folder.summary() is not None:
             print(f"{folder.path} is finished ({session.stopped}); raise --total-steps to go on")
             return 0
         config = replace(options, resume=False).to_json()
         folder.reopen(config, finished=session.done())
-        folder.rewind(agent.iteration if session.history else -1)
     else:
         session.folder = RunFolder.create(options.folder, options.to_json())
-    try:
-        with _interruptible(session):
-            session.run()
-    finally:
-        session.folder.close()
+        at_end.callback(session.folder.close)
+    interruption.training = True
+    session.run()
     if session.stopped == _INTERRUPTED:
-        print(f"stopped; continue with: diffsurrogate train --resume --out {options.folder}")
+        print(f"stopped; {_again(options)}")
         return 130
     return 0
 
 
-@contextmanager
-def _interruptible(session: "_Session") -> Iterator[None]:
-    """Let Ctrl-C end the run after the update under way, so that its checkpoint is whole.
+def _again(options: TrainOptions) -> str:
+    """Return how to go on after Ctrl-C."""
+    if not (options.folder / "config.json").is_file():
+        return "the run had not begun"
+    return f"continue with: diffsurrogate train --resume --out {shlex.quote(str(options.folder))}"
 
-    A second Ctrl-C ends it at once; the last checkpoint is then where it resumes.
-    """
 
-    def stop(*_: object) -> None:
-        session.stopped = session.stopped or _INTERRUPTED
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not in the main thread, where signals do not arrive
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as text, such as 0, 3 to 5."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True))
 
 
 class _Session:
     """One training run: the trainer, its folder, its clocks and its evaluations."""
 
-    def __init__(self, options: TrainOptions, agent: Trainer) -> None:
+    def __init__(self, options: TrainOptions, agent: Trainer, interruption: Interruption) -> None:
         self.options = options
         self.agent = agent
+        self.interruption = interruption
         self.folder = RunFolder(options.folder)
         self.env = evaluation_env(options, options.eval_envs)
         if self.env.max_steps is None and options.eval_steps is None:
@@ -153,6 +172,13 @@ class _Session:
             setattr(self, name, state["progress"][name])
         if self.history and self._best["update"] == self.agent.iteration:
             self.folder.save_best(state)  # a kill may have come just before
+            return
+        try:
+            self.folder.load("cpu", best=True)  # rather than to find it lost at the end
+        except UsageError as error:
+            raise UsageError(
+                f"{error} (or copy last.pt to best.pt, to go on with its policy as the best so far)"
+            ) from error
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -179,7 +205,9 @@ class _Session:
         reached = self.history[-1]["normalised_return"] if self.history else None
         if self.stopped:
             return True
-        if self.agent.iteration >= self.last:
+        if self.interruption.asked:
+            self.stopped = _INTERRUPTED
+        elif self.agent.iteration >= self.last:
             self.stopped = "all steps taken"
         elif goal is not None and reached is not None and reached >= goal:
             self.stopped = f"normalised return {goal} reached"
@@ -222,13 +250,14 @@ class _Session:
         final, diversity = self._last_evaluation()
         kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
-        self.folder.write_summary(self._summary(final, kept) | {"diversity": diversity})
         from diffsurrogate.cli.figures import draw_curve  # the import takes seconds
 
         draw_curve(self.history, title, path / "curve.png")
         written = [f"{path / name}" for name in ("summary.json", "curve.png")]
         if options.film_steps > 0:
             written.append(self._film(path / "rollout.gif"))
+        # last, as it says that the run is finished
+        self.folder.write_summary(self._summary(final, kept) | {"diversity": diversity})
         if kept["update"] != self.agent.iteration:
             written.append(f"{self.folder.best_path}: {_text(kept)}, of update {kept['update']}")
         print(f"{title}: {_text(final)}, {self.cpu_seconds:.1f} CPU-s of training ({self.stopped})")
@@ -241,12 +270,17 @@ class _Session:
 
     def _kept(self, final: dict[str, float | None]) -> dict[str, Any]:
         """Return what the policy in `best.pt` comes to in the same new episodes as the last."""
-        best = self._best
-        where = {name: best[name] for name in ("update", "env_steps", "cpu_seconds")}
-        if best["update"] == self.agent.iteration:
-            return where | final
+        if self._best["update"] == self.agent.iteration:
+            names = ("update", "env_steps", "cpu_seconds")
+            return {name: self._best[name] for name in names} | final
         checkpoint = self.folder.load(self.env.device, best=True)
         policy = trained_policy(self.options, checkpoint, self.env)
+        update = checkpoint["agent"]["iteration"]
+        where = {
+            "update": update,
+            "env_steps": update * self.agent.steps_per_iteration,
+            "cpu_seconds": checkpoint["progress"]["cpu_seconds"],
+        }
         return where | self._timed_evaluation(policy, FINAL_SEED)
 
     def _last_evaluation(self) -> tuple[dict[str, float | None], float | None]:

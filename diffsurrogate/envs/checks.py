@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.modes import usable
+from diffsurrogate.envs.waiting import Call
 from diffsurrogate.errors import UsageError
 
 _Given = TypeVar("_Given")
@@ -43,6 +45,7 @@ class StepChecks:
             bounds: bounds of one env's observations; None for no check.
         """
         self.name = name
+        self._call = Call(name)
         self._agents = list(agents)
         self._bounds = bounds
         self._needed: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -72,10 +75,13 @@ class StepChecks:
                 into `seen`.
         """
         version = seen._version
+        self._begin("step", advance, steps)
         try:
             obs, reward, terminated = map(usable, advance(action))
         except Exception as error:
             self._refuse(error, "_advance", steps)
+        finally:
+            self._end()
         self._check_untouched(seen, version, steps)
         self._check_shape("observation", obs, steps)
         self._check_shape("reward", reward, steps)
@@ -102,10 +108,13 @@ class StepChecks:
                 into `seen`.
         """
         version = None if seen is None else seen._version
+        self._begin("reset", reset, steps)
         try:
             obs = usable(reset(given))
         except Exception as error:
             self._refuse(error, "_reset_all" if steps is None else "_reset_where", steps)
+        finally:
+            self._end()
         if seen is not None:
             self._check_untouched(seen, version, steps, reset=True)
         self._check_shape("observation", obs, steps, reset=True)
@@ -174,6 +183,16 @@ class StepChecks:
             self._check_finite("reward", reward, steps)
         broken = ~(obs.isfinite().flatten(1).all(1) & reward.isfinite().all(1))
         return broken if bool(broken.any()) else None
+
+    def _begin(self, what: str, method: Callable[..., Any], steps: Tensor | None) -> None:
+        """Note a call that may hang: fields are all that the watch reads, in its thread."""
+        call = self._call
+        call.what, call.method, call.steps = what, method, steps
+        call.since = time.monotonic()
+
+    def _end(self) -> None:
+        call = self._call
+        call.since = call.method = call.steps = None
 
     def _refuse(self, error: Exception, method: str, steps: Tensor | None) -> NoReturn:
         """Re-raise an error, chained, with the step it occurred in."""

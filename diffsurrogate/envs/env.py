@@ -200,6 +200,13 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         return {}
 
+    def _awaited(self) -> str:
+        """Say which part of the simulator has not answered yet, for the warning that it hangs.
+
+        Called from another thread in the midst of a call. "" unless overridden.
+        """
+        return ""
+
     def detach(self) -> None:
         """Detach the state from its graph; the simulation goes on unchanged."""
         raise NotImplementedError

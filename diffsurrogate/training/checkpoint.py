@@ -2,10 +2,13 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from diffsurrogate.errors import UsageError
 
@@ -18,14 +21,50 @@ WRITTEN_BEFORE = (
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically: even a killed process leaves the old or the new file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    """Write a checkpoint atomically: even a killed process leaves the old or the new file.
+
+    Raises:
+        UsageError: it cannot be written, such as to a full disk; an old file stays.
+    """
+    with writing(path) as partial, partial.open("wb") as file:
         torch.save({"format": _FORMAT, "version": FORMAT_VERSION, "state": state}, file)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield where to write what becomes `path` at the end, whole or not at all.
+
+    Raises:
+        UsageError: the system refused; what was written is removed.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with advice(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
+    except UsageError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def advice(path: Path) -> Iterator[None]:
+    """Turn a failure to write a file into advice.
+
+    Raises:
+        UsageError: the system refused, such as on a full disk.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # the latter is torch's
+        why = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise UsageError(
+            f"{path} cannot be written ({' '.join(str(why).split())[:200]}); make room there, then "
+            "go on (train --resume)"
+        ) from error
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -55,3 +94,28 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         )
     state: dict[str, Any] = content["state"]
     return state
+
+
+def check_finite(state: Any, part: str, module: nn.Module | None = None) -> None:
+    """Refuse saved weights, or an optimiser's statistics of them, that are not finite.
+
+    Args:
+        state: tensors in dicts and lists.
+        part: of the checkpoint, for messages.
+        module: whose `state_dict` it is; its buffers, such as bounds, may be infinite, but not NaN.
+
+    Raises:
+        UsageError: one has NaN, or is infinite.
+    """
+    buffers = () if module is None else {name for name, _ in module.named_buffers()}
+    for name, value in state.items() if isinstance(state, dict) else enumerate(state):
+        if isinstance(value, dict | list | tuple):
+            check_finite(value, f"{part}.{name}")
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            bad = value.isnan() if name in buffers else ~value.isfinite()
+            if bool(bad.any()):
+                raise UsageError(
+                    f"the checkpoint's {part}.{name} is not finite: {int(bad.sum())} of "
+                    f"{value.numel()} numbers, the first of which is {value[bad][0].item()}; take "
+                    "another checkpoint, such as the run's best.pt, or train again"
+                )

@@ -1,6 +1,5 @@
 """A run's folder: configuration, metrics, TensorBoard events, checkpoints and summary."""
 
-import csv
 import json
 import os
 import platform
@@ -11,14 +10,20 @@ from typing import Any
 import torch
 
 from diffsurrogate.errors import UsageError
-from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.training.checkpoint import advice, load_checkpoint, save_checkpoint, writing
+from diffsurrogate.training.lock import NAME as LOCK
+from diffsurrogate.training.lock import FolderLock
+from diffsurrogate.training.metrics_file import MetricsFile, Row
+
+_REPLACED = ("config.json", "summary.json", "metrics.csv", "curve.png", "rollout.gif")
 
 
 class RunFolder:
     """The files of a run, written so that a killed process loses nothing.
 
     `config.json`, `metrics.csv` (one row per update), TensorBoard events, `checkpoints/last.pt`
-    and `best.pt`, `summary.json`.
+    and `best.pt`, a copy of the metrics beside them, `summary.json`. One process at a time may
+    train into it (`lock`); others may read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,27 +31,43 @@ class RunFolder:
         self.path = path
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.best_path = path / "checkpoints" / "best.pt"
-        self._writer: Any = None
+        self._metrics = MetricsFile(path / "metrics.csv", path / "checkpoints" / "metrics.csv")
+        self._events: Any = None
+        self._purge_step: int | None = None
+        self._lock: FolderLock | None = None
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> "RunFolder":
-        """Start a run in a folder that is new or empty.
+        """Start a run in a folder that is new or empty, and lock it.
 
         Raises:
-            UsageError: the folder exists and is not empty, or cannot be made.
+            UsageError: the folder exists and is not empty, cannot be made, or another process has
+                just started a run in it.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(
-                f"{path} exists already and is not overwritten; continue it with --resume, or "
-                "give another --out"
-            )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be made ({error}); give another --out") from error
+        cls._check_empty(path)
         folder = cls(path)
-        write_json(path / "config.json", config)
+        folder.lock()
+        try:
+            cls._check_empty(path)  # no longer, if another run came first and has ended
+            write_json(path / "config.json", config)
+        except UsageError:
+            folder.close()
+            raise
         return folder
+
+    @staticmethod
+    def _check_empty(path: Path) -> None:
+        """Refuse a folder that holds more than a kill in a run's first moments leaves."""
+        if path.is_dir():
+            left = {path / LOCK, *path.glob(".config.json.*.partial")}
+            if not set(path.iterdir()) - left:
+                return
+        elif not path.exists():
+            return
+        raise UsageError(
+            f"{path} exists already and is not overwritten; continue it with --resume, or give "
+            "another --out"
+        )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -64,8 +85,23 @@ class RunFolder:
         """The configuration the run was started with."""
         return read_json(self.path / "config.json")
 
+    def lock(self) -> None:
+        """Keep other trainings out, until `close` or the end of the process.
+
+        Raises:
+            UsageError: another training is at work in it, or it cannot be written to.
+        """
+        self._lock = FolderLock(self.path, "training")
+
     def reopen(self, config: dict[str, Any], *, finished: bool) -> None:
-        """Continue with `config`; unless `finished`, the old summary is removed."""
+        """Continue with `config`; unless `finished`, the old summary is removed.
+
+        And what a kill left of files it was writing; the folder must be locked.
+        """
+        for part in self.path.glob("checkpoints/.*.partial"):
+            part.unlink()
+        for part in (file for name in _REPLACED for file in self.path.glob(f".{name}.*.partial")):
+            part.unlink()
         if not finished:
             (self.path / "summary.json").unlink(missing_ok=True)
         if config != self.config:
@@ -73,44 +109,53 @@ class RunFolder:
 
     # --- metrics -------------------------------------------------------------------------------
 
-    def rewind(self, update: int) -> None:
-        """Remove the metrics of updates after `update`, which will be repeated."""
-        kept = [row for row in self.metrics() if row["update"] <= update]
-        self._rewrite(kept, _names(kept))
-        self._open_writer(update + 1)
+    def rewind(self, update: int) -> list[int]:
+        """Remove the metrics of updates after `update`, which will be repeated.
 
-    def log(self, update: int, metrics: dict[str, float]) -> None:
-        """Append one update's metrics to `metrics.csv` and to TensorBoard."""
-        row = {"update": float(update), **metrics}
-        file = self.path / "metrics.csv"
-        header = _header(file)
-        if not set(row) <= set(header):
-            header = [*header, *(name for name in row if name not in header)]
-            self._rewrite(self.metrics(), header)
-        with file.open("a", newline="") as stream:
-            csv.DictWriter(stream, header).writerow(row)
-        writer = self._writer or self._open_writer()
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, update)
+        Returns:
+            updates up to `update` whose metrics are lost: neither `metrics.csv` nor its copy has
+            them.
+        """
+        self._close_events()
+        self._purge_step = update + 1
+        with advice(self._metrics.file):
+            return self._metrics.rewind(update)
 
-    def metrics(self) -> list[dict[str, float]]:
-        """Return the rows of `metrics.csv`, without empty cells and an incomplete last row."""
-        file = self.path / "metrics.csv"
-        if not file.is_file():
-            return []
-        text = file.read_text()
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        rows = csv.DictReader(lines)
-        return [{k: float(v) for k, v in row.items() if v} for row in rows]
+    def log(self, update: int, metrics: Row) -> None:
+        """Append one update's metrics to `metrics.csv` and to TensorBoard.
+
+        Raises:
+            UsageError: they cannot be written, such as to a full disk.
+        """
+        with advice(self._metrics.file):
+            self._metrics.append({"update": float(update), **metrics})
+        with advice(self.path / "events.out.tfevents..."):
+            if self._events is None:
+                from diffsurrogate.training.events import EventFile  # the import takes long
+
+                self._events = EventFile(self.path, self._purge_step)
+            self._events.add(update, metrics)
+
+    def metrics(self) -> list[Row]:
+        """Return the rows of `metrics.csv`, without empty cells and an incomplete last row.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        return self._metrics.rows()
 
     def close(self) -> None:
-        """Flush and close the TensorBoard writer."""
-        self._close_writer()
+        """Close the events, and let go of the folder."""
+        self._close_events()
+        if self._lock is not None:
+            self._lock.close()
 
     # --- checkpoints and results ---------------------------------------------------------------
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write `checkpoints/last.pt` atomically."""
+        """Write `checkpoints/last.pt` atomically, after the metrics that came before it."""
+        with advice(self._metrics.copy):
+            self._metrics.sync()
         save_checkpoint(self.checkpoint_path, state)
 
     def save_best(self, state: dict[str, Any]) -> None:
@@ -118,13 +163,12 @@ class RunFolder:
         save_checkpoint(self.best_path, state)
 
     def load(self, device: torch.device | str, *, best: bool = False) -> dict[str, Any]:
-        """Read the last checkpoint, or the best by evaluation if there is one.
+        """Read the last checkpoint, or the best by evaluation.
 
         Raises:
             UsageError: there is none, or it is damaged or not a checkpoint.
         """
-        chosen = self.best_path if best and self.best_path.is_file() else self.checkpoint_path
-        return load_checkpoint(chosen, device)
+        return load_checkpoint(self.best_path if best else self.checkpoint_path, device)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`, with versions and the class of machine."""
@@ -135,33 +179,16 @@ class RunFolder:
         file = self.path / "summary.json"
         return read_json(file) if file.is_file() else None
 
-    def _rewrite(self, rows: list[dict[str, float]], header: list[str]) -> None:
-        file = self.path / "metrics.csv"
-        partial = file.with_name(".metrics.csv.partial")
-        with partial.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, header)
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(file)
-
-    def _open_writer(self, purge_step: int | None = None) -> Any:
-        from torch.utils.tensorboard import SummaryWriter  # the import takes most of a second
-
-        self._close_writer()
-        self._writer = SummaryWriter(str(self.path), purge_step=purge_step)
-        return self._writer
-
-    def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def _close_events(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file atomically."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(file)
+    with writing(file) as partial:
+        partial.write_text(text)
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -202,17 +229,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{file} holds no JSON object; restore it or train again")
     return content
-
-
-def _header(file: Path) -> list[str]:
-    if not file.is_file():
-        return []
-    with file.open(newline="") as stream:
-        return next(csv.reader(stream), [])
-
-
-def _names(rows: list[dict[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row)) or ["update"]
 
 
 def _versions() -> dict[str, str]:

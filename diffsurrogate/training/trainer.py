@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diffsurrogate.actor_critic.actor import Actor
@@ -27,7 +27,7 @@ from diffsurrogate.envs.modes import (
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_env_seed, derive_seed
-from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
 from diffsurrogate.training.optimisation import ClippedAdam, ema_of
 
 Metrics = dict[str, float]
@@ -220,7 +220,8 @@ class Trainer(ABC):
             config: None for the saved one; a different one is refused.
 
         Raises:
-            UsageError: the file is not a valid checkpoint, or does not fit env and config.
+            UsageError: the file is not a valid checkpoint, does not fit env and config, or has
+                weights that are not finite.
         """
         state = load_checkpoint(Path(path), device=env.device)
         state = state.get("agent", state)  # a run's checkpoint holds more than the trainer
@@ -288,7 +289,8 @@ class Trainer(ABC):
         """Restore what `state_dict` returned; an env that cannot save its state is reset.
 
         Raises:
-            UsageError: the state is of another configuration or env.
+            UsageError: the state is of another configuration or env, or has weights that are not
+                finite.
         """
         check_same_config(state.get("config", {}), asdict(self.config))
         shape = tuple(state.get("shape", self._shape))
@@ -306,6 +308,7 @@ class Trainer(ABC):
                 "evaluate(agent.predict, env)"
             )
         try:
+            self._check_weights(state)
             for name, part in self._parts.items():
                 part.load_state_dict(copy.deepcopy(state["parts"][name]))  # not to share tensors
             self._load_state(state)
@@ -326,6 +329,14 @@ class Trainer(ABC):
                 f"the checkpoint does not fit this env and configuration ({error}); make both as "
                 "they were when it was saved"
             ) from error
+
+    def _check_weights(self, state: State) -> None:
+        """Refuse modules and optimisers that are not finite; what else is saved may be."""
+        for name, part in self._parts.items():
+            if isinstance(part, nn.Module):
+                check_finite(state["parts"][name], name, part)
+            elif isinstance(part, ClippedAdam):
+                check_finite(state["parts"][name], name)
 
     def _begin(self, seed: int) -> None:
         """Reset the env and, if configured, randomise its episodes' phases."""

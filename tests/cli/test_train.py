@@ -18,6 +18,7 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
+from diffsurrogate.training.lock import FolderLock
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-every", "4", "--checkpoint-every", "1"),
@@ -203,6 +204,62 @@ def test_damaged_and_foreign_checkpoints_are_refused_without_running_them(
     assert main(again) == 2
     assert "is not a checkpoint of diffsurrogate" in capsys.readouterr().err
     assert not (tmp_path / "exploded").exists()
+
+
+def test_commands_refuse_weights_that_are_not_finite(run, capsys):
+    file = run / "checkpoints" / "last.pt"
+    state = load_checkpoint(file)
+    weights = (state["agent"]["parts"]["actor"], state["agent"]["predictor"])
+    for one in weights:
+        next(value for name, value in one.items() if name.endswith("weight"))[0] = torch.nan
+    save_checkpoint(file, state)
+    out = ["--out", str(run), *steps(5)]
+    for command in (["train", "--resume", *out], ["evaluate", str(run)], ["render", str(run)]):
+        assert main(command) == 2
+        assert "is not finite: " in capsys.readouterr().err
+
+
+def test_a_second_training_in_one_folder_is_refused_while_others_may_read(run, capsys):
+    again = ["train", "--resume", "--out", str(run), "--no-progress"]
+    lock = FolderLock(run, "training")
+    assert main([*again, *steps(3)]) == 2
+    told = capsys.readouterr().err
+    assert f"another training (process {os.getpid()}) is at work in {run}; wait" in told
+    assert main(["evaluate", str(run), "--num-envs", "3", "--steps", "2"]) == 0
+    lock.close()
+    assert main([*again, *steps(3)]) == 0
+
+
+def test_lost_metrics_are_mended_or_named_when_a_run_goes_on(run, capsys):
+    again = ["train", "--resume", "--out", str(run), "--no-progress"]
+    files = [run / "metrics.csv", run / "checkpoints" / "metrics.csv"]
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:-30])
+    assert main(again) == 0  # it is finished
+    assert files[0].read_bytes() == whole
+    assert "warning" not in capsys.readouterr().err
+    for file in files:
+        file.unlink()
+    assert main([*again, *steps(3)]) == 0
+    assert "have lost the rows of updates 0 to 2; " in capsys.readouterr().err
+    with files[0].open() as stream:
+        assert [float(row["update"]) for row in csv.DictReader(stream)] == [3]
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_run_that_has_lost_a_checkpoint_says_how_to_go_on(name, run, capsys):
+    file = run / "checkpoints" / "last.pt"
+    state = load_checkpoint(file)
+    state["progress"]["history"][0]["mean_return"] = 1e9  # so that the best is another policy
+    save_checkpoint(file, state)
+    (run / "checkpoints" / name).unlink()
+    (run / "summary.json").unlink()
+    again = ["train", "--resume", "--out", str(run), "--no-progress", *steps(3)]
+    assert main(again) == 2
+    assert "copy" in capsys.readouterr().err
+    other = "best.pt" if name == "last.pt" else "last.pt"
+    shutil.copy(run / "checkpoints" / other, run / "checkpoints" / name)
+    assert main(again) == 0
 
 
 def test_checkpoints_of_another_format_version_are_named(tmp_path):

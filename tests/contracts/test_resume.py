@@ -37,7 +37,7 @@ from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
-from diffsurrogate.training.checkpoint import load_checkpoint
+from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
 
@@ -182,6 +182,52 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UsageError, match=r"agent\.pt"):
         TRAINERS["shac"].kind.load(path, Reach())
+
+
+def poison(state: Any, value: float) -> str:
+    """Put a number into the first tensor of weights in a state; return the tensor's name."""
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and name.endswith("weight"):
+            tensor.view(-1)[0] = value
+            return str(name)
+    raise AssertionError(list(state))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinite"])
+@pytest.mark.parametrize("name", ["shac++", "recurrent mappo", "bppo", "sb3"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
+    case = TRAINERS[name]
+    path = saved(case.make().learn(WINDOW), tmp_path)
+    doors: dict[str, Callable[[Any], Any]] = {
+        "sb3": lambda state: {"policy": state["sb3"]["policy"]},
+        "shac++": lambda state: {**state["parts"], "models": state["learned"]["models"]},
+    }
+    modules = doors.get(name, lambda state: state["parts"])
+    parts = [part for part in modules(load_checkpoint(path)) if part in MODULES]
+    assert parts
+    for part in parts:
+        state = load_checkpoint(path)
+        weight = poison(modules(state)[part], value)
+        save_checkpoint(tmp_path / "bad.pt", state)
+        with pytest.raises(UsageError, match=rf"{part}\.{weight} is not finite: 1 of .* {value}"):
+            case.kind.load(tmp_path / "bad.pt", case.env())
+
+
+MODULES = ("actor", "ema_actor", "critic", "policy", "models")
+
+
+@pytest.mark.parametrize("name", ["shac++", "sb3"])
+def test_statistics_of_an_optimiser_that_are_not_finite_are_refused(tmp_path, name):
+    case = TRAINERS[name]
+    path = saved(case.make().learn(WINDOW), tmp_path)
+    state = load_checkpoint(path)
+    adam = (
+        state["sb3"]["optimiser"] if name == "sb3" else state["parts"]["critic_optimiser"]["adam"]
+    )
+    adam["state"][0]["exp_avg"].view(-1)[0] = float("nan")
+    save_checkpoint(path, state)
+    with pytest.raises(UsageError, match=r"optimiser\..*state\.0\.exp_avg is not finite"):
+        case.kind.load(path, case.env())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -59,6 +59,8 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Wrap the env at `index`."""
         super().__init__(env)
         self.index = index
+        self.busy = False
+        """Whether a call has not returned yet."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Reset the env."""
@@ -75,12 +77,15 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        self.busy = True
         try:
             return method(*args, **kwargs)
         except UsageError:
             raise
         except Exception as error:
             raise SubEnvError(self.index, reason(error)) from error
+        finally:
+            self.busy = False
 
     def _check_shape(self, obs: Any) -> None:
         space = self.env.observation_space
@@ -273,6 +278,25 @@ def processes_of(raw: Any) -> list[BaseProcess]:
     """Return the processes of an unwrapped vector env, one per copy; none if it has no such."""
     found = getattr(raw, "processes", None) or []
     return [process for process in found if isinstance(process, BaseProcess)]
+
+
+def awaited_env(raw: Any) -> str:
+    """Say which sub-environment of an unwrapped vector env has not answered; "" if none is known.
+
+    Of those in processes, the vector env takes the answers in their order. Taken ones are no longer
+    in their pipes, so that the one it waits for is the last without an answer before the first with
+    one, or the first without if answers are not taken yet.
+    """
+    pipes = [*getattr(raw, "parent_pipes", ()), *getattr(raw, "remotes", ())]
+    answers = [pipe.poll() for pipe in pipes]
+    processes = processes_of(raw)
+    if processes and not all(answers):
+        first = answers.index(True) if True in answers else len(answers)
+        index = first - 1 if first else answers.index(False)
+        return f"env {index} (process {processes[index].pid})"
+    envs = getattr(raw, "envs", ())
+    busy = [env for env in envs if isinstance(env, IndexedEnv) and env.busy]
+    return f"env {busy[0].index} ({type(busy[0].unwrapped).__name__})" if busy else ""
 
 
 def await_answers(raw: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.wrappers.external.adapter import ExternalEnv
-from diffsurrogate.wrappers.external.checks import ExternalChecks, end_if_stuck
+from diffsurrogate.wrappers.external.checks import ExternalChecks, awaited_env, end_if_stuck
 from diffsurrogate.wrappers.external.spaces import (
     action_box,
     agent_names,
@@ -69,6 +69,9 @@ class SingleAgentEnv(ExternalEnv):
         """Close the raw env; its processes are ended where one of them died."""
         end_if_stuck(self.raw.unwrapped)
         self.raw.close(**kwargs)
+
+    def _awaited(self) -> str:
+        return awaited_env(self.raw.unwrapped)
 
     def _cut_short(self) -> Tensor:
         return self._cut

@@ -178,6 +178,10 @@ class PettingZooEnv(ExternalEnv):
         self._tell(of_each([slot.told for slot in self._slots]))
         return self._tensor(self._obs), self._tensor(reward), self._tensor(terminated)
 
+    def _awaited(self) -> str:
+        busy = [slot for slot in self._slots if slot.busy]
+        return f"env {busy[0].index} ({name_of(busy[0].raw)})" if busy else ""
+
     def _cut_short(self) -> Tensor:
         return self._tensor(self._cut)
 

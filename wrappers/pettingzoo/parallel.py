@@ -33,6 +33,8 @@ class ParallelEnvSlot:
         self._layout, self._bounds = layout, bounds
         self._alive: list[Any] = []
         self._steps = 0
+        self.busy = False
+        """Whether a call has not returned yet."""
         self.told: dict[str, float] = {}
         """Numbers in the infos of the last step, each the mean over agents."""
 
@@ -99,10 +101,13 @@ class ParallelEnvSlot:
         return np.repeat(there, [rows.stop - rows.start for rows in self._layout.rows])
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        self.busy = True
         try:
             return getattr(self.raw, method)(*args, **kwargs)
         except Exception as error:
             raise self._wrong(f"{method}() raised {type(error).__name__}: {error}") from error
+        finally:
+            self.busy = False
 
     def _agents_now(self) -> list[Any]:
         """Return a new list of the agents that are alive."""

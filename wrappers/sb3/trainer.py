@@ -17,6 +17,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_seed
+from diffsurrogate.training.checkpoint import check_finite
 from diffsurrogate.training.trainer import Metrics, Trainer
 from diffsurrogate.wrappers.sb3.config import SB3Config
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, slot_rows, to_actions
@@ -145,8 +146,14 @@ class SB3Trainer(Trainer):
         return {name: float(logged[key]) for name, key in _LOGGED.items()} | self.slots.counted()
 
     def load_policy(self, state: State) -> None:
-        """Take only what `predict` needs of the state of a trainer, on any number of envs."""
+        """Take only what `predict` needs of the state of a trainer, on any number of envs.
+
+        Raises:
+            UsageError: weights or statistics are not finite.
+        """
         own = state["sb3"]
+        check_finite(own["policy"], "policy")
+        check_finite(own["normaliser"] or {}, "normaliser")
         self.model.policy.load_state_dict(own["policy"])
         if self.normaliser is not None:
             _load_moments(_moments_of(self.normaliser), own["normaliser"]["obs"])
@@ -171,6 +178,7 @@ class SB3Trainer(Trainer):
     def _load_state(self, state: State) -> None:
         self.load_policy(state)
         own = state["sb3"]
+        check_finite(own["optimiser"], "optimiser")
         # a copy: an optimiser would share its loaded tensors with whoever saved them
         self.model.policy.optimizer.load_state_dict(copy.deepcopy(own["optimiser"]))
         if self.normaliser is not None:

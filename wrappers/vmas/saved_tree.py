@@ -103,7 +103,7 @@ class _Saving:
         if isinstance(value, tuple | frozenset):
             kind = "tuple" if isinstance(value, tuple) else "frozenset"
             items = [self.value(f"{path}[{i}]", item) for i, item in enumerate(value)]
-            return (kind, name_of(type(value)), items)
+            return (kind, name_of(type(value)), items if kind == "tuple" else _in_order(items))
         if isinstance(value, types.MethodType):
             return ("method", self.value(f"{path}.__self__", value.__self__), value.__name__)
         if isinstance(value, _CODE):
@@ -145,11 +145,19 @@ class _Saving:
             ]
         elif isinstance(value, _COLLECTIONS):
             node["items"] = [self.value(f"{path}[{i}]", item) for i, item in enumerate(value)]
+        if isinstance(value, set):
+            node["items"] = _in_order(node["items"])
         if isinstance(value, deque):
             node["maxlen"] = value.maxlen
         if isinstance(value, defaultdict):
             node["factory"] = self.value(f"{path}.default_factory", value.default_factory)
         return node
+
+
+def _in_order(items: list[Any]) -> list[Any]:
+    """Return a set's plain values and classes in an order that does not depend on the process."""
+    plain = all(type(item) in _PLAIN or item[0] == "code" for item in items)
+    return sorted(items, key=repr) if plain else items
 
 
 class _Restoring:

@@ -87,9 +87,6 @@ def train_all(
         arguments = ("train", *run.command, *resume)
         jobs[Job(name=run.path.name, arguments=arguments, log=run.log)] = run
         run.path.parent.mkdir(parents=True, exist_ok=True)
-        if not (run.path / "config.json").exists():  # what a kill in the very first write left
-            for file in run.path.glob(".config.json.*.partial"):
-                file.unlink()
     with tqdm(total=len(runs), initial=len(done), unit="run", disable=None) as bar:
 
         def started() -> None:

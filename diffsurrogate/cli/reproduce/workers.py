@@ -7,12 +7,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.lock import FolderInUse, FolderLock
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _PATIENCE = 120.0
@@ -126,64 +127,28 @@ class Children:
 def locked(folder: Path) -> Iterator[int]:
     """Make the folder and keep it to ourselves; yield the open file that holds the lock.
 
-    The system lets go of the lock when the last process that has the file dies, so that none is
-    ever left behind.
+    Waits for runs that a killed grid left to stop.
 
     Raises:
         UsageError: another process works there, or the folder cannot be made or locked.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written to ({error}); give another --out") from error
-    try:
-        _acquire(descriptor, folder)
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(descriptor: int, folder: Path) -> None:
-    """Take the lock; wait for runs that a killed grid left to stop."""
-    import fcntl  # not on Windows, where the rest of the command line works
-
     deadline = time.monotonic() + _PATIENCE
     told = False
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise UsageError(
-                f"{folder} cannot be locked ({error}); give an --out on a local disk"
-            ) from error
-        holder = os.pread(descriptor, 32, 0).decode()
-        if _lives(holder):
-            raise UsageError(
-                f"another reproduce (process {holder}) is at work in {folder}; wait for it, stop "
-                "it, or give another --out"
-            )
-        if time.monotonic() > deadline:
-            raise UsageError(
-                f"runs of a grid that was killed are still at work in {folder}; stop them or wait "
-                "for them, or give another --out"
-            )
+            lock = FolderLock(folder, "reproduce")
+            break
+        except FolderInUse as error:
+            if error.holder is not None:
+                raise
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"runs of a grid that was killed are still at work in {folder}; stop them or "
+                    "wait for them, or give another --out"
+                ) from error
         if not told:
             print(f"waiting for runs in {folder}, left by a grid that was killed, to stop")
             told = True
         time.sleep(0.2)
-
-
-def _lives(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):  # the former: it has not said yet who it is
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
+    with closing(lock):
+        yield lock.descriptor
