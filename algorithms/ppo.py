@@ -182,8 +182,8 @@ class PPO(Trainer):
         noise = self.noise.draw(config.horizon)
         window = self._collect(noise)
         target, advantage = self._targets(window)
-        kept = self.finite_copies(window)
-        if kept is not None:
+        if not bool(window.finite_envs.all()):
+            kept = self.finite_copies(window)
             if len(kept) == 0:
                 self.actor_optimiser.skipped += 1
                 return window.summary()

@@ -219,8 +219,8 @@ class SHAC(Trainer):
         noise, noise_state = self.noise.draw_with_state(self.config.horizon)
         window = self.policy_update.collect(NoisyPolicy(self.actor, noise), self.config.horizon)
         target = self.value.targets(window)  # eq. 6 and 7, without a gradient
-        kept = self.finite_copies(window)
-        if kept is not None:
+        if not bool(window.finite_envs.all()):
+            kept = self.finite_copies(window)
             if len(kept) == 0:
                 self.policy_update.optimiser.skipped += 1
                 return window.detach().summary()

@@ -15,13 +15,12 @@ from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import mixup_loss
-from diffsurrogate.nets.normaliser import RESOLUTION, ValuesSeen, mark_padding
+from diffsurrogate.nets.normaliser import RESOLUTION, OrdinaryRange, ValuesSeen, mark_padding
 from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
 from diffsurrogate.surrogates.heads import RewardModel, RewardTrust, TerminationModel
-from diffsurrogate.surrogates.ordinary import OrdinaryRange
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
 _Judged = tuple[Tensor, Tensor]

@@ -20,10 +20,9 @@ from torch.nn import functional
 from diffsurrogate.config import require_choices
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig, SharedNetConfig
-from diffsurrogate.nets.normaliser import RunningStatistics, scale_of_change
+from diffsurrogate.nets.normaliser import OrdinaryRange, RunningStatistics, scale_of_change
 from diffsurrogate.seeding import seeded
 from diffsurrogate.surrogates.dynamics import Batch, repeat_to
-from diffsurrogate.surrogates.ordinary import OrdinaryRange
 
 RewardInputs = Literal["s,a", "s,a,s'", "s'", "s,a,change"]
 RewardRange = Literal["bounded", "unbounded"]

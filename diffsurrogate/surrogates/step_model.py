@@ -11,13 +11,12 @@ from diffsurrogate.config import require_range
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import JointNetConfig, NetConfig
-from diffsurrogate.nets.normaliser import RunningStatistics, scale_of_change
+from diffsurrogate.nets.normaliser import OrdinaryRange, RunningStatistics, scale_of_change
 from diffsurrogate.surrogates.dynamics import (
     Batch,
     LearnedDynamics,
     repeat_to,
 )
-from diffsurrogate.surrogates.ordinary import OrdinaryRange
 
 _JUMPS = 0.01
 """Largest share of steps in which a feature jumps up, or down. A change beyond the quantiles of the

@@ -100,7 +100,7 @@ class Trainer(ABC):
         self.started = False
         self.broken_copies = 0
         """Windows of single envs that were left out, as a value was not finite."""
-        self._broken_in_a_row = 0  # windows without any other env
+        self._all_broken: list[int] = []  # consecutive iterations without any other env
         self.ema_actor: AveragedModel | None = None
         self._parts: dict[str, Saved] = {}
 
@@ -356,8 +356,8 @@ class Trainer(ABC):
     def iterate(self) -> Metrics:
         """Collect a window, learn from it and return metrics."""
 
-    def finite_copies(self, window: Window) -> Tensor | None:
-        """Return the indices of the envs to learn from, and count the others; None for all.
+    def finite_copies(self, window: Window) -> Tensor:
+        """Return the indices of the envs to learn from, and count the others, of which there are.
 
         An env with an observation, action or reward that is not finite costs its own share of the
         update.
@@ -369,9 +369,6 @@ class Trainer(ABC):
             RuntimeWarning: for the first time.
         """
         finite = window.finite_envs
-        if bool(finite.all()):
-            self._broken_in_a_row = 0
-            return None
         kept = finite.nonzero().squeeze(-1)
         found = window.first_not_finite()
         if self.broken_copies == 0:
@@ -382,8 +379,11 @@ class Trainer(ABC):
                 stacklevel=2,
             )
         self.broken_copies += len(finite) - len(kept)
-        self._broken_in_a_row = 0 if len(kept) else self._broken_in_a_row + 1
-        if self._broken_in_a_row == SKIPS_TO_WARN_OF:
+        if len(kept) > 0:
+            return kept
+        goes_on = self._all_broken and self._all_broken[-1] == self.iteration - 1
+        self._all_broken = [*(self._all_broken if goes_on else []), self.iteration]
+        if len(self._all_broken) == SKIPS_TO_WARN_OF:
             raise UsageError(
                 f"in each of the last {SKIPS_TO_WARN_OF} updates no env gave finite values only; "
                 f"{found}; mend the env"

@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, TorchEnv, evaluate
 from diffsurrogate.nets.build import build_net
+from diffsurrogate.nets.normaliser import OrdinaryRange
 from diffsurrogate.surrogates.dynamics import Batch
 from diffsurrogate.surrogates.heads import RewardModel
-from diffsurrogate.surrogates.ordinary import OrdinaryRange
 from diffsurrogate.training.run_folder import write_rows, write_text
 
 RESULTS = Path(__file__).parent.parent / "results"

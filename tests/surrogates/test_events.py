@@ -11,10 +11,10 @@ from diffsurrogate.data.replay import StratifiedReplay
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import SharedNetConfig
+from diffsurrogate.nets.normaliser import OrdinaryRange
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.surrogates.heads import RewardConfig, RewardTrust
-from diffsurrogate.surrogates.ordinary import OrdinaryRange
 
 TIME, ENVS, AGENTS = 31, 61, 2
 
