@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import json
 import os
 import random
 import shutil
@@ -53,7 +52,7 @@ from forked_runs import (
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint
 from diffsurrogate.training.metrics_file import MetricsFile
-from diffsurrogate.training.run_folder import RunFolder
+from diffsurrogate.training.run_folder import RunFolder, write_rows
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS, PAGE = ROOT / "examples" / "results" / "faults.json", ROOT / "docs" / "command_line.md"
@@ -413,7 +412,7 @@ def write(outcomes: list[Outcome], cpu: float) -> None:
         "outcomes": groups,
         "said": said,
     }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    write_rows(RESULTS, content)
     before, _, rest = PAGE.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     PAGE.write_text(f"{before}{BEGIN}\n\n{page(outcomes)}\n\n{END}{after}")
