@@ -156,6 +156,11 @@ def median(of: list[Curve], axis: int, where: np.ndarray) -> np.ndarray:
     return np.median([held(curve[axis], curve[2], where) for curve in of], axis=0)
 
 
+def told(value: float) -> str:
+    """Return a return with three digits at least."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
 def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
     """Write the table, the figures behind it and the picture."""
     lines, plain = [HEAD], {}
@@ -178,12 +183,12 @@ def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
                 "cpu_seconds": budget,
                 "curves": [[part.round(1).tolist() for part in curve] for curve in of],
             }
-            each = " / ".join(f"{value:.0f}" for value in sorted(at_end))
-            at_k = "–" if np.isnan(at_steps).any() else f"{np.median(at_steps):.0f}"
+            each = " / ".join(map(told, sorted(at_end)))
+            at_k = "–" if np.isnan(at_steps).any() else told(np.median(at_steps))
             taken = np.median([curve[0][-1] for curve in of])
             lines.append(
                 f"| {name} | {method} | {len(of)} | {at_k} at {steps / 1e3:,.0f} k | "
-                f"{np.median(at_end):.0f} after {taken / 1e3:,.0f} k | {each} |"
+                f"{told(np.median(at_end))} after {taken / 1e3:,.0f} k | {each} |"
             )
         draw(row, found, name, budget)
     figure.savefig(file.with_suffix(".png"), dpi=110)
