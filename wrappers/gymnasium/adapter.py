@@ -1,5 +1,6 @@
 """Gymnasium's single-agent envs as multi-agent vector envs; `ids.py` makes them by id."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -224,11 +225,15 @@ def _bounds(raw: GymVectorEnv) -> Bounds | None:
 def vectorise(raws: list[GymEnv]) -> GymVectorEnv:
     """Return a vector env of the given copies, which resets none of them by itself."""
     indexed = [IndexedEnv(raw, index) for index, raw in enumerate(raws)]
-    functions = [lambda raw=raw: raw for raw in indexed]
+    functions = [functools.partial(_itself, raw) for raw in indexed]  # which can be pickled
     try:
         return SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
     except RuntimeError as error:
         raise UsageError(f"the copies must have the same spaces: {error}") from error
+
+
+def _itself(raw: GymEnv) -> GymEnv:
+    return raw
 
 
 def _check_autoreset(raw: GymVectorEnv) -> bool:
