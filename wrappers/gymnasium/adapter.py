@@ -23,7 +23,7 @@ from diffsurrogate.wrappers.external.adapter import (
     sub_envs_of,
 )
 from diffsurrogate.wrappers.external.checks import IndexedEnv, keep_last
-from diffsurrogate.wrappers.external.infos import of_batch
+from diffsurrogate.wrappers.external.infos import keep_fractions, of_batch
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.gymnasium.batched import BatchedEnv, gives_tensors, is_batched
@@ -77,6 +77,7 @@ class GymnasiumEnv(SingleAgentEnv):
         self._resets_itself = _check_autoreset(raw)
         if self._resets_itself:
             keep_last(raw.unwrapped)
+        keep_fractions(raw.unwrapped)
         if isinstance(raw.unwrapped, MultiAgentVectorEnv):
             raise UsageError(
                 f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
