@@ -66,12 +66,16 @@ def evaluate(
         seed: of the reset.
 
     Raises:
-        UsageError: `steps` is below 1, or missing for an env without a time limit; or no env gave
-            finite values only.
+        UsageError: the env is none of ours; `steps` is below 1, or missing for an env without a
+            time limit; or no env gave finite values only.
 
     Warns:
         RuntimeWarning: some env gave a value that is not finite; its episode is left out.
     """
+    if not isinstance(env, MultiAgentVectorEnv):
+        raise UsageError(
+            f"evaluate cannot step a {type(env).__name__}; adapt it: as_multi_agent(env)"
+        )
     steps = env.max_steps if steps is None else steps
     if steps is None:
         raise UsageError("the env has no time limit; give steps=..., the longest episode to run")

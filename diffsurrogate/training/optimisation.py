@@ -1,5 +1,6 @@
 """Optimiser steps with gradient clipping and annealing, and EMA weights."""
 
+import functools
 import math
 from typing import Any
 
@@ -85,11 +86,11 @@ def ema_of(module: nn.Module, decay: float) -> AveragedModel:
     The decay at update $u$ is $\min(decay, (1 + u) / (10 + u))$, so that the EMA follows faster in
     early training.
     """
+    return AveragedModel(module, multi_avg_fn=functools.partial(_follow, decay))
 
-    @torch.no_grad()
-    def follow(means: _Weights, weights: _Weights, updates: Tensor | int) -> None:
-        effective = min(decay, (1 + float(updates)) / (10 + float(updates)))
-        for mean, weight in zip(means, weights, strict=True):
-            mean.lerp_(weight, 1 - effective)
 
-    return AveragedModel(module, multi_avg_fn=follow)
+@torch.no_grad()
+def _follow(decay: float, means: _Weights, weights: _Weights, updates: Tensor | int) -> None:
+    effective = min(decay, (1 + float(updates)) / (10 + float(updates)))
+    for mean, weight in zip(means, weights, strict=True):
+        mean.lerp_(weight, 1 - effective)

@@ -1,10 +1,14 @@
 """Predictions can be made with a running mean of the policy's weights."""
 
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
 from toys.reach import AGENTS, OBS
 from toys.trainers import TRAINERS
+
+from diffsurrogate.envs.registry import make
 
 BOTH = pytest.mark.parametrize("case", [TRAINERS["shac"], TRAINERS["ppo"]], ids=["shac", "ppo"])
 
@@ -38,3 +42,21 @@ def test_predictions_are_made_with_the_mean_and_exploration_is_not(case):
     assert not torch.allclose(mean, now)
     plain = case.make(ema_decay=0.0)
     assert plain.learn(1).predictor is plain.actor
+
+
+@BOTH
+def test_a_pickled_trainer_goes_on_as_the_original(case):
+    agent = case.make(ema_decay=0.9)
+    list(agent.iterations(2))
+    copy = pickle.loads(pickle.dumps(agent))
+    for one in (agent, copy):
+        list(one.iterations(4))
+    assert torch.equal(head(copy.predictor), head(agent.predictor))
+
+
+def test_copies_put_together_by_the_adapter_can_be_pickled():
+    env = make("gymnasium/Pendulum-v1", num_envs=2)
+    env.reset(seed=0)
+    action = torch.ones(2, 1, 1)
+    copy = pickle.loads(pickle.dumps(env))
+    assert torch.equal(copy.step(action)[0], env.step(action)[0])

@@ -1,7 +1,9 @@
 """Evaluation counts whole first episodes, and nothing after them."""
 
+import jaxtyping
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from torch import Tensor
 
 from diffsurrogate.envs.torch_env import TorchEnv, TorchState
@@ -67,6 +69,12 @@ def test_what_is_cut_is_not_called_terminated():
 def test_an_endless_evaluation_is_refused():
     with pytest.raises(UsageError, match="steps="):
         evaluate(still, Countdown())
+
+
+def test_an_env_that_is_none_of_ours_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UsageError, match=r"step a CartPoleEnv; adapt it: as_multi_agent\(env\)"):
+        evaluate(still, CartPoleEnv())  # type: ignore[arg-type]
 
 
 class Breaking(Countdown):

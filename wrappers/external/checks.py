@@ -20,6 +20,7 @@ from torch import Tensor
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.checks import reason
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.external.infos import one_number
 
 SECONDS_TO_DIE = 1.0
 """How long a broken pipe may precede the end of the process at its other side."""
@@ -72,7 +73,8 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Step the env."""
         obs, reward, terminated, truncated, info = self._call(self.env.step, action)
         self._check_shape(obs)
-        if np.size(reward) != 1:
+        reward = one_number(reward)
+        if np.shape(reward) != ():
             raise SubEnvError(self.index, f"its reward has shape {np.shape(reward)}; () is needed")
         return obs, reward, terminated, truncated, info
 

@@ -1,5 +1,6 @@
 """Gymnasium's single-agent envs as multi-agent vector envs; `ids.py` makes them by id."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ from diffsurrogate.wrappers.external.adapter import (
     sub_envs_of,
 )
 from diffsurrogate.wrappers.external.checks import IndexedEnv, keep_last
-from diffsurrogate.wrappers.external.infos import of_batch
+from diffsurrogate.wrappers.external.infos import keep_fractions, of_batch
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.gymnasium.batched import BatchedEnv, gives_tensors, is_batched
@@ -76,6 +77,7 @@ class GymnasiumEnv(SingleAgentEnv):
         self._resets_itself = _check_autoreset(raw)
         if self._resets_itself:
             keep_last(raw.unwrapped)
+        keep_fractions(raw.unwrapped)
         if isinstance(raw.unwrapped, MultiAgentVectorEnv):
             raise UsageError(
                 f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
@@ -224,11 +226,15 @@ def _bounds(raw: GymVectorEnv) -> Bounds | None:
 def vectorise(raws: list[GymEnv]) -> GymVectorEnv:
     """Return a vector env of the given copies, which resets none of them by itself."""
     indexed = [IndexedEnv(raw, index) for index, raw in enumerate(raws)]
-    functions = [lambda raw=raw: raw for raw in indexed]
+    functions = [functools.partial(_itself, raw) for raw in indexed]  # which can be pickled
     try:
         return SyncVectorEnv(functions, autoreset_mode=AutoresetMode.DISABLED)
     except RuntimeError as error:
         raise UsageError(f"the copies must have the same spaces: {error}") from error
+
+
+def _itself(raw: GymEnv) -> GymEnv:
+    return raw
 
 
 def _check_autoreset(raw: GymVectorEnv) -> bool:

@@ -134,6 +134,7 @@ class BatchedEnv(ExternalEnv):
             seed=seed,
             device=own,
         )
+        self._step_checks.name = self._name
         self.discrete_actions = isinstance(actions, spaces.Discrete | spaces.MultiDiscrete)
         self.valid_action_dims = valid_action_dims(actions).to(own)
         self.global_state_slice, self.offers_state = groups.state, groups.state is not None

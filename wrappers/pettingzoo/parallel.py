@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.agent_rows import Layout, name_of
-from diffsurrogate.wrappers.external.infos import mean_of_agents
+from diffsurrogate.wrappers.external.infos import mean_of_agents, one_number
 
 Rows = NDArray[np.float32]
 FIELDS = ("observations", "rewards", "terminations", "truncations")
@@ -180,7 +180,7 @@ class ParallelEnvSlot:
         for agent in agents:
             own = layout.rows[layout.index[agent]]
             try:
-                row[own] = float(rewards[agent]) / (own.stop - own.start)
+                row[own] = float(one_number(rewards[agent])) / (own.stop - own.start)
             except (TypeError, ValueError) as error:
                 raise self._wrong(
                     f"the reward of {agent!r} is {rewards[agent]!r}; a number is needed"

@@ -7,7 +7,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecFrameStack,
+    unwrap_vec_normalize,
+    unwrap_vec_wrapper,
+)
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -63,8 +68,9 @@ class AdaptedVecEnv(SingleAgentEnv):
             raw: with a `Box` of observations, and a `Box`, `Discrete` or `MultiDiscrete` of
                 actions (see `GymnasiumEnv`).
             seed, device: see `ExternalEnv`.
-            check_bounds: see there. Never checked are LunarLander's, which leaves them, and what
-                `VecNormalize` normalised, whose space stays as it was.
+            check_bounds: see there. Never checked are LunarLander's, which leaves them, what
+                `VecNormalize` normalised, whose space stays as it was, and what `VecFrameStack`
+                stacked, whose space has the bounds in another order than the entries.
 
         Raises:
             UsageError: the observations or actions are not supported, or `raw` is one of our envs
@@ -168,6 +174,8 @@ def _keeps_its_space(raw: VecEnv) -> bool:
     """Return whether nothing is known that takes observations out of the declared space."""
     normalised = unwrap_vec_normalize(raw)
     if normalised is not None and normalised.norm_obs:
+        return False
+    if unwrap_vec_wrapper(raw, VecFrameStack) is not None:
         return False
     specs = raw.get_attr("spec") if raw.has_attr("spec") else []
     return not any(map(is_too_narrow, specs))

@@ -276,8 +276,18 @@ class VmasEnv(MultiAgentVectorEnv):
             self._told = self._mean_of_agents(infos)
             rewards = reward.values() if isinstance(reward, dict) else reward
             self._next_obs = self._stack_observations(obs)
-            per_agent = [value.reshape(self.num_envs).to(torch.float32) for value in rewards]
+            per_agent = [
+                self._one_per_env(*pair) for pair in zip(self.agents, rewards, strict=True)
+            ]
             return self._next_obs, torch.stack(per_agent, dim=1), terminated.to(torch.bool)
+
+    def _one_per_env(self, agent: str, reward: Tensor) -> Tensor:
+        if reward.numel() != self.num_envs:
+            raise UsageError(
+                f"{type(self.scenario).__name__}.reward of agent {agent!r} has shape "
+                f"{tuple(reward.shape)}; one number per env, (env,) = ({self.num_envs},), is needed"
+            )
+        return reward.reshape(self.num_envs).to(torch.float32)
 
     def _report(self) -> dict[str, Tensor]:
         return self._told

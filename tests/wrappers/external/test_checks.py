@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor
 from toys.liar import Liar
+from toys.turnover import SIZES, TERMINATE, Turnover
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
@@ -268,3 +269,38 @@ def closes_soon(env: MultiAgentVectorEnv, raw: Any) -> None:
     closing.join(20)
     assert not closing.is_alive()
     assert not any(process.is_alive() for process in raw.processes)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [np.float16(0.25), np.array([0.25]), torch.tensor([0.25]), torch.tensor(0.25).requires_grad_()],
+)
+def test_a_reward_may_be_any_one_number(reward):
+    for raw in (Paying, PayingAll):
+        env = as_multi_agent(lambda raw=raw: raw(reward), num_envs=2, max_steps=3)
+        env.reset()
+        assert (env.step(torch.zeros(2, env.num_agents, env.act_dim))[1] == 0.25).all()
+
+
+class Paying(Liar):
+    """Pays what it is told to."""
+
+    def __init__(self, reward: Any) -> None:
+        super().__init__("")
+        self.reward = reward
+
+    def step(self, action: Any) -> Any:
+        obs, _, *rest = super().step(action)
+        return obs, self.reward, *rest
+
+
+class PayingAll(Turnover):
+    """Pays every agent so."""
+
+    def __init__(self, reward: Any) -> None:
+        super().__init__(dict.fromkeys(SIZES, (9, TERMINATE)))
+        self.reward = reward
+
+    def step(self, actions: Any) -> Any:
+        obs, rewards, *rest = super().step(actions)
+        return obs, dict.fromkeys(rewards, self.reward), *rest

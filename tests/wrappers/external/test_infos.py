@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordAll
 from pettingzoo import ParallelEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -16,6 +17,7 @@ from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.wrappers.external.infos import one_number
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 from diffsurrogate.wrappers.split_agents import SplitAgents
 
@@ -38,6 +40,16 @@ class Task(gymnasium.Env[Any, Any]):
         if self.t % 2 == 0:
             info["distance"] = 3 - self.t
         return np.zeros(1, np.float32), 1.0, self.t >= 3, False, info
+
+
+class Telling(Task):
+    """Tells a number."""
+
+    def __init__(self, told: Any) -> None:
+        self.told = told
+
+    def step(self, action: Any) -> Any:
+        return *super().step(action)[:4], {"told": self.told, "in": {"told": self.told}}
 
 
 class Pair(ParallelEnv[str, Any, Any]):
@@ -114,3 +126,30 @@ def test_vmas_scenarios_report_too():
     info = env.step(torch.zeros(ENVS, 2, 2))[-1]
     raw = [env.raw.scenario.info(agent)["agent_collisions"] for agent in env.raw.agents]
     assert torch.equal(info["agent_collisions"], torch.stack(raw).mean(0))
+
+
+def test_what_a_wrapper_around_a_vector_env_tells_of_ended_episodes_is_there():
+    copies = [lambda limit=limit: TimeLimit(Task(), limit) for limit in (2, 5)]
+    env = as_multi_agent(RecordAll(SyncVectorEnv(copies, autoreset_mode=AutoresetMode.SAME_STEP)))
+    env.reset()
+    told = [env.step(torch.zeros(ENVS, 1, 2))[-1].get("episode/l") for _ in range(3)]
+    assert told[0] is None
+    assert [lengths.tolist() for lengths in told[1:]] == [
+        pytest.approx([2, np.nan], nan_ok=True),
+        pytest.approx([np.nan, 3], nan_ok=True),
+    ]
+
+
+@pytest.mark.parametrize("told", [(0, 0.75), (True, np.float16(2.5)), (np.array([2.5]), 3)])
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv, DummyVecEnv])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
+def test_copies_may_tell_numbers_of_different_types(kind, told):
+    """Gymnasium's array has the type of the first."""
+    copies = [lambda one=one: Telling(one) for one in (*told, torch.tensor(1.25))]
+    options = {} if kind is DummyVecEnv else {"autoreset_mode": AutoresetMode.SAME_STEP}
+    env = as_multi_agent(kind(copies, **options))
+    env.reset()
+    info = env.step(torch.zeros(3, 1, 2))[-1]
+    env.close()
+    for name in ("told", "in/told"):
+        assert info[name].tolist() == [*map(one_number, told), 1.25]

@@ -167,6 +167,12 @@ def test_bounds_need_not_be_kept_where_one_says_so_or_where_they_are_of_other_nu
     assert as_multi_agent(liars("far"))._bounds is not None
     assert as_multi_agent(VecNormalize(liars("far")))._bounds is None
     assert as_multi_agent(VecNormalize(liars("far"), norm_obs=False))._bounds is not None
+    fast = as_multi_agent(
+        VecFrameStack(pendulum(), 2), seed=0
+    )  # the speed is bounded at an angle's
+    fast.reset()
+    last = fast.rollout(lambda obs: torch.full((ENVS, 1, 1), 2.0), 9).next_obs[-1]
+    assert last[:, 0, [2, 5]].abs().max() > 1
 
 
 def test_an_end_without_its_last_observation_is_a_lie():

@@ -82,6 +82,14 @@ def test_a_failure_inside_vmas_leaves_randomness_as_it_was(monkeypatch):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_reward_that_is_not_one_number_per_env_is_refused(monkeypatch):
+    env = vmas.make("dispersion", num_envs=ENVS)
+    env.reset()
+    monkeypatch.setattr(env.scenario, "reward", lambda agent: torch.tensor(1.0))
+    with pytest.raises(UsageError, match=rf"reward of agent '\S+' has shape \(\); .* \({ENVS},\)"):
+        env.step(actions(env, 1)[0])
+
+
 def test_the_time_limit_of_a_raw_env_is_taken_over():
     env = vmas.VmasEnv(raw_vmas.make_env("transport", num_envs=ENVS, max_steps=3))
     assert env.max_steps == 3
