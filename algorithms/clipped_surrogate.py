@@ -15,6 +15,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import clipped_ratio_loss
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.nets.normaliser import HIDDEN
 from diffsurrogate.nets.recurrent import Recurrence
 from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 
@@ -180,7 +181,7 @@ def clipped_epochs(
     """
     reports = []
     for part in past.minibatches(config, generator):
-        old, gain = part.log_prob, part.advantage
+        old, gain = part.log_prob, _gain(part, config, actor.config.net)
         new, entropy = _evaluate_actions(
             actor,
             part.obs,
@@ -189,8 +190,6 @@ def clipped_epochs(
             part.recurrence,
             entropy=config.entropy_weight > 0,
         )
-        if config.advantage == "shared":
-            gain = gain.mean(-1, keepdim=True).expand_as(gain)
         alive = part.alive_mask
         if config.ratio == "joint":
             if alive is not None:  # dead agents' actions had no effect
@@ -212,6 +211,41 @@ def clipped_epochs(
         if config.target_kl is not None and report["kl"] > config.target_kl:
             break
     return mean_report(reports)
+
+
+def learns_own_return(config: ClipConfig, net: NetConfig) -> bool:
+    """Return whether each agent's weights follow its own advantage."""
+    return config.advantage == "individual" and config.ratio == "per_agent" and net.apart
+
+
+def _gain(part: PolicyBatch, config: ClipConfig, net: NetConfig) -> Tensor:
+    """Return what each agent gains by its action, (*any, agent)."""
+    if config.advantage == "shared":
+        return part.advantage.mean(-1, keepdim=True).expand_as(part.advantage)
+    if config.normalise and learns_own_return(config, net):
+        return in_own_units(part.advantage, part.alive_mask)
+    return part.advantage
+
+
+def in_own_units(gain: Tensor, alive: Tensor | None) -> Tensor:
+    """Return advantages (*any, agent) in which no agent's are drowned by the others'.
+
+    Those of an agent whose deviation is less than a tenth of that of all are brought to the latter,
+    around their own mean; others stay as they are.
+
+    Args:
+        gain: advantages.
+        alive: (*any, agent) bool, which count; None for all.
+    """
+    rows = gain if alive is None else gain.masked_fill(~alive, torch.nan)
+    rows = rows.flatten(0, -2)
+    mean = rows.nanmean(0)
+    own = (rows - mean).square().nanmean(0).sqrt()
+    of_all = (rows - rows.nanmean()).square().nanmean().sqrt()
+    small = (own > 0) & (own < HIDDEN * of_all)
+    if not bool(small.any()):
+        return gain
+    return torch.where(small, (gain - mean) / own.clamp(min=1e-12) * of_all, gain)
 
 
 def _evaluate_actions(

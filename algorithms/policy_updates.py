@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.algorithms.all_action import (
     AllActionConfig,
@@ -37,7 +37,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, shac_actor_loss
 from diffsurrogate.nets.hypernet import HyperNet
-from diffsurrogate.nets.mlp import SeparateNet, only_row
+from diffsurrogate.nets.mlp import only_row
 from diffsurrogate.training.optimisation import ClippedAdam, Gradient
 from diffsurrogate.training.trainer import Metrics
 
@@ -161,14 +161,13 @@ class PathwiseGradient:
                 "and None"
             )
         require_models_if_discrete(env)
-        apart = isinstance(actor.net, SeparateNet | HyperNet) and env.num_agents > 1
-        if config.credit == "individual" and not apart:
+        self.individual = learns_apart(config, actor.config, env.num_agents)
+        if config.credit == "individual" and not self.individual:
             raise UsageError(
                 "credit='individual' needs several agents with separate or generated networks, but "
                 f"the policy's is {actor.config.net.architecture} for {env.num_agents}; use "
                 "SeparateNetConfig, HyperLinearConfig or HyperMLPConfig, or credit='shared'"
             )
-        self.individual = apart and config.credit != "shared"
         self.warned = self.individual or env.num_agents == 1
         if self.individual and isinstance(actor.net, HyperNet):
             actor.net.watched = True
@@ -272,6 +271,12 @@ class PathwiseGradient:
 
 
 PolicyGradient = PathwiseGradient | AllActionGradient
+
+
+def learns_apart(config: GradientConfig, actor: ActorConfig, agents: int) -> bool:
+    """Return whether each agent's weights follow its own return."""
+    own = isinstance(config, PathwiseConfig) and config.credit != "shared"
+    return own and actor.net.apart and actor.order == "simultaneous" and agents > 1
 
 
 class GradientUpdate:

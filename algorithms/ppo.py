@@ -19,6 +19,7 @@ from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
     clipped_epochs,
+    learns_own_return,
     policy_batch,
     refuse_squash,
     shuffled,
@@ -134,7 +135,8 @@ class PPO(Trainer):
         self.critic = critic.to(env.device)
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.noise_rng)
-        self.scale = ReturnScale(env.num_envs, env.num_agents, self.config.gamma).to(env.device)
+        apart = learns_own_return(self.config.clip, self.config.actor.net)
+        self.scale = ReturnScale(*shape[:2], self.config.gamma, apart=apart).to(env.device)
         limit = self.config.clip.max_grad_norm
         self.actor_optimiser = ClippedAdam(
             self.actor, self.config.clip.lr, max_grad_norm=limit, eps=_EPS

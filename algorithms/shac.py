@@ -18,6 +18,7 @@ from diffsurrogate.algorithms.policy_updates import (
     PathwiseConfig,
     UpdateConfig,
     build_update,
+    learns_apart,
 )
 from diffsurrogate.algorithms.value_learning import (
     ValueLearning,
@@ -188,6 +189,7 @@ class SHAC(Trainer):
             num_agents=env.num_agents,
             gamma=discount_for(env.max_steps) if config.gamma is None else config.gamma,
             scale_rewards=config.scale_rewards,
+            apart=learns_apart(config.update.gradient, config.actor, env.num_agents),
             betas=config.betas,
             generator=self.minibatch_rng,
         )

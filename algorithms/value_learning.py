@@ -12,6 +12,7 @@ from diffsurrogate.config import require_range
 from diffsurrogate.data.replay import StratifiedReplay
 from diffsurrogate.envs.window import Window
 from diffsurrogate.functional.losses import expectile_loss, td_lambda
+from diffsurrogate.nets.normaliser import HIDDEN
 from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Metrics
 
@@ -86,6 +87,7 @@ class ValueLearning:
         num_agents: int,
         gamma: float,
         scale_rewards: bool,
+        apart: bool,
         betas: tuple[float, float],
         generator: torch.Generator,
     ) -> None:
@@ -98,6 +100,7 @@ class ValueLearning:
             num_agents: agents per env.
             gamma: discount.
             scale_rewards: divide rewards by the running standard deviation of returns.
+            apart: whether each agent's weights follow its own return.
             betas: Adam's.
             generator: on the CPU, for minibatches.
         """
@@ -107,7 +110,7 @@ class ValueLearning:
         self.scales_rewards = scale_rewards
         self.generator = generator
         device = next(critic.parameters()).device
-        self.scale = ReturnScale(num_envs, num_agents, gamma).to(device)
+        self.scale = ReturnScale(num_envs, num_agents, gamma, apart=apart).to(device)
         self.sign_balance = RewardSignBalance().to(device)
         self.optimiser = ClippedAdam(
             critic, config.lr, max_grad_norm=config.max_grad_norm, betas=betas
@@ -202,17 +205,21 @@ class ReturnScale(nn.Module):
     r"""Running root mean square of the discounted return.
 
     The return of each env and agent is accumulated forward, $R_t = \gamma R_{t-1} + r_t$, and reset
-    at episode starts.
+    at episode starts. All agents have one scale; where they learn apart, an agent whose returns are
+    less than a tenth of it has its own.
     """
 
     running: Tensor
     square: Tensor
     count: Tensor
+    own: Tensor
 
-    def __init__(self, envs: int, agents: int, gamma: float) -> None:
-        """Start at a scale of 1."""
+    def __init__(self, envs: int, agents: int, gamma: float, *, apart: bool = False) -> None:
+        """Start at a scale of 1; `apart` if each agent's return is its own."""
         super().__init__()
-        self.gamma = gamma
+        self.gamma, self.apart = gamma, apart
+        if apart:
+            self.register_buffer("own", torch.zeros(agents, dtype=torch.float64))
         self.register_buffer("running", torch.zeros(envs, agents))
         self.register_buffer("square", torch.zeros((), dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -223,13 +230,20 @@ class ReturnScale(nn.Module):
         reward = torch.where(reward.isfinite(), reward, 0.0)
         for r, end in zip(reward, ended, strict=True):
             self.running = self.gamma * self.running + r
-            self.square = self.square + self.running.double().square().sum()
+            squares = self.running.double().square()
+            self.square = self.square + squares.sum()
+            if self.apart:
+                self.own = self.own + squares.sum(0)
             self.count = self.count + self.running.numel()
             self.running = torch.where(end.unsqueeze(-1), 0.0, self.running)
 
     @property
     def scale(self) -> Tensor:
-        """The root mean square, a scalar; 1 until the first nonzero reward."""
+        """The root mean square, a scalar or (agent,); 1 until the first nonzero reward."""
         if float(self.square) == 0:
             return torch.ones((), device=self.running.device)
-        return (self.square / self.count).sqrt().to(self.running.dtype)
+        common = (self.square / self.count).sqrt().to(self.running.dtype)
+        if not self.apart:
+            return common
+        own = (self.own / self.count * len(self.own)).sqrt().to(common)
+        return torch.where((own > 0) & (own < HIDDEN * common), own, common)

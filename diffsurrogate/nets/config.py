@@ -23,6 +23,8 @@ class BaseNetConfig:
 
     same_for_all: ClassVar[bool] = False
     """Whether all agents have the same weights, and so the same normalisation."""
+    apart: ClassVar[bool] = False
+    """Whether each agent has weights of its own, and acts on its own features."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers. Transformer: width (the first) and depth (their number)."""
     activation: Activation = "elu"
@@ -89,6 +91,7 @@ class _OwnFeaturesConfig(_RecurrentNetConfig):
 class SeparateNetConfig(_OwnFeaturesConfig):
     """One MLP per agent, over that agent's features."""
 
+    apart = True
     architecture: Literal["separate"] = field(default="separate", init=False)
 
 
@@ -143,6 +146,7 @@ class TransformerConfig(BaseNetConfig):
 class HyperLinearConfig(_OwnFeaturesConfig):
     """One MLP per agent, its weights a linear map of the agent's one-hot id (HyperMARL)."""
 
+    apart = True
     architecture: Literal["hyper-linear"] = field(default="hyper-linear", init=False)
 
 
@@ -150,6 +154,7 @@ class HyperLinearConfig(_OwnFeaturesConfig):
 class HyperMLPConfig(_OwnFeaturesConfig):
     """One MLP per agent, its weights by an MLP from a learned embedding (HyperMARL)."""
 
+    apart = True
     architecture: Literal["hyper-mlp"] = field(default="hyper-mlp", init=False)
     identity_size: int = 4
     """Size of an agent's learned embedding."""

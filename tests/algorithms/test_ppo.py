@@ -16,7 +16,12 @@ from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
-from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, clipped_epochs, policy_batch
+from diffsurrogate.algorithms.clipped_surrogate import (
+    ClipConfig,
+    clipped_epochs,
+    in_own_units,
+    policy_batch,
+)
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
@@ -308,3 +313,30 @@ def test_densities_and_entropies_are_those_of_the_outputs():
     normal = torch.distributions.Normal(mean, actor.log_std.exp())
     torch.testing.assert_close(log_prob, normal.log_prob(action).sum(-1))
     torch.testing.assert_close(entropy, normal.entropy().sum(-1).expand_as(entropy))
+
+
+def test_an_agent_of_small_advantages_is_not_drowned_by_the_others():
+    """Agent 0's are brought to the deviation of all, unless it is dead; those of 1 and 2 stay."""
+    gain = torch.randn(61, 3, generator=torch.Generator().manual_seed(0))
+    gain = gain * torch.tensor([1e-3, 1.0, 2.0]) + torch.tensor([5.0, 0.0, 0.0])
+    brought = in_own_units(gain, None)
+    assert torch.equal(brought[:, 1:], gain[:, 1:])
+    of_all = gain.std(correction=0)
+    assert brought[:, 0].std(correction=0).item() == pytest.approx(of_all.item(), rel=1e-3)
+    assert brought[:, 0].mean().item() == pytest.approx(0.0, abs=0.01)
+    alive = torch.ones(61, 3, dtype=torch.bool)
+    alive[:, 0] = False
+    assert torch.equal(in_own_units(gain, alive), gain)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-4])
+def test_ippo_teaches_every_agent_whatever_the_unit_of_its_rewards(unit):
+    class Units(Reach):
+        def reward(self, state: Any, action: Tensor, next_state: Any) -> Tensor:
+            return super().reward(state, action, next_state) * torch.tensor([unit, 1.0, 1.0])
+
+    env = Units(num_envs=64)
+    agent = IPPO(env, seed=0).learn(15 * 64 * 32)
+    obs, _ = env.reset(seed=1)
+    towards = -(agent.predict(obs) * obs[..., :2].sign()).mean((0, 2))
+    assert (towards > 0.2).all(), towards

@@ -196,3 +196,14 @@ def test_the_discount_fits_the_time_limit_unless_it_is_given():
     )
     assert SHAC(Reach()).value.gamma == 0.95  # 8 steps
     assert SHAC(Reach(), config(gamma=0.9)).value.gamma == 0.9
+
+
+def test_an_agent_of_small_returns_has_a_scale_of_its_own_where_agents_learn_apart():
+    """Returns of 1, 2 and 100 in one step: the common scale is the root of (1 + 4 + 10,000) / 3."""
+    reward = torch.tensor([1.0, 2.0, 100.0]).expand(1, ENVS, AGENTS)
+    for apart in (False, True):
+        scale = ReturnScale(ENVS, AGENTS, gamma=0.5, apart=apart)
+        scale.update(reward, torch.zeros(1, ENVS, dtype=torch.bool))
+        common = (10_005 / 3) ** 0.5
+        expected = [1.0, 2.0, common] if apart else [common] * 3
+        assert scale.scale.expand(AGENTS).tolist() == pytest.approx(expected)
