@@ -1,6 +1,6 @@
 """SHAC++ and IPPO on envs whose agents have opposed interests, played against each other.
 
-    python examples/benchmarks/opposed.py                                # about 30 CPU-minutes
+    python examples/benchmarks/opposed.py                                # about 15 CPU-minutes
     python examples/benchmarks/opposed.py --envs vmas/simple_tag --seeds 0
 
 Each method trains all agents of an env at once, each with weights of its own that follow its own
@@ -70,7 +70,7 @@ def played(env: MultiAgentVectorEnv, first: Trainer, second: Trainer, side: Tens
 def main(
     envs: tuple[str, ...] = tuple(TASKS),
     seeds: tuple[int, ...] = (0, 1, 2),
-    steps: int = 200_000,
+    steps: int = 100_000,
     out: Path = RESULTS / "opposed",
 ) -> None:
     """Train, let them play, and write OUT.json and OUT.md."""
