@@ -75,7 +75,7 @@ def test_actor_and_critic_of_ppo_are_what_the_name_says(method, network, actor, 
     ],
 )
 def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
-    """The critic sees the mean of all; it tells agents apart where the policy does and no one tuned."""
+    """The critic sees the mean of all, and tells agents apart as the policy does, unless tuned."""
     shac = preset(method, network, env).shac
     tuned = env.startswith("paper/")
     told = "" if tuned or network in ("shared", "transformer") else "agent_id "
