@@ -178,9 +178,7 @@ class StepModel(LearnedDynamics):
         return error.sum() / (mask.sum().clamp(min=1) * error[..., 0, 0].numel())
 
     def _no_jumps(self, change: Tensor) -> Tensor:
-        """Return which changes (*batch, agent, obs_dim) are no jumps that are left out."""
-        if not self.config.leave_out_jumps:
-            return torch.ones_like(change, dtype=torch.bool)
+        """Return which changes (*batch, agent, obs_dim) are no jumps; all, if none is left out."""
         return self.ordinary.holds(change.flatten(-2)).view_as(change)
 
     def _net(self, obs: Tensor, action: Tensor) -> Tensor:

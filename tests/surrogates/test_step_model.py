@@ -92,9 +92,9 @@ def test_rare_jumps_bend_neither_units_nor_slopes():
     jumps = next_obs.clone()
     jumps[::200, 1, 0] += 5.0
     config, found = StepModelConfig(net=NET), []
-    assert (
-        StepModel(replace(config, leave_out_jumps=False), 1, 1, 1)._no_jumps(jumps[..., :1]).all()
-    )
+    keeps_all = StepModel(replace(config, leave_out_jumps=False), AGENTS, OBS, ACT)
+    keeps_all.update_normaliser(obs, jumps, lambda count: {})
+    assert keeps_all._no_jumps(jumps - obs).all()
     for after in (next_obs, jumps):
         model = StepModel(config, AGENTS, OBS, ACT)
         model.update_normaliser(obs, after, lambda count: {})
