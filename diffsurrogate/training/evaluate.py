@@ -96,8 +96,12 @@ def evaluate(
             returns += torch.where(running, reward.double().sum(-1), 0.0)
             lengths += running
             terminated |= running & terminates
-            finite &= ~running | info["final_obs"].isfinite().flatten(1).all(1)
-            running &= ~(terminates | truncates)
+            ended = running & (terminates | truncates)
+            if not bool(ended.any()):
+                continue
+            # an env that breaks is truncated, so its last observation tells
+            finite &= ~ended | info["final_obs"].isfinite().flatten(1).all(1)
+            running &= ~ended
             if not bool(running.any()):
                 break
     finite &= returns.isfinite()
