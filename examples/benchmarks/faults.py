@@ -130,20 +130,25 @@ def in_a_write(of: str, call: int) -> Fault:
     return fault
 
 
-def before_replace(of: str, call: int) -> Fault:
-    """Kill when a file was written and is to take its place for the `call`-th time."""
+def before(owner: type, method: str, call: int, of: str = "") -> Fault:
+    """Kill when a method is to run for the `call`-th time, with a file of that name if given."""
 
     def fault() -> None:
-        real, calls = Path.replace, iter(range(call))
+        real, calls = getattr(owner, method), iter(range(call))
 
-        def replace(path: Path, target: Path) -> Path:
-            if Path(target).name == of and next(calls) == call - 1:
+        def run(own: Any, given: Any) -> Any:
+            if (not of or Path(given).name == of) and next(calls) == call - 1:
                 die()
-            return real(path, target)
+            return real(own, given)
 
-        Path.replace = replace  # type: ignore[method-assign]
+        setattr(owner, method, run)
 
     return fault
+
+
+def before_replace(of: str, call: int) -> Fault:
+    """Kill when a file was written and is to take its place for the `call`-th time."""
+    return before(Path, "replace", call, of)
 
 
 def in_a_row(of: str, call: int) -> Fault:
@@ -170,18 +175,7 @@ def in_a_row(of: str, call: int) -> Fault:
 
 def before_save(of: str, call: int) -> Fault:
     """Kill when an update is logged and its checkpoint not begun, for the `call`-th time."""
-
-    def fault() -> None:
-        real, calls = RunFolder.save, iter(range(call))
-
-        def save(folder: RunFolder, state: dict[str, Any]) -> None:
-            if next(calls) == call - 1:
-                die()
-            real(folder, state)
-
-        RunFolder.save = save  # type: ignore[method-assign]
-
-    return fault
+    return before(RunFolder, "save", call)
 
 
 POINTS = {
