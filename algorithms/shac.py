@@ -230,6 +230,7 @@ class SHAC(Trainer):
             noise_state = None if noise_state is None else noise_state.of_envs(kept)
         metrics = self.policy_update.step(window, noise, noise_state, target)  # eq. 5
         window = window.detach()  # from here on, nothing can reach the policy
+        self.env.detach()  # nor hold a graph: a trainer can be copied between its windows
         metrics |= window.summary()
         metrics |= self.value.fit(window, target)  # eq. 8
         metrics |= self.env.fit(window)  # last: models must not change under a live graph

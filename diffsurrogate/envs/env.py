@@ -61,6 +61,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """Whether bodies with joints are simulated, which fall over where actions are large; trainers
     then begin with little exploration noise."""
 
+    shares_simulator: bool = False
+    """Whether another adapter of the same raw env would move this one's simulator too."""
     takes_reset_options: bool = False
     """Whether `_reset_all` and `_reset_where` obey `_reset_options`; else any are refused."""
 
@@ -126,6 +128,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Longest window that can be differentiated; None for any."""
         self.gradient_guard = GradientGuard()
         self._current: Tensor | None = None
+        self._given_up = False
         self._episode_report = EpisodeReport()
         self._reset_options: dict[str, Any] = {}  # of the reset that runs
         self._restarts_broken = False
@@ -149,8 +152,21 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def current_obs(self) -> Tensor:
         """(env, agent, obs_dim): the current observation, with its graph if there is one."""
         if self._current is None:
+            self._refuse_if_given_up()
             raise UsageError("the env was not reset; call env.reset() before stepping it")
         return self._current
+
+    def give_up(self) -> None:
+        """Refuse every further step and reset: another adapter has the raw env now."""
+        self._current, self._given_up = None, True
+
+    def _refuse_if_given_up(self) -> None:
+        if self._given_up:
+            raise UsageError(
+                f"this {type(self).__name__} has lost its raw env, which was adapted or wrapped "
+                "once more and is moved by the newer env; go on with that one, or give each a raw "
+                "env of its own"
+            )
 
     @property
     def episode_start(self) -> Tensor:
@@ -272,6 +288,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _reset_now(self, mask: Tensor | None, seed: int | None) -> tuple[Tensor, dict[str, Any]]:
         if mask is not None:
             return self._start_some(mask.to(self.device)), {}
+        self._refuse_if_given_up()
         roles = self.action_mask_slice, self.global_state_slice
         check_columns(
             *roles, obs_dim=self.obs_dim, act_dim=self.act_dim, discrete=self.discrete_actions

@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import operator
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.modes import check_defaults
 from diffsurrogate.errors import UsageError, did_you_mean
 
+_HELD: "weakref.WeakKeyDictionary[MultiAgentVectorEnv, Any]" = weakref.WeakKeyDictionary()
+"""Adapters that live, and the raw envs they move."""
 EnvFactory = Callable[..., MultiAgentVectorEnv]
 """Called with the name after the slash of an id, and keyword options."""
 _FACTORIES: dict[str, str | EnvFactory] = {
@@ -134,6 +137,8 @@ def register_adapter(kind: type, adapter: Callable[..., MultiAgentVectorEnv]) ->
 def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     """Convert an env of another library to a `MultiAgentVectorEnv`, which is returned unchanged.
 
+    An adapter of the same env that was made before can no longer be used.
+
     Args:
         env: an instance of a registered type; any object with `num_envs`, `step` and `reset`, as of
             GPU simulators (`BatchedEnv`); or a function without arguments (or a class) that makes
@@ -158,7 +163,7 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
     ):
         adapter = _load("gymnasium.batched:BatchedEnv.from_raw")  # a convention without a class
     if adapter is not None:
-        return adapter(env, **options)
+        return _only_holder(adapter(env, **options), env)
     if isinstance(env, str):
         name = env if "/" in env else f"gymnasium/{env}"
         raise UsageError(f"cannot wrap the name {env!r}; make the env first: make({name!r})")
@@ -167,6 +172,18 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
         f"{', '.join(sorted(_ADAPTERS))}, and functions that make one of these. For your own type, "
         "call diffsurrogate.register_adapter(YourEnv, function), or subclass diffsurrogate.TorchEnv"
     )
+
+
+def _only_holder(adapted: MultiAgentVectorEnv, raw: Any) -> MultiAgentVectorEnv:
+    """Return the adapter of `raw`, after which earlier ones of the same env have given up."""
+    if adapted.shares_simulator:
+        inner = getattr(raw, "unwrapped", raw)
+        for other, held in list(_HELD.items()):
+            if held is inner:
+                other.give_up()
+                del _HELD[other]
+        _HELD[adapted] = inner
+    return adapted
 
 
 def _adapter_of(kind: type) -> Callable[..., MultiAgentVectorEnv] | None:

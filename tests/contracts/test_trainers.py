@@ -1,5 +1,6 @@
 """What every trainer promises: `learn`, `predict`, metrics, seeds, and what it refuses."""
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -44,6 +45,14 @@ def test_only_false_from_the_callback_stops(case):
 
     assert agent.learn(5 * WINDOW, callback).iteration == 3
     assert seen == [28.0, 56.0, 84.0]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sb3"])
+def test_a_copy_between_windows_goes_on_alike(name):
+    """Not SB3's, whose policy keeps its last distribution with the graph it came from."""
+    agent = TRAINERS[name].make().learn(2 * WINDOW)
+    copied = copy.deepcopy(agent)
+    assert not what_differs(agent.learn(4 * WINDOW), copied.learn(4 * WINDOW))
 
 
 @every_trainer

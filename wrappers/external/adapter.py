@@ -34,6 +34,7 @@ class ExternalEnv(MultiAgentVectorEnv):
       thousandth of their range.
     """
 
+    shares_simulator = True
     library: ClassVar[str]
     """Its name, for messages."""
     drawn_if: ClassVar[str | None] = 'make it with render_mode="rgb_array"'

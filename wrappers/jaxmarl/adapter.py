@@ -54,6 +54,7 @@ class JaxMARLEnv(ExternalEnv):
     """
 
     library = "JaxMARL"
+    shares_simulator = False
     drawn_if = None
 
     def __init__(

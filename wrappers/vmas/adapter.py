@@ -74,6 +74,7 @@ class VmasEnv(MultiAgentVectorEnv):
     (`discrete_actions`), of which VMAS gets the largest of the agent's own.
     """
 
+    shares_simulator = True
     metadata: dict[str, Any] = {  # noqa: RUF012
         "autoreset_mode": AutoresetMode.SAME_STEP,
         "render_modes": ["rgb_array"],
