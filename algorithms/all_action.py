@@ -41,6 +41,7 @@ class PredictsSteps(Protocol):
 class AllActionGradient:
     """The all-action policy gradient, with values from one predicted step ahead."""
 
+    adaptive = None
     individual = False
     """Each agent's weights follow the return of all."""
 
@@ -91,6 +92,10 @@ class AllActionGradient:
             generator=self.generator,
         ):
             yield part
+
+    def report(self) -> dict[str, float]:
+        """Return nothing: it has no segments to adapt."""
+        return {}
 
     def loss(self, window: Window, share: Tensor | None = None) -> Tensor:
         """Return the negative one-step return, expected over each agent's actions; no `share`."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.exploration import NoiseState
+from diffsurrogate.algorithms.adaptive_horizon import AdaptiveHorizon
 from diffsurrogate.algorithms.all_action import (
     AllActionConfig,
     AllActionGradient,
@@ -55,8 +56,12 @@ class PathwiseConfig:
     minibatches: int = 1
     """Optimiser steps per window, each on a random part of it; more than 1 needs SHAC++."""
     segment_length: int | None = None
-    """Steps of the segments windows are split into (SHAC++ only); a divisor of the horizon, or None
-    for whole windows. Shorter segments multiply fewer model Jacobians."""
+    """Steps of the segments windows are split into, each with the value at its end; a divisor of
+    the horizon, or None for whole windows. Shorter segments multiply fewer Jacobians."""
+    max_growth: float | None = None
+    """Adaptive horizon: segments are shortened where the gradient at their first action is more
+    than this many times that at their last, usually 10 to 30, and lengthened again where it is
+    not (`AdaptiveHorizon`); None for a fixed length."""
     action_penalty_weight: float = 1.0
     """α of the penalty on actions outside their bounds (SHAC++, eq. 3); 0 for none."""
     credit: Literal["auto", "individual", "shared"] = "auto"
@@ -75,6 +80,13 @@ class PathwiseConfig:
             require_range(self, "lam", low=0.0, high=1.0)
         if self.segment_length is not None:
             require_range(self, "segment_length", low=1.0)
+        if self.max_growth is not None:
+            require_range(self, "max_growth", low=1e-3)
+            if self.segment_length is not None:
+                raise UsageError(
+                    f"segment_length is {self.segment_length}, but max_growth adapts the length; "
+                    "leave one of them at None"
+                )
 
     def check_horizon(self, horizon: int) -> None:
         """Refuse segments that do not divide windows of `horizon` steps."""
@@ -86,9 +98,11 @@ class PathwiseConfig:
             )
 
     @property
-    def replays(self) -> bool:
-        """Whether windows are collected without a graph and differentiated in parts."""
-        return self.minibatches > 1 or self.segment_length is not None
+    def splits(self) -> bool:
+        """Whether windows are differentiated in parts."""
+        return (
+            self.minibatches > 1 or self.segment_length is not None or self.max_growth is not None
+        )
 
 
 GradientConfig = AllActionConfig | PathwiseConfig
@@ -148,17 +162,18 @@ class PathwiseGradient:
         actor: Actor,
         value: ValueLearning,
         generator: torch.Generator,
+        horizon: int,
     ) -> None:
         """Check that the env supports the configuration.
 
         Raises:
-            UsageError: segments, minibatches or discrete actions are used without learned models.
+            UsageError: minibatches or discrete actions are used without learned models.
         """
-        if config.replays and not env.can_replay:
+        if config.minibatches > 1 and not env.can_replay:
             raise UsageError(
-                "minibatches and segment_length differentiate a window again, which needs learned "
-                "dynamics and reward: SHAC(LearnedDiffWrapper(env), config); or leave them at 1 "
-                "and None"
+                f"minibatches is {config.minibatches}, which differentiates a window again and "
+                "needs learned dynamics and reward: SHAC(LearnedDiffWrapper(env), config); or "
+                "leave it at 1"
             )
         require_models_if_discrete(env)
         self.individual = learns_apart(config, actor.config, env.num_agents)
@@ -176,27 +191,59 @@ class PathwiseGradient:
         self.actor = actor
         self.value = value
         self.generator = generator
+        self.adaptive: AdaptiveHorizon | None = None
+        if config.max_growth is not None:
+            self.adaptive = AdaptiveHorizon(horizon, config.max_growth)
+
+    @property
+    def replays(self) -> bool:
+        """Whether windows are collected without a graph and differentiated in parts."""
+        return self.env.can_replay and self.config.splits
+
+    def segment_length(self, horizon: int) -> int:
+        """Return the steps of a segment of windows of `horizon` steps."""
+        fixed = min(self.config.segment_length or horizon, horizon)
+        return fixed if self.adaptive is None else int(self.adaptive.length)
 
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
-        """Collect a window, with its graph unless it is differentiated in parts later."""
-        collect = self.env.collect if self.config.replays else self.env.rollout
-        return collect(policy, horizon)
+        """Collect a window, with the graph of each segment unless it is differentiated later."""
+        if self.replays:
+            return self.env.collect(policy, horizon)
+        length = self.segment_length(horizon)
+        segments = [self.env.rollout(policy, length)]
+        for _ in range(horizon // length - 1):
+            self.env.detach()
+            segments.append(self.env.rollout(policy, length))
+        return Window.join(segments)
 
     def parts(self, window: Window, noise: Tensor) -> Iterator[Window]:
         """Yield the window, or random parts of it with the graph of the current policy."""
         if not self.warned:
             self.warned = warn_of_opposed_rewards(window.reward)
-        if not self.config.replays:
-            yield window
+        if self.adaptive is not None:
+            self.env.gradient_guard.norms = []
+        length = self.segment_length(window.horizon)
+        if not self.replays:
+            yield window if length == window.horizon else window.segments(length)
             return
         for part, part_noise in minibatches(
             window,
             noise,
-            length=min(self.config.segment_length or window.horizon, window.horizon),
+            length=length,
             count=self.config.minibatches,
             generator=self.generator,
         ):
             yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
+
+    def report(self) -> Metrics:
+        """Adapt the length of segments to the gradients since `parts`; return what was found."""
+        norms, self.env.gradient_guard.norms = self.env.gradient_guard.norms, None
+        if self.adaptive is None or not norms:
+            return {}
+        steps = [step for norm in norms for step in (norm.flip(0) if norm.ndim > 1 else [norm])]
+        found = {"segment_length": float(self.adaptive.length)}
+        self.adaptive.update(steps[::-1])
+        return found | {"gradient_growth": self.adaptive.growth}
 
     def loss(self, window: Window, share: Tensor | None = None) -> Tensor:
         """Return `return_loss` plus the penalty on actions outside their bounds.
@@ -311,7 +358,7 @@ class GradientUpdate:
             loss = self.gradient.loss(part)
             norm = self.optimiser.step(loss * self.gradient.env.gradient_trust)
             reports.append({"actor_loss": float(loss.detach()), "actor_gradient_norm": norm})
-        return mean_report(reports)
+        return mean_report(reports) | self.gradient.report()
 
 
 class HybridUpdate:
@@ -387,7 +434,7 @@ class HybridUpdate:
         found = torch.autograd.grad(self.gradient.loss(part, share), weights, allow_unused=True)
         pairs = [(p, g) for p, g in zip(weights, found, strict=True) if g is not None]
         norm = float(scale * torch.stack([g.norm() for _, g in pairs]).norm())
-        report = {"actor_gradient_norm": norm}
+        report = {"actor_gradient_norm": norm} | self.gradient.report()
         if not math.isfinite(norm):
             self.optimiser.skipped += 1
             return [], report
@@ -407,6 +454,7 @@ def build_update(
     actor: Actor,
     value: ValueLearning,
     *,
+    horizon: int,
     betas: tuple[float, float],
     generator: torch.Generator,
 ) -> GradientUpdate | HybridUpdate:
@@ -417,6 +465,7 @@ def build_update(
         env: on which windows are collected.
         actor: the policy.
         value: critic and reward scale.
+        horizon: steps of a window.
         betas: Adam's, for plain steps.
         generator: on the CPU, for minibatches.
 
@@ -428,7 +477,7 @@ def build_update(
     if isinstance(config.gradient, AllActionConfig):
         gradient = AllActionGradient(config.gradient, *parts)
     else:
-        gradient = PathwiseGradient(config.gradient, *parts)
+        gradient = PathwiseGradient(config.gradient, *parts, horizon)
     if isinstance(config, HybridUpdateConfig):
         return HybridUpdate(config, gradient, generator)
     return GradientUpdate(config, gradient, betas)

@@ -91,6 +91,11 @@ class PPOConfig:
         require_range(self, "critic_lr", low=0.0)
         require_range(self.clip, "epochs", low=1.0)
         refuse_squash(self.actor)
+        if self.critic.ensemble > 1:
+            raise UsageError(
+                f"critic.ensemble is {self.critic.ensemble}, but only SHAC has several value "
+                "functions; leave it at 1"
+            )
 
 
 _EPS = 1e-5

@@ -198,9 +198,12 @@ class SHAC(Trainer):
             env,
             self.actor,
             self.value,
+            horizon=config.horizon,
             betas=config.betas,
             generator=self.minibatch_rng,
         )
+        if self.policy_update.gradient.adaptive is not None:
+            self.register(adaptive_horizon=self.policy_update.gradient.adaptive)
         self.register(
             critic=self.critic,
             reward_scale=self.value.scale,

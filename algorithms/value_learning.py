@@ -126,7 +126,7 @@ class ValueLearning:
             self.scale.update(window.reward, window.ended)
         return td_lambda(
             window.reward / self.scale.scale,
-            self.critic.target(window.next_obs),
+            self.critic.low_target(window.next_obs),
             window.terminated,
             window.truncated,
             gamma=self.gamma,
@@ -146,8 +146,9 @@ class ValueLearning:
             self.replay.add(target.mean(-1), {"obs": obs, "target": target})
         total, expectile = 0.0, self.config.expectile_at(self.sign_balance.share)
         for batch in self._minibatches(obs, target):
-            loss = expectile_loss(self.critic(batch["obs"]), batch["target"], expectile=expectile)
-            self.optimiser.step(loss)
+            value = self.critic.each(batch["obs"])
+            loss = expectile_loss(value, batch["target"].expand_as(value), expectile=expectile)
+            self.optimiser.step(loss * len(value))
             total += float(loss.detach()) / self.config.minibatches
         self.critic.update_target()
         report = {"critic_loss": total, "value_target": float(target.mean())}

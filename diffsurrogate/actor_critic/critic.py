@@ -27,9 +27,13 @@ class CriticConfig:
     SHAC uses the target network."""
     normalise_obs: bool = True
     """Normalise observations by their running statistics, frozen during a window."""
+    ensemble: int = 1
+    """Independent value functions, of SHAC only. Policies follow their mean; the smallest is the
+    value at the end of targets, against overestimation (SAPO, arXiv:2412.12089)."""
 
     def __post_init__(self) -> None:
         require_range(self, "head_gain", low=0.0)
+        require_range(self, "ensemble", low=1.0)
         if not 0 <= self.target_decay < 1:
             raise UsageError(f"target_decay is {self.target_decay}; it must be in [0, 1)")
 
@@ -46,8 +50,13 @@ class Critic(nn.Module):
         self.config = config
         self.statistics = RunningStatistics((agents, obs_dim), shared=config.net.same_for_all)
         build = build_recurrent_net if config.net.gru_size > 0 else build_net
-        self.net = build(config.net, agents, obs_dim, 1, head_gain=config.head_gain)
+        nets = [
+            build(config.net, agents, obs_dim, 1, head_gain=config.head_gain)
+            for _ in range(config.ensemble)
+        ]
+        self.net, self.more_nets = nets[0], nn.ModuleList(nets[1:])
         self.target_net = copy.deepcopy(self.net).requires_grad_(False)
+        self.more_target_nets = copy.deepcopy(self.more_nets).requires_grad_(False)
 
     @classmethod
     def of(cls, config: CriticConfig, env: MultiAgentVectorEnv) -> "Critic":
@@ -106,17 +115,31 @@ class Critic(nn.Module):
         next_value, _ = self.unroll(next_obs.unsqueeze(0), after)
         return value, next_value.squeeze(0), hidden
 
+    def each(self, obs: Tensor) -> Tensor:
+        """Return the values of all online networks, (ensemble, *batch, agent)."""
+        inputs = self._inputs(obs)
+        return torch.stack([net(inputs).squeeze(-1) for net in (self.net, *self.more_nets)])
+
     def target(self, obs: Tensor) -> Tensor:
-        """Return the target network's value, differentiable in the input only."""
-        out: Tensor = self.target_net(self._inputs(obs)).squeeze(-1)
-        return out
+        """Return the target networks' mean value, differentiable in the input only."""
+        return self._each_target(obs).mean(0)
+
+    def low_target(self, obs: Tensor) -> Tensor:
+        """Return the smallest of the target networks' values."""
+        return self._each_target(obs).amin(0)
 
     @torch.no_grad()
     def update_target(self) -> None:
         """Move the target network towards the online network."""
-        pairs = zip(self.target_net.parameters(), self.net.parameters(), strict=True)
-        for slow, fast in pairs:
-            slow.lerp_(fast, 1 - self.config.target_decay)
+        targets = (self.target_net, *self.more_target_nets)
+        for target, net in zip(targets, (self.net, *self.more_nets), strict=True):
+            for slow, fast in zip(target.parameters(), net.parameters(), strict=True):
+                slow.lerp_(fast, 1 - self.config.target_decay)
+
+    def _each_target(self, obs: Tensor) -> Tensor:
+        inputs = self._inputs(obs)
+        nets = (self.target_net, *self.more_target_nets)
+        return torch.stack([net(inputs).squeeze(-1) for net in nets])
 
     def _inputs(self, obs: Tensor) -> Tensor:
         return self.statistics(obs) if self.config.normalise_obs else obs

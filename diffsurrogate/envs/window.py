@@ -60,6 +60,14 @@ class Window:
         stacked = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
         return cls(**stacked, alive_mask=_stack_alive(alive_mask, stacked["reward"]))
 
+    @classmethod
+    def join(cls, windows: Sequence["Window"]) -> "Window":
+        """Put windows of the same envs one after another in time."""
+        if len(windows) == 1:
+            return windows[0]
+        given = [field.name for field in fields(cls) if getattr(windows[0], field.name) is not None]
+        return cls(**{name: torch.cat([getattr(w, name) for w in windows]) for name in given})
+
     @property
     def horizon(self) -> int:
         """Number of steps."""
@@ -131,6 +139,9 @@ class GradientGuard:
         self.dropped = torch.zeros((), dtype=torch.long)
         """Actions with a gradient that was dropped."""
         self.active = True
+        self.norms: list[Tensor] | None = None
+        """(*any, env) norms of actions' gradients since it was set to a list, the last step's
+        first; None to keep none."""
 
     def watch(self, action: Tensor) -> Tensor:
         """Return an action `(*any, env, agent, act_dim)`, whose gradient is watched."""
@@ -142,7 +153,10 @@ class GradientGuard:
     def _finite(self, gradient: Tensor) -> Tensor:
         finite = gradient.isfinite().flatten(-2).all(-1)
         self.dropped = self.dropped.to(finite.device) + (~finite).sum()
-        return torch.where(finite[..., None, None], gradient, 0.0)
+        gradient = torch.where(finite[..., None, None], gradient, 0.0)
+        if self.norms is not None:
+            self.norms.append(gradient.flatten(-2).norm(dim=-1))
+        return gradient
 
 
 def step_of(

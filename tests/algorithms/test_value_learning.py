@@ -9,6 +9,7 @@ from toys.by_hand import AGENTS, ENVS, flags, rows
 from toys.reach import HORIZON, Reach, config, weights
 from toys.trainers import clipped
 
+from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.policy_updates import (
@@ -207,3 +208,33 @@ def test_an_agent_of_small_returns_has_a_scale_of_its_own_where_agents_learn_apa
         common = (10_005 / 3) ** 0.5
         expected = [1.0, 2.0, common] if apart else [common] * 3
         assert scale.scale.expand(AGENTS).tolist() == pytest.approx(expected)
+
+
+# --- several value functions --------------------------------------------------------------------
+
+
+def test_policies_follow_the_mean_of_value_functions_and_targets_the_smallest():
+    critic = Critic(CriticConfig(ensemble=3, head_gain=1.0), AGENTS, 5)
+    obs = torch.randn(4, AGENTS, 5)
+    each = critic.each(obs)
+    assert each.shape == (3, 4, AGENTS)
+    assert (each[0] - each[1]).abs().min() > 1e-4
+    torch.testing.assert_close(critic.target(obs), each.mean(0))
+    torch.testing.assert_close(critic.low_target(obs), each.amin(0))
+    assert critic.target(obs.requires_grad_()).grad_fn is not None
+    assert {p.requires_grad for p in critic.more_target_nets.parameters()} == {False}
+
+
+def test_every_value_function_learns_the_targets():
+    agent = SHAC(
+        Reach(), config(critic=CriticConfig(ensemble=2, head_gain=1.0, target_decay=0.5)), seed=0
+    )
+    before = [[p.clone() for p in net.parameters()] for net in (agent.critic.more_target_nets)]
+    list(agent.iterations(30))
+    window = agent.env.collect(agent.predict, HORIZON)
+    target = agent.value.targets(window)
+    spread = (target - target.mean()).square().mean()
+    for value in agent.critic.each(window.obs):
+        assert (value - target).square().mean() < 0.5 * spread
+    moved = [list(net.parameters()) for net in agent.critic.more_target_nets]
+    assert all(not torch.equal(a, b) for a, b in zip(before[0], moved[0], strict=True))

@@ -12,7 +12,11 @@ from toys.recurrent import settings as recurrent
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
+from diffsurrogate.algorithms.policy_updates import (
+    GradientUpdateConfig,
+    HybridUpdateConfig,
+    PathwiseConfig,
+)
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -86,7 +90,7 @@ TRAINERS = {
     "shac": Case(kind=SHAC, config=config(), differentiable=True),
     "shac+": Case(
         kind=SHAC,
-        config=config(),
+        config=config(update=GradientUpdateConfig(gradient=PathwiseConfig(max_growth=1.0))),
         wrap=lambda env: learned(env, dynamics=False),
         differentiable=True,
     ),
