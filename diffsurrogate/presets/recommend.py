@@ -15,7 +15,12 @@ from diffsurrogate.presets.recipe import (
     RunConfig,
 )
 from diffsurrogate.presets.sequential import recommended_bppo
-from diffsurrogate.presets.shac import is_classic, recommended_shac, recommended_surrogates
+from diffsurrogate.presets.shac import (
+    classic_run,
+    is_classic,
+    recommended_shac,
+    recommended_surrogates,
+)
 
 
 def recommended(
@@ -70,7 +75,7 @@ def _run(choice: Choice) -> RunConfig:
     method, library = choice.method, choice.library
     on_policy = method not in ("shac", "shac+", "shac++")
     if is_classic(choice):
-        return RunConfig(num_envs=64, total_steps=200 * 64 * 32, eval_every=25)
+        return classic_run(choice)
     if library == "paper":
         return RunConfig(total_steps=20_000_000, max_steps=512, eval_every=25)
     if library == "games" and on_policy and method != "sb3-ppo":
