@@ -42,27 +42,26 @@ def compiler_options() -> dict[str, Any] | None:
 
 def cache_folder() -> Path:
     """Return where compiled functions are kept, unless JAX was told of a folder."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diffsurrogate" / "jax"
+    given = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return Path(given or os.path.expanduser("~/.cache")) / "diffsurrogate" / "jax"
 
 
-def _keep_compiled() -> None:
+def keep_compiled(config: Any, folder: Path) -> None:
     """Turn JAX's persistent compilation cache on, if nobody has decided about it.
 
     `JAX_COMPILATION_CACHE_DIR` (or `jax.config`) names another folder,
     `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+
+    Args:
+        config: JAX's.
+        folder: for what is compiled; nothing is done if it cannot be made or written to.
     """
-    config: Any = jax.config
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     try:
-        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return  # no home, or one that cannot be written to
+    except OSError:
+        return
     if not os.access(folder, os.W_OK):
         return
     config.update("jax_compilation_cache_dir", str(folder))
@@ -70,4 +69,4 @@ def _keep_compiled() -> None:
         config.update("jax_compilation_cache_max_size", _MOST_BYTES)
 
 
-_keep_compiled()
+keep_compiled(jax.config, cache_folder())

@@ -17,6 +17,7 @@ import gymnasium
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.jax.library import jax
+from diffsurrogate.wrappers.mjx.solver import constrained_acceleration
 
 try:
     with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it does without Warp
@@ -77,8 +78,7 @@ class Contact:
 def load(file: str, substeps: int, contact: Contact) -> Any:
     """Return a `mujoco.MjModel` of one of Gymnasium's robot files, changed for MJX.
 
-    Euler's method with explicit joint damping, contacts with the floor only, and two Newton
-    iterations to find which contacts hold: `physics` adds one that is exact.
+    Euler's method with explicit joint damping, and contacts with the floor only.
 
     Raises:
         UsageError: the substeps or the contact are out of range.
@@ -90,8 +90,6 @@ def load(file: str, substeps: int, contact: Contact) -> Any:
     spec.option.timestep = STEP_SECONDS / substeps
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
-    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    spec.option.iterations, spec.option.ls_iterations = 2, 4
     for geom in spec.geoms:
         of_floor = geom.parent.name == "world"
         geom.contype, geom.conaffinity = (1, 0) if of_floor else (0, 1)
@@ -109,29 +107,15 @@ def to_mjx(model: Any) -> Any:
 
 
 def solve_contacts(model: Any, data: Any) -> Any:
-    r"""Return `data` with the accelerations and constraint forces, differentiated implicitly.
+    """Return `data` with accelerations and constraint forces, in place of `mjx.solve`.
 
-    MuJoCo's acceleration $a$ minimises a convex, piecewise quadratic function. MJX's solver finds
-    which constraints push, and takes no part in the gradient. With these, D, as they are,
-
-    $(M + J^T D J)\,a = f + J^T D\,a_{ref}$
-
-    is the minimum itself, and its derivative is the solution's, wherever the set of pushing
-    constraints does not change. (MJX's own derivative is that of one iteration and its line search,
-    which has not arrived in a tenth of the states with contacts.)
+    MJX's solver differentiates one iteration and its line search only, which has not arrived in a
+    tenth of the states with contacts.
     """
-    fixed_model, fixed = jax.lax.stop_gradient((model, data))
-    found = jax.lax.stop_gradient(mjx.solve(fixed_model, fixed).qacc)
     inner = data._impl
-    jacobian, reference = inner.efc_J, inner.efc_aref
-    pushing = jax.lax.stop_gradient(jacobian @ found < reference)
-    weights = inner.efc_D * pushing
-    inertia = mjx.full_m(model, data) + (jacobian.T * weights) @ jacobian
-    force = data.qfrc_smooth + jacobian.T @ (weights * reference)
-    factor = jax.scipy.linalg.cho_factor((inertia + inertia.T) / 2)
-    qacc = jax.scipy.linalg.cho_solve(factor, force)
-    push = jacobian.T @ (weights * (reference - jacobian @ qacc))
-    return data.replace(qacc=qacc, qfrc_constraint=push)
+    problem = mjx.full_m(model, data), data.qfrc_smooth, inner.efc_J, inner.efc_D, inner.efc_aref
+    acceleration, push = constrained_acceleration(*problem, data.qacc_warmstart)
+    return data.replace(qacc=acceleration, qfrc_constraint=push)
 
 
 @functools.cache
