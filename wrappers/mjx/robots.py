@@ -90,6 +90,7 @@ def load(file: str, substeps: int, contact: Contact) -> Any:
     spec.option.timestep = STEP_SECONDS / substeps
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX has no PGS, which Humanoid names
     for geom in spec.geoms:
         of_floor = geom.parent.name == "world"
         geom.contype, geom.conaffinity = (1, 0) if of_floor else (0, 1)
