@@ -28,14 +28,14 @@ FOLDERS = {
 }
 ADAPTERS = {
     "vmas": "wrappers/vmas/",
-    "mujoco": "wrappers/mujoco/",
-    "jax": "wrappers/jaxmarl/",
+    "mujoco": ("wrappers/mujoco/", "wrappers/mjx/"),
+    "jax": ("wrappers/jax/", "wrappers/jaxmarl/"),
     "jaxmarl": "wrappers/jaxmarl/",
     "pettingzoo": "wrappers/pettingzoo/",
     "mpe2": "wrappers/pettingzoo/",
     "stable_baselines3": "wrappers/sb3/",
 }
-"""Libraries, and the one folder that may import each."""
+"""Libraries, and the folder, or the few, that may import each."""
 FOR_EVERYBODY = {"errors", "seeding", "config"}
 MAY_IMPORT = {
     "errors": set(),
@@ -54,7 +54,7 @@ MAY_IMPORT = {
 }
 """What each room may import, beside itself and what is for everybody; who is not here, all."""
 EXTERNAL = "wrappers/external"
-ALSO_IN_WRAPPERS = {"mujoco": {"gymnasium", "pettingzoo"}}
+ALSO_IN_WRAPPERS = {"mujoco": {"gymnasium", "pettingzoo"}, "jaxmarl": {"jax"}, "mjx": {"jax"}}
 """Adapter folders import `external`, the modules of `wrappers/` itself, and these neighbours."""
 MAX_MODULES = 12
 MAX_LINES = 600

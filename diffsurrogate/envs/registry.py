@@ -29,6 +29,7 @@ _FACTORIES: dict[str, str | EnvFactory] = {
     "mujoco": "mujoco.batch_env:make",
     "mamujoco": "mujoco.mamujoco:make",
     "jaxmarl": "jaxmarl.ids:make",
+    "mjx": "mjx.ids:make",
 }
 _IDS: dict[str, str | Callable[[], list[str]]] = {
     "vmas": "vmas.adapter:ids",
@@ -41,6 +42,7 @@ _IDS: dict[str, str | Callable[[], list[str]]] = {
     "mujoco": "mujoco.batch_env:ids",
     "mamujoco": "mujoco.mamujoco:ids",
     "jaxmarl": "jaxmarl.ids:ids",
+    "mjx": "mjx.ids:ids",
 }
 """Lists the names after the slash; a namespace not listed accepts any id its library knows."""
 _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {

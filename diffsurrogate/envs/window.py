@@ -137,7 +137,7 @@ class GradientGuard:
     def __init__(self) -> None:
         """Start at none."""
         self.dropped = torch.zeros((), dtype=torch.long)
-        """Actions with a gradient that was dropped."""
+        """Actions, or steps of an env, with a gradient that was dropped."""
         self.active = True
         self.norms: list[Tensor] | None = None
         """(*any, env) norms of actions' gradients since it was set to a list, the last step's
@@ -149,6 +149,17 @@ class GradientGuard:
             action = action.view_as(action)  # the hook must not see other uses of the tensor
             action.register_hook(self._finite)
         return action
+
+    def finite_rows(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return the gradients `(env, ...)` of one step; an env's are all 0 if one is not finite.
+
+        For simulators that compute them outside of autograd.
+        """
+        if not self.active:
+            return list(gradients)
+        finite = torch.stack([x.isfinite().reshape(len(x), -1).all(1) for x in gradients]).all(0)
+        self.dropped = self.dropped.to(finite.device) + (~finite).sum()
+        return [torch.where(finite.view(-1, *[1] * (x.dim() - 1)), x, 0.0) for x in gradients]
 
     def _finite(self, gradient: Tensor) -> Tensor:
         finite = gradient.isfinite().flatten(-2).all(-1)

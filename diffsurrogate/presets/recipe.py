@@ -45,7 +45,7 @@ _TRAINERS: dict[Method, type[SHAC | PPO]] = {
     "armappo": ARMAPPO,
     "happo": HAPPO,
 }
-_ROBOTS = ("mujoco", "mamujoco")
+_ROBOTS = ("mujoco", "mamujoco", "mjx")
 _EXTERNAL = (*_ROBOTS, "gymnasium", "pettingzoo", "mpe2", "jaxmarl")
 
 

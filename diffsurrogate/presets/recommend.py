@@ -78,6 +78,8 @@ def _run(choice: Choice) -> RunConfig:
         return classic_run(choice)
     if library == "paper":
         return RunConfig(total_steps=20_000_000, max_steps=512, eval_every=25)
+    if library == "mjx":  # one number of copies: each other one is compiled for
+        return RunConfig(num_envs=64, total_steps=2000 * 64 * 32, eval_every=50, eval_envs=64)
     if library == "games" and on_policy and method != "sb3-ppo":
         return RunConfig(num_envs=2000, total_steps=1_000_000, eval_every=5, eval_envs=8)
     run = RunConfig(eval_envs=64) if choice.external else RunConfig()

@@ -21,6 +21,7 @@ ENVS = [
     "mujoco/HalfCheetah-v5",
     "mamujoco/HalfCheetah-6x1",
     "jaxmarl/MPE_simple_spread_v3",
+    "mjx/hopper",
     "games/climbing",
     "diffsurrogate/cartpole-swingup",
 ]

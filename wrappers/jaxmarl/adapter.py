@@ -12,7 +12,8 @@ from torch import Tensor
 from diffsurrogate.envs.env import State
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, env_seeds
-from diffsurrogate.wrappers.jaxmarl.batch import Batch, to_jax, to_torch
+from diffsurrogate.wrappers.jax.arrays import to_jax, to_torch
+from diffsurrogate.wrappers.jaxmarl.batch import Batch
 from diffsurrogate.wrappers.jaxmarl.time_limit import time_limit
 
 

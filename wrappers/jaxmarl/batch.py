@@ -6,16 +6,20 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.agent_rows import Layout
+from diffsurrogate.wrappers.jax.arrays import (
+    Array,
+    is_key,
+    jax_device,
+    restored,
+    saved,
+    settled,
+    to_jax,
+)
 from diffsurrogate.wrappers.jaxmarl.library import CoinGame, jax, jnp
 from diffsurrogate.wrappers.jaxmarl.time_limit import without_limit
-
-Array = Any
-"""A JAX array; inside compiled functions, what stands for one."""
 
 
 class Batch:
@@ -109,7 +113,7 @@ class Batch:
         gone = [jnp.asarray(dones.get(agent, False)).astype(bool) for agent in self.layout.agents]
         return (
             key,
-            jax.tree.map(_settled, after),
+            jax.tree.map(settled, after),
             self._observations(obs, after),
             jnp.stack([value.astype(jnp.float32) for value in reward]),
             terminated,
@@ -190,32 +194,26 @@ class Batch:
 
     def save(self, keys: Array, state: Any) -> dict[str, Any]:
         """Return copies as tensors, random keys inside the state included."""
-        leaves = [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(state)]
-        return {
-            "keys": to_torch(keys).clone(),
-            "state": [to_torch(leaf).clone() for leaf in leaves],
-        }
+        return {"keys": saved(keys), "state": [saved(leaf) for leaf in jax.tree.leaves(state)]}
 
-    def load(self, saved: dict[str, Any], device: torch.device) -> tuple[Array, Any]:
+    def load(self, state: dict[str, Any], device: torch.device) -> tuple[Array, Any]:
         """Return keys and state of which `save` was called.
 
         Raises:
             UsageError: they are of another env, or of the same made differently.
         """
         leaves, shape = jax.tree.flatten(jax.tree.map(self._batched, self._state))
-        needed = [jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for x in leaves]
-        given = saved["state"]
+        needed = [jax.eval_shape(jax.random.key_data, x) if is_key(x) else x for x in leaves]
+        given = state["state"]
         if [tuple(x.shape) for x in given] != [x.shape for x in needed]:
             raise UsageError(
                 f"the state is not one of {self.num_envs} copies of this {self.name}: its arrays "
                 "have other shapes; make the env as it was when the state was taken"
             )
-        arrays = [to_jax(tensor.to(device, copy=True)) for tensor in given]
         arrays = [
-            jax.random.wrap_key_data(array, impl=leaf.dtype) if _is_key(leaf) else array
-            for array, leaf in zip(arrays, leaves, strict=True)
+            restored(tensor, leaf, device) for tensor, leaf in zip(given, leaves, strict=True)
         ]
-        return to_jax(saved["keys"].to(device, copy=True)), jax.tree.unflatten(shape, arrays)
+        return to_jax(state["keys"].to(device, copy=True)), jax.tree.unflatten(shape, arrays)
 
     # --- refusals ---------------------------------------------------------------------------------
 
@@ -312,52 +310,14 @@ class _Spaces:
         )
 
 
-def jax_device(device: torch.device) -> Any:
-    """Return JAX's name of a device.
-
-    Raises:
-        UsageError: JAX cannot reach it.
-    """
-    try:
-        return jax.devices("cpu" if device.type == "cpu" else "cuda")[device.index or 0]
-    except (RuntimeError, IndexError) as error:
-        raise UsageError(
-            f"JAX cannot reach {str(device)!r} ({str(error).splitlines()[0]}); install a JAX that "
-            'can (pip install "jax[cuda12]"), or use device="cpu"'
-        ) from error
-
-
-def to_torch(array: Array) -> Tensor:
-    """Return a tensor of the same memory."""
-    return from_dlpack(jax.block_until_ready(array))
-
-
-def to_jax(tensor: Tensor) -> Array:
-    """Return an array of the same memory, which must not be written to from now on.
-
-    A tensor that starts within a cache line is copied.
-    """
-    return jax.dlpack.from_dlpack(tensor.detach().contiguous())
-
-
 def _flat(obs: Any) -> Array:
     """Return an agent's observation, an array or nested dicts of arrays, as one float vector."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(obs)]
     return jnp.concatenate([leaf.ravel().astype(jnp.float32) for leaf in leaves])
 
 
-def _settled(leaf: Any) -> Array:
-    """Return a number of a fixed dtype: for a weak one JAX would recompile the next step."""
-    array = jnp.asarray(leaf)
-    return array if _is_key(array) else array.astype(array.dtype)
-
-
 def _zeros(leaf: Any) -> Array:
-    if not _is_key(leaf):
+    if not is_key(leaf):
         return np.zeros(leaf.shape, leaf.dtype)
     data = jax.eval_shape(jax.random.key_data, leaf)
     return jax.random.wrap_key_data(jnp.zeros(data.shape, data.dtype), impl=leaf.dtype)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

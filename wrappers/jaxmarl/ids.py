@@ -11,8 +11,8 @@ import torch
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import check_options
+from diffsurrogate.wrappers.jax.arrays import jax_device
 from diffsurrogate.wrappers.jaxmarl.adapter import JaxMARLEnv
-from diffsurrogate.wrappers.jaxmarl.batch import jax_device
 from diffsurrogate.wrappers.jaxmarl.library import (
     MAP_NAME_TO_SCENARIO,
     SimpleMPE,

@@ -1,0 +1,1 @@
+"""Envs that are pure functions of JAX, whose gradients reach torch."""

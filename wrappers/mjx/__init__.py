@@ -1,0 +1,1 @@
+"""Robots of the SHAC paper on MuJoCo MJX, with the gradients of its physics."""

@@ -1,0 +1,96 @@
+"""The SHAC paper's robots by id: `mjx/hopper`, `mjx/halfcheetah`, `mjx/ant`, `mjx/humanoid`."""
+
+from typing import Any
+
+import torch
+
+from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.errors import UsageError, did_you_mean
+from diffsurrogate.wrappers.external.ids import check_names, parameters_of
+from diffsurrogate.wrappers.jax.adapter import JaxEnv
+from diffsurrogate.wrappers.mjx.robots import Contact, load, to_mjx
+from diffsurrogate.wrappers.mjx.tasks import TASKS, functions
+
+
+class MJXEnv(JaxEnv):
+    """A robot of the SHAC paper (arXiv:2204.07137, A.3), simulated by MuJoCo MJX.
+
+    Observations, rewards, starts, terminations and the control step of 1/60 s are the paper's; the
+    robots are Gymnasium's, with their torques, and the physics is MuJoCo's instead of the authors'
+    simulator, so returns of the two cannot be compared. The parts of a robot pass through each
+    other.
+
+    A copy that blows up (a number beyond 1e6, or none) shows NaN: trainers reset it and leave it
+    out.
+    """
+
+    articulated = True
+
+    def __init__(
+        self,
+        robot: str,
+        *,
+        num_envs: int = 64,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        differentiable: bool = False,
+        max_steps: int | None = 1000,
+        substeps: int | None = None,
+        stiffness: float = 1.0,
+        solimp: tuple[float, float, float] | None = None,
+    ) -> None:
+        """Load the robot.
+
+        Args:
+            robot: hopper, halfcheetah, ant or humanoid.
+            num_envs: copies that step together; each other number is compiled for.
+            seed: of the start states.
+            device: of all tensors; JAX computes there.
+            differentiable: keep the graph of dynamics and reward.
+            max_steps: steps after which an episode is truncated; the paper's 1000.
+            substeps: of a control step, and of its gradient: their cost is proportional to it. None
+                for the robot's own.
+            stiffness, solimp: of contacts, see `Contact`; other values need no new compilation.
+
+        Raises:
+            UsageError: an option is out of range.
+        """
+        task = TASKS[robot]
+        count = task.substeps if substeps is None else substeps
+        model = load(task.file, count, Contact(stiffness=stiffness, solimp=solimp))
+        reset, step = functions(robot, count)
+        self.robot = robot
+        """hopper, halfcheetah, ant or humanoid."""
+        self.model = model
+        """The `mujoco.MjModel`."""
+        super().__init__(
+            reset,
+            step,
+            act_dim=model.nu,
+            num_envs=num_envs,
+            params=to_mjx(model),
+            seed=seed,
+            device=device,
+            differentiable=differentiable,
+            max_steps=max_steps,
+        )
+        self.agents = [robot]
+
+
+def ids() -> list[str]:
+    """Return the names of the robots."""
+    return list(TASKS)
+
+
+def make(name: str, **options: Any) -> MultiAgentVectorEnv:
+    """Make `mjx/<name>`.
+
+    Raises:
+        UsageError: there is no such robot, or it does not take an option.
+    """
+    if name not in TASKS:
+        raise UsageError(
+            f"unknown env mjx/{name}; known: {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
+        )
+    check_names(f"mjx/{name}", options, parameters_of(MJXEnv))
+    return MJXEnv(name, **options)

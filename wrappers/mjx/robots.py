@@ -1,0 +1,149 @@
+"""Gymnasium's robots as MuJoCo models that MJX can differentiate, and one control step of them.
+
+MuJoCo and MJX are imported here only; install them as the extra `mjx`.
+"""
+
+import contextlib
+import functools
+import io
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.jax.library import jax
+from diffsurrogate.wrappers.mjx.solver import constrained_acceleration
+
+try:
+    with contextlib.redirect_stdout(io.StringIO()):  # MJX prints that it does without Warp
+        import mujoco
+        from mujoco import mjx
+except ImportError as error:
+    raise UsageError(
+        'ids mjx/... need MuJoCo MJX, an optional extra: pip install "diffsurrogate[mjx]" '
+        f"({error})"
+    ) from error
+
+ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
+STEP_SECONDS = 1 / 60
+"""Of one control step, as in the paper."""
+_DEFAULT_SECONDS = 0.02
+"""MuJoCo's time constant of contacts, which Gymnasium's robots have too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contact:
+    """How contacts with the floor respond; the robot's parts pass through each other."""
+
+    stiffness: float = 1.0
+    """Spring constant of contacts, as a multiple of the robot file's: its time constant (`solref`)
+    is divided by the square root, so that the damping ratio stays. MuJoCo allows no time constant
+    below two substeps."""
+    solimp: tuple[float, float, float] | None = None
+    """MuJoCo's impedance: at first touch, at depth, and that depth in metres. (0.9, 0.95, 0.001) is
+    MuJoCo's own; near 1 is rigid. None for the robot file's."""
+
+    def check(self, substeps: int) -> None:
+        """Refuse what the substeps cannot follow.
+
+        Raises:
+            UsageError: the stiffness is not positive, its time constant is below two substeps, or
+                the impedance is out of range.
+        """
+        if not 0 < self.stiffness < math.inf:
+            raise UsageError(f"stiffness is {self.stiffness}; a finite number above 0 is needed")
+        seconds, least = _DEFAULT_SECONDS / math.sqrt(self.stiffness), 2 * STEP_SECONDS / substeps
+        if seconds < least * (1 - 1e-6):
+            needed = math.ceil(2 * STEP_SECONDS / seconds - 1e-6)
+            most = (_DEFAULT_SECONDS / least) ** 2
+            raise UsageError(
+                f"stiffness={self.stiffness:g} gives contacts a time constant of {seconds:.2g} s, "
+                f"below two of the {substeps} substeps; give substeps={needed}, or a stiffness of "
+                f"at most {most:.3g}"
+            )
+        if self.solimp is not None:
+            first, last, width = self.solimp
+            if not (0 < first <= last < 1 and width > 0):
+                raise UsageError(
+                    f"solimp is {self.solimp}; two numbers in (0, 1), the second not below the "
+                    "first, and a width above 0 are needed"
+                )
+
+
+def load(file: str, substeps: int, contact: Contact) -> Any:
+    """Return a `mujoco.MjModel` of one of Gymnasium's robot files, changed for MJX.
+
+    Euler's method with explicit joint damping, and contacts with the floor only.
+
+    Raises:
+        UsageError: the substeps or the contact are out of range.
+    """
+    if substeps < 1:
+        raise UsageError(f"substeps is {substeps}; at least 1 is needed")
+    contact.check(substeps)
+    spec = mujoco.MjSpec.from_file(str(ASSETS / file))
+    spec.option.timestep = STEP_SECONDS / substeps
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
+    spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON  # MJX has no PGS, which Humanoid names
+    for geom in spec.geoms:
+        of_floor = geom.parent.name == "world"
+        geom.contype, geom.conaffinity = (1, 0) if of_floor else (0, 1)
+        geom.solref[0] /= math.sqrt(contact.stiffness)
+        if contact.solimp is not None:
+            geom.solimp[:3] = contact.solimp
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "compiler attribute .* deprecated")  # by Gymnasium's file
+        return spec.compile()
+
+
+def to_mjx(model: Any) -> Any:
+    """Return MJX's model, a pytree of arrays."""
+    return mjx.put_model(model)
+
+
+def solve_contacts(model: Any, data: Any) -> Any:
+    """Return `data` with accelerations and constraint forces, in place of `mjx.solve`.
+
+    MJX's solver differentiates one iteration and its line search only, which has not arrived in a
+    tenth of the states with contacts.
+    """
+    inner = data._impl
+    problem = mjx.full_m(model, data), data.qfrc_smooth, inner.efc_J, inner.efc_D, inner.efc_aref
+    acceleration, push = constrained_acceleration(*problem, data.qacc_warmstart)
+    return data.replace(qacc=acceleration, qfrc_constraint=push)
+
+
+@functools.cache
+def physics(file: str, substeps: int) -> Callable[..., tuple[Any, ...]]:
+    """Return a function that simulates one control step of a robot.
+
+    Of qpos, qvel, qacc_warmstart (the solver's first guess, part of the state), controls and MJX's
+    model, to the first three after the step.
+    """
+    blank = mjx.make_data(load(file, substeps, Contact()))
+
+    def simulate(qpos: Any, qvel: Any, warmstart: Any, ctrl: Any, model: Any) -> tuple[Any, ...]:
+        def substep(state: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
+            qpos, qvel, warmstart = state
+            data = blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=ctrl)
+            for part in (
+                mjx.fwd_position,
+                mjx.fwd_velocity,
+                mjx.fwd_actuation,
+                mjx.fwd_acceleration,
+                solve_contacts,
+                mjx.euler,
+            ):
+                data = part(model, data)
+            return (data.qpos, data.qvel, data.qacc_warmstart), None
+
+        # a loop compiles in a tenth of the time that as many copies of its body take
+        return jax.lax.scan(substep, (qpos, qvel, warmstart), None, length=substeps)[0]
+
+    return simulate
