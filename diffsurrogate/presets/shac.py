@@ -116,7 +116,8 @@ def classic_run(choice: Choice) -> RunConfig:
     """Return as many envs and steps as the paper takes."""
     task = _TASKS[choice.env]
     steps = task.updates * task.num_envs * SHACConfig().horizon
-    return RunConfig(num_envs=task.num_envs, total_steps=steps, eval_every=25)
+    evaluation = {"eval_envs": task.num_envs} if choice.library == "mjx" else {}  # compiled already
+    return RunConfig(num_envs=task.num_envs, total_steps=steps, eval_every=25, **evaluation)
 
 
 def _classic(choice: Choice, num_envs: int) -> SHACConfig:
