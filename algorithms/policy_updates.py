@@ -53,6 +53,9 @@ class PathwiseConfig:
     lam: float | None = None
     """λ of the TD(λ) return from every state of a window, in [0, 1]; None for SHAC's objective: the
     window's rewards plus the value at its end."""
+    bootstrap: bool = True
+    """Whether the value counts that follows a window or segment; without, the gradient is that of
+    back-propagation through time (BPTT) of the rewards alone."""
     minibatches: int = 1
     """Optimiser steps per window, each on a random part of it; more than 1 needs SHAC++."""
     segment_length: int | None = None
@@ -306,6 +309,8 @@ class PathwiseGradient:
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
         reward = window.reward / self.value.scale.scale
         value = self.value.critic.target(value_obs)
+        if not self.config.bootstrap:
+            value = torch.zeros_like(value)
         if agent is not None:
             only = torch.zeros_like(reward[0, 0])
             only[agent] = 1.0

@@ -85,6 +85,23 @@ def test_actor_loss_by_hand(ends, value_obs, action_penalty_weight, action_penal
     assert agent.policy_update.gradient.loss(window).item() == pytest.approx(loss)
 
 
+def test_without_a_bootstrap_only_rewards_count():
+    agent = SHAC(Reach(), config(gamma=0.5, update=pathwise(bootstrap=False)))
+    agent.critic.target = lambda obs: obs[..., 0]
+    six = torch.full((2, ENVS, AGENTS, OBS), 6.0)
+    never = torch.zeros(2, ENVS, dtype=torch.bool)
+    window = Window(
+        obs=six,
+        action=torch.zeros(2, ENVS, AGENTS, ACT),
+        reward=torch.ones(2, ENVS, AGENTS),
+        next_obs=six,
+        terminated=never,
+        truncated=never,
+    )
+    found = agent.policy_update.gradient.return_loss(window)
+    assert found.item() == pytest.approx(-(1 + 0.5) / 2)
+
+
 def test_noise_does_not_bias_a_mean_inside_the_box():
     """Half the samples of a policy of deviation 3 are outside; its mean is not."""
     agent = SHAC(

@@ -37,7 +37,7 @@ class MJXEnv(JaxEnv):
         max_steps: int | None = 1000,
         substeps: int | None = None,
         stiffness: float = 1.0,
-        solimp: tuple[float, float, float] | None = None,
+        rigid: bool = False,
     ) -> None:
         """Load the robot.
 
@@ -50,14 +50,14 @@ class MJXEnv(JaxEnv):
             max_steps: steps after which an episode is truncated; the paper's 1000.
             substeps: of a control step, and of its gradient: their cost is proportional to it. None
                 for the robot's own.
-            stiffness, solimp: of contacts, see `Contact`; other values need no new compilation.
+            stiffness, rigid: of contacts, see `Contact`; other values need no new compilation.
 
         Raises:
             UsageError: an option is out of range.
         """
         task = TASKS[robot]
         count = task.substeps if substeps is None else substeps
-        model = load(task.file, count, Contact(stiffness=stiffness, solimp=solimp))
+        model = load(task.file, count, Contact(stiffness=stiffness, rigid=rigid))
         reset, step = functions(robot, count)
         self.robot = robot
         """hopper, halfcheetah, ant or humanoid."""

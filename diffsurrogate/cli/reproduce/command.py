@@ -11,6 +11,7 @@ import tyro
 from diffsurrogate.cli.reproduce.bppo import BPTA
 from diffsurrogate.cli.reproduce.grid import Run, cores, count, states_of, tail, train_all
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
+from diffsurrogate.cli.reproduce.shac import SHAC_CURVES
 from diffsurrogate.cli.reproduce.shacpp import TABLE1
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.cli.reproduce.workers import Children, locked
@@ -18,7 +19,9 @@ from diffsurrogate.config import require_range
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import Method, Network, Preset
 
-TABLES: dict[str, PaperTable] = {table.name: table for table in (TABLE1, BPTA, HYPERMARL)}
+TABLES: dict[str, PaperTable] = {
+    table.name: table for table in (TABLE1, BPTA, HYPERMARL, SHAC_CURVES)
+}
 _OURS = ("out", "resume", "agents", "network", "preset", "seed", "total-steps", "cpu-limit")
 _RESERVED = {f"--{name}" for name in (*_OURS, "stop-at", "no-resume")}
 
@@ -31,9 +34,9 @@ class ReproduceOptions:
     Options after -- are handed to every training, such as -- --num-envs 64 --film-steps 0.
     """
 
-    table: tyro.conf.Positional[Literal["table1", "bpta", "hypermarl"]]
+    table: tyro.conf.Positional[Literal["table1", "bpta", "hypermarl", "shac"]]
     """table1: of SHAC++. bpta: BPPO's matrix games and MaMuJoCo. hypermarl: Dispersion, Navigation
-    and SMAX."""
+    and SMAX. shac: cart-pole and robots, with the simulator's own gradients."""
     tasks: tuple[str, ...] | None = None
     """Rows of the table; None for all."""
     agents: tuple[int, ...] | None = None

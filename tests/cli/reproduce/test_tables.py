@@ -12,6 +12,7 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.reproduce.bppo import BPTA
 from diffsurrogate.cli.reproduce.command import TABLES
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
+from diffsurrogate.cli.reproduce.shac import SHAC_CURVES
 from diffsurrogate.cli.reproduce.statistics import read_results
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.cli.reproduce.workers import Children
@@ -38,7 +39,7 @@ def test_a_folder_is_named_after_its_cell(table):
             table.cell_of(name)
 
 
-@pytest.mark.parametrize("table", [BPTA, HYPERMARL], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [BPTA, HYPERMARL, SHAC_CURVES], ids=lambda table: table.name)
 def test_every_column_can_be_trained(table):
     columns = {cell.column: cell for cell in all_cells(table)}
     for cell in columns.values():
@@ -46,6 +47,18 @@ def test_every_column_can_be_trained(table):
         assert (options.method, options.agents, options.network) == (
             *(cell.method, cell.agents, cell.network),
         )
+
+
+def test_horizons_of_shac_make_as_many_steps_per_update():
+    cells = [cell for cell in all_cells(SHAC_CURVES) if cell.task == "halfcheetah"]
+    assert {"", "horizon-4", "horizon-128"} <= {cell.variant for cell in cells}
+    for cell in cells:
+        options = options_of(SHAC_CURVES, cell)
+        if cell.method == "shac":
+            assert options.num_envs * options.shac.horizon == 64 * 32
+            gradient = options.shac.update.gradient
+            assert gradient.bootstrap == (cell.variant != "no-critic")
+            assert gradient.max_growth == (10.0 if cell.variant == "adaptive" else None)
 
 
 def test_variants_are_what_they_say():
