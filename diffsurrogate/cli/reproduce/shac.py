@@ -1,13 +1,13 @@
 """The learning curves of SHAC's paper, its ablations, and what came after, on MuJoCo MJX."""
 
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable, Task
-from diffsurrogate.presets.recipe import Preset
+from diffsurrogate.presets.recipe import Method, Preset
 
 _HORIZONS = {4: 512, 8: 256, 16: 128, 64: 32, 128: 16}
 """Steps of a window, and copies of the env that make as many steps per update as 64 of 32."""
 
 
-def _shac(*options: str) -> dict[str, tuple[str, ...]]:
+def _shac(*options: str) -> dict[Method, tuple[str, ...]]:
     """Return a variant that SHAC alone has; each option is a name and its value."""
     return {"shac": tuple(f"--{word}" if at % 2 == 0 else word for at, word in enumerate(options))}
 
