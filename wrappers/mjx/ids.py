@@ -1,14 +1,18 @@
 """The SHAC paper's robots by id: `mjx/hopper`, `mjx/halfcheetah`, `mjx/ant`, `mjx/humanoid`."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError, did_you_mean
+from diffsurrogate.wrappers.external.adapter import not_drawn
 from diffsurrogate.wrappers.external.ids import check_names, parameters_of
 from diffsurrogate.wrappers.jax.adapter import JaxEnv
-from diffsurrogate.wrappers.mjx.robots import Contact, load, to_mjx
+from diffsurrogate.wrappers.mjx.robots import Contact, Painter, load, to_mjx
 from diffsurrogate.wrappers.mjx.tasks import TASKS, functions
 
 
@@ -25,6 +29,8 @@ class MJXEnv(JaxEnv):
     """
 
     articulated = True
+    render_mode = "rgb_array"
+    metadata: dict[str, Any] = JaxEnv.metadata | {"render_modes": ["rgb_array"], "render_fps": 60}
 
     def __init__(
         self,
@@ -75,6 +81,31 @@ class MJXEnv(JaxEnv):
             max_steps=max_steps,
         )
         self.agents = [robot]
+        self._painter = Painter(model)
+
+    def render(self, env_indices: Iterable[int] | None = None) -> tuple[NDArray[np.uint8], ...]:
+        """Draw robots as they stand.
+
+        Args:
+            env_indices: which envs; None for all.
+
+        Returns:
+            one frame `(height, width, 3)` uint8 per env.
+
+        Raises:
+            UsageError: the envs were not reset, or OpenGL is missing.
+        """
+        _ = self.current_obs
+        places = np.asarray(self.raw_state["qpos"])
+        indices = range(self.num_envs) if env_indices is None else env_indices
+        try:
+            return tuple(self._painter.picture(places[index]) for index in indices)
+        except Exception as error:  # of several kinds, by what of OpenGL is missing
+            raise not_drawn(error) from error
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the renderer."""
+        self._painter.close()
 
 
 def ids() -> list[str]:

@@ -101,6 +101,32 @@ def to_mjx(model: Any) -> Any:
     return mjx.put_model(model)
 
 
+class Painter:
+    """Draws a robot, from the camera that follows it."""
+
+    def __init__(self, model: Any) -> None:
+        """Prepare nothing: OpenGL is loaded at the first picture."""
+        self._model = model
+        self._data: Any = None
+        self._renderer: Any = None
+
+    def picture(self, qpos: Any) -> Any:
+        """Return a frame `(240, 320, 3)` uint8 of the robot at `qpos`."""
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self._model, height=240, width=320)
+            self._data = mujoco.MjData(self._model)
+        self._data.qpos[:] = qpos
+        mujoco.mj_forward(self._model, self._data)
+        self._renderer.update_scene(self._data, camera=0 if self._model.ncam else -1)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free what OpenGL holds."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
 def solve_contacts(model: Any, data: Any) -> Any:
     """Return `data` with accelerations and constraint forces, in place of `mjx.solve`.
 

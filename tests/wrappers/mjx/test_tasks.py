@@ -313,3 +313,20 @@ def test_every_robot_steps_and_has_a_gradient(robot):
     assert acts.grad.isfinite().all()
     assert acts.grad.ne(0).any(-1).all()
     assert int(env.gradient_guard.dropped) == 0
+
+
+def test_pictures_show_each_robot_where_it_stands():
+    env = make("mjx/hopper", num_envs=ENVS)
+    with pytest.raises(UsageError, match="not reset"):
+        env.render()
+    env.reset(seed=0)
+    try:
+        frames = env.render()
+    except UsageError as error:
+        assert "OpenGL" in str(error)
+        pytest.skip("no OpenGL here")
+    assert len(frames) == ENVS
+    assert all((f.shape, f.dtype) == ((240, 320, 3), np.uint8) for f in frames)
+    (again,) = env.render([1])
+    assert np.array_equal(again, frames[1])
+    assert not np.array_equal(frames[0], frames[1])
