@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError, did_you_mean
 from diffsurrogate.wrappers.external.ids import check_names, parameters_of
 from diffsurrogate.wrappers.jax.adapter import JaxEnv
-from diffsurrogate.wrappers.mjx.robots import Contact, load, to_mjx
+from diffsurrogate.wrappers.mjx.robots import Contact, load, to_mjx, touching
 from diffsurrogate.wrappers.mjx.tasks import TASKS, functions
 
 
@@ -75,6 +77,11 @@ class MJXEnv(JaxEnv):
             max_steps=max_steps,
         )
         self.agents = [robot]
+
+    def contacts(self) -> Tensor:
+        """(env,) bool: a part of the robot touches the floor."""
+        poses = np.asarray(self.raw_state["qpos"])
+        return torch.tensor(touching(self.model, poses), device=self.device)
 
 
 def ids() -> list[str]:
