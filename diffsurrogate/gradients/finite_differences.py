@@ -59,8 +59,7 @@ def check_gradients(
         tolerance: relative error above which an env is off.
         pass_fraction: fraction of the checked envs that must agree.
         warmup: steps with random actions before the window. None for 0, or 30 if the env is
-            `articulated`: such envs start in one pose, often in the air. At most half of its time
-            limit then.
+            `articulated`, within its time limit: such envs start near one pose.
         seed: of the initial states, actions and directions.
 
     Returns:
@@ -70,12 +69,9 @@ def check_gradients(
         UsageError: an argument is out of range, every env was reset within the window, or the env
             cannot save its state.
     """
-    if warmup is None:
-        longest = WARMUP if env.max_steps is None else min(WARMUP, env.max_steps // 2)
-        warmup = longest if env.articulated else 0
     if horizon is not None:
         check_horizon(horizon)
-    if warmup < 0:
+    if warmup is not None and warmup < 0:
         raise UsageError(f"warmup is {warmup}; a number of steps of at least 0 is needed")
     if directions < 1:
         raise UsageError(f"directions is {directions}; at least 1 is needed")
@@ -89,6 +85,8 @@ def check_gradients(
     try:
         if horizon is None:
             horizon = 8 if env.contacts() is None else 1
+        if warmup is None:
+            warmup = _usual_warmup(env, horizon)
         _warm_up(env, warmup, seed)
         probe = _Probe(env, horizon, gamma, seed)
         reward, dynamics = probe.measure(directions, tolerance, pass_fraction)
@@ -103,6 +101,13 @@ def check_gradients(
         reward=reward,
         dynamics=dynamics,
     )
+
+
+def _usual_warmup(env: MultiAgentVectorEnv, horizon: int) -> int:
+    """Return how many steps to take before a window that shall end before the time limit."""
+    if not env.articulated:
+        return 0
+    return WARMUP if env.max_steps is None else max(0, min(WARMUP, env.max_steps - horizon - 1))
 
 
 def _warm_up(env: MultiAgentVectorEnv, steps: int, seed: int) -> None:

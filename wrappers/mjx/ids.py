@@ -79,7 +79,7 @@ class MJXEnv(JaxEnv):
         self.agents = [robot]
 
     def contacts(self) -> Tensor:
-        """(env,) bool: a part of the robot touches the floor."""
+        """(env,) bool: the robot touches the floor, or is within the margin of its contacts."""
         poses = np.asarray(self.raw_state["qpos"])
         return torch.tensor(touching(self.model, poses), device=self.device)
 
