@@ -53,6 +53,10 @@ class EnvWrapper(MultiAgentVectorEnv):
         """Return the wrapped env's largest attainable return, (env,)."""
         return self.env.max_return()
 
+    def contacts(self) -> Tensor | None:
+        """(env,) bool: envs of the wrapped env that are in contact; None if it does not know."""
+        return self.env.contacts()
+
     def state(self) -> State:
         """Return the wrapped env's state; what was learned is in `state_dict`."""
         return self.env.state()

@@ -56,8 +56,10 @@ class RenderOptions:
 class CheckOptions(MadeOptions):
     """Compare an env's own gradients with finite differences; status 1 if they disagree."""
 
-    horizon: int = 8
-    """Steps of the window."""
+    horizon: int | None = None
+    """Steps of the window; None for 8, or 1 if the env knows its contacts."""
+    warmup: int | None = None
+    """Steps with random actions before the window; None for 0, or 30 if bodies have joints."""
     tolerance: float = 0.05
     """Largest relative error of an env that passes."""
 
@@ -101,7 +103,11 @@ def check_env(options: CheckOptions) -> int:
     torch.set_num_threads(1)
     env = options.make(differentiable=True)
     report = check_gradients(
-        env, horizon=options.horizon, tolerance=options.tolerance, seed=options.seed
+        env,
+        horizon=options.horizon,
+        tolerance=options.tolerance,
+        warmup=options.warmup,
+        seed=options.seed,
     )
     print(f"{options.env}\n{report}")
     return 0 if report.passed else 1

@@ -247,6 +247,14 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Return the largest attainable return (env,) since the last reset, if known."""
         return None
 
+    def contacts(self) -> Tensor | None:
+        """Return which envs are in contact in the current state, (env,) bool; None if not known.
+
+        A contact that begins or ends is a kink of the dynamics: `check_gradients` judges envs in
+        contact on their own.
+        """
+        return None
+
     def _save(self) -> State:
         """Return the simulator's state, random state included."""
         raise NotImplementedError(f"{type(self).__name__} cannot save its state: give it _save")

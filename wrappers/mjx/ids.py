@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError, did_you_mean
 from diffsurrogate.wrappers.external.adapter import not_drawn
 from diffsurrogate.wrappers.external.ids import check_names, parameters_of
 from diffsurrogate.wrappers.jax.adapter import JaxEnv
-from diffsurrogate.wrappers.mjx.robots import Contact, Painter, load, to_mjx
+from diffsurrogate.wrappers.mjx.robots import Contact, Painter, load, to_mjx, touching
 from diffsurrogate.wrappers.mjx.tasks import TASKS, functions
 
 
@@ -106,6 +107,11 @@ class MJXEnv(JaxEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Close the renderer."""
         self._painter.close()
+
+    def contacts(self) -> Tensor:
+        """(env,) bool: the robot touches the floor, or is within the margin of its contacts."""
+        poses = np.asarray(self.raw_state["qpos"])
+        return torch.tensor(touching(self.model, poses), device=self.device)
 
 
 def ids() -> list[str]:

@@ -96,6 +96,16 @@ def load(file: str, substeps: int, contact: Contact) -> Any:
         return spec.compile()
 
 
+def touching(model: Any, poses: Any) -> list[bool]:
+    """Return whether a contact is active at each of the `poses` (any, qpos), as MuJoCo finds it."""
+    data, found = mujoco.MjData(model), []
+    for pose in poses:
+        data.qpos[:] = pose
+        mujoco.mj_fwdPosition(model, data)
+        found.append(bool((data.contact.exclude == 0).any()))
+    return found
+
+
 def to_mjx(model: Any) -> Any:
     """Return MJX's model, a pytree of arrays."""
     return mjx.put_model(model)

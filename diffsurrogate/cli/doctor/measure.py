@@ -216,7 +216,8 @@ def _own_gradients(env: MultiAgentVectorEnv, seed: int) -> OwnGradients:
     report = None
     if kinds:
         try:
-            horizon = max(1, min(8, (env.max_steps or 9) - 1))  # within an episode
+            longest = env.max_steps or 9
+            horizon = None if longest > 8 else max(1, longest - 1)  # within an episode
             report = str(check_gradients(env, horizon=horizon, seed=seed))
         except (UsageError, NotImplementedError) as error:
             reason = str(error)

@@ -19,6 +19,7 @@ from torch import Tensor
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.registry import known_ids, make
 from diffsurrogate.errors import UsageError
+from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 
@@ -109,6 +110,21 @@ def test_the_gradient_of_a_step_equals_finite_differences_in_contact():
         numeric = (value(action + 0.02 * towards) - value(action - 0.02 * towards)) / 0.04
     torch.testing.assert_close(exact, numeric, rtol=0.02, atol=0.02)
     assert exact.abs().min() > 0.1
+
+
+def test_contacts_are_those_with_the_floor():
+    env = hopper()
+    env.reset(seed=1)
+    standing, flying = [0, 1.2, 0, 0, 0, 0], [0, 1.5, 0, 0, 0, 0]  # 1 cm into the floor, and above
+    place(env, [standing, flying, standing, flying, flying], 0.0)
+    assert env.contacts().tolist() == [True, False, True, False, False]
+
+
+@pytest.mark.slow
+def test_gradients_pass_in_and_out_of_contact():
+    report = check_gradients(hopper())
+    assert (report.horizon, report.warmup) == (1, 30)
+    assert report.passed, report
 
 
 def test_hoppers_reward_is_equations_15_to_18():
