@@ -244,6 +244,23 @@ def test_functions_that_do_not_fit_are_refused(step, message):
         JaxEnv(start, step, act_dim=1)
 
 
+def test_a_step_without_a_gradient_is_refused_when_one_is_asked_for():
+    import jax
+
+    from diffsurrogate.wrappers.jax.adapter import JaxEnv
+
+    def step(state: Any, action: Any) -> tuple[Any, Any, Any, Any]:
+        place = jax.lax.while_loop(lambda x: x[0] < 1, lambda x: x + action, state["x"])
+        return {"x": place}, place, place.sum(), False
+
+    with pytest.raises(UsageError, match=r"cannot differentiate step\(\).*Leave out differentiable"):
+        JaxEnv(start, step, act_dim=1, differentiable=True)
+    env = JaxEnv(start, step, act_dim=1)
+    with pytest.raises(UsageError, match="cannot differentiate"):
+        env.enable_gradients("dynamics")
+    assert env.gradients == frozenset()
+
+
 class FakeConfig(SimpleNamespace):
     def update(self, name: str, value: Any) -> None:
         setattr(self, name, value)
