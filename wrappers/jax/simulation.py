@@ -320,7 +320,8 @@ def _difference(before: Any, after: Any) -> str:
             f"{name}: {', then '.join(x.get(name, 'none') for x in described)}" for name in other
         ]
         return "; ".join(shown[:5]) + (f"; and {len(other) - 5} more" if len(other) > 5 else "")
-    if jax.tree.structure(before) != jax.tree.structure(after):
+    trees: list[Any] = [jax.tree.structure(state) for state in (before, after)]
+    if trees[0] != trees[1]:
         return (
             "its arrays are, but not what it is made of (containers, or values that are no arrays)"
         )
