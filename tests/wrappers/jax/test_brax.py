@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +226,14 @@ def test_envs_of_brax_s_trainers_are_refused_and_users_wrappers_are_not(wrapper)
     with pytest.raises(UsageError, match=r"Point is wrapped .*env\.unwrapped") as error:
         as_multi_agent(wrapped)
     assert f"max_steps={200 if wrapper == 'create' else 1000}" in str(error.value)
+
+
+def test_warp_s_states_are_refused():
+    brax_envs()
+    raw = kinds()["Point"]()
+    raw.mjx_model = SimpleNamespace(impl=importlib.import_module("mujoco.mjx").Impl.WARP)
+    with pytest.raises(UsageError, match=r"MuJoCo Warp.*impl='jax'"):
+        as_multi_agent(raw)
 
 
 @pytest.mark.parametrize(
