@@ -35,6 +35,7 @@ MAX_STEPS = 4_096
 """Of the trainings on the pages: what is more is cut down to this."""
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # model files of MuJoCo
+    pytest.mark.filterwarnings("ignore:Brax System, piplines and environments:UserWarning"),
     pytest.mark.filterwarnings("ignore:Force limits not specified:UserWarning"),  # VMAS's
 ]
 Names = dict[str, Any]
@@ -125,6 +126,8 @@ CHECKS: dict[tuple[str, str], Callable[[str, Names, str], None]] = {
 def test_an_example_runs(page, code, capsys):
     if page.stem in NEEDS:
         pytest.importorskip(NEEDS[page.stem])
+    if "from brax" in code:
+        pytest.importorskip("brax")
     names: Names = {}
     exec(compile(small(code), name(page), "exec"), names)
     output = capsys.readouterr().out

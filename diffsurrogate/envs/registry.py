@@ -62,6 +62,8 @@ _ADAPTERS: dict[str, str | Callable[..., MultiAgentVectorEnv]] = {
     "pettingzoo.utils.env.ParallelEnv": "pettingzoo.adapter:PettingZooEnv.from_raw",
     "pettingzoo.utils.env.AECEnv": "pettingzoo.adapter:PettingZooEnv.from_raw",
     "jaxmarl.environments.multi_agent_env.MultiAgentEnv": "jaxmarl.adapter:JaxMARLEnv.from_raw",
+    "brax.envs.base.Env": "jax.brax:BraxEnv.from_raw",
+    "mujoco_playground._src.mjx_env.MjxEnv": "jax.brax:BraxEnv.from_raw",
 }
 
 

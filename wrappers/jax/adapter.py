@@ -1,7 +1,7 @@
 """An env from two pure functions of JAX, with its gradients where they are wanted."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ class JaxEnv(MultiAgentVectorEnv):
     Tensors and JAX's arrays share their memory. With `differentiable=True` the graph of a step is
     one node, whose backward pass is the vector-Jacobian product of `step`; it keeps nothing but the
     step's arguments. Where a copy's product is not finite, it is 0 and counted in `gradient_guard`.
-    Without, a step costs the forward pass only, and `LearnedDiffWrapper` learns gradients.
+    Without, a step costs the forward pass only, and `LearnedDiffWrapper` learns gradients. A `step`
+    that JAX cannot differentiate is refused when gradients are asked for.
 
     Each copy has its own key, `jax.random.PRNGKey` of its seed in `env_seeds(seed, num_envs)`; each
     of its resets does `key, own = split(key)` and takes `own`. The first reset and step compile, as
@@ -47,6 +48,9 @@ class JaxEnv(MultiAgentVectorEnv):
         ...     return {"pos": pos}, pos, -(pos**2).sum(), False
         >>> env = JaxEnv(reset, step, act_dim=2, num_envs=64, differentiable=True, max_steps=50)
     """
+
+    no_gradient_advice: ClassVar[str] = ""
+    """Ends the message about a step that JAX cannot differentiate."""
 
     def __init__(
         self,
@@ -81,7 +85,8 @@ class JaxEnv(MultiAgentVectorEnv):
 
         Raises:
             UsageError: a size is out of range, a function cannot be compiled or returns what it
-                should not, or JAX cannot reach the device.
+                should not, `step` has no gradient though one is asked for, or JAX cannot reach the
+                device.
         """
         if act_dim < 1:
             raise UsageError(f"act_dim is {act_dim}; at least 1 is needed")
@@ -106,6 +111,8 @@ class JaxEnv(MultiAgentVectorEnv):
         self._moving: list[Tensor] = []
         self._rest: list[Any] = []
         self._obs: Tensor = torch.empty(0)
+        if differentiable:
+            simulation.check_gradient(num_envs, self.no_gradient_advice)
 
     @property
     def raw_state(self) -> Any:
@@ -149,7 +156,12 @@ class JaxEnv(MultiAgentVectorEnv):
         return GRADIENTS
 
     def enable_gradients(self, *kinds: str) -> None:
-        """Keep the graph, from the next step on."""
+        """Keep the graph, from the next step on.
+
+        Raises:
+            UsageError: JAX cannot differentiate `step`.
+        """
+        self._simulation.check_gradient(self.num_envs, self.no_gradient_advice)
         self.gradients = GRADIENTS
 
     def disable_gradients(self) -> None:

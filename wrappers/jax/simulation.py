@@ -52,6 +52,8 @@ class Compiled:
         """
         self._reset, self._step, self.rows = reset, step, rows
         self._params = params
+        self.shape = shape
+        """Of one copy's state: a pytree of `jax.ShapeDtypeStruct`."""
         leaves, self._tree = jax.tree.flatten(shape)
         self.is_moving = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
         self.leaves = leaves
@@ -121,6 +123,22 @@ class Compiled:
         )
         return pull_back(after)
 
+    def trace_gradient(self, num_envs: int, params: Any) -> None:
+        """Trace the gradient for so many copies, without compiling it; its first call reuses that.
+
+        Raises whatever JAX does where it has none.
+        """
+
+        def of_all(shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+            return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
+
+        pairs = list(zip(self.leaves, self.is_moving, strict=True))
+        moving = [of_all(leaf.shape, leaf.dtype) for leaf, moves in pairs if moves]
+        rest = [of_all(leaf.shape, leaf.dtype) for leaf, moves in pairs if not moves]
+        action = of_all((self.rows.agents, self.rows.act_dim))
+        after, _ = jax.eval_shape(self.advance, moving, action, rest, params)
+        self.gradient.eval_shape(moving, action, rest, params, after)
+
 
 @functools.lru_cache(maxsize=64)
 def _compiled(
@@ -180,6 +198,26 @@ class Simulation:
         with jax.default_device(self.device):
             keys = jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds, dtype=jnp.uint32))
         return jax.device_put(keys, self.device)
+
+    def check_gradient(self, num_envs: int, advice: str) -> None:
+        """Trace the backward pass of a step.
+
+        Args:
+            num_envs: copies.
+            advice: ends the message.
+
+        Raises:
+            UsageError: JAX has no gradient of `step`.
+        """
+        try:
+            self.compiled.trace_gradient(num_envs, self.params)
+        except Exception as error:  # of any kind: each thing without a gradient has its own
+            reason = (str(error).splitlines() or [""])[0]
+            raise UsageError(
+                f"{self.name}: JAX cannot differentiate step(): {type(error).__name__}: {reason} "
+                "Leave out differentiable=True, and let LearnedDiffWrapper(env) learn its "
+                f"gradients{advice}"
+            ) from error
 
     def start(self, keys: Array) -> tuple[Array, list[Tensor], list[Array], Tensor]:
         """Reset every copy; return keys, moving, rest and obs."""
@@ -259,12 +297,10 @@ class Simulation:
         rows: Rows,
     ) -> None:
         after = jax.eval_shape(lambda tree: jax.tree.map(settled, tree), after)
-        before = jax.tree.map(lambda x: (x.shape, x.dtype), state)
-        later = jax.tree.map(lambda x: (x.shape, x.dtype), after)
-        if before != later:
+        if difference := _difference(state, after):
             raise UsageError(
-                f"{self.name}: the state after step() is not shaped as that after reset(): {later} "
-                f"and {before}; give its arrays the same shapes and dtypes in both"
+                f"{self.name}: the state after step() is not shaped as that after reset(): "
+                f"{difference}; give it the same arrays, shapes and dtypes in both"
             )
         if not jax.tree.leaves(state):
             raise UsageError(f"{self.name}: the state has no arrays; give it at least one")
@@ -287,6 +323,30 @@ class Simulation:
                     f"{self.name}: step() gives a {field} of shape {given}; {wanted} is needed, of "
                     "one copy"
                 )
+
+
+def _difference(before: Any, after: Any) -> str:
+    """Return how a state after `step`, of shapes, differs from one before; "" if it does not."""
+    described = [
+        {
+            jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        }
+        for state in (before, after)
+    ]
+    names = dict.fromkeys([*described[0], *described[1]])
+    other = [name for name in names if described[0].get(name) != described[1].get(name)]
+    if other:
+        shown = [
+            f"{name}: {', then '.join(x.get(name, 'none') for x in described)}" for name in other
+        ]
+        return "; ".join(shown[:5]) + (f"; and {len(other) - 5} more" if len(other) > 5 else "")
+    trees: list[Any] = [jax.tree.structure(state) for state in (before, after)]
+    if trees[0] != trees[1]:
+        return (
+            "its arrays are, but not what it is made of (containers, or values that are no arrays)"
+        )
+    return ""
 
 
 class _Step(torch.autograd.Function):

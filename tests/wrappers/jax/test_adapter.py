@@ -5,6 +5,7 @@ JAX is imported in the tests, not with this file: that takes seconds.
 
 import functools
 import importlib.util
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,15 +234,33 @@ def start(key: Any) -> tuple[Any, Any]:
         (lambda s, a: (s, s["x"][:2], 0.0, False), r"an obs of shape \(2,\); \(obs_dim,\)"),
         (lambda s, a: (s, s["x"], a, False), r"a reward of shape \(1,\); \(\) is needed"),
         (lambda s, a: ({"x": 0.0}, s["x"], 0.0, False), "not shaped as that after reset"),
+        (lambda s, a: (OrderedDict(s), s["x"], 0.0, False), "its arrays are, but not what it is"),
         (lambda s, a: (s, s["x"], float(a), False), "cannot be compiled by JAX"),
     ],
-    ids=["count", "obs", "reward", "state", "untraceable"],
+    ids=["count", "obs", "reward", "state", "container", "untraceable"],
 )
 def test_functions_that_do_not_fit_are_refused(step, message):
     from diffsurrogate.wrappers.jax.adapter import JaxEnv
 
     with pytest.raises(UsageError, match=message):
         JaxEnv(start, step, act_dim=1)
+
+
+def test_a_step_without_a_gradient_is_refused_when_one_is_asked_for():
+    import jax
+
+    from diffsurrogate.wrappers.jax.adapter import JaxEnv
+
+    def step(state: Any, action: Any) -> tuple[Any, Any, Any, Any]:
+        place = jax.lax.while_loop(lambda x: x[0] < 1, lambda x: x + action, state["x"])
+        return {"x": place}, place, place.sum(), False
+
+    with pytest.raises(UsageError, match=r"cannot differentiate step\(\).*Leave out"):
+        JaxEnv(start, step, act_dim=1, differentiable=True)
+    env = JaxEnv(start, step, act_dim=1)
+    with pytest.raises(UsageError, match="cannot differentiate"):
+        env.enable_gradients("dynamics")
+    assert env.gradients == frozenset()
 
 
 class FakeConfig(SimpleNamespace):
