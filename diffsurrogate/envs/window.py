@@ -65,8 +65,16 @@ class Window:
         """Put windows of the same envs one after another in time."""
         if len(windows) == 1:
             return windows[0]
+        if any(window.alive_mask is not None for window in windows):
+            windows = [window.with_alive_mask() for window in windows]
         given = [field.name for field in fields(cls) if getattr(windows[0], field.name) is not None]
         return cls(**{name: torch.cat([getattr(w, name) for w in windows]) for name in given})
+
+    def with_alive_mask(self) -> "Window":
+        """Return the window with an alive mask, of ones if it has none."""
+        if self.alive_mask is not None:
+            return self
+        return replace(self, alive_mask=torch.ones_like(self.reward, dtype=torch.bool))
 
     @property
     def horizon(self) -> int:

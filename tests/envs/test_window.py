@@ -1,5 +1,7 @@
 """Windows: cut into segments, taken in part, summed up, and refused where they do not fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,24 @@ def test_segments_are_side_by_side_with_all_that_a_window_has(length):
             values = getattr(cut, name)[:, envs][:, :ENVS]
             assert torch.equal(values, getattr(window, name)[steps]), name
     assert cut.value_obs is None
+
+
+def test_joined_windows_follow_each_other_in_time():
+    window = numbered()
+    parts = [window.each(lambda x, t=t: x[t : t + 2]) for t in range(0, TIME, 2)]
+    joined = Window.join(parts)
+    for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated", "alive_mask"):
+        assert torch.equal(getattr(joined, name), getattr(window, name)), name
+    assert joined.value_obs is None
+
+
+def test_a_window_without_an_alive_mask_joins_one_that_has_it():
+    window = numbered()
+    joined = Window.join([replace(window, alive_mask=None), window])
+    assert joined.alive_mask[:TIME].all()
+    assert torch.equal(joined.alive_mask[TIME:], window.alive_mask)
+    unmasked = replace(window, alive_mask=None)
+    assert Window.join([unmasked, unmasked]).alive_mask is None
 
 
 def test_chosen_envs_come_in_the_order_asked_for():
