@@ -12,7 +12,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import env_seeds
-from diffsurrogate.wrappers.jax.arrays import saved, to_jax
+from diffsurrogate.wrappers.jax.arrays import random_keys, saved, to_jax
 from diffsurrogate.wrappers.jax.simulation import Reset, Rows, Simulation, Step
 
 GRADIENTS = frozenset({"dynamics", "reward"})
@@ -125,7 +125,7 @@ class JaxEnv(MultiAgentVectorEnv):
         if seed is None and self._keys is None:
             seed = self._seed
         if seed is not None:
-            self._keys = self._simulation.keys(env_seeds(seed, self.num_envs))
+            self._keys = random_keys(env_seeds(seed, self.num_envs), self._simulation.device)
         self._keys, self._moving, self._rest, self._obs = self._simulation.start(self._keys)
         return self._obs
 

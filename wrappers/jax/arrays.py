@@ -28,6 +28,18 @@ def jax_device(device: torch.device) -> Any:
         ) from error
 
 
+def random_keys(seeds: list[int], device: Any) -> Array:
+    """Return a random key per copy: `jax.random.PRNGKey` of its seed, below 2**32.
+
+    Args:
+        seeds: one per copy.
+        device: JAX's, where the keys live.
+    """
+    with jax.default_device(device):
+        keys = jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds, dtype=jnp.uint32))
+    return jax.device_put(keys, device)
+
+
 def to_torch(array: Array) -> Tensor:
     """Return a tensor of the same memory."""
     return from_dlpack(jax.block_until_ready(array))

@@ -97,7 +97,10 @@ class Compiled:
         return jnp.asarray(obs).astype(jnp.float32).reshape(self.rows.agents, -1)
 
     def _parts(self, state: Any) -> tuple[list[Array], list[Array]]:
-        leaves = [settled(leaf) for leaf in jax.tree.leaves(state)]
+        return self.split([settled(leaf) for leaf in jax.tree.leaves(state)])
+
+    def split(self, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Return those of a state's leaves that are `moving`, and the `rest`."""
         pairs = list(zip(leaves, self.is_moving, strict=True))
         return [x for x, moves in pairs if moves], [x for x, moves in pairs if not moves]
 
@@ -132,9 +135,7 @@ class Compiled:
         def of_all(shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
             return jax.ShapeDtypeStruct((num_envs, *shape), dtype)
 
-        pairs = list(zip(self.leaves, self.is_moving, strict=True))
-        moving = [of_all(leaf.shape, leaf.dtype) for leaf, moves in pairs if moves]
-        rest = [of_all(leaf.shape, leaf.dtype) for leaf, moves in pairs if not moves]
+        moving, rest = self.split([of_all(leaf.shape, leaf.dtype) for leaf in self.leaves])
         action = of_all((self.rows.agents, self.rows.act_dim))
         after, _ = jax.eval_shape(self.advance, moving, action, rest, params)
         self.gradient.eval_shape(moving, action, rest, params, after)
@@ -178,26 +179,21 @@ class Simulation:
         self.device = jax_device(device)
         whole = () if params is None else (jax.device_put(params, self.device),)
         self.params, params_tree = jax.tree.flatten(whole)
-        self._whole_params = whole
         key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-        state, obs = self._traced("reset", reset, ("state", "obs"), key)
+        state, obs = self._traced("reset", reset, ("state", "obs"), key, *whole)
         state = jax.eval_shape(lambda tree: jax.tree.map(settled, tree), state)
         width = (rows.act_dim,) if rows.single else (rows.agents, rows.act_dim)
         action = jax.ShapeDtypeStruct(width, jnp.float32)
         parts = ("state", "obs", "reward", "terminated")
-        after, obs_after, reward, terminated = self._traced("step", step, parts, state, action)
+        after, obs_after, reward, terminated = self._traced(
+            "step", step, parts, state, action, *whole
+        )
         self._check(state, obs, after, obs_after, reward, terminated, rows)
         self.obs_dim = obs.size // rows.agents
         leaves, tree = jax.tree.flatten(state)
         described = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         quick = self.device.platform == "cpu"
         self.compiled = _compiled(reset, step, rows, tree, described, params_tree, quick)
-
-    def keys(self, seeds: list[int]) -> Array:
-        """Return a random key per copy: `jax.random.PRNGKey` of its seed, below 2**32."""
-        with jax.default_device(self.device):
-            keys = jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds, dtype=jnp.uint32))
-        return jax.device_put(keys, self.device)
 
     def check_gradient(self, num_envs: int, advice: str) -> None:
         """Trace the backward pass of a step.
@@ -258,9 +254,8 @@ class Simulation:
         Raises:
             UsageError: it is the state of another env.
         """
-        leaves, flags = self.compiled.leaves, self.compiled.is_moving
-        ours = [leaf for leaf, moves in zip(leaves, flags, strict=True) if not moves]
-        shapes = [leaf.shape for leaf, moves in zip(leaves, flags, strict=True) if moves]
+        own_moving, ours = self.compiled.split(self.compiled.leaves)
+        shapes = [leaf.shape for leaf in own_moving]
         if [tuple(x.shape[1:]) for x in moving] != shapes or len(rest) != len(ours):
             raise UsageError(
                 f"the state is not one of this {self.name}: its arrays have other shapes; make the "
@@ -270,7 +265,7 @@ class Simulation:
 
     def _traced(self, method: str, function: Any, parts: tuple[str, ...], *args: Any) -> Any:
         try:
-            result = jax.eval_shape(function, *args, *self._whole_params)
+            result = jax.eval_shape(function, *args)
         except UsageError:
             raise
         except Exception as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffsurrogate.envs.env import State
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.wrappers.external.adapter import ExternalEnv, check_options, env_seeds
-from diffsurrogate.wrappers.jax.arrays import to_jax, to_torch
+from diffsurrogate.wrappers.jax.arrays import random_keys, to_jax, to_torch
 from diffsurrogate.wrappers.jaxmarl.batch import Batch
 from diffsurrogate.wrappers.jaxmarl.time_limit import time_limit
 
@@ -118,7 +118,7 @@ class JaxMARLEnv(ExternalEnv):
             seed = self._seed_of_reset(seed)
             if seed is None:
                 seed = int(np.random.SeedSequence().generate_state(1)[0])
-            self._keys = self._batch.keys(env_seeds(seed, self.num_envs))
+            self._keys = random_keys(env_seeds(seed, self.num_envs), self._batch.device)
         self._keys, self._state, self._obs = self._batch.start(self._keys)
         return to_torch(self._obs)
 

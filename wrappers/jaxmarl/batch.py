@@ -73,12 +73,6 @@ class Batch:
 
     # --- what the env does ------------------------------------------------------------------------
 
-    def keys(self, seeds: list[int]) -> Array:
-        """Return a random key per copy: `jax.random.PRNGKey` of its seed, below 2**32."""
-        with jax.default_device(self.device):
-            keys = jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds, dtype=jnp.uint32))
-        return jax.device_put(keys, self.device)
-
     def start(self, keys: Array) -> tuple[Array, Any, Array]:
         """Reset every copy.
 
