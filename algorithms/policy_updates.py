@@ -307,7 +307,7 @@ class PathwiseGradient:
     def return_loss(self, window: Window, agent: int | None = None) -> Tensor:
         """Return the negative return of a window with its graph, of all agents or one."""
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
-        reward = window.reward / self.value.scale.scale
+        reward = self.value.reward(window)
         value = self.value.critic.target(value_obs)
         if not self.config.bootstrap:
             value = torch.zeros_like(value)

@@ -12,6 +12,7 @@ from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, resolve_noise
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, refuse_memory, refuse_squash
+from diffsurrogate.algorithms.max_entropy import EntropyBonus, EntropyConfig
 from diffsurrogate.algorithms.policy_updates import (
     GradientUpdateConfig,
     HybridUpdateConfig,
@@ -59,6 +60,8 @@ class SHACConfig:
     """Policy update: plain optimiser steps, or PPO's clipped steps with a gradient added."""
     value: ValueLearningConfig = field(default_factory=ValueLearningConfig)
     """Training of the value function."""
+    entropy: EntropyConfig = field(default_factory=EntropyConfig)
+    """Bonus for the policy's entropy; none by default."""
     scale_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return, so that values are
     of order 1."""
@@ -180,6 +183,15 @@ class SHAC(Trainer):
             actor = build_actor(config.actor, env)
             self.critic = Critic.of(config.critic, env).to(env.device)
         self._use_actor(actor, config.ema_decay)
+        self.entropy: EntropyBonus | None = None
+        if config.entropy.temperature > 0:
+            limit = config.value.max_grad_norm
+            self.entropy = EntropyBonus(
+                config.entropy, self.actor, max_grad_norm=limit, betas=config.betas
+            )
+            self.register(
+                temperature=self.entropy.weight, temperature_optimiser=self.entropy.optimiser
+            )
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(noise, shape, self.noise_rng)
         self.value = ValueLearning(
@@ -192,6 +204,7 @@ class SHAC(Trainer):
             apart=learns_apart(config.update.gradient, config.actor, env.num_agents),
             betas=config.betas,
             generator=self.minibatch_rng,
+            entropy=self.entropy,
         )
         self.policy_update = build_update(
             config.update,
@@ -235,6 +248,8 @@ class SHAC(Trainer):
         window = window.detach()  # from here on, nothing can reach the policy
         self.env.detach()  # nor hold a graph: a trainer can be copied between its windows
         metrics |= window.summary()
+        if self.entropy is not None:
+            metrics |= self.entropy.adapt(window)
         metrics |= self.value.fit(window, target)  # eq. 8
         metrics |= self.env.fit(window)  # last: models must not change under a live graph
         self.actor.update_normaliser(window.obs, window.alive_mask)

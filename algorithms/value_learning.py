@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.algorithms.max_entropy import EntropyBonus
 from diffsurrogate.config import require_range
 from diffsurrogate.data.replay import StratifiedReplay
 from diffsurrogate.envs.window import Window
@@ -90,6 +91,7 @@ class ValueLearning:
         apart: bool,
         betas: tuple[float, float],
         generator: torch.Generator,
+        entropy: EntropyBonus | None = None,
     ) -> None:
         """Build the optimiser and the replay buffer.
 
@@ -103,9 +105,11 @@ class ValueLearning:
             apart: whether each agent's weights follow its own return.
             betas: Adam's.
             generator: on the CPU, for minibatches.
+            entropy: bonus for the policy's entropy; None for none.
         """
         self.config = config
         self.critic = critic
+        self.entropy = entropy
         self.gamma = gamma
         self.scales_rewards = scale_rewards
         self.generator = generator
@@ -125,13 +129,18 @@ class ValueLearning:
         if self.scales_rewards:
             self.scale.update(window.reward, window.ended)
         return td_lambda(
-            window.reward / self.scale.scale,
+            self.reward(window),
             self.critic.low_target(window.next_obs),
             window.terminated,
             window.truncated,
             gamma=self.gamma,
             lam=self.config.lam,
         )
+
+    def reward(self, window: Window) -> Tensor:
+        """Return scaled rewards (time, env, agent), plus the entropy bonus."""
+        reward = window.reward / self.scale.scale
+        return reward if self.entropy is None else reward + self.entropy.of(window)
 
     def fit(self, window: Window, target: Tensor) -> Metrics:
         """Train the critic on the targets of a window and on replayed ones."""

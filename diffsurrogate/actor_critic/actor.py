@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,10 @@ from diffsurrogate.nets.dico import DiCoNet
 from diffsurrogate.nets.normaliser import RunningStatistics, mark_padding
 
 _ALL = slice(None)
+_LOG_STD = (-5.0, 2.0)
+"""Least and most of log standard deviations that depend on the state."""
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
+"""Of the Gauss-Hermite quadrature over unit normal noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,9 @@ class ActorConfig:
     """Learn one log standard deviation per action feature, independent of the observation."""
     squash: bool = False
     """Apply tanh to the sample (SHAC), instead of clamping with a penalty (SHAC++)."""
+    state_dependent_std: bool = False
+    """The network also gives the log standard deviation of every action feature, around that of
+    `std` and in [-5, 2] (SAC, arXiv:1812.05905; SAPO, arXiv:2412.12089)."""
     normalise_obs: bool = True
     """Normalise observations by their running statistics, frozen during a window."""
     head_gain: float = 0.01
@@ -53,6 +61,8 @@ class ActorConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         require_range(self, "std", "head_gain", low=0.0)
+        if self.state_dependent_std:
+            self._check_state_dependent_std()
         if self.order != "simultaneous" and not isinstance(self.net, SeparateNetConfig):
             raise UsageError(
                 f"order={self.order!r} gives every agent a separate network, but "
@@ -72,6 +82,23 @@ class ActorConfig:
             raise UsageError(
                 f"conditioning={self.conditioning!r} is for agents that act one after another, but "
                 'order is "simultaneous"; leave it at "projection", or choose another order'
+            )
+
+    def _check_state_dependent_std(self) -> None:
+        if self.learn_std:
+            raise UsageError(
+                "learn_std learns standard deviations that do not depend on the state, "
+                "state_dependent_std ones that do; leave one of them False"
+            )
+        if (
+            self.order != "simultaneous"
+            or self.net.gru_size > 0
+            or isinstance(self.net, DiCoConfig)
+        ):
+            raise UsageError(
+                "state_dependent_std is for agents that act at once by a network without memory "
+                f"other than dico, but net is a {self.net.architecture} one with gru_size="
+                f"{self.net.gru_size}, and order is {self.order!r}; leave it False"
             )
 
 
@@ -149,7 +176,9 @@ class Actor(nn.Module):
             flags[action_mask_slice] = True
         self.register_buffer("flags", flags, persistent=False)
         seen = len(without(torch.zeros(obs_dim), global_state_slice))
-        self.net = self._network(agents, seen, low.shape[-1])
+        self.state_dependent_std = config.state_dependent_std and not discrete
+        outputs = low.shape[-1] * (2 if self.state_dependent_std else 1)
+        self.net = self._network(agents, seen, outputs)
         self.statistics = RunningStatistics((agents, obs_dim), shared=config.net.same_for_all)
         self.action_space = ActionSpace(low, high, discrete=discrete)
         missing = None if available is None or bool(available.all()) else ~available
@@ -179,15 +208,22 @@ class Actor(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Return the normalised mean action before squashing, or logits of discrete actions."""
-        inputs = self._inputs(obs)
-        return self._masked(self.net(inputs), inputs)
+        out = self._output_of(obs)
+        return out if self.discrete else self._gaussian(out)[0]
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """Return the action for unit noise of the action's shape; None acts deterministically.
 
         A discrete action passes the gradient of its probabilities (`straight_through_one_hot`).
         """
-        return self._sample(self(obs), noise)
+        return self._sample(self._output_of(obs), noise)
+
+    def gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and log standard deviations before squashing, of continuous actions.
+
+        Both (*batch, agent, act_dim), or what broadcasts to it.
+        """
+        return self._gaussian(self._output_of(obs))
 
     def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
         """Return the log-density of an action from `act`, with respect to normalised actions.
@@ -200,16 +236,19 @@ class Actor(nn.Module):
         Returns:
             (*batch, agent).
         """
-        return self._log_density(self(obs), action, memory)
+        return self._log_density(self._output_of(obs), action, memory)
 
     def entropy(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
-        """Return the entropy (*batch, agent), of a Gaussian over normalised actions.
+        """Return the entropy (*batch, agent) over normalised actions, in nats.
+
+        That of a squashed Gaussian is of what tanh leaves, by quadrature.
 
         Args:
             obs: (*batch, agent, obs_dim).
             action: (*batch, agent, act_dim), used only if agents act one after another.
         """
-        return self._entropy_of(self(obs) if self.discrete else obs)  # needs no Gaussian mean
+        fixed = not (self.discrete or self.config.squash or self.state_dependent_std)
+        return self._entropy_of(obs if fixed else self._output_of(obs))
 
     def normalise_action(self, action: Tensor, agents: slice = _ALL) -> Tensor:
         """Map actions from their bounds to [-1, 1]."""
@@ -248,6 +287,18 @@ class Actor(nn.Module):
         """Return the network from inputs (*batch, agent, in_dim) to (*batch, agent, out_dim)."""
         return build_net(self.config.net, agents, in_dim, out_dim, head_gain=self.config.head_gain)
 
+    def _output_of(self, obs: Tensor) -> Tensor:
+        """Return logits, or means and, if they depend on the state, log standard deviations."""
+        inputs = self._inputs(obs)
+        return self._masked(self.net(inputs), inputs)
+
+    def _gaussian(self, out: Tensor, agents: slice = _ALL) -> tuple[Tensor, Tensor]:
+        """Return means and log standard deviations of the network's output."""
+        if not self.state_dependent_std:
+            return out, self.log_std_of(agents)
+        mean, log_std = out.chunk(2, -1)
+        return mean, (self.log_std + log_std).clamp(*_LOG_STD)
+
     def _inputs(self, obs: Tensor) -> Tensor:
         """Return the network's input: normalised but for the mask, without the global state."""
         seen = self.statistics(obs) if self.config.normalise_obs else obs
@@ -279,8 +330,9 @@ class Actor(nn.Module):
         return straight_through_one_hot(out + gumbel(noise), out.softmax(-1))
 
     def _in_box(self, out: Tensor, noise: Tensor | None, agents: slice = _ALL) -> Tensor:
+        out, log_std = self._gaussian(out, agents)
         if noise is not None:
-            out = out + self.log_std_of(agents).exp() * noise
+            out = out + log_std.exp() * noise
         if self.config.squash:
             out = torch.tanh(out)
         return self.action_space.denormalise(out, agents)
@@ -290,7 +342,7 @@ class Actor(nn.Module):
     ) -> Tensor:
         if self.discrete:
             return (action * out.log_softmax(-1)).sum(-1)
-        log_std = self.log_std_of(agents)
+        out, log_std = self._gaussian(out, agents)
         if memory is not None:
             out = out + log_std.exp() * memory.carried[..., agents, :]
             log_std = log_std + memory.fresh.log()
@@ -302,7 +354,11 @@ class Actor(nn.Module):
         if self.discrete:
             log = out.log_softmax(-1)
             return -(log.exp() * log).sum(-1)
-        each = self.log_std_of(agents) + 0.5 * (1 + math.log(2 * math.pi))
+        fixed = not (self.config.squash or self.state_dependent_std)
+        mean, log_std = (None, self.log_std_of(agents)) if fixed else self._gaussian(out, agents)
+        each = log_std + 0.5 * (1 + math.log(2 * math.pi))
+        if self.config.squash:
+            each = each + _mean_log_slope(mean, log_std.exp())
         return self._of_free_features(each, agents).expand(out.shape[:-1])
 
     def _of_free_features(self, values: Tensor, agents: slice = _ALL) -> Tensor:
@@ -328,6 +384,16 @@ class NoisyPolicy:
     def at(self, obs: Tensor, step: int | slice) -> Tensor:
         """Recompute the action at `step`; with a slice, `obs` has a leading time axis."""
         return self.actor.act(obs, self.noise[step])
+
+
+def _mean_log_slope(mean: Tensor, std: Tensor) -> Tensor:
+    r"""Return $E[\log(1 - \tanh^2 u)]$ of $u \sim N(mean, std^2)$: what tanh takes from entropy."""
+    total = torch.zeros(())
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        u = mean + std * float(node)
+        slope = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+        total = total.to(u) + float(weight) / math.sqrt(2 * math.pi) * slope
+    return total
 
 
 def gumbel(noise: Tensor) -> Tensor:

@@ -124,10 +124,6 @@ class AutoregressiveActor(Actor):
             order = torch.randperm(len(self.agent_order), generator=generator)
             self.agent_order = order.to(self.agent_order.device)
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """Return normalised means before squashing, or logits, given deterministic actions."""
-        return self._chain(obs, None)[1]
-
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """Return the action for unit noise of the action's shape; None acts deterministically.
 
@@ -147,7 +143,7 @@ class AutoregressiveActor(Actor):
         Without `action`, given the deterministic ones.
         """
         if action is None:
-            return self._entropy_of(self(obs))
+            return self._entropy_of(self._output_of(obs))
         return self._entropy_of(torch.cat(self._each_given(obs, action), -2))
 
     def log_std_of(self, agents: slice = slice(None)) -> Tensor:
@@ -211,6 +207,9 @@ class AutoregressiveActor(Actor):
         return nn.ModuleList(
             ConditionedNet(self.config, in_dim, agents, out_dim) for _ in range(agents)
         )
+
+    def _output_of(self, obs: Tensor) -> Tensor:
+        return self._chain(obs, None)[1]  # given deterministic actions
 
     def _acted_before(self, agent: int) -> Tensor:
         """Return (agent,) 1 for agents that act before `agent`, else 0."""

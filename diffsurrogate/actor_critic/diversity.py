@@ -49,11 +49,12 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
     total, seen = 0.0, obs.reshape(-1, 1, features)
     act_dim = actor.action_space.scale.shape[-1]
     for part in seen.split(max(1, _CHUNK // (agents * agents * act_dim))):
-        out = actor(part.expand(-1, agents, -1))
+        seen_by_all = part.expand(-1, agents, -1)
         if actor.discrete:
-            value = choices_diversity(out.softmax(-1))
+            value = choices_diversity(actor(seen_by_all).softmax(-1))
         else:
-            value = gaussian_diversity(out, actor.log_std_of().exp().expand_as(out))
+            mean, log_std = actor.gaussian(seen_by_all)
+            value = gaussian_diversity(mean, log_std.exp().expand_as(mean))
         total += float(value) * len(part)
     return total / len(seen)
 

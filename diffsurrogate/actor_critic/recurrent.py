@@ -20,17 +20,6 @@ class RecurrentActor(Actor):
     net: RecurrentNet
     _remembers = True
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """Refuse: a recurrent policy needs a hidden state.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            "this policy is recurrent, so an observation alone does not determine its action; "
-            "act by trainer.policy(env), which keeps the hidden states of that env"
-        )
-
     def nothing(self, num_envs: int) -> Tensor:
         """Return initial hidden states (env, agent, gru_size), all zero."""
         shape = (num_envs, len(self.action_space.scale), self.config.net.gru_size)
@@ -82,6 +71,12 @@ class RecurrentActor(Actor):
     def _network(self, agents: int, in_dim: int, out_dim: int) -> nn.Module:
         gain = self.config.head_gain
         return build_recurrent_net(self.config.net, agents, in_dim, out_dim, head_gain=gain)
+
+    def _output_of(self, obs: Tensor) -> Tensor:
+        raise UsageError(
+            "this policy is recurrent, so an observation alone does not determine its action; "
+            "act by trainer.policy(env), which keeps the hidden states of that env"
+        )
 
 
 class RecurrentPolicy:

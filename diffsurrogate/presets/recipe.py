@@ -31,7 +31,7 @@ Network = Literal[
     "hyper-mlp",
     "dico",
 ]
-Preset = Literal["default", "paper"]
+Preset = Literal["default", "paper", "shac", "ahac", "sapo"]
 SEQUENTIAL_METHODS = ("bppo", "armappo", "happo")
 """Methods whose agents learn apart, each with a policy of its own."""
 _TRAINERS: dict[Method, type[SHAC | PPO]] = {
@@ -77,7 +77,9 @@ class Choice:
     actions. sb3-ppo has mlp and shared only."""
     preset: Preset = "default"
     """Of all the defaults. default: what measured best. paper: the numbers of SHAC++ (ECAI 2025),
-    for ppo, shac, shac+ and shac++."""
+    for ppo, shac, shac+ and shac++. shac, ahac, sapo: those of SHAC's own paper (ICLR 2022) and of
+    two that followed it, AHAC with an adaptive horizon (ICML 2024) and SAPO with an entropy bonus
+    (ICLR 2025), for shac, shac+ and shac++."""
 
     def __post_init__(self) -> None:
         """Refuse networks that the method cannot use."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from diffsurrogate.presets.papers import paper_recipe
 from diffsurrogate.presets.ppo import recommended_ppo, recommended_sb3
+from diffsurrogate.presets.published import published_run, published_shac
 from diffsurrogate.presets.recipe import (
     SEQUENTIAL_METHODS,
     AlgorithmConfig,
@@ -15,12 +16,7 @@ from diffsurrogate.presets.recipe import (
     RunConfig,
 )
 from diffsurrogate.presets.sequential import recommended_bppo
-from diffsurrogate.presets.shac import (
-    classic_run,
-    is_classic,
-    recommended_shac,
-    recommended_surrogates,
-)
+from diffsurrogate.presets.shac import recommended_shac, recommended_surrogates
 
 
 def recommended(
@@ -37,7 +33,7 @@ def recommended(
         env: id, such as "paper/dispersion".
         agents: how many, where the env lets one choose; None for the env's own number.
         network: of the policy.
-        preset: "default" for what measured best, "paper" for the numbers of SHAC++'s paper.
+        preset: "default" for what measured best; others as of `Choice`.
 
     Raises:
         UsageError: the method, the network or the preset is not known, or they do not go together.
@@ -46,7 +42,7 @@ def recommended(
     choice = Choice(method=method, env=env, agents=agents, network=network, preset=preset)
     if preset == "paper":
         return paper_recipe(choice)
-    run = _run(choice)
+    run = _run(choice) if preset == "default" else published_run(choice)
     return Recipe(
         **vars(choice),
         run=run,
@@ -61,6 +57,8 @@ def usual_agents(env: str, agents: int | None) -> int | None:
 
 
 def _config(choice: Choice, num_envs: int) -> AlgorithmConfig:
+    if choice.preset != "default":
+        return published_shac(choice, num_envs)
     if choice.method in ("shac", "shac+", "shac++"):
         return recommended_shac(choice, num_envs)
     if choice.method == "sb3-ppo":
@@ -74,8 +72,6 @@ def _run(choice: Choice) -> RunConfig:
     """Return as many envs, steps and evaluations as the env is good for."""
     method, library = choice.method, choice.library
     on_policy = method not in ("shac", "shac+", "shac++")
-    if is_classic(choice):
-        return classic_run(choice)
     if library == "paper":
         return RunConfig(total_steps=20_000_000, max_steps=512, eval_every=25)
     if library == "mjx":  # one number of copies: each other one is compiled for

@@ -1,13 +1,11 @@
 """Recipes of SHAC, SHAC+ and SHAC++."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.policy_updates import (
-    GradientUpdateConfig,
     HybridUpdateConfig,
     PathwiseConfig,
 )
@@ -22,7 +20,7 @@ from diffsurrogate.nets.config import (
     SharedNetConfig,
     TransformerConfig,
 )
-from diffsurrogate.presets.recipe import Choice, Network, RunConfig
+from diffsurrogate.presets.recipe import Choice, Network
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 
@@ -45,11 +43,9 @@ _ALIKE = SharedNetConfig(hidden=(128, 128), activation="silu")
 def recommended_shac(choice: Choice, num_envs: int) -> SHACConfig:
     """Return the hyperparameters of SHAC, SHAC+ or SHAC++.
 
-    The paper's tasks have recipes of their own; elsewhere it is `SHACConfig.hybrid`, which
+    SHAC++'s paper's tasks have recipes of their own; elsewhere it is `SHACConfig.hybrid`, which
     `SHAC(env)` takes too, with the network asked for.
     """
-    if is_classic(choice):
-        return _classic(choice, num_envs)
     if choice.network != "mlp":
         config = _shared_weights(choice)
         return config if choice.library == "paper" else _hybrid(config, choice, num_envs)
@@ -82,61 +78,6 @@ def _shared(choice: Choice) -> SharedNetConfig:
     """
     alike = choice.library == "paper" or choice.network in ("shared", "transformer")
     return replace(_SHARED, agent_id=not alike)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """A row of table 4 of SHAC's paper (arXiv:2204.07137)."""
-
-    actor: tuple[int, ...] = (128, 64, 32)
-    critic: tuple[int, ...] = (64, 64)
-    lr: float = 2e-3
-    critic_lr: float = 2e-3
-    target_decay: float = 0.2
-    num_envs: int = 64
-    updates: int = 2000
-
-
-_TASKS = {
-    "diffsurrogate/cartpole-swingup": _Task(actor=(64, 64), lr=1e-2, critic_lr=1e-3, updates=200),
-    "mjx/hopper": _Task(critic_lr=2e-4, num_envs=256),
-    "mjx/halfcheetah": _Task(),
-    "mjx/ant": _Task(),
-    "mjx/humanoid": _Task(actor=(256, 128), critic=(128, 128), critic_lr=5e-4, target_decay=0.995),
-}
-"""The tasks of SHAC's own paper. Cart-pole is learned after 200 of its 500 updates."""
-
-
-def is_classic(choice: Choice) -> bool:
-    """Return whether it is SHAC on a task of its own paper."""
-    return choice.method == "shac" and choice.env in _TASKS
-
-
-def classic_run(choice: Choice) -> RunConfig:
-    """Return as many envs and steps as the paper takes."""
-    task = _TASKS[choice.env]
-    steps = task.updates * task.num_envs * SHACConfig().horizon
-    evaluation = {"eval_envs": task.num_envs} if choice.library == "mjx" else {}  # compiled already
-    return RunConfig(num_envs=task.num_envs, total_steps=steps, eval_every=25, **evaluation)
-
-
-def _classic(choice: Choice, num_envs: int) -> SHACConfig:
-    """Return SHAC as its paper trains the task (arXiv:2204.07137, table 4)."""
-    task = _TASKS[choice.env]
-    actor = _NETS.get(choice.network, JointNetConfig(hidden=task.actor))
-    critic = _NETS.get(choice.network, JointNetConfig(hidden=task.critic))
-    if choice.network not in ("mlp", "shared", "transformer"):
-        critic = _SHARED
-    return SHACConfig(
-        actor=ActorConfig(net=actor, std=math.exp(-1), learn_std=True, squash=True),
-        critic=CriticConfig(net=critic, target_decay=task.target_decay),
-        update=GradientUpdateConfig(gradient=PathwiseConfig(action_penalty_weight=0.0), lr=task.lr),
-        value=ValueLearningConfig(
-            lr=task.critic_lr, minibatches=64, batch_size=max(1, num_envs * 8), capacity=0
-        ),
-        lr_schedule="linear",
-        randomise_episode_phase=False,
-    )
 
 
 def _hybrid(config: SHACConfig, choice: Choice, num_envs: int) -> SHACConfig:

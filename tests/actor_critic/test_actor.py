@@ -1,5 +1,7 @@
 """Policies and critics: boxes, noise, and which gradient reaches what."""
 
+import math
+
 import pytest
 import torch
 from toys.by_hand import draw
@@ -7,8 +9,15 @@ from toys.by_hand import draw
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseState
+from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import action_penalty
-from diffsurrogate.nets.config import NET_CONFIGS, JointNetConfig
+from diffsurrogate.nets.config import (
+    NET_CONFIGS,
+    DiCoConfig,
+    JointNetConfig,
+    SeparateNetConfig,
+    SharedNetConfig,
+)
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
 LOW = torch.tensor([-1.0, 2.0]).expand(AGENTS, ACT)
@@ -233,3 +242,53 @@ def test_the_target_passes_gradient_to_the_state_but_not_to_its_weights():
     assert obs.grad.any()
     assert all(p.grad is None for p in critic.parameters())
     assert not any(p.requires_grad for p in critic.target_net.parameters())
+
+
+@pytest.mark.parametrize("std", [0.05, 0.6, 4.0])
+def test_the_entropy_of_a_squashed_policy_is_that_of_its_actions(std):
+    policy, obs = actor(squash=True, std=std), 3 * draw(1, AGENTS, OBS)
+    mean = policy(obs)[0]
+    u = mean + std * torch.randn(400_000, AGENTS, ACT, generator=torch.Generator().manual_seed(1))
+    density = torch.distributions.Normal(mean, std).log_prob(u)
+    log_slope = (1 / torch.cosh(u.double()).square()).log()
+    expected = -(density - log_slope).sum(-1).mean(0).float()
+    torch.testing.assert_close(
+        policy.entropy(obs)[0], expected, atol=0.02 * ACT * max(std, 1), rtol=0
+    )
+
+
+def test_deviations_that_depend_on_the_state_are_around_the_configured_one_and_learn():
+    policy, obs = actor(state_dependent_std=True, std=0.3, head_gain=0.1), draw(ENVS, AGENTS, OBS)
+    mean, log_std = policy.gaussian(obs)
+    assert torch.equal(mean, policy(obs)) and mean.shape == log_std.shape == (ENVS, AGENTS, ACT)
+    assert (log_std - math.log(0.3)).abs().max() < 0.5 and log_std.std(0).min() > 0
+    noise = draw(ENVS, AGENTS, ACT)
+    action = policy.act(obs, noise)
+    expected = policy.action_space.denormalise(mean + log_std.exp() * noise)
+    torch.testing.assert_close(action, expected)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    torch.testing.assert_close(
+        policy.log_prob(obs, action),
+        normal.log_prob(policy.normalise_action(action)).sum(-1),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    torch.testing.assert_close(policy.entropy(obs), normal.entropy().sum(-1))
+    policy.entropy(obs).sum().backward()
+    assert policy.net.head.weight.grad.abs().sum() > 0
+    far = actor(state_dependent_std=True, head_gain=1e3).gaussian(obs)[1]
+    assert (far.min(), far.max()) == (-5, 2)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"learn_std": True}, "one of them False"),
+        ({"net": SharedNetConfig(gru_size=4)}, "gru_size=4"),
+        ({"net": DiCoConfig()}, "dico"),
+        ({"net": SeparateNetConfig(), "order": "listed"}, "listed"),
+    ],
+)
+def test_deviations_that_depend_on_the_state_refuse_what_they_cannot_follow(other, reason):
+    with pytest.raises(UsageError, match=reason):
+        ActorConfig(state_dependent_std=True, **other)

@@ -9,6 +9,7 @@ from toys.trainers import what_differs
 from diffsurrogate import SHAC, LearnedDiffWrapper, make, recommended
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.arguments import read_train
+from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint
 
 ENVS = [
@@ -82,6 +83,45 @@ def test_python_and_the_command_line_train_the_same_weights(method, env, agents,
 def test_the_papers_preset_is_the_same_in_both():
     words = ["shac+", "paper/transport", "--agents", "3", "--preset", "paper"]
     assert read_train(words).recipe == recommended("shac+", "paper/transport", 3, preset="paper")
+
+
+@pytest.mark.parametrize("preset", ["shac", "ahac", "sapo"])
+@pytest.mark.parametrize(
+    ("method", "env"), [("shac", "mjx/hopper"), ("shac++", "gymnasium/Hopper-v5")]
+)
+def test_published_presets_are_the_same_in_both(preset, method, env):
+    recipe = recommended(method, env, preset=preset)
+    assert read_train([method, env, "--preset", preset]).recipe == recipe
+    assert (recipe.surrogates is not None) == (method == "shac++")
+
+
+def test_published_presets_are_the_papers_numbers():
+    row = recommended("shac", "mjx/hopper", preset="shac")
+    assert (row.run.num_envs, row.run.total_steps) == (256, 2000 * 256 * 32)
+    assert (row.config.update.lr, row.config.value.lr) == (2e-3, 2e-4)
+    assert row.config.value.batch_size == 256 * 32 // 4
+    elsewhere = recommended("shac", "vmas/navigation", preset="shac")
+    assert (elsewhere.run.num_envs, elsewhere.config.value.lr) == (64, 2e-3)
+
+    adaptive = recommended("shac", "mjx/hopper", preset="ahac").config
+    assert (adaptive.update.gradient.max_growth, adaptive.critic.ensemble) == (10, 2)
+    soft = recommended("shac", "mjx/hopper", preset="sapo").config
+    assert soft.actor.state_dependent_std and soft.actor.net.activation == "silu"
+    assert (soft.critic.ensemble, soft.critic.target_decay) == (2, 0)
+    assert (soft.entropy.temperature, soft.entropy.target) == (1, -0.5)
+    assert row.config.entropy.temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("ppo", "mjx/hopper", None, "mlp", "sapo"), "the method is ppo"),
+        (("shac", "mjx/hopper", None, "dico", "ahac"), "--network is dico"),
+    ],
+)
+def test_published_presets_refuse_what_they_have_not(arguments, reason):
+    with pytest.raises(UsageError, match=reason):
+        recommended(*arguments)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.cli.reproduce.workers import Children, locked
 from diffsurrogate.config import require_range
 from diffsurrogate.errors import UsageError
-from diffsurrogate.presets.recipe import Method, Network, Preset
+from diffsurrogate.presets.recipe import Method, Network
 
 TABLES: dict[str, PaperTable] = {
     table.name: table for table in (TABLE1, BPTA, HYPERMARL, SHAC_CURVES)
@@ -50,7 +50,7 @@ class ReproduceOptions:
     all."""
     seeds: tuple[int, ...] | None = None
     """One run of each cell per seed; None for the table's own."""
-    preset: Preset = "default"
+    preset: Literal["default", "paper"] = "default"
     """default: what measured best here. paper: the paper's hyperparameters."""
     total_steps: int | None = None
     """Env steps of a run; None for what the preset has."""
@@ -157,7 +157,7 @@ def reproduce(options: ReproduceOptions) -> int:
 
 def _runs(table: PaperTable, options: ReproduceOptions, cells: Sequence[Cell]) -> list[Run]:
     """Return all runs, one seed after another, so that every cell soon has one."""
-    given = ["--preset", options.preset, "--stop-at", str(options.stop_at)]
+    given = ["--stop-at", str(options.stop_at)]
     for name in ("total_steps", "cpu_limit"):
         if getattr(options, name) is not None:
             given += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -166,7 +166,13 @@ def _runs(table: PaperTable, options: ReproduceOptions, cells: Sequence[Cell]) -
             cell=cell,
             seed=seed,
             path=options.folder / options.preset / f"{cell.name}-{seed}",
-            arguments=(*table.arguments(cell), *given, *options.extra),
+            arguments=(
+                *table.arguments(cell),
+                "--preset",
+                table.preset_of(cell, options.preset),
+                *given,
+                *options.extra,
+            ),
         )
         for seed in dict.fromkeys(options.seeds or table.seeds)
         for cell in cells

@@ -1,5 +1,7 @@
 """The learning curves of SHAC's paper, its ablations, and what came after, on MuJoCo MJX."""
 
+from typing import cast
+
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable, Task
 from diffsurrogate.presets.recipe import Method, Preset
 
@@ -12,9 +14,20 @@ def _shac(*options: str) -> dict[Method, tuple[str, ...]]:
     return {"shac": tuple(f"--{word}" if at % 2 == 0 else word for at, word in enumerate(options))}
 
 
+def _preset_of(cell: Cell, preset: Preset) -> Preset:
+    """Return the SHAC paper's settings for SHAC, the defaults for other methods, or a variant's."""
+    if cell.variant in ("ahac", "sapo"):
+        return cast(Preset, cell.variant)
+    if cell.variant == "shac-preset" or (
+        cell.method == "shac" and cell.variant != "default-preset"
+    ):
+        return "shac"
+    return "default"
+
+
 def _why_left_out(cell: Cell, preset: Preset) -> str | None:
-    if preset == "paper":
-        return "the default preset is the paper's here"
+    if preset != "default":
+        return "every method has its own preset here, or that of a variant"
     if cell.method not in ("ppo", "shac", "shac+", "shac++"):
         return "the paper has no such method"
     if cell.network != "mlp":
@@ -44,6 +57,10 @@ SHAC_CURVES = PaperTable(
     networks=("mlp",),
     seeds=tuple(range(5)),
     variants={
+        "default-preset": _shac(),
+        "shac-preset": {"shac++": ()},
+        "ahac": _shac(),
+        "sapo": _shac(),
         "no-critic": {"shac": ("--shac.update.gradient.no-bootstrap",)},
         "no-target-critic": _shac("shac.critic.target-decay", "0"),
         "adaptive": _shac("shac.update.gradient.max-growth", "10"),
@@ -55,4 +72,5 @@ SHAC_CURVES = PaperTable(
     },
     over_maximum=False,
     why_left_out=_why_left_out,
+    preset_of=_preset_of,
 )

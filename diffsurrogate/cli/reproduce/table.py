@@ -90,6 +90,8 @@ class PaperTable:
     """The paper's figure, if it gives one."""
     why_left_out: Callable[[Cell, Preset], str | None] = lambda cell, preset: None
     """Why a cell makes no sense; None if it does."""
+    preset_of: Callable[[Cell, Preset], Preset] = lambda cell, preset: preset
+    """The preset of a cell's training, given the grid's."""
 
     def arguments(self, cell: Cell) -> tuple[str, ...]:
         """Return what follows `diffsurrogate train`, but for seed, budget and folder."""
