@@ -13,13 +13,12 @@ from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, resolve_noise
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, refuse_memory, refuse_squash
 from diffsurrogate.algorithms.max_entropy import EntropyBonus, EntropyConfig
+from diffsurrogate.algorithms.pathwise import PathwiseConfig, learns_apart
 from diffsurrogate.algorithms.policy_updates import (
     GradientUpdateConfig,
     HybridUpdateConfig,
-    PathwiseConfig,
     UpdateConfig,
     build_update,
-    learns_apart,
 )
 from diffsurrogate.algorithms.value_learning import (
     ValueLearning,

@@ -15,11 +15,8 @@ from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.policy_updates import (
-    GradientUpdateConfig,
-    HybridUpdateConfig,
-    PathwiseConfig,
-)
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig

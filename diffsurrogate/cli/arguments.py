@@ -14,11 +14,8 @@ from typing import Any, TypeVar, cast, get_args
 import tyro
 
 from diffsurrogate.algorithms.all_action import AllActionConfig
-from diffsurrogate.algorithms.policy_updates import (
-    GradientUpdateConfig,
-    HybridUpdateConfig,
-    PathwiseConfig,
-)
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.cli.options import NamedOptions, TrainOptions
 from diffsurrogate.config import changed_to, differences, require_choice
 from diffsurrogate.errors import UsageError

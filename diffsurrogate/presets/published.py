@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.algorithms.max_entropy import EntropyConfig
-from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, PathwiseConfig
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.errors import UsageError

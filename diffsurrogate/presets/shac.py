@@ -5,10 +5,8 @@ from dataclasses import replace
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
-from diffsurrogate.algorithms.policy_updates import (
-    HybridUpdateConfig,
-    PathwiseConfig,
-)
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
 from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.nets.config import (

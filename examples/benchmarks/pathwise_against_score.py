@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from diffsurrogate import SHAC, recommended
 from diffsurrogate.actor_critic.actor import NoisyPolicy
-from diffsurrogate.algorithms.policy_updates import PathwiseConfig, PathwiseGradient
+from diffsurrogate.algorithms.pathwise import PathwiseConfig, PathwiseGradient
 from diffsurrogate.data.segments import minibatches
 from diffsurrogate.envs.window import Window
 

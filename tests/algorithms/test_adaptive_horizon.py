@@ -10,7 +10,8 @@ from toys.reach import ENVS, Reach, config, learned_reach
 
 from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.algorithms.adaptive_horizon import AdaptiveHorizon
-from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, PathwiseConfig
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.torch_env import TorchEnv
 

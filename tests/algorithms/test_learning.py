@@ -9,7 +9,7 @@ from toys.recurrent import PLAIN, settings
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.policy_updates import PathwiseConfig
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.ppo import IPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig

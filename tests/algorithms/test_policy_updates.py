@@ -11,11 +11,8 @@ from toys.tag import Tag
 
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
-from diffsurrogate.algorithms.policy_updates import (
-    GradientUpdateConfig,
-    HybridUpdateConfig,
-    PathwiseConfig,
-)
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.window import Window

@@ -9,11 +9,8 @@ import pytest
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.all_action import AllActionConfig
-from diffsurrogate.algorithms.policy_updates import (
-    GradientUpdateConfig,
-    HybridUpdateConfig,
-    PathwiseConfig,
-)
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.cli.arguments import VARIANTS, read_train, resumed
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.errors import UsageError

@@ -259,6 +259,7 @@ SB3_SIZES = ["--sb3.horizon", "3", "--sb3.batch-size", "7", "--sb3.epochs", "2"]
 DISPERSION = ["paper/dispersion", "--agents", "2"]
 RUNS = {
     "shac": ["shac", "diffsurrogate/cartpole-swingup", *SHAC_SIZES],
+    "sapo": ["shac", "diffsurrogate/cartpole-swingup", "--preset", "sapo", *SHAC_SIZES],
     "shac+": ["shac+", *DISPERSION, *SHAC_SIZES, *MODEL_SIZES],
     "shac++": ["shac++", *DISPERSION, *SHAC_SIZES, *MODEL_SIZES],
     "hybrid": ["shac++", "games/climbing", *SHAC_SIZES, *MODEL_SIZES],

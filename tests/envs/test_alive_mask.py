@@ -17,11 +17,8 @@ from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
-from diffsurrogate.algorithms.policy_updates import (
-    GradientUpdateConfig,
-    HybridUpdateConfig,
-    PathwiseConfig,
-)
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent, make

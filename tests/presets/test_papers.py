@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, PathwiseConfig
+from diffsurrogate.algorithms.pathwise import PathwiseConfig
+from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
