@@ -15,6 +15,7 @@ from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
+from diffsurrogate.algorithms.max_entropy import EntropyConfig
 from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
@@ -60,6 +61,7 @@ __all__ = [
     "ClipConfig",
     "CriticConfig",
     "DiCoConfig",
+    "EntropyConfig",
     "Evaluation",
     "FitConfig",
     "GradientUpdateConfig",
