@@ -15,7 +15,7 @@ def _shac(*options: str) -> dict[Method, tuple[str, ...]]:
 def _why_left_out(cell: Cell, preset: Preset) -> str | None:
     if preset == "paper":
         return "the default preset is the paper's here"
-    if cell.method not in ("ppo", "shac", "shac+", "shac++"):
+    if cell.method not in ("ppo", "sb3-sac", "shac", "shac+", "shac++"):
         return "the paper has no such method"
     if cell.network != "mlp":
         return "the paper's policies are MLPs"
@@ -40,7 +40,7 @@ SHAC_CURVES = PaperTable(
         "ant": Task(env="mjx/ant"),
         "humanoid": Task(env="mjx/humanoid"),
     },
-    methods=("ppo", "shac"),
+    methods=("ppo", "sb3-sac", "shac"),
     networks=("mlp",),
     seeds=tuple(range(5)),
     variants={
