@@ -80,8 +80,8 @@ class SB3OffPolicyConfig:
     """Env steps, counted over the copies, for which one minibatch is learned from. 1 is usual with
     a single copy; more learns less from each step, in less time."""
     learning_starts: int = 5_000
-    """Env steps with uniformly random actions before anything is learned, usually 1,000 to
-    10,000."""
+    """Env steps with uniformly random actions before anything is learned, usually 1,000 to 10,000;
+    TD3 adds its noise to them."""
     capacity: int = 1_000_000
     """Transitions that are kept for replay (`buffer_size`), rounded down to whole steps of all
     slots. Checkpoints hold those there are."""
