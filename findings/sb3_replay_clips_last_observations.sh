@@ -5,7 +5,7 @@
 # which they are drawn. But the last one of an episode reaches it normalised and clipped to 10 standard
 # deviations (`clip_obs`), and is made raw again from that: what was beyond is cut off for good. A fall or a
 # crash is just what statistics have not seen: they take in the observation after the reset in its place. Here
-# the state runs 0, 1, 2 and ends at 1000, and the replay says 8.4 or so; 0, 1 and 2 are exact. Where a time
+# the state runs 0, 1, 2 and ends at 1000, and the replay says 9 or so; 0, 1 and 2 are exact. Where a time
 # limit ends the episode, the value that is bootstrapped from is that of a state that never was.
 set -euo pipefail
 folder=$(mktemp -d)
