@@ -66,7 +66,7 @@ class SB3OffPolicyConfig:
 
     horizon: int = 32
     """Steps of every env in one update of the run: what the metrics, evaluations and checkpoints
-    are counted in. It changes nothing of what is learned."""
+    are counted in. Learning does not wait for it."""
     gamma: float = 0.99
     """Discount."""
     lr: float = 3e-4
