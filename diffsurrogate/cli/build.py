@@ -13,6 +13,7 @@ from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
+from diffsurrogate.presets.recipe import sb3_trainer
 from diffsurrogate.training.checkpoint import check_finite
 
 
@@ -44,9 +45,7 @@ def trained_policy(
     """
     try:
         if isinstance(options, SB3Options):
-            from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
-
-            trainer = SB3Trainer(env, options.sb3)
+            trainer = sb3_trainer(options.method, env, options.sb3)
             trainer.load_policy(state["agent"])
             return trainer.predict
         return _actor(options, state["agent"], env)

@@ -28,7 +28,7 @@ from diffsurrogate.presets.recommend import recommended, usual_agents
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.training.checkpoint import FORMAT_VERSION, WRITTEN_BEFORE
 from diffsurrogate.training.trainer import Trainer
-from diffsurrogate.wrappers.sb3.config import SB3Config
+from diffsurrogate.wrappers.sb3.config import SB3Config, SB3SACConfig, SB3TD3Config
 
 EnvOptions = dict[str, bool | int | float | str]
 """Keywords of `make` by name, such as continuous_actions of vmas/ ids."""
@@ -285,14 +285,35 @@ class BPPOOptions(TrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SB3Options(TrainOptions):
-    """Options of sb3-ppo."""
+    """Options of Stable-Baselines3's methods."""
 
     section = "sb3"
     network: Literal["mlp", "shared"] = "mlp"
     """mlp: one policy sees all agents and gives all actions. shared: one for every agent with the
     same weights, its own observation and reward."""
     preset: _HiddenPreset = "default"
+    sb3: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3PPOOptions(SB3Options):
+    """Options of sb3-ppo."""
+
     sb3: SB3Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3SACOptions(SB3Options):
+    """Options of sb3-sac."""
+
+    sb3: SB3SACConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3TD3Options(SB3Options):
+    """Options of sb3-td3."""
+
+    sb3: SB3TD3Config
 
 
 _CLASSES: dict[object, type[TrainOptions]] = {
@@ -302,7 +323,9 @@ _CLASSES: dict[object, type[TrainOptions]] = {
     "ppo": PPOOptions,
     "ippo": IPPOOptions,
     "mappo": MAPPOOptions,
-    "sb3-ppo": SB3Options,
+    "sb3-ppo": SB3PPOOptions,
+    "sb3-sac": SB3SACOptions,
+    "sb3-td3": SB3TD3Options,
     **dict.fromkeys(SEQUENTIAL_METHODS, BPPOOptions),
 }
 

@@ -19,6 +19,7 @@ from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.envs.waiting import warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
+from diffsurrogate.presets.recipe import SB3_METHODS
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
@@ -286,7 +287,7 @@ class _Session:
     def _last_evaluation(self) -> tuple[dict[str, float | None], float | None]:
         """Return it, and how differently agents act on one observation, where that can be said."""
         policy = self.agent.policy(self.env)
-        alone = self.options.method == "sb3-ppo" or self.agent.env.num_agents == 1
+        alone = self.options.method in SB3_METHODS or self.agent.env.num_agents == 1
         if alone or why_not_comparable(self.agent.predictor):
             return self._timed_evaluation(policy, FINAL_SEED), None
         seen: list[Tensor] = []

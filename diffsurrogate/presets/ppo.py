@@ -1,4 +1,4 @@
-"""Recipes of ppo, ippo, mappo and sb3-ppo."""
+"""Recipes of ppo, ippo, mappo and of what Stable-Baselines3 has."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from diffsurrogate.nets.config import (
 )
 from diffsurrogate.presets.recipe import Choice, Network
 from diffsurrogate.presets.sequential import in_games
-from diffsurrogate.wrappers.sb3.config import SB3Config
+from diffsurrogate.wrappers.sb3.config import SB3Config, SB3SACConfig, SB3TD3Config
 
 _TRANSFORMER = TransformerConfig(hidden=(64,), embed=(64,), activation="tanh", layer_norm=False)
 _OWN = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
@@ -54,9 +54,14 @@ def recommended_ppo(choice: Choice) -> PPOConfig:
     return replace(config, horizon=128, actor=actor_config, clip=clip)
 
 
-def recommended_sb3(choice: Choice) -> SB3Config:
-    """Return the hyperparameters of Stable-Baselines3's PPO."""
-    config = SB3Config(joint=choice.network == "mlp")
+def recommended_sb3(choice: Choice) -> SB3Config | SB3SACConfig | SB3TD3Config:
+    """Return the hyperparameters of Stable-Baselines3's PPO, SAC or TD3."""
+    joint = choice.network == "mlp"
+    if choice.method != "sb3-ppo":
+        kind = SB3SACConfig if choice.method == "sb3-sac" else SB3TD3Config
+        few = _has_slow_steps(choice) and choice.library != "mjx"
+        return kind(joint=joint, horizon=128 if few else kind.horizon)
+    config = SB3Config(joint=joint)
     width = _width(choice)
     if width is not None:
         return replace(config, hidden=(width, width))

@@ -1,7 +1,7 @@
 """A recipe: all that decides what a method learns on an env, and how to make both from it."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import torch
@@ -16,10 +16,24 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.surrogates.config import SurrogateConfig
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
-from diffsurrogate.wrappers.sb3.config import SB3Config
+from diffsurrogate.wrappers.sb3.config import SB3Config, SB3SACConfig, SB3TD3Config
+
+if TYPE_CHECKING:  # an extra
+    from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
 
 Method = Literal[
-    "shac", "shac+", "shac++", "ppo", "ippo", "mappo", "bppo", "armappo", "happo", "sb3-ppo"
+    "shac",
+    "shac+",
+    "shac++",
+    "ppo",
+    "ippo",
+    "mappo",
+    "bppo",
+    "armappo",
+    "happo",
+    "sb3-ppo",
+    "sb3-sac",
+    "sb3-td3",
 ]
 Network = Literal[
     "mlp",
@@ -34,6 +48,8 @@ Network = Literal[
 Preset = Literal["default", "paper", "shac", "ahac", "sapo"]
 SEQUENTIAL_METHODS = ("bppo", "armappo", "happo")
 """Methods whose agents learn apart, each with a policy of its own."""
+SB3_METHODS = ("sb3-ppo", "sb3-sac", "sb3-td3")
+"""Methods of Stable-Baselines3."""
 _TRAINERS: dict[Method, type[SHAC | PPO]] = {
     "shac": SHAC,
     "shac+": SHAC,
@@ -59,8 +75,9 @@ class Choice:
     agent learns from its own observation and reward. mappo: agents act on their own observations,
     a critic sees all. bppo: mappo whose agents act one after another, seeing the actions before
     their own, and learn the other way round, with feedback from those after them. armappo: the same
-    without feedback, all at once. happo: mappo whose agents learn in turn. sb3-ppo:
-    Stable-Baselines3's PPO, an extra."""
+    without feedback, all at once. happo: mappo whose agents learn in turn. sb3-ppo, sb3-sac,
+    sb3-td3: Stable-Baselines3's PPO, SAC and TD3, an extra; the last two learn from a replay, and
+    for continuous actions only."""
     env: str
     """Such as paper/dispersion, vmas/navigation, gymnasium/CartPole-v1 or
     diffsurrogate/cartpole-swingup."""
@@ -69,12 +86,12 @@ class Choice:
     network: Network = "mlp"
     """Of the policy. mlp: the method's own, one over all agents together; for ippo and mappo one
     for each agent. shared: one for every agent with the same weights, which sees the mean of all;
-    for ippo, mappo and sb3-ppo its own features only. shared-id: shared, and told the number of the
+    for ippo, mappo and sb3-… its own features only. shared-id: shared, and told the number of the
     agent. transformer: attention over agents, which knows no number or order of them; not for ippo.
     transformer-id: the same, and told their numbers. hyper-linear, hyper-mlp: one for each agent,
     whose weights a hypernetwork generates from the agent's identity (HyperMARL); of ippo and mappo
     the critic too. dico: shared plus one for each agent, in a given diversity; not for discrete
-    actions. sb3-ppo has mlp and shared only."""
+    actions. sb3-… has mlp and shared only."""
     preset: Preset = "default"
     """Of all the defaults. default: what measured best. paper: the numbers of SHAC++ (ECAI 2025),
     for ppo, shac, shac+ and shac++. shac, ahac, sapo: those of SHAC's own paper (ICLR 2022) and of
@@ -96,10 +113,10 @@ class Choice:
                 "ippo cannot use a Transformer over agents, as its agents see only themselves; use "
                 "another --network, or another method"
             )
-        if self.network not in ("mlp", "shared") and self.method == "sb3-ppo":
+        if self.network not in ("mlp", "shared") and self.method in SB3_METHODS:
             raise UsageError(
-                f"sb3-ppo has no {self.network} network; use --network mlp or shared, or another "
-                "method"
+                f"{self.method} has no {self.network} network; use --network mlp or shared, or "
+                "another method"
             )
         if self.network == "dico" and self.agents == 1:
             raise UsageError(
@@ -156,7 +173,7 @@ class RunConfig:
             require_range(self, "max_steps", low=1.0)
 
 
-AlgorithmConfig = SHACConfig | PPOConfig | BPPOConfig | SB3Config
+AlgorithmConfig = SHACConfig | PPOConfig | BPPOConfig | SB3Config | SB3SACConfig | SB3TD3Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +236,21 @@ class Recipe(Choice):
         Raises:
             UsageError: the env has not what the method needs, or Stable-Baselines3 is missing.
         """
-        if self.method == "sb3-ppo":
-            from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
-
-            return SB3Trainer(env, self.config, seed=seed)  # type: ignore[arg-type]
+        if self.method in SB3_METHODS:
+            return sb3_trainer(self.method, env, self.config, seed=seed)
         return _TRAINERS[self.method](env, self.config, seed=seed)  # type: ignore[arg-type]
+
+
+def sb3_trainer(
+    method: Method, env: MultiAgentVectorEnv, config: Any, *, seed: int = 0
+) -> "SB3Trainer":
+    """Make the trainer of a method of Stable-Baselines3.
+
+    Raises:
+        UsageError: the env has not what the method needs, or Stable-Baselines3 is missing.
+    """
+    from diffsurrogate.wrappers.sb3.off_policy import SB3SAC, SB3TD3
+    from diffsurrogate.wrappers.sb3.on_policy import SB3PPO
+
+    kind = {"sb3-ppo": SB3PPO, "sb3-sac": SB3SAC, "sb3-td3": SB3TD3}[method]
+    return kind(env, config, seed=seed)

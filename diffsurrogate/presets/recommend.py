@@ -6,6 +6,7 @@ from diffsurrogate.presets.papers import paper_recipe
 from diffsurrogate.presets.ppo import recommended_ppo, recommended_sb3
 from diffsurrogate.presets.published import published_run, published_shac
 from diffsurrogate.presets.recipe import (
+    SB3_METHODS,
     SEQUENTIAL_METHODS,
     AlgorithmConfig,
     Choice,
@@ -61,7 +62,7 @@ def _config(choice: Choice, num_envs: int) -> AlgorithmConfig:
         return published_shac(choice, num_envs)
     if choice.method in ("shac", "shac+", "shac++"):
         return recommended_shac(choice, num_envs)
-    if choice.method == "sb3-ppo":
+    if choice.method in SB3_METHODS:
         return recommended_sb3(choice)
     return (
         recommended_bppo(choice) if choice.method in SEQUENTIAL_METHODS else recommended_ppo(choice)
@@ -71,18 +72,18 @@ def _config(choice: Choice, num_envs: int) -> AlgorithmConfig:
 def _run(choice: Choice) -> RunConfig:
     """Return as many envs, steps and evaluations as the env is good for."""
     method, library = choice.method, choice.library
-    on_policy = method not in ("shac", "shac+", "shac++")
+    without_gradients = method not in ("shac", "shac+", "shac++")
     if library == "paper":
         return RunConfig(total_steps=20_000_000, max_steps=512, eval_every=25)
     if library == "mjx":  # one number of copies: each other one is compiled for
         return RunConfig(num_envs=64, total_steps=2000 * 64 * 32, eval_every=50, eval_envs=64)
-    if library == "games" and on_policy and method != "sb3-ppo":
+    if library == "games" and without_gradients and method not in SB3_METHODS:
         return RunConfig(num_envs=2000, total_steps=1_000_000, eval_every=5, eval_envs=8)
     run = RunConfig(eval_envs=64) if choice.external else RunConfig()
     if method in SEQUENTIAL_METHODS:
         robots = replace(run, num_envs=40, total_steps=10_000_000, eval_every=25)
         return robots if library == "mamujoco" else run
     slow = choice.external if method == "shac++" else choice.robot or library == "gymnasium"
-    if slow and (on_policy or method == "shac++"):
+    if slow and (without_gradients or method == "shac++"):
         return replace(run, num_envs=16, total_steps=500_000, eval_every=10)
     return run

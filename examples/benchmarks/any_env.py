@@ -84,7 +84,7 @@ def run(task: Task, method: str, seed: int, out: Path) -> str:
 
 
 def sac(task: Task, seed: int, out: Path) -> None:
-    """Train SAC, which the command line does not, into the same kind of folder; no resuming."""
+    """Train SAC by its own `learn`, into the same kind of folder; no resuming."""
     from stable_baselines3 import SAC
     from stable_baselines3.common.callbacks import BaseCallback
 

@@ -47,7 +47,7 @@ CASES = {
 }
 FILES_OF = "ppo diffsurrogate"
 CASES[FILES_OF] = ["ppo", "diffsurrogate/cartpole-swingup", *PPO]
-ADAPTERS = ("vmas.adapter", "pettingzoo.ids", "mujoco.mamujoco", "gymnasium.ids", "sb3.trainer")
+ADAPTERS = ("vmas.adapter", "pettingzoo.ids", "mujoco.mamujoco", "gymnasium.ids", "sb3.on_policy")
 """Imported before anything is forked; JAX must not be."""
 Fault = Callable[[], None]
 """Prepares a forked process, before it runs the command."""

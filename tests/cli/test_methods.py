@@ -13,16 +13,16 @@ from diffsurrogate.__main__ import _parse, main
 from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.config import differences
+from diffsurrogate.presets.recipe import SB3_METHODS
 
-METHODS = ["ppo", "ippo", "mappo", "sb3-ppo"]
 ENVS, HORIZON = 5, 3
 
 
 def small(method: str) -> list[str]:
     """Windows of 15 steps and minibatches of 7, the last of which is smaller."""
     run = ["--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--film-steps", "4"]
-    if method == "sb3-ppo":
-        own = ["--sb3.horizon", "3", "--sb3.batch-size", "7", "--sb3.epochs", "2"]
+    if method in SB3_METHODS:
+        own = ["--sb3.horizon", "3", "--sb3.batch-size", "7"]
     else:
         own = ["--ppo.horizon", "3", "--ppo.clip.batch-size", "7", "--ppo.clip.epochs", "2"]
     return [*run, *own, "--checkpoint-every", "1", "--no-progress"]
@@ -101,9 +101,19 @@ def preset(method: str, env: str = "paper/dispersion", **start: Any) -> TrainOpt
     return TrainOptions.recommended(method, env, **start)
 
 
-def test_stable_baselines_is_joint_or_shared():
-    assert preset("sb3-ppo").sb3.joint
-    assert not preset("sb3-ppo", network="shared").sb3.joint
+@pytest.mark.parametrize("method", SB3_METHODS)
+def test_stable_baselines_is_joint_or_shared(method):
+    assert preset(method).sb3.joint
+    assert not preset(method, network="shared").sb3.joint
+
+
+@pytest.mark.parametrize(
+    "env", ["mujoco/HalfCheetah-v5", "gymnasium/Pendulum-v1", "mjx/halfcheetah"]
+)
+def test_an_update_of_sac_and_td3_is_as_long_on_few_copies_as_on_many(env):
+    for method in ("sb3-sac", "sb3-td3"):
+        options = preset(method, env)
+        assert options.num_envs * options.sb3.horizon == 2048
 
 
 @pytest.mark.parametrize(

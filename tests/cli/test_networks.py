@@ -10,6 +10,7 @@ from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import TrainOptions, what_differs
 from diffsurrogate.nets.config import NetConfig
+from diffsurrogate.presets.recipe import SB3_METHODS
 from diffsurrogate.training.evaluate import evaluate
 
 NEW = ["shared-id", "transformer-id", "hyper-linear", "hyper-mlp", "dico"]
@@ -83,7 +84,8 @@ def test_the_policy_of_shac_is_what_the_name_says(method, network, actor, env):
 
 
 FEW = ["mlp", "shared"]
-SECTIONS = {"shac++": {"shac", "surrogates"}, "sb3-ppo": {"sb3"}}
+SECTIONS = {"shac++": {"shac", "surrogates"}}
+SECTIONS |= {method: {"sb3"} for method in SB3_METHODS}
 SECTIONS |= {method: {"bppo"} for method in ("bppo", "armappo", "happo")}
 
 
@@ -93,7 +95,7 @@ SECTIONS |= {method: {"bppo"} for method in ("bppo", "armappo", "happo")}
         *itertools.product(["paper/dispersion"], ["shac++", "ppo", "mappo"], [*FEW, *NEW]),
         *itertools.product(["paper/dispersion"], ["ippo"], [*FEW, "hyper-mlp", "dico"]),
         *itertools.product(["gymnasium/CartPole-v1", "vmas/balance"], ["ppo", "shac++"], FEW),
-        *itertools.product(["paper/dispersion", "gymnasium/CartPole-v1"], ["sb3-ppo"], FEW),
+        *itertools.product(["paper/dispersion", "gymnasium/CartPole-v1"], SB3_METHODS, FEW),
         *itertools.product(["games/penalty"], ["bppo", "armappo", "happo"], ["mlp"]),
     ],
 )

@@ -9,10 +9,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from pettingzoo import ParallelEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
+from toys.trainers import off_policy
 
 from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent
+from diffsurrogate.wrappers.sb3.config import SB3SACConfig
+from diffsurrogate.wrappers.sb3.off_policy import SB3SAC
 
 ENVS = 2
 BOXES = {
@@ -129,3 +132,16 @@ def test_actions_at_the_edge_and_of_a_policy_are_in_the_box(way, box):
     assert env.action_space.contains(action)
     lowest, highest = box.low.reshape(-1), box.high.reshape(-1)
     assert not wide or ((action >= lowest) & (action <= highest)).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings("ignore:.*Box (low|high)'s precision lowered:UserWarning")
+def test_actions_of_an_algorithm_that_rescales_them_itself_are_in_the_box(way):
+    env = WAYS[way](BOXES["asymmetric"])
+    agent = SB3SAC(env, off_policy(SB3SACConfig, horizon=16, learning_starts=16), seed=0).learn(64)
+    assert agent.model._n_updates > 0
+    obs = torch.linspace(-1e3, 1e3, 99)[:, None, None].expand(-1, env.num_agents, 1)
+    for deterministic in (True, False):
+        action = agent.predict(obs, deterministic).numpy()
+        box = env.single_action_space
+        assert ((action >= box.low) & (action <= box.high)).all()

@@ -23,6 +23,7 @@ from toys.trainers import (
     WINDOW,
     Case,
     clipped,
+    off_policy,
     sequential,
     stable_baselines,
     what_differs,
@@ -40,6 +41,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
+from diffsurrogate.wrappers.sb3.config import SB3SACConfig
 
 # --- trainers, from Python -----------------------------------------------------------------------
 
@@ -61,6 +63,12 @@ VARIANTS = (
         "bppo, simultaneous": Case(kind=BPPO, config=sequential(scheme="simultaneous")),
         "sb3, joint": replace(TRAINERS["sb3"], config=stable_baselines(joint=True)),
         "sb3, raw": replace(TRAINERS["sb3"], config=stable_baselines(normalise=False)),
+        "sb3-sac, shared": replace(
+            TRAINERS["sb3-sac"], config=off_policy(SB3SACConfig, joint=False, capacity=500)
+        ),
+        "sb3-sac, given entropy weight": replace(
+            TRAINERS["sb3-sac"], config=off_policy(SB3SACConfig, entropy_weight=0.1)
+        ),
     }
 )
 
@@ -146,7 +154,7 @@ OTHERS: dict[str, Callable[[Case], tuple[MultiAgentVectorEnv, dict[str, Any]]]] 
 
 
 @pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("name", ["shac", "recurrent ppo", "bppo", "sb3"])
+@pytest.mark.parametrize("name", ["shac", "recurrent ppo", "bppo", "sb3", "sb3-td3"])
 def test_a_checkpoint_of_another_env_or_configuration_is_refused(tmp_path, name, other):
     case = TRAINERS[name]
     path = saved(case.make().learn(WINDOW), tmp_path)
@@ -165,8 +173,9 @@ def test_a_checkpoint_of_another_env_or_configuration_is_refused(tmp_path, name,
         (clipped(PPO), clipped(PPO, {"batch_size": 7})),
         (stable_baselines(), stable_baselines(hidden=(9,))),
         (stable_baselines(), stable_baselines(normalise=False)),
+        (off_policy(SB3SACConfig), off_policy(SB3SACConfig, capacity=77)),
     ],
-    ids=["learned deviation", "bins", "no replay", "minibatches", "widths", "normalise"],
+    ids=["learned deviation", "bins", "no replay", "minibatches", "widths", "normalise", "room"],
 )
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path, saved_by, wanted):
     case = next(case for case in TRAINERS.values() if type(case.config) is type(wanted))
@@ -194,12 +203,12 @@ def poison(state: Any, value: float) -> str:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinite"])
-@pytest.mark.parametrize("name", ["shac++", "recurrent mappo", "bppo", "sb3"])
+@pytest.mark.parametrize("name", ["shac++", "recurrent mappo", "bppo", "sb3", "sb3-sac", "sb3-td3"])
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
     case = TRAINERS[name]
     path = saved(case.make().learn(WINDOW), tmp_path)
     doors: dict[str, Callable[[Any], Any]] = {
-        "sb3": lambda state: {"policy": state["sb3"]["policy"]},
+        **dict.fromkeys(SB3, lambda state: {"policy": state["sb3"]["policy"]}),
         "shac++": lambda state: {**state["parts"], "models": state["learned"]["models"]},
     }
     modules = doors.get(name, lambda state: state["parts"])
@@ -214,19 +223,32 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
 
 
 MODULES = ("actor", "ema_actor", "critic", "policy", "models")
+SB3 = ("sb3", "sb3-sac", "sb3-td3")
 
 
-@pytest.mark.parametrize("name", ["shac++", "sb3"])
+@pytest.mark.parametrize("name", ["shac++", *SB3])
 def test_statistics_of_an_optimiser_that_are_not_finite_are_refused(tmp_path, name):
     case = TRAINERS[name]
-    path = saved(case.make().learn(WINDOW), tmp_path)
+    path = saved(case.make().learn(2 * WINDOW), tmp_path)
     state = load_checkpoint(path)
-    adam = (
-        state["sb3"]["optimiser"] if name == "sb3" else state["parts"]["critic_optimiser"]["adam"]
-    )
+    if name in SB3:
+        adam = state["sb3"]["optimiser"]
+        adam = adam if name == "sb3" else adam["critic"]
+    else:
+        adam = state["parts"]["critic_optimiser"]["adam"]
     adam["state"][0]["exp_avg"].view(-1)[0] = float("nan")
     save_checkpoint(path, state)
     with pytest.raises(UsageError, match=r"optimiser\..*state\.0\.exp_avg is not finite"):
+        case.kind.load(path, case.env())
+
+
+def test_an_entropy_weight_that_is_not_finite_is_refused(tmp_path):
+    case = TRAINERS["sb3-sac"]
+    path = saved(case.make().learn(WINDOW), tmp_path)
+    state = load_checkpoint(path)
+    state["sb3"]["log_entropy_weight"].fill_(torch.inf)
+    save_checkpoint(path, state)
+    with pytest.raises(UsageError, match=r"sb3\.log_entropy_weight is not finite"):
         case.kind.load(path, case.env())
 
 
@@ -256,6 +278,10 @@ MODEL_SIZES = ["--surrogates.fit.minibatches", "2", "--surrogates.fit.batch-size
 PPO_SIZES = ["--ppo.horizon", "3", "--ppo.clip.batch-size", "7", "--ppo.clip.epochs", "2"]
 BPPO_SIZES = ["--bppo.horizon", "3", "--bppo.clip.batch-size", "7", "--bppo.clip.epochs", "2"]
 SB3_SIZES = ["--sb3.horizon", "3", "--sb3.batch-size", "7", "--sb3.epochs", "2"]
+OFF_POLICY_SIZES = [  # learns from the second update on, and forgets from the fourth on
+    *("--sb3.horizon", "3", "--sb3.batch-size", "7", "--sb3.learning-starts", "20"),
+    *("--sb3.env-steps-per-gradient-step", "2", "--sb3.capacity", "52"),
+]
 DISPERSION = ["paper/dispersion", "--agents", "2"]
 RUNS = {
     "shac": ["shac", "diffsurrogate/cartpole-swingup", *SHAC_SIZES],
@@ -269,6 +295,8 @@ RUNS = {
     "bppo": ["bppo", "games/climbing", *BPPO_SIZES],
     "sb3": ["sb3-ppo", *DISPERSION, *SB3_SIZES],
     "sb3, discrete": ["sb3-ppo", "games/climbing", *SB3_SIZES],
+    "sb3-sac": ["sb3-sac", *DISPERSION, *OFF_POLICY_SIZES],
+    "sb3-td3, shared": ["sb3-td3", *DISPERSION, "--network", "shared", *OFF_POLICY_SIZES],
 }
 UPDATES = 6
 
@@ -367,7 +395,7 @@ def test_a_run_killed_by_the_system_resumes_to_the_same_end(whole, tmp_path):
     check_same_run(whole("shac++"), out)
 
 
-@pytest.mark.parametrize("name", ["shac++", "sb3"])
+@pytest.mark.parametrize("name", ["shac++", "sb3", "sb3-sac"])
 def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(
     name, whole, tmp_path, monkeypatch, capsys
 ):
@@ -393,7 +421,7 @@ def test_ctrl_c_in_the_middle_of_an_update_stops_after_it(
     check_same_run(whole(name), out)
 
 
-@pytest.mark.parametrize("name", ["shac", "sb3"])
+@pytest.mark.parametrize("name", ["shac", "sb3", "sb3-td3, shared"])
 def test_a_run_killed_while_it_keeps_its_best_policy_keeps_it_once_resumed(
     name, whole, tmp_path, monkeypatch
 ):
@@ -416,10 +444,19 @@ def test_a_run_killed_while_it_keeps_its_best_policy_keeps_it_once_resumed(
     check_same_run(folder, out)
 
 
-@pytest.mark.parametrize("method", ["ppo", "sb3-ppo"])
-def test_a_run_on_an_env_that_saves_no_state_resumes_with_new_episodes(method, tmp_path):
-    sizes = SB3_SIZES if method == "sb3-ppo" else PPO_SIZES
-    start = ["train", method, "gymnasium/CartPole-v1", *sizes, *RUN, "--out", str(tmp_path / "run")]
+@pytest.mark.parametrize(
+    ("method", "env", "sizes"),
+    [
+        ("ppo", "CartPole-v1", PPO_SIZES),
+        ("sb3-ppo", "CartPole-v1", SB3_SIZES),
+        ("sb3-sac", "Pendulum-v1", OFF_POLICY_SIZES),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_on_an_env_that_saves_no_state_resumes_with_new_episodes(
+    method, env, sizes, tmp_path
+):
+    start = ["train", method, f"gymnasium/{env}", *sizes, *RUN, "--out", str(tmp_path / "run")]
     assert main([*start, "--total-steps", "30"]) == 0
     assert main([*start, "--total-steps", "75", "--resume"]) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 5

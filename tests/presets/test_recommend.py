@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from toys.trainers import what_differs
@@ -10,6 +11,7 @@ from diffsurrogate import SHAC, LearnedDiffWrapper, make, recommended
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.errors import UsageError
+from diffsurrogate.presets.recipe import SB3_METHODS, Method
 from diffsurrogate.training.checkpoint import load_checkpoint
 
 ENVS = [
@@ -26,7 +28,7 @@ ENVS = [
     "games/climbing",
     "diffsurrogate/cartpole-swingup",
 ]
-METHODS = ["shac", "shac+", "shac++", "ppo", "ippo", "mappo", "bppo", "armappo", "happo", "sb3-ppo"]
+METHODS = get_args(Method)
 
 
 @pytest.mark.parametrize("env", ENVS)
@@ -43,7 +45,7 @@ def test_python_and_the_command_line_take_the_same_settings(method, env):
     ("method", "network"),
     [
         *itertools.product(["shac", "shac++", "ppo", "mappo"], ["transformer", "hyper-mlp"]),
-        *itertools.product(["ippo", "sb3-ppo"], ["shared"]),
+        *itertools.product(["ippo", *SB3_METHODS], ["shared"]),
     ],
 )
 def test_networks_and_numbers_of_agents_decide_the_same_in_both(method, network, env):
@@ -63,6 +65,8 @@ def test_networks_and_numbers_of_agents_decide_the_same_in_both(method, network,
         ("mappo", "vmas/navigation", 2),
         ("happo", "games/climbing", None),
         ("sb3-ppo", "paper/dispersion", 2),
+        ("sb3-sac", "paper/dispersion", 2),
+        ("sb3-td3", "paper/dispersion", 2),
     ],
 )
 def test_python_and_the_command_line_train_the_same_weights(method, env, agents, tmp_path):
@@ -76,7 +80,7 @@ def test_python_and_the_command_line_train_the_same_weights(method, env, agents,
     command = ["train", method, env, *given, *sizes, *quiet, "--out", str(tmp_path / "run")]
     assert main(command) == 0
     trained = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["agent"]
-    weights = "sb3" if method == "sb3-ppo" else "parts"
+    weights = "sb3" if method in SB3_METHODS else "parts"
     assert not what_differs(agent.state_dict()[weights], trained[weights])
 
 

@@ -19,8 +19,9 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.nets.config import SeparateNetConfig
 from diffsurrogate.training.trainer import Trainer
-from diffsurrogate.wrappers.sb3.config import SB3Config
-from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
+from diffsurrogate.wrappers.sb3.config import SB3Config, SB3SACConfig, SB3TD3Config
+from diffsurrogate.wrappers.sb3.off_policy import SB3SAC, SB3TD3
+from diffsurrogate.wrappers.sb3.on_policy import SB3PPO
 
 HORIZON, WINDOW = 4, 28
 """Steps of a window, of one env and of all seven."""
@@ -54,6 +55,19 @@ def stable_baselines(**changes: Any) -> SB3Config:
     """Minibatches of 13, the last one smaller."""
     start = {"horizon": HORIZON, "batch_size": 13, "epochs": 2, "hidden": (8,), "joint": False}
     return SB3Config(**(start | changes))
+
+
+def off_policy(kind: type[SB3SACConfig | SB3TD3Config], **changes: Any) -> Any:
+    """Learns from the second window on, and forgets after two and a half; 5 or 6 minibatches."""
+    start = {
+        "horizon": HORIZON,
+        "batch_size": 13,
+        "learning_starts": WINDOW,
+        "env_steps_per_gradient_step": 5,
+        "capacity": 10 * 7,
+        "hidden": (8,),
+    }
+    return kind(**(start | changes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +116,9 @@ TRAINERS = {
     "bppo": Case(kind=BPPO, config=sequential(BPPO)),
     "armappo": Case(kind=ARMAPPO, config=sequential(ARMAPPO)),
     "happo": Case(kind=HAPPO, config=sequential(HAPPO)),
-    "sb3": Case(kind=SB3Trainer, config=stable_baselines()),
+    "sb3": Case(kind=SB3PPO, config=stable_baselines()),
+    "sb3-sac": Case(kind=SB3SAC, config=off_policy(SB3SACConfig)),
+    "sb3-td3": Case(kind=SB3TD3, config=off_policy(SB3TD3Config)),
 }
 
 

@@ -1,62 +1,45 @@
-"""Stable-Baselines3's PPO in our run loop: seeds, checkpoints and metrics as of our trainers."""
+"""Stable-Baselines3's algorithms in our run loop, with our seeds, checkpoints and metrics."""
 
 import copy
-import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate import seeding
+from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.observation_slices import without
-from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.checkpoint import check_finite
-from diffsurrogate.training.trainer import Metrics, Trainer
-from diffsurrogate.wrappers.sb3.config import SB3Config
+from diffsurrogate.training.trainer import Metrics, Saved, Trainer
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, slot_rows, to_actions
 
 # isort: split
-from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-_LOGGED = {
-    "clipped_loss": "train/policy_gradient_loss",
-    "critic_loss": "train/value_loss",
-    "kl": "train/approx_kl",
-    "clipped_share": "train/clip_fraction",
-}
+Rate = float | Callable[[float], float]
+"""A learning rate, or one of the share of the training that is left."""
 
 
 class SB3Trainer(Trainer):
-    """Runs Stable-Baselines3's PPO, one rollout and its training per update.
+    """Runs an algorithm of Stable-Baselines3, which subclasses build and advance.
 
     Stable-Baselines3 draws from the global random streams of torch and NumPy; while it does, they
     hold a stream of this trainer, and everyone else's is put back afterwards.
-
-    Example:
-        >>> from diffsurrogate import make
-
-        >>> env = make("diffsurrogate/cartpole-swingup", num_envs=4)
-        >>> agent = SB3Trainer(env).learn(total_steps=256)
     """
 
-    config_type = SB3Config
-    config: SB3Config
     leaves_out_broken = False
+    model: BaseAlgorithm
 
-    def __init__(
-        self, env: MultiAgentVectorEnv, config: SB3Config | None = None, *, seed: int = 0
-    ) -> None:
+    def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
         """Build the model for an env.
 
         Args:
@@ -65,50 +48,19 @@ class SB3Trainer(Trainer):
             seed: of weights, actions and minibatches, and of the env's first reset.
 
         Raises:
-            UsageError: a rollout is a single slot, or the agents' action boxes differ, so that they
-                cannot share a policy.
+            UsageError: the algorithm cannot train on such an env, or the agents' action boxes
+                differ, so that they cannot share a policy.
         """
-        config = config or SB3Config()
         super().__init__(env, config, seed)
         self.slots = OngoingVecEnv(env, joint=config.joint)
-        if self.slots.num_envs * config.horizon < 2:
-            raise UsageError(
-                "a rollout of one env, one agent and one step has no spread of advantages; raise "
-                "num_envs or the horizon"
-            )
-        self.normaliser: VecNormalize | None = None
-        if config.normalise:
-            self.normaliser = VecNormalize(self.slots, gamma=config.gamma)
         own_seed = derive_seed(seed, "stable-baselines3")
         self._random, self._samples = GlobalStreams(own_seed), GlobalStreams(own_seed + 1)
-        rate: float | Callable[[float], float] = config.lr
+        rate: Rate = config.lr
         if config.lr_schedule == "linear":
             rate = lambda left: left * config.lr  # noqa: E731
-        with self._random.in_force(), warnings.catch_warnings():
-            # a last minibatch that is smaller does no harm
-            warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-            self.model = PPO(
-                "MlpPolicy",
-                self.normaliser or self.slots,
-                learning_rate=rate,
-                n_steps=config.horizon,
-                batch_size=config.batch_size,
-                n_epochs=config.epochs,
-                gamma=config.gamma,
-                gae_lambda=config.lam,
-                clip_range=config.clip_range,
-                ent_coef=config.entropy_weight,
-                vf_coef=config.value_weight,
-                max_grad_norm=config.max_grad_norm,
-                policy_kwargs={"net_arch": list(config.hidden)},
-                device="cpu",
-            )
+        with self._random.in_force():
+            self.model = self._make_model(rate)
         self.model.set_logger(Logger(folder=None, output_formats=[]))
-        box = self.slots.action_space
-        if config.std is not None and isinstance(box, spaces.Box):
-            half = torch.as_tensor((box.high - box.low) / 2).flatten()
-            with torch.no_grad():
-                self.model.policy.log_std.copy_((config.std * half).log())
 
     def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
         """Return actions in the box.
@@ -123,27 +75,18 @@ class SB3Trainer(Trainer):
         self.check_obs(obs)
         agents = self.env.num_agents if self.slots.joint else 1
         seen = without(obs.detach().cpu(), self.env.global_state_slice)
-        rows: Any = seen.reshape(-1, agents * seen.shape[-1]).numpy()
-        if self.normaliser is not None:
-            rows = self.normaliser.normalize_obs(rows)
         with self._samples.in_force():
-            chosen, _ = self.model.predict(rows, deterministic=deterministic)
-        return to_actions(chosen, self.env).reshape(*obs.shape[:-1], self.env.act_dim)
+            rows = seen.reshape(-1, agents * seen.shape[-1]).numpy()
+            chosen = to_actions(self._choose(rows, deterministic), self.env)
+        action = chosen.reshape(*obs.shape[:-1], self.env.act_dim)
+        return clamp_to_box(action, self.env.action_low, self.env.action_high)
 
     def iterate(self) -> Metrics:
-        """Collect one rollout from where the env stands and train on it."""
-        model = self.model
-        assert model.env is not None
+        """Go on from where the env stands, by one window."""
         self.slots.start_counting()
         with self._random.in_force():
-            _, callback = model._setup_learn(0, None, reset_num_timesteps=False)
-            model._current_progress_remaining = 1 - self.iteration / self.total_iterations
-            model.collect_rollouts(
-                model.env, callback, model.rollout_buffer, n_rollout_steps=self.config.horizon
-            )
-            model.train()
-        logged = model.logger.name_to_value
-        return {name: float(logged[key]) for name, key in _LOGGED.items()} | self.slots.counted()
+            report = self._improve()
+        return report | self.slots.counted()
 
     def load_policy(self, state: State) -> None:
         """Take only what `predict` needs of the state of a trainer, on any number of envs.
@@ -153,25 +96,37 @@ class SB3Trainer(Trainer):
         """
         own = state["sb3"]
         check_finite(own["policy"], "policy")
-        check_finite(own["normaliser"] or {}, "normaliser")
         self.model.policy.load_state_dict(own["policy"])
-        if self.normaliser is not None:
-            _load_moments(_moments_of(self.normaliser), own["normaliser"]["obs"])
+
+    @abstractmethod
+    def _make_model(self, rate: Rate) -> BaseAlgorithm:
+        """Return the algorithm, which acts in `slots`."""
+
+    @abstractmethod
+    def _improve(self) -> Metrics:
+        """Let the algorithm collect a window and learn."""
+
+    @property
+    @abstractmethod
+    def _optimiser(self) -> Saved:
+        """The state of all that learns."""
+
+    def _choose(self, rows: NDArray[np.float32], deterministic: bool) -> NDArray[Any]:
+        """Return the actions of slots that see `rows` (slot, features)."""
+        return self.model.predict(rows, deterministic=deterministic)[0]
 
     def _predictor_state(self) -> State:
         return {}  # part of the model's
 
     def _state(self) -> State:
-        model, last = self.model, self.model._last_obs
+        last = self.model._last_obs
         assert last is None or isinstance(last, np.ndarray)
         own = {
-            "policy": dict(model.policy.state_dict()),
-            "optimiser": model.policy.optimizer.state_dict(),
-            "normaliser": None if self.normaliser is None else _save_normaliser(self.normaliser),
+            "policy": dict(self.model.policy.state_dict()),
+            "optimiser": self._optimiser.state_dict(),
             "random": self._random.state_dict(),
             "samples": self._samples.state_dict(),
             "last_obs": None if last is None else torch.tensor(last),
-            "episode_starts": torch.tensor(np.asarray(model._last_episode_starts, dtype=bool)),
         }
         return {"sb3": own}
 
@@ -180,16 +135,12 @@ class SB3Trainer(Trainer):
         own = state["sb3"]
         check_finite(own["optimiser"], "optimiser")
         # a copy: an optimiser would share its loaded tensors with whoever saved them
-        self.model.policy.optimizer.load_state_dict(copy.deepcopy(own["optimiser"]))
-        if self.normaliser is not None:
-            self.normaliser.returns = own["normaliser"]["returns"].numpy().copy()
-            _load_moments(self.normaliser.ret_rms, own["normaliser"]["reward"])
+        self._optimiser.load_state_dict(copy.deepcopy(own["optimiser"]))
         self._random.load_state_dict(own["random"])
         self._samples.load_state_dict(own["samples"])
         self.model._last_obs = None
         if state["env"] is not None and own["last_obs"] is not None:  # else new episodes start
             self.model._last_obs = own["last_obs"].cpu().numpy().copy()
-            self.model._last_episode_starts = own["episode_starts"].cpu().numpy().copy()
 
 
 class OngoingVecEnv(SB3VecEnv):
@@ -260,28 +211,3 @@ class GlobalStreams:
         keys = state["keys"].cpu().numpy().astype(np.uint32)
         self.torch = state["torch"].cpu()
         self.numpy = ("MT19937", keys, int(position), int(has_gauss), cached)
-
-
-def _moments_of(normaliser: VecNormalize) -> RunningMeanStd:
-    assert isinstance(normaliser.obs_rms, RunningMeanStd)  # there is one of each key of a dict
-    return normaliser.obs_rms
-
-
-def _save_normaliser(normaliser: VecNormalize) -> State:
-    return {
-        "obs": _save_moments(_moments_of(normaliser)),
-        "reward": _save_moments(normaliser.ret_rms),
-        "returns": torch.tensor(normaliser.returns),
-    }
-
-
-def _save_moments(moments: RunningMeanStd) -> State:
-    mean, var = (torch.tensor(np.asarray(value)) for value in (moments.mean, moments.var))
-    return {"mean": mean, "var": var, "count": float(moments.count)}
-
-
-def _load_moments(moments: RunningMeanStd, state: State) -> None:
-    mean, var = (state[name].cpu().numpy().copy() for name in ("mean", "var"))
-    if mean.shape != np.shape(moments.mean):
-        raise ValueError(f"statistics of {mean.shape} features, not {np.shape(moments.mean)}")
-    moments.mean, moments.var, moments.count = mean, var, state["count"]

@@ -28,7 +28,7 @@ def _preset_of(cell: Cell, preset: Preset) -> Preset:
 def _why_left_out(cell: Cell, preset: Preset) -> str | None:
     if preset != "default":
         return "every method has its own preset here, or that of a variant"
-    if cell.method not in ("ppo", "shac", "shac+", "shac++"):
+    if cell.method not in ("ppo", "sb3-sac", "shac", "shac+", "shac++"):
         return "the paper has no such method"
     if cell.network != "mlp":
         return "the paper's policies are MLPs"
@@ -53,7 +53,7 @@ SHAC_CURVES = PaperTable(
         "ant": Task(env="mjx/ant"),
         "humanoid": Task(env="mjx/humanoid"),
     },
-    methods=("ppo", "shac"),
+    methods=("ppo", "sb3-sac", "shac"),
     networks=("mlp",),
     seeds=tuple(range(5)),
     variants={

@@ -15,7 +15,7 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.wrappers.sb3.config import SB3Config
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
-from diffsurrogate.wrappers.sb3.trainer import SB3Trainer
+from diffsurrogate.wrappers.sb3.on_policy import SB3PPO
 
 
 def dispersion() -> MultiAgentVectorEnv:
@@ -26,7 +26,7 @@ def dispersion() -> MultiAgentVectorEnv:
 def test_it_learns_what_stable_baselines_learns(joint):
     """From the same weights and random streams, by its own `learn` on the same episodes."""
     config = stable_baselines(joint=joint, normalise=False, randomise_episode_phase=False)
-    agent = SB3Trainer(dispersion(), config, seed=5)
+    agent = SB3PPO(dispersion(), config, seed=5)
     vec = SB3VecEnv(dispersion(), joint=joint)
     slots = ENVS * (1 if joint else AGENTS)
     model = TheirPPO(
@@ -65,13 +65,13 @@ class Rich(Reach):
 @pytest.mark.parametrize("normalise", [False, True])
 def test_the_reward_reported_is_the_envs_not_what_was_normalised(joint, normalise):
     config = stable_baselines(joint=joint, normalise=normalise)
-    reports = list(SB3Trainer(Rich(differentiable=False), config).iterations(3))
+    reports = list(SB3PPO(Rich(differentiable=False), config).iterations(3))
     assert [report["reward"] for report in reports] == [pytest.approx(2.0)] * 3
     assert {"clipped_loss", "kl", "clipped_share"} <= reports[-1].keys()
 
 
 def test_the_learning_rate_falls_if_asked():
-    agent = SB3Trainer(plain_reach(), stable_baselines(lr_schedule="linear", lr=0.1))
+    agent = SB3PPO(plain_reach(), stable_baselines(lr_schedule="linear", lr=0.1))
     optimizer = agent.model.policy.optimizer
     rates = [optimizer.param_groups[0]["lr"] for _ in agent.iterations(4)]
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
@@ -81,7 +81,7 @@ def test_the_first_deviation_is_the_one_asked_for():
     """Of normalised actions: Pendulum's torque is in [-2, 2]."""
     pendulum = make("gymnasium/Pendulum-v1", num_envs=2)
     for std, expected in ((0.3, 0.6), (None, 1.0)):
-        agent = SB3Trainer(pendulum, stable_baselines(std=std, joint=True))
+        agent = SB3PPO(pendulum, stable_baselines(std=std, joint=True))
         deviation = agent.model.policy.log_std.exp()
         torch.testing.assert_close(deviation, torch.tensor([expected]))
 
@@ -89,7 +89,7 @@ def test_the_first_deviation_is_the_one_asked_for():
 def test_points_learn_to_go_home():
     """Standing still costs 5.3 in 8 steps, going straight home 0.08; per agent."""
     config = SB3Config(horizon=8, batch_size=366, epochs=8, gamma=0.9, joint=False, lr=3e-3)
-    agent = SB3Trainer(plain_reach(num_envs=61), config, seed=1)
+    agent = SB3PPO(plain_reach(num_envs=61), config, seed=1)
     before = evaluate(agent.predict, plain_reach(num_envs=101)).mean_return / AGENTS
     agent.learn(8 * 61 * 8)
     after = evaluate(agent.predict, plain_reach(num_envs=101)).mean_return / AGENTS
