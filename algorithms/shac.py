@@ -37,6 +37,8 @@ FINAL_LR = 1e-5
 """Learning rate at the end of a linear schedule."""
 _SEGMENT = 4
 """Steps of a segment by default: further ahead, models of robots lead astray."""
+_MAX_GROWTH = 10.0
+"""Of a simulator's own gradient along a segment, by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +79,13 @@ class SHACConfig:
     @classmethod
     def suited_to(cls, env: MultiAgentVectorEnv) -> "SHACConfig":
         """Return the default configuration of `SHAC(env)`: `hybrid` for its number of copies."""
-        config = cls.hybrid(env.num_envs, segments=env.can_replay, articulated=env.articulated)
+        config = cls.hybrid(env.num_envs, learned=env.can_replay, articulated=env.articulated)
         longest = env.max_horizon or config.horizon
         return config if config.horizon <= longest else replace(config, horizon=_whole(longest))
 
     @classmethod
     def hybrid(
-        cls, num_envs: int = 16, *, segments: bool = True, articulated: bool = False
+        cls, num_envs: int = 16, *, learned: bool = True, articulated: bool = False
     ) -> "SHACConfig":
         """Return settings for envs that nobody tuned to: PPO's steps plus the pathwise gradient.
 
@@ -93,8 +95,9 @@ class SHACConfig:
 
         Args:
             num_envs: copies of the env.
-            segments: differentiate segments of 4 steps, which needs learned dynamics and reward;
-                False for SHAC and SHAC+.
+            learned: gradients are of learned dynamics and rewards (SHAC++), along segments of 4
+                steps; False for SHAC and SHAC+, whose horizon adapts to the simulator's gradient,
+                and whose learning rates fall over the training.
             articulated: the env's bodies fall over where actions are large
                 (`MultiAgentVectorEnv.articulated`); begins with half of the exploration.
         """
@@ -113,12 +116,14 @@ class SHACConfig:
                 weight=0.5,
                 gradient=PathwiseConfig(
                     lam=0.95,
-                    segment_length=_SEGMENT if segments else None,
+                    segment_length=_SEGMENT if learned else None,
+                    max_growth=None if learned else _MAX_GROWTH,
                     action_penalty_weight=0.0,
                 ),
             ),
             value=ValueLearningConfig(minibatches=40, capacity=0),
             scale_rewards=True,
+            lr_schedule="constant" if learned else "linear",
             ema_decay=0.9,
         )
 

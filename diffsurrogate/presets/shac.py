@@ -81,7 +81,7 @@ def _shared(choice: Choice) -> SharedNetConfig:
 def _hybrid(config: SHACConfig, choice: Choice, num_envs: int) -> SHACConfig:
     """Return `SHACConfig.hybrid` with the networks and rates of `config`."""
     hybrid = SHACConfig.hybrid(
-        num_envs, segments=choice.method == "shac++", articulated=choice.articulated
+        num_envs, learned=choice.method == "shac++", articulated=choice.articulated
     )
     minibatches = config.update.gradient.minibatches if choice.method == "shac++" else 1
     gradient = replace(hybrid.update.gradient, minibatches=minibatches)

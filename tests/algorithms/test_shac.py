@@ -194,9 +194,9 @@ def test_default_windows_have_about_2048_steps(copies, horizon, batch_size):
     assert (config.horizon, config.update.ppo.batch_size) == (horizon, batch_size)
 
 
-def test_on_native_gradients_the_default_is_of_whole_windows():
+def test_on_native_gradients_the_horizon_adapts_by_default():
     env = make("diffsurrogate/cartpole-swingup", num_envs=2, differentiable=True)
-    assert SHAC(env).config == SHACConfig.hybrid(2, segments=False)
+    assert SHAC(env).config == SHACConfig.hybrid(2, learned=False)
 
 
 def test_its_windows_are_no_longer_than_a_world_model_reaches():

@@ -196,7 +196,7 @@ def test_envs_of_the_same_functions_compile_once_whatever_their_parameters():
 
 def test_shac_trains_on_it():
     env = made(differentiable=True)
-    config = replace(SHACConfig.hybrid(ENVS, segments=False), horizon=8)
+    config = replace(SHACConfig.hybrid(ENVS, learned=False), horizon=8)
     SHAC(env, config, seed=0).learn(2 * 8 * ENVS, progress_bar=False)
 
 

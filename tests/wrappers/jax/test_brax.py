@@ -200,7 +200,7 @@ def test_what_the_policy_must_not_see_is_the_global_state():
 
 def test_shac_trains_on_it():
     env = made(differentiable=True, max_steps=20)
-    config = replace(SHACConfig.hybrid(ENVS, segments=False), horizon=8)
+    config = replace(SHACConfig.hybrid(ENVS, learned=False), horizon=8)
     SHAC(env, config, seed=0).learn(2 * 8 * ENVS, progress_bar=False)
 
 

@@ -268,7 +268,7 @@ def test_observations_start_and_reward_of_every_robot(robot):
 @pytest.mark.parametrize("learned", [False, True], ids=["shac", "shac++"])
 def test_shac_trains_on_it(learned):
     env = LearnedDiffWrapper(make("mjx/hopper", num_envs=ENVS)) if learned else hopper()
-    config = SHACConfig.hybrid(ENVS, segments=learned, articulated=True)
+    config = SHACConfig.hybrid(ENVS, learned=learned, articulated=True)
     config = replace(config, horizon=8)
     agent = SHAC(env, config, seed=0)
     agent.learn(config.horizon * ENVS, progress_bar=False)
