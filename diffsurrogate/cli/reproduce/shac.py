@@ -65,6 +65,8 @@ SHAC_CURVES = PaperTable(
         "no-target-critic": _shac("shac.critic.target-decay", "0"),
         "adaptive": _shac("shac.update.gradient.max-growth", "10"),
         "two-critics": _shac("shac.critic.ensemble", "2"),
+        "entropy": _shac("shac.entropy.temperature", "1"),
+        "constant-lr": _shac("shac.lr-schedule", "constant"),
         **{
             f"horizon-{steps}": _shac("shac.horizon", str(steps), "num-envs", str(copies))
             for steps, copies in _HORIZONS.items()
