@@ -103,8 +103,12 @@ _TASKS = {
     "mjx/halfcheetah": _Task(),
     "mjx/ant": _Task(),
     "mjx/humanoid": _Task(actor=(256, 128), critic=(128, 128), critic_lr=5e-4, target_decay=0.995),
+    "mjx/humanoid-muscle": _Task(
+        actor=(512, 256), critic=(256, 256), critic_lr=5e-4, target_decay=0.995
+    ),
 }
-"""The tasks of SHAC's own paper. Cart-pole is learned after 200 of its 500 updates."""
+"""The tasks of SHAC's own paper, with `mjx/humanoid-muscle` in place of its Humanoid MTU. Cart-pole
+is learned after 200 of its 500 updates."""
 
 
 def is_classic(choice: Choice) -> bool:

@@ -17,6 +17,7 @@ import gymnasium
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.jax.library import jax
+from diffsurrogate.wrappers.mjx.muscles import replace_motors
 from diffsurrogate.wrappers.mjx.solver import constrained_acceleration
 
 try:
@@ -69,10 +70,11 @@ class Contact:
             )
 
 
-def load(file: str, substeps: int, contact: Contact) -> Any:
+def load(file: str, substeps: int, contact: Contact, *, muscles: bool = False) -> Any:
     """Return a `mujoco.MjModel` of one of Gymnasium's robot files, changed for MJX.
 
-    Euler's method with explicit joint damping, and contacts with the floor only.
+    Euler's method with explicit joint damping, contacts with the floor only, and two muscles for
+    each motor if asked for.
 
     Raises:
         UsageError: the substeps or the contact are out of range.
@@ -93,6 +95,8 @@ def load(file: str, substeps: int, contact: Contact) -> Any:
             geom.solimp[:3] = _RIGID
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "compiler attribute .* deprecated")  # by Gymnasium's file
+        if muscles:
+            replace_motors(spec)
         return spec.compile()
 
 
@@ -150,18 +154,17 @@ def solve_contacts(model: Any, data: Any) -> Any:
 
 
 @functools.cache
-def physics(file: str, substeps: int) -> Callable[..., tuple[Any, ...]]:
+def physics(file: str, substeps: int, muscles: bool) -> Callable[..., dict[str, Any]]:
     """Return a function that simulates one control step of a robot.
 
-    Of qpos, qvel, qacc_warmstart (the solver's first guess, part of the state), controls and MJX's
-    model, to the first three after the step.
+    Of the state before it, controls and MJX's model, to the state after it: `qpos`, `qvel`,
+    `qacc_warmstart` (the solver's first guess) and, of muscles, their activations `act`.
     """
-    blank = mjx.make_data(load(file, substeps, Contact()))
+    blank = mjx.make_data(load(file, substeps, Contact(), muscles=muscles))
 
-    def simulate(qpos: Any, qvel: Any, warmstart: Any, ctrl: Any, model: Any) -> tuple[Any, ...]:
-        def substep(state: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
-            qpos, qvel, warmstart = state
-            data = blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, ctrl=ctrl)
+    def simulate(before: dict[str, Any], ctrl: Any, model: Any) -> dict[str, Any]:
+        def substep(state: dict[str, Any], _: None) -> tuple[dict[str, Any], None]:
+            data = blank.replace(**state, ctrl=ctrl)
             for part in (
                 mjx.fwd_position,
                 mjx.fwd_velocity,
@@ -171,9 +174,9 @@ def physics(file: str, substeps: int) -> Callable[..., tuple[Any, ...]]:
                 mjx.euler,
             ):
                 data = part(model, data)
-            return (data.qpos, data.qvel, data.qacc_warmstart), None
+            return {name: getattr(data, name) for name in state}, None
 
         # a loop compiles in a tenth of the time that as many copies of its body take
-        return jax.lax.scan(substep, (qpos, qvel, warmstart), None, length=substeps)[0]
+        return jax.lax.scan(substep, before, None, length=substeps)[0]
 
     return simulate

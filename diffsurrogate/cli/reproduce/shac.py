@@ -39,6 +39,7 @@ SHAC_CURVES = PaperTable(
         "halfcheetah": Task(env="mjx/halfcheetah"),
         "ant": Task(env="mjx/ant"),
         "humanoid": Task(env="mjx/humanoid"),
+        "humanoid-muscle": Task(env="mjx/humanoid-muscle"),
     },
     methods=("ppo", "shac"),
     networks=("mlp",),
