@@ -23,7 +23,8 @@ class MJXEnv(JaxEnv):
     Observations, rewards, starts, terminations and the control step of 1/60 s are the paper's; the
     robots are Gymnasium's, with their torques, and the physics is MuJoCo's instead of the authors'
     simulator, so returns of the two cannot be compared. The parts of a robot pass through each
-    other.
+    other. `humanoid-muscle` stands where the paper has Humanoid MTU, and is another model: the
+    humanoid with two of MuJoCo's muscles for each joint.
 
     A copy that blows up (a number beyond 1e6, or none) shows NaN: trainers reset it and leave it
     out.

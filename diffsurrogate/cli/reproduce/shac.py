@@ -39,7 +39,7 @@ SHAC_CURVES = PaperTable(
         "halfcheetah": Task(env="mjx/halfcheetah"),
         "ant": Task(env="mjx/ant"),
         "humanoid": Task(env="mjx/humanoid"),
-        "humanoid-muscle": Task(env="mjx/humanoid-muscle"),
+        "humanoid-muscle": Task(env="mjx/humanoid-muscle"),  # not the paper's Humanoid MTU
     },
     methods=("ppo", "shac"),
     networks=("mlp",),
