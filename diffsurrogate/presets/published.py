@@ -35,7 +35,11 @@ _TASKS = {
     "diffsurrogate/cartpole-swingup": _Task(actor=(64, 64), lr=1e-2, critic_lr=1e-3, updates=500),
     "mjx/hopper": _Task(critic_lr=2e-4, num_envs=256),
     "mjx/humanoid": _Task(actor=(256, 128), critic=(128, 128), critic_lr=5e-4, target_decay=0.995),
+    "mjx/humanoid-muscle": _Task(
+        actor=(512, 256), critic=(256, 256), critic_lr=5e-4, target_decay=0.995
+    ),
 }
+"""The rows that differ, with `mjx/humanoid-muscle` in place of the paper's Humanoid MTU."""
 
 
 def published_run(choice: Choice) -> RunConfig:

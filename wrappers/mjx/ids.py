@@ -1,4 +1,4 @@
-"""The SHAC paper's robots by id: `mjx/hopper`, `mjx/halfcheetah`, `mjx/ant`, `mjx/humanoid`."""
+"""The SHAC paper's robots by id, such as `mjx/hopper`; `mjx/humanoid-muscle` stands in for one."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +23,8 @@ class MJXEnv(JaxEnv):
     Observations, rewards, starts, terminations and the control step of 1/60 s are the paper's; the
     robots are Gymnasium's, with their torques, and the physics is MuJoCo's instead of the authors'
     simulator, so returns of the two cannot be compared. The parts of a robot pass through each
-    other.
+    other. `humanoid-muscle` stands where the paper has Humanoid MTU, and is another model: the
+    humanoid with two of MuJoCo's muscles for each joint.
 
     A copy that blows up (a number beyond 1e6, or none) shows NaN: trainers reset it and leave it
     out.
@@ -49,7 +50,7 @@ class MJXEnv(JaxEnv):
         """Load the robot.
 
         Args:
-            robot: hopper, halfcheetah, ant or humanoid.
+            robot: hopper, halfcheetah, ant, humanoid or humanoid-muscle.
             num_envs: copies that step together; each other number is compiled for.
             seed: of the start states.
             device: of all tensors; JAX computes there.
@@ -64,10 +65,11 @@ class MJXEnv(JaxEnv):
         """
         task = TASKS[robot]
         count = task.substeps if substeps is None else substeps
-        model = load(task.file, count, Contact(stiffness=stiffness, rigid=rigid))
+        contact = Contact(stiffness=stiffness, rigid=rigid)
+        model = load(task.file, count, contact, muscles=task.muscles)
         reset, step = functions(robot, count)
         self.robot = robot
-        """hopper, halfcheetah, ant or humanoid."""
+        """hopper, halfcheetah, ant, humanoid or humanoid-muscle."""
         self.model = model
         """The `mujoco.MjModel`."""
         super().__init__(

@@ -1,6 +1,7 @@
 """The robots' tasks in the SHAC paper (arXiv:2204.07137, A.3): starts, observations and rewards.
 
-Functions of one copy, in JAX; `q` and `v` are MuJoCo's qpos and qvel, `last` is the action before.
+Functions of one copy, in JAX; `q` and `v` are MuJoCo's qpos and qvel, `last` is the action before,
+or the activations that muscles have.
 """
 
 import functools
@@ -26,6 +27,8 @@ class Task(ABC):
     """Of a control step."""
     shows_action = False
     """Whether observations end with the last action."""
+    muscles = False
+    """Whether two muscles replace each motor."""
 
     @abstractmethod
     def start(self, key: Array, rest: Array, size: int) -> tuple[Array, Array]:
@@ -42,6 +45,10 @@ class Task(ABC):
     def fallen(self, q: Array) -> Array:
         """Return whether the episode ends."""
         return jnp.asarray(False)
+
+    def control(self, action: Array, most: Array) -> Array:
+        """Return what the actuators are told, of which `most` is the greatest."""
+        return action * most  # motors turn both ways
 
 
 def _noise(key: Array, size: int, most: float) -> Array:
@@ -173,11 +180,35 @@ class Humanoid(_Walker):
         return v[0] + 0.1 * up + heading + height - 0.002 * _squared(action)
 
 
+class HumanoidMuscle(Humanoid):
+    """Two legs and two arms, moved by 34 muscles, which run along x.
+
+    Not the paper's Humanoid MTU, whose model is not to be had: that is a lower body with 152
+    muscles, and the heights are its pelvis's. Observations end with the muscles' activations,
+    which the paper's (table 11) leave out, in place of the last action.
+    """
+
+    shows_action, muscles = False, True
+
+    def control(self, action: Array, most: Array) -> Array:
+        """Return the muscles' excitations, from none at -1 to `most`."""
+        return (1 + action) / 2 * most
+
+    def reward(self, q: Array, v: Array, action: Array) -> Array:
+        """Equations 23 to 25, with the torso's heights of equation 22; a is the excitation."""
+        up, heading = self.directions(q)
+        above = jnp.clip(q[2] - 0.84, -1, 0.05)
+        height = jnp.where(above < 0, -200 * jnp.square(above), 4 * above)
+        effort = _squared(self.control(action, jnp.ones(())))
+        return v[0] + 0.1 * up + heading + height - 0.001 * effort
+
+
 TASKS: dict[str, Task] = {
     "hopper": Hopper(),
     "halfcheetah": HalfCheetah(),
     "ant": Ant(),
     "humanoid": Humanoid(),
+    "humanoid-muscle": HumanoidMuscle(),
 }
 
 
@@ -188,7 +219,7 @@ def functions(name: str, substeps: int) -> tuple[Callable[..., Any], Callable[..
     Their last argument is MJX's model.
     """
     task = TASKS[name]
-    simulate = physics(task.file, substeps)
+    simulate = physics(task.file, substeps, task.muscles)
 
     def reset(key: Array, model: Any) -> tuple[dict[str, Array], Array]:
         q, v = task.start(key, model.qpos0, model.nv)
@@ -196,18 +227,21 @@ def functions(name: str, substeps: int) -> tuple[Callable[..., Any], Callable[..
         last = jnp.zeros(model.nu)
         if task.shows_action:
             state["action"] = last
+        if task.muscles:
+            state["act"] = last
         return state, task.observe(q, v, last)
 
     def step(state: dict[str, Array], action: Array, model: Any) -> tuple[Any, ...]:
-        ctrl = action * model.actuator_ctrlrange[:, 1]  # symmetric in all four robots
-        before = state["qpos"], state["qvel"], state["qacc_warmstart"]
-        q, v, warmstart = simulate(*before, ctrl, model)
-        after = {"qpos": q, "qvel": v, "qacc_warmstart": warmstart}
+        ctrl = task.control(action, model.actuator_ctrlrange[:, 1])
+        before = {name: leaf for name, leaf in state.items() if name != "action"}
+        after = simulate(before, ctrl, model)
+        q, v, warmstart = after["qpos"], after["qvel"], after["qacc_warmstart"]
         if task.shows_action:
             after["action"] = action
         whole = jnp.concatenate([q, v, warmstart * 1e-6])
         sound = (jnp.abs(whole) < TOO_FAR).all()  # of NaN, False
-        obs = jnp.where(sound, task.observe(q, v, action), jnp.nan)
+        last = after["act"] if task.muscles else action
+        obs = jnp.where(sound, task.observe(q, v, last), jnp.nan)
         return after, obs, task.reward(q, v, action), task.fallen(q)
 
     return reset, step

@@ -52,6 +52,7 @@ SHAC_CURVES = PaperTable(
         "halfcheetah": Task(env="mjx/halfcheetah"),
         "ant": Task(env="mjx/ant"),
         "humanoid": Task(env="mjx/humanoid"),
+        "humanoid-muscle": Task(env="mjx/humanoid-muscle"),  # not the paper's Humanoid MTU
     },
     methods=("ppo", "sb3-sac", "shac"),
     networks=("mlp",),

@@ -60,7 +60,7 @@ def place(env: Any, q: Any, v: Any) -> None:
 
 
 def test_every_robot_has_an_id():
-    assert known_ids("mjx") == [f"mjx/{name}" for name in sorted(SIZES)]
+    assert known_ids("mjx") == [f"mjx/{name}" for name in sorted([*SIZES, "humanoid-muscle"])]
 
 
 def test_a_control_step_is_mujocos():
