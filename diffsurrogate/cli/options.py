@@ -251,6 +251,8 @@ class PPOOptions(TrainOptions):
     """Options of ppo."""
 
     section = "ppo"
+    preset: Literal["default", "paper"] = "default"
+    """Of all the defaults. default: what measured best. paper: the numbers of SHAC++'s paper."""
     ppo: PPOConfig
 
 

@@ -63,8 +63,8 @@ def leaves(content: dict[str, Any], path: str = "") -> Iterator[str]:
 
 
 def works(method: str, name: str, value: str) -> bool:
-    if (name, value) == ("preset", "paper"):
-        return method in ("ppo", "shac", "shac+", "shac++")
+    if name == "preset" and value != "default":
+        return method.startswith("shac") or (method, value) == ("ppo", "paper")
     try:
         Choice(method=method, env="paper/dispersion", **{name: value})
     except UsageError:

@@ -166,13 +166,7 @@ def _runs(table: PaperTable, options: ReproduceOptions, cells: Sequence[Cell]) -
             cell=cell,
             seed=seed,
             path=options.folder / options.preset / f"{cell.name}-{seed}",
-            arguments=(
-                *table.arguments(cell),
-                "--preset",
-                table.preset_of(cell, options.preset),
-                *given,
-                *options.extra,
-            ),
+            arguments=(*table.arguments(cell, options.preset), *given, *options.extra),
         )
         for seed in dict.fromkeys(options.seeds or table.seeds)
         for cell in cells

@@ -93,13 +93,18 @@ class PaperTable:
     preset_of: Callable[[Cell, Preset], Preset] = lambda cell, preset: preset
     """The preset of a cell's training, given the grid's."""
 
-    def arguments(self, cell: Cell) -> tuple[str, ...]:
-        """Return what follows `diffsurrogate train`, but for seed, budget and folder."""
+    def arguments(self, cell: Cell, preset: Preset) -> tuple[str, ...]:
+        """Return what follows `diffsurrogate train`, but for seed, budget and folder.
+
+        Args:
+            cell: what is trained.
+            preset: of the grid.
+        """
         task = self.tasks[cell.task]
         agents = () if cell.agents is None else ("--agents", str(cell.agents))
         other = self.variants[cell.variant][cell.method] if cell.variant else ()
-        network = ("--network", cell.network)
-        return (cell.method, task.env, *agents, *network, *task.options(cell), *other)
+        settings = ("--network", cell.network, "--preset", self.preset_of(cell, preset))
+        return (cell.method, task.env, *agents, *settings, *task.options(cell), *other)
 
     def cells(
         self,

@@ -25,7 +25,7 @@ def all_cells(table: PaperTable) -> list[Cell]:
 
 
 def options_of(table: PaperTable, cell: Cell) -> TrainOptions:
-    return read_train(table.arguments(cell))
+    return read_train(table.arguments(cell, "default"))
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
@@ -58,7 +58,21 @@ def test_horizons_of_shac_make_as_many_steps_per_update():
             assert options.num_envs * options.shac.horizon == 64 * 32
             gradient = options.shac.update.gradient
             assert gradient.bootstrap == (cell.variant != "no-critic")
-            assert gradient.max_growth == (10.0 if cell.variant == "adaptive" else None)
+            adapts = cell.variant in ("adaptive", "ahac", "default-preset")
+            assert gradient.max_growth == (10.0 if adapts else None)
+
+
+def test_shac_has_its_papers_settings_and_others_the_defaults():
+    presets = {
+        (cell.method, cell.variant): options_of(SHAC_CURVES, cell).preset
+        for cell in SHAC_CURVES.cells(
+            ("hopper",), None, ("ppo", "shac", "shac++"), None, None, "default"
+        )[0]
+    }
+    assert presets["ppo", ""] == presets["shac++", ""] == presets["shac", "default-preset"]
+    assert presets["ppo", ""] == "default"
+    assert presets["shac", "entropy"] == presets["shac++", "shac-preset"] == "shac"
+    assert presets["shac", "ahac"] == "ahac" and presets["shac", "sapo"] == "sapo"
 
 
 def test_variants_are_what_they_say():

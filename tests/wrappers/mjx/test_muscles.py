@@ -218,7 +218,7 @@ def test_excitations_observations_end_and_reward():
 
 
 def test_its_recipe_is_the_papers_for_humanoid_mtu():
-    config = recommended("shac", "mjx/humanoid-muscle").config
+    config = recommended("shac", "mjx/humanoid-muscle", preset="shac").config
     assert (config.actor.net.hidden, config.critic.net.hidden) == ((512, 256), (256, 256))
     assert (config.update.lr, config.value.lr, config.critic.target_decay) == (2e-3, 5e-4, 0.995)
     assert SHAC_CURVES.tasks["humanoid-muscle"].env == "mjx/humanoid-muscle"
