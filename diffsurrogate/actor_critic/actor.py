@@ -354,8 +354,7 @@ class Actor(nn.Module):
         if self.discrete:
             log = out.log_softmax(-1)
             return -(log.exp() * log).sum(-1)
-        fixed = not (self.config.squash or self.state_dependent_std)
-        mean, log_std = (None, self.log_std_of(agents)) if fixed else self._gaussian(out, agents)
+        mean, log_std = self._gaussian(out, agents)
         each = log_std + 0.5 * (1 + math.log(2 * math.pi))
         if self.config.squash:
             each = each + _mean_log_slope(mean, log_std.exp())

@@ -100,8 +100,8 @@ FINAL_SEED = 2_000_003
 """Of the evaluation at the end; another than that of evaluations on the way."""
 
 
-_HiddenPreset = tyro.conf.Suppress[tyro.conf.Fixed[Preset]]
-"""Of methods that the paper has not."""
+_HiddenPreset = tyro.conf.Suppress[tyro.conf.Fixed[Literal["default"]]]
+"""Of methods that no paper's preset is for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,7 +109,7 @@ def _sapo(task: _Task, config: SHACConfig) -> SHACConfig:
         actor=actor,
         critic=CriticConfig(net=_mlp(task.critic, "silu"), target_decay=0.0, ensemble=2),
         entropy=EntropyConfig(temperature=1.0),
-        update=replace(config.update, max_grad_norm=0.5),
+        update=GradientUpdateConfig(gradient=config.update.gradient, lr=task.lr, max_grad_norm=0.5),
         value=replace(config.value, lr=5e-4, max_grad_norm=0.5),
     )
 
