@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from toys.by_hand import draw
 from toys.masked import AGENTS, CHOICES, ENVS, SEEN, HiddenHalf, MaskedReach, closed_choices
 from toys.reach import NET, learned
 from toys.trainers import TRAINERS
@@ -163,7 +164,7 @@ def test_a_critic_reads_the_state():
 
 def test_the_largest_available_entry_is_the_action_everywhere():
     """Not the first of those that clamping would make equal; a closed one reaches no model."""
-    given = 3 * torch.randn(6, ENVS, AGENTS, CHOICES)
+    given = 3 * draw(6, ENVS, AGENTS, CHOICES)
     rewards = []
     for env in (bare := MaskedReach(), learned(MaskedReach())):
         env.reset(seed=0)
@@ -176,7 +177,7 @@ def test_the_largest_available_entry_is_the_action_everywhere():
         largest = given.masked_fill(~now, -torch.inf).argmax(-1)
         assert torch.equal(window.action.argmax(-1), largest)
         assert torch.equal(window.action.sum(-1), torch.ones(6, ENVS, AGENTS))
-        assert closed_choices(env, window.obs, given) > 50
+        assert closed_choices(env, window.obs, given) > 30
         gone = ~window.obs[..., env.action_mask_slice].bool().any(-1)
         assert gone[..., 2].any() and not gone[..., :2].any()
     assert bare.closed == 0 and bare.taken > 200
