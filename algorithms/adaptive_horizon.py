@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+MAX_GROWTH = 10.0
+"""Growth that is usually allowed."""
 _DECAY = 0.8
 """Of the running mean of the log growth, per window."""
 _CALM = 10

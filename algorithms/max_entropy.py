@@ -79,16 +79,11 @@ class EntropyBonus:
             self.weight, config.lr, max_grad_norm=max_grad_norm, betas=betas
         )
 
-    @property
-    def temperature(self) -> float:
-        """α."""
-        return float(self.weight.log_alpha.detach().exp())
-
     def of(self, window: Window) -> Tensor:
         """Return the bonus (time, env, agent) of a window's states; 0 for dead agents."""
         entropy = self.actor.entropy(window.obs)
         size = self.target.abs().clamp(min=1e-6)
-        bonus = self.weight.log_alpha.detach().exp() * (entropy - self.target) / (2 * size)
+        bonus = self.weight().detach() * (entropy - self.target) / (2 * size)
         return bonus if window.alive_mask is None else bonus * window.alive_mask
 
     def adapt(self, window: Window) -> Metrics:
@@ -97,8 +92,9 @@ class EntropyBonus:
             excess = self.actor.entropy(window.obs) - self.target
         mean = excess.mean() if window.alive_mask is None else excess[window.alive_mask].mean()
         if self.optimiser.lr > 0:
-            self.optimiser.step(self.weight.log_alpha.exp() * mean)
-        return {"entropy": float(mean + self.target.mean()), "temperature": self.temperature}
+            self.optimiser.step(self.weight() * mean)
+        temperature = float(self.weight().detach())
+        return {"entropy": float(mean + self.target.mean()), "temperature": temperature}
 
 
 class Temperature(nn.Module):
@@ -108,3 +104,7 @@ class Temperature(nn.Module):
         """Begin at `alpha`."""
         super().__init__()
         self.log_alpha = nn.Parameter(torch.tensor(alpha).log())
+
+    def forward(self) -> Tensor:
+        """Return α, a scalar."""
+        return self.log_alpha.exp()

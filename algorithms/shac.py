@@ -11,6 +11,7 @@ from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, resolve_noise
+from diffsurrogate.algorithms.adaptive_horizon import MAX_GROWTH
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, refuse_memory, refuse_squash
 from diffsurrogate.algorithms.max_entropy import EntropyBonus, EntropyConfig
 from diffsurrogate.algorithms.pathwise import PathwiseConfig, learns_apart
@@ -37,8 +38,6 @@ FINAL_LR = 1e-5
 """Learning rate at the end of a linear schedule."""
 _SEGMENT = 4
 """Steps of a segment by default: further ahead, models of robots lead astray."""
-_MAX_GROWTH = 10.0
-"""Of a simulator's own gradient along a segment, by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,7 @@ class SHACConfig:
                 gradient=PathwiseConfig(
                     lam=0.95,
                     segment_length=_SEGMENT if learned else None,
-                    max_growth=None if learned else _MAX_GROWTH,
+                    max_growth=None if learned else MAX_GROWTH,
                     action_penalty_weight=0.0,
                 ),
             ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
+from diffsurrogate.algorithms.adaptive_horizon import MAX_GROWTH
 from diffsurrogate.algorithms.max_entropy import EntropyConfig
 from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig
@@ -12,10 +13,8 @@ from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import Activation, JointNetConfig
-from diffsurrogate.presets.recipe import Choice, RunConfig
-
-_MAX_GROWTH = 10.0
-"""Of the gradient along a segment, in place of AHAC's limit on contact forces."""
+from diffsurrogate.presets.recipe import Choice, Recipe, RunConfig
+from diffsurrogate.presets.shac import recommended_surrogates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +41,7 @@ _TASKS = {
 """The rows that differ, with `mjx/humanoid-muscle` in place of the paper's Humanoid MTU."""
 
 
-def published_run(choice: Choice) -> RunConfig:
-    """Return as many envs and steps as the SHAC paper takes."""
-    task = _TASKS.get(choice.env, _Task())
-    steps = task.updates * task.num_envs * SHACConfig().horizon
-    # as many episodes as envs: a simulator that is compiled for a number of copies has it by then
-    return RunConfig(
-        num_envs=task.num_envs, total_steps=steps, eval_every=25, eval_envs=task.num_envs
-    )
-
-
-def published_shac(choice: Choice, num_envs: int) -> SHACConfig:
+def published_recipe(choice: Choice) -> Recipe:
     """Return the settings of SHAC, AHAC or SAPO, for true gradients or learned ones.
 
     shac: table 4 of its paper (arXiv:2204.07137); on other envs, the row of its Ant. ahac: the same
@@ -76,31 +65,42 @@ def published_shac(choice: Choice, num_envs: int) -> SHACConfig:
             "one of them out"
         )
     task = _TASKS.get(choice.env, _Task())
-    config = _shac(task, num_envs)
-    if preset == "ahac":
-        gradient = PathwiseConfig(action_penalty_weight=0.0, max_growth=_MAX_GROWTH)
-        return replace(
-            config,
-            critic=replace(config.critic, ensemble=2),
-            update=replace(config.update, gradient=gradient),
-        )
-    return _sapo(task, config) if preset == "sapo" else config
+    config = {"shac": _shac, "ahac": _ahac, "sapo": _sapo}[preset](task)
+    run = RunConfig(
+        num_envs=task.num_envs,
+        total_steps=task.updates * task.num_envs * config.horizon,
+        eval_every=25,
+        eval_envs=task.num_envs,  # a simulator that is compiled for so many copies has it by then
+    )
+    learned = None if choice.method == "shac" else recommended_surrogates(choice)
+    return Recipe(**vars(choice), run=run, config=config, surrogates=learned)
 
 
-def _shac(task: _Task, num_envs: int) -> SHACConfig:
+def _shac(task: _Task) -> SHACConfig:
     return SHACConfig(
         actor=ActorConfig(net=_mlp(task.actor), std=math.exp(-1), learn_std=True, squash=True),
         critic=CriticConfig(net=_mlp(task.critic), target_decay=task.target_decay),
         update=GradientUpdateConfig(gradient=PathwiseConfig(action_penalty_weight=0.0), lr=task.lr),
         value=ValueLearningConfig(
-            lr=task.critic_lr, minibatches=64, batch_size=max(1, num_envs * 8), capacity=0
+            lr=task.critic_lr, minibatches=64, batch_size=task.num_envs * 8, capacity=0
         ),
         lr_schedule="linear",
         randomise_episode_phase=False,
     )
 
 
-def _sapo(task: _Task, config: SHACConfig) -> SHACConfig:
+def _ahac(task: _Task) -> SHACConfig:
+    config = _shac(task)
+    gradient = PathwiseConfig(action_penalty_weight=0.0, max_growth=MAX_GROWTH)
+    return replace(
+        config,
+        critic=replace(config.critic, ensemble=2),
+        update=replace(config.update, gradient=gradient),
+    )
+
+
+def _sapo(task: _Task) -> SHACConfig:
+    config = _shac(task)
     actor = ActorConfig(
         net=_mlp(task.actor, "silu"), std=1.0, state_dependent_std=True, squash=True
     )

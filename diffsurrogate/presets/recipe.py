@@ -1,5 +1,6 @@
 """A recipe: all that decides what a method learns on an env, and how to make both from it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -252,5 +253,9 @@ def sb3_trainer(
     from diffsurrogate.wrappers.sb3.off_policy import SB3SAC, SB3TD3
     from diffsurrogate.wrappers.sb3.on_policy import SB3PPO
 
-    kind = {"sb3-ppo": SB3PPO, "sb3-sac": SB3SAC, "sb3-td3": SB3TD3}[method]
-    return kind(env, config, seed=seed)
+    kinds: dict[Method, Callable[..., SB3Trainer]] = {
+        "sb3-ppo": SB3PPO,
+        "sb3-sac": SB3SAC,
+        "sb3-td3": SB3TD3,
+    }
+    return kinds[method](env, config, seed=seed)

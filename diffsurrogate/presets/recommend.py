@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from diffsurrogate.presets.papers import paper_recipe
 from diffsurrogate.presets.ppo import recommended_ppo, recommended_sb3
-from diffsurrogate.presets.published import published_run, published_shac
+from diffsurrogate.presets.published import published_recipe
 from diffsurrogate.presets.recipe import (
     SB3_METHODS,
     SEQUENTIAL_METHODS,
@@ -43,7 +43,9 @@ def recommended(
     choice = Choice(method=method, env=env, agents=agents, network=network, preset=preset)
     if preset == "paper":
         return paper_recipe(choice)
-    run = _run(choice) if preset == "default" else published_run(choice)
+    if preset != "default":
+        return published_recipe(choice)
+    run = _run(choice)
     return Recipe(
         **vars(choice),
         run=run,
@@ -58,8 +60,6 @@ def usual_agents(env: str, agents: int | None) -> int | None:
 
 
 def _config(choice: Choice, num_envs: int) -> AlgorithmConfig:
-    if choice.preset != "default":
-        return published_shac(choice, num_envs)
     if choice.method in ("shac", "shac+", "shac++"):
         return recommended_shac(choice, num_envs)
     if choice.method in SB3_METHODS:

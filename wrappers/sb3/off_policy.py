@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch.optim import Optimizer
 
-from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.checkpoint import check_finite
@@ -151,12 +151,6 @@ class SB3SAC(SB3OffPolicy):
     model: SAC
     called = "SAC"
 
-    def __init__(
-        self, env: MultiAgentVectorEnv, config: SB3SACConfig | None = None, *, seed: int = 0
-    ) -> None:
-        """Build the model; arguments and errors as of `SB3Trainer`."""
-        super().__init__(env, config or SB3SACConfig(), seed)
-
     def _make(self, **shared: Any) -> SAC:
         weight = self.config.entropy_weight
         return SAC(ent_coef="auto" if weight is None else weight, **shared)
@@ -197,12 +191,6 @@ class SB3TD3(SB3OffPolicy):
     config: SB3TD3Config
     model: TD3
     called = "TD3"
-
-    def __init__(
-        self, env: MultiAgentVectorEnv, config: SB3TD3Config | None = None, *, seed: int = 0
-    ) -> None:
-        """Build the model; arguments and errors as of `SB3Trainer`."""
-        super().__init__(env, config or SB3TD3Config(), seed)
 
     def _make(self, **shared: Any) -> TD3:
         config, shape = self.config, self.slots.action_space.shape

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import check_finite
 from diffsurrogate.training.trainer import Metrics, Saved
@@ -41,16 +41,6 @@ class SB3PPO(SB3Trainer):
     config_type = SB3Config
     config: SB3Config
     model: PPO
-
-    def __init__(
-        self, env: MultiAgentVectorEnv, config: SB3Config | None = None, *, seed: int = 0
-    ) -> None:
-        """Build the model; arguments and errors as of `SB3Trainer`.
-
-        Raises:
-            UsageError: a rollout is a single slot, or the env does not suit.
-        """
-        super().__init__(env, config or SB3Config(), seed)
 
     def load_policy(self, state: State) -> None:
         """Take also the statistics of observations."""

@@ -18,6 +18,7 @@ from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.checkpoint import check_finite
 from diffsurrogate.training.trainer import Metrics, Saved, Trainer
+from diffsurrogate.wrappers.sb3.config import SB3Config, SB3OffPolicyConfig
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, slot_rows, to_actions
 
 # isort: split
@@ -39,18 +40,25 @@ class SB3Trainer(Trainer):
     leaves_out_broken = False
     model: BaseAlgorithm
 
-    def __init__(self, env: MultiAgentVectorEnv, config: Any, seed: int) -> None:
+    def __init__(
+        self,
+        env: MultiAgentVectorEnv,
+        config: SB3Config | SB3OffPolicyConfig | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
         """Build the model for an env.
 
         Args:
             env: any env of ours; no gradients are needed.
-            config: hyperparameters.
+            config: hyperparameters, of `config_type`; None for its defaults.
             seed: of weights, actions and minibatches, and of the env's first reset.
 
         Raises:
-            UsageError: the algorithm cannot train on such an env, or the agents' action boxes
-                differ, so that they cannot share a policy.
+            UsageError: the configuration is of another class, the algorithm cannot train on such an
+                env, or the agents' action boxes differ, so that they cannot share a policy.
         """
+        config = self.config_type() if config is None else config
         super().__init__(env, config, seed)
         self.slots = OngoingVecEnv(env, joint=config.joint)
         own_seed = derive_seed(seed, "stable-baselines3")

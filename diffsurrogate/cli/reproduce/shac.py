@@ -1,7 +1,5 @@
 """The learning curves of SHAC's paper, its ablations, and what came after, on MuJoCo MJX."""
 
-from typing import cast
-
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable, Task
 from diffsurrogate.presets.recipe import Method, Preset
 
@@ -12,17 +10,6 @@ _HORIZONS = {4: 512, 8: 256, 16: 128, 64: 32, 128: 16}
 def _shac(*options: str) -> dict[Method, tuple[str, ...]]:
     """Return a variant that SHAC alone has; each option is a name and its value."""
     return {"shac": tuple(f"--{word}" if at % 2 == 0 else word for at, word in enumerate(options))}
-
-
-def _preset_of(cell: Cell, preset: Preset) -> Preset:
-    """Return the SHAC paper's settings for SHAC, the defaults for other methods, or a variant's."""
-    if cell.variant in ("ahac", "sapo"):
-        return cast(Preset, cell.variant)
-    if cell.variant == "shac-preset" or (
-        cell.method == "shac" and cell.variant != "default-preset"
-    ):
-        return "shac"
-    return "default"
 
 
 def _why_left_out(cell: Cell, preset: Preset) -> str | None:
@@ -58,10 +45,10 @@ SHAC_CURVES = PaperTable(
     networks=("mlp",),
     seeds=tuple(range(5)),
     variants={
-        "default-preset": _shac(),
-        "shac-preset": {"shac++": ()},
-        "ahac": _shac(),
-        "sapo": _shac(),
+        "default-preset": _shac("preset", "default"),
+        "shac-preset": {"shac++": ("--preset", "shac")},
+        "ahac": _shac("preset", "ahac"),
+        "sapo": _shac("preset", "sapo"),
         "no-critic": {"shac": ("--shac.update.gradient.no-bootstrap",)},
         "no-target-critic": _shac("shac.critic.target-decay", "0"),
         "adaptive": _shac("shac.update.gradient.max-growth", "10"),
@@ -75,5 +62,5 @@ SHAC_CURVES = PaperTable(
     },
     over_maximum=False,
     why_left_out=_why_left_out,
-    preset_of=_preset_of,
+    presets={"shac": "shac"},  # its paper's settings
 )

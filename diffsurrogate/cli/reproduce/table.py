@@ -90,8 +90,8 @@ class PaperTable:
     """The paper's figure, if it gives one."""
     why_left_out: Callable[[Cell, Preset], str | None] = lambda cell, preset: None
     """Why a cell makes no sense; None if it does."""
-    preset_of: Callable[[Cell, Preset], Preset] = lambda cell, preset: preset
-    """The preset of a cell's training, given the grid's."""
+    presets: Mapping[Method, Preset] = field(default_factory=dict)
+    """Of methods that do not take the grid's; a variant may name another."""
 
     def arguments(self, cell: Cell, preset: Preset) -> tuple[str, ...]:
         """Return what follows `diffsurrogate train`, but for seed, budget and folder.
@@ -103,7 +103,7 @@ class PaperTable:
         task = self.tasks[cell.task]
         agents = () if cell.agents is None else ("--agents", str(cell.agents))
         other = self.variants[cell.variant][cell.method] if cell.variant else ()
-        settings = ("--network", cell.network, "--preset", self.preset_of(cell, preset))
+        settings = ("--network", cell.network, "--preset", self.presets.get(cell.method, preset))
         return (cell.method, task.env, *agents, *settings, *task.options(cell), *other)
 
     def cells(
