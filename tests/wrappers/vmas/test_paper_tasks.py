@@ -12,9 +12,11 @@ import math
 
 import pytest
 import torch
+from vmas.scenarios import dispersion
 
 from diffsurrogate.wrappers.vmas import adapter as vmas
 from diffsurrogate.wrappers.vmas import paper_tasks as paper
+from diffsurrogate.wrappers.vmas import scenarios
 from diffsurrogate.wrappers.vmas.lidar import distance_to_spheres
 
 ENVS, AGENTS = 7, 3
@@ -291,6 +293,27 @@ def test_shared_food_pays_every_agent():
     maximum = env.max_return()
     reward = env.step(STILL)[1]
     assert reward.sum(1).tolist() == maximum.tolist() == [9] * ENVS
+
+
+class DispersionByPairs(scenarios.Dispersion):
+    """VMAS's own loops over agents and food."""
+
+    reward = dispersion.Scenario.reward
+    observation = dispersion.Scenario.observation
+
+
+@pytest.mark.parametrize(
+    ("agents", "options"),
+    [(3, {}), (6, {"n_food": 5}), (4, {"share_reward": True}), (4, {"penalise_by_time": True})],
+)
+def test_dispersion_equals_vmas_s_to_the_bit(agents, options):
+    made = {"num_envs": ENVS, "n_agents": agents, "max_steps": 40, **options}
+    fast, pairs = paper.make("dispersion", **made), vmas.make(DispersionByPairs(), **made)
+    assert torch.equal(fast.reset(seed=1)[0], pairs.reset(seed=1)[0])
+    given = actions(120, agents=agents)
+    ours, theirs = play(fast, given), play(pairs, given)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert (ours[1] > 0).sum() > 10  # somebody ate
 
 
 def test_transport_pays_for_coming_nearer_and_ends_on_the_goal():
