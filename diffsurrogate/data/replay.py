@@ -169,6 +169,8 @@ class StratifiedReplay:
 
 def finite_items(items: dict[str, Tensor]) -> dict[str, Tensor]:
     """Leave out items with values that are not finite: they would spoil the models."""
+    if all(bool(value.sum().isfinite()) for value in items.values()):
+        return items
     finite = torch.stack(
         [v.flatten(1).isfinite().all(-1) if v.ndim > 1 else v.isfinite() for v in items.values()]
     ).all(0)
@@ -183,30 +185,46 @@ class _Ring:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.head = 0  # where the next item goes once the ring is full
-        self.items: dict[str, Tensor] = {}
+        self.count = 0
+        self.rows: dict[str, Tensor] = {}  # of which the first `count` are in use
 
     def __len__(self) -> int:
-        return len(self.items[_KEY]) if self.items else 0
+        return self.count
+
+    @property
+    def items(self) -> dict[str, Tensor]:
+        return {name: rows[: self.count] for name, rows in self.rows.items()}
 
     def add(self, items: dict[str, Tensor]) -> None:
         items = {name: value[-self.capacity :] for name, value in items.items()}
-        room = self.capacity - len(self)
-        if room > 0:
-            fresh = {name: value[:room] for name, value in items.items()}
-            if self.items:
-                self.items = {n: torch.cat([self.items[n], v]) for n, v in fresh.items()}
-            else:
-                self.items = {name: value.clone() for name, value in fresh.items()}
-            items = {name: value[room:] for name, value in items.items()}
-        count = len(items[_KEY])
-        if count > 0:
-            slot = (torch.arange(count) + self.head) % self.capacity
+        added = len(items[_KEY])
+        fresh = min(added, self.capacity - self.count)
+        if fresh > 0:
+            self._grow(self.count + fresh, items)
             for name, value in items.items():
-                self.items[name][slot] = value
-            self.head = (self.head + count) % self.capacity
+                self.rows[name][self.count : self.count + fresh] = value[:fresh]
+            self.count += fresh
+        if added > fresh:
+            slot = (torch.arange(added - fresh) + self.head) % self.capacity
+            for name, value in items.items():
+                self.rows[name][slot] = value[fresh:]
+            self.head = (self.head + added - fresh) % self.capacity
+
+    def _grow(self, needed: int, like: dict[str, Tensor]) -> None:
+        """Make room; to twice the size, so that items are seldom copied."""
+        if self.rows and len(self.rows[_KEY]) >= needed:
+            return
+        size = min(self.capacity, max(needed, 2 * self.count))
+        before, self.rows = self.items, {}
+        for name, value in like.items():
+            self.rows[name] = value.new_empty(size, *value.shape[1:])
+            if before:
+                self.rows[name][: self.count] = before[name]
 
     def state_dict(self) -> dict[str, object]:
-        return {"head": self.head, "items": dict(self.items)}
+        full = self.count == len(self.rows.get(_KEY, ()))
+        items = self.rows if full else {n: value.clone() for n, value in self.items.items()}
+        return {"head": self.head, "items": dict(items)}  # a view would be saved whole
 
     def load_state_dict(self, state: dict[str, object], device: torch.device) -> None:
         head, items = state["head"], state["items"]
@@ -214,4 +232,5 @@ class _Ring:
         assert isinstance(items, dict)
         self.head = head
         # copies: the ring writes in place, and the loaded state may be used again
-        self.items = {name: value.to(device, copy=True) for name, value in items.items()}
+        self.rows = {name: value.to(device, copy=True) for name, value in items.items()}
+        self.count = len(items[_KEY]) if items else 0

@@ -65,8 +65,21 @@ def recommended_surrogates(choice: Choice) -> SurrogateConfig:
         config = replace(config, adjoint_clip=3.0, reward=replace(config.reward, net=_ALIKE))
     if choice.library == "paper":
         step = StepModelConfig(net=_ALIKE, num_frequencies=6, leave_out_jumps=False)
-        config = replace(config, dynamics=step)
+        fit = replace(
+            config.fit,
+            batch_size=_as_for_three(config.fit.batch_size, choice),
+            capacity=_as_for_three(config.fit.capacity, choice),
+        )
+        config = replace(config, dynamics=step, fit=fit)
     return config if choice.library == "paper" else replace(config, termination=True)
+
+
+def _as_for_three(transitions: int, choice: Choice) -> int:
+    """Return as many transitions as have the rows of `transitions` of three agents.
+
+    To a network that agents share every agent of a transition is a row, and costs as much.
+    """
+    return transitions * 3 // max(choice.agents or 3, 3)
 
 
 def _shared(choice: Choice) -> SharedNetConfig:
@@ -115,9 +128,9 @@ def _mixed(choice: Choice, actor: ActorConfig, *, lr: float) -> SHACConfig:
             expectile=0.8,
             expectile_one_signed=0.65,
             minibatches=16,
-            batch_size=1024,
+            batch_size=_as_for_three(1024, choice),
             bins=1,
-            capacity=60_000,
+            capacity=_as_for_three(60_000, choice),
         ),
         ema_decay=0.95,
     )

@@ -102,8 +102,13 @@ class LearnedDynamics(DynamicsModel):
             alive: (step, agent) bool, the agents that were alive; None for all.
         """
 
-    def evaluate(self, window: Window, action: Tensor) -> None:
-        """Update estimates of the model's accuracy from a window not trained on."""
+    def evaluate(self, window: Window, predicted: Tensor) -> None:
+        """Update estimates of the model's accuracy from a window not trained on.
+
+        Args:
+            window: the window.
+            predicted: what `predict` said of it.
+        """
 
 
 def repeat_to(rows: Tensor, action: Tensor) -> Tensor:

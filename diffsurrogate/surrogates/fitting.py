@@ -197,10 +197,20 @@ class Surrogates(nn.Module):
 
     def held_out_errors(self, window: Window) -> dict[str, float]:
         """Return the models' errors on a window, which should not have been trained on."""
-        return self._errors(window)[0]
+        return self._errors(window, self._predict(window))[0]
 
     @torch.no_grad()
-    def _errors(self, window: Window) -> tuple[dict[str, float], _Judged | None]:
+    def _predict(self, window: Window) -> Tensor | None:
+        """Return the next observations predicted along a window; None without a model."""
+        if self.dynamics is None:
+            return None
+        action = self.dynamics_action(self.action_space.executed(window.action))
+        return self.dynamics.predict(window, action)
+
+    @torch.no_grad()
+    def _errors(
+        self, window: Window, predicted_next: Tensor | None
+    ) -> tuple[dict[str, float], _Judged | None]:
         """Return the errors on a window, and the learned model's rewards beside the real ones."""
         judged = None
         action = self.action_space.executed(window.action)
@@ -214,10 +224,9 @@ class Surrogates(nn.Module):
         elif self.reward is not None:
             predicted = self.predict_reward(window.obs, action, window.next_obs)
             report["reward_error"] = fvu(predicted, window.reward)
-        if self.dynamics is not None:
-            predicted = self.dynamics.predict(window, self.dynamics_action(action))
+        if self.dynamics is not None and predicted_next is not None:
             features, usual = self.continuous.mask, self.dynamics.usual_change
-            report["dynamics_error"] = fvu_of_change(predicted, window, features, usual)
+            report["dynamics_error"] = fvu_of_change(predicted_next, window, features, usual)
         if self.config.termination and self.terminations_seen:
             logit = self.termination(window.obs, self.action_space.normalise(action))
             target = window.terminated.float()
@@ -260,10 +269,10 @@ class Surrogates(nn.Module):
 
     def _evaluate(self, window: Window) -> dict[str, float]:
         """Return the errors on a new window; update the dynamics model's R² and the trust."""
-        if self.own_dynamics:
-            action = self.action_space.executed(window.action)
-            self._learned_dynamics.evaluate(window, self.action_space.normalise(action))
-        report, judged = self._errors(window)
+        predicted = self._predict(window)
+        if self.own_dynamics and predicted is not None:
+            self._learned_dynamics.evaluate(window, predicted)
+        report, judged = self._errors(window, predicted)
         if judged is not None and bool(self._learned_reward.ordinary.dense.all()):
             # a few rare rewards say nothing of the slope that leads to them
             self.trust.update(*judged)
@@ -483,8 +492,9 @@ def fvu_of_change(
     return float(shares.mean()) if len(shares) else 0.0
 
 
-def some_envs(window: Window, envs: int = 32) -> Window:
-    """Return the first `envs` envs of a window, enough to estimate errors."""
+def some_envs(window: Window) -> Window:
+    """Return the first envs of a window, enough to estimate errors: 32 of up to three agents."""
+    envs = max(4, 96 // max(3, window.reward.shape[-1]))
     if window.reward.shape[1] <= envs:
         return window
     return window.each(lambda values: values[:, :envs])

@@ -114,9 +114,9 @@ class StepModel(LearnedDynamics):
         return out
 
     @torch.no_grad()
-    def evaluate(self, window: Window, action: Tensor) -> None:
+    def evaluate(self, window: Window, predicted: Tensor) -> None:
         """Update the R² of each feature with a window not trained on."""
-        steps = (self(window.obs, action), window.obs, window.next_obs)
+        steps = (predicted, window.obs, window.next_obs)
         kept = self._no_jumps(window.next_obs - window.obs)
         self.attenuation.update(*(x.flatten(0, -3) for x in (*steps, kept)))
 

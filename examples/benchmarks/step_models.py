@@ -102,8 +102,8 @@ def measure(
     errors: list[list[float]] = []
     for window in windows[:2]:
         action = models.action_space.normalise(models.action_space.executed(window.action))
-        models.dynamics.evaluate(window, action)
         with torch.no_grad():
+            models.dynamics.evaluate(window, models.dynamics.predict(window, action))
             reward = models.predict_reward(window.obs, window.action, window.next_obs)
         share = fvu(reward, window.reward)
         errors.append([share, models.held_out_errors(window)["dynamics_error"]])

@@ -135,3 +135,16 @@ def test_a_bare_constructor_is_the_recipe_where_a_task_has_none_of_its_own(env):
     recipe = recommended("shac++", env)
     learned = LearnedDiffWrapper(make(env, num_envs=recipe.run.num_envs))
     assert (SHAC(learned).config, learned.config) == (recipe.config, recipe.surrogates)
+
+
+@pytest.mark.parametrize("agents", [5, 20, 50])
+@pytest.mark.parametrize("network", ["mlp", "shared", "transformer"])
+def test_many_agents_do_not_make_minibatches_and_buffers_larger(agents, network):
+    few, many = (recommended("shac++", "paper/dispersion", n, network) for n in (3, agents))
+    for old, new in (
+        (few.config.value, many.config.value),
+        (few.surrogates.fit, many.surrogates.fit),
+    ):
+        for size in ("batch_size", "capacity"):
+            rows, before = getattr(new, size) * agents, getattr(old, size) * 3
+            assert before - agents < rows <= before
