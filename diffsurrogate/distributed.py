@@ -296,8 +296,8 @@ def _together(collective: Callable[..., Any], *args: Any) -> None:
     try:
         collective(*args)
     except RuntimeError as error:
+        why = str(error).split("] ", 1)[-1].split(". ")[0]
         raise UsageError(
-            f"another process of this training has ended or cannot be reached (rank {rank()} was "
-            f"waiting: {' '.join(str(error).split())[:120]}); see what it said, then start all "
-            "again, with --resume to go on from the last checkpoint"
+            f"another process of this training has ended or cannot be reached ({why}); see what it "
+            "said, then start all again, with --resume to go on from the last checkpoint"
         ) from error
