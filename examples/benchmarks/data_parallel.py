@@ -87,7 +87,7 @@ class Team:
         """Return seconds per update, and those in which rank 0 exchanged and waited."""
         for pipe in self.pipes:
             pipe.send(updates)
-        seconds, waited = [pipe.recv() for pipe in self.pipes][0]
+        (seconds, waited), *_ = [pipe.recv() for pipe in self.pipes]
         return seconds / updates, waited / updates
 
     def end(self) -> None:
@@ -119,6 +119,9 @@ def measure(case: str, updates: int, rounds: int) -> dict[str, Any]:
     }
 
 
+NAMES = ("case", "one process, s", "two processes, s", "times as fast", "quartiles", "exchanged")
+
+
 def main() -> None:
     """Read the command line, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -127,12 +130,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    names = ["case", "one process, s", "two processes, s", "times as fast", "quartiles", "exchanged"]
-    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}", flush=True)
+    print(f"| {' | '.join(NAMES)} |\n|{'---|' * len(NAMES)}", flush=True)
     rows = []
     for case in asked.cases:
         rows.append(measure(case, asked.updates, asked.rounds))
-        print(f"| {' | '.join(str(rows[-1][name]) for name in names)} |", flush=True)
+        print(f"| {' | '.join(str(rows[-1][name]) for name in NAMES)} |", flush=True)
     command = f"data_parallel.py --updates {asked.updates} --rounds {asked.rounds}"
     write_rows(asked.out, {"command": command, "rows": rows})
 

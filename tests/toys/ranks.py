@@ -1,6 +1,7 @@
 """What two processes do together, each with its own envs; run by `in_ranks`, read by tests."""
 
 import copy
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from toys.reach import NET, Reach, config, learned
 from toys.recurrent import settings as recurrent
 from toys.spring import Spring, small
 
+from diffsurrogate.__main__ import main
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
@@ -114,26 +116,33 @@ TRAINED: dict[str, Callable[[], Trainer]] = {
 
 
 def in_ranks(work: Callable[[Path], None], folder: Path) -> None:
-    """Call `work` in each of the processes of a group.
+    """Call `work` with `folder` in each of the processes of a group.
 
     Raises:
         ProcessRaisedException: one has raised.
     """
-    torch.multiprocessing.spawn(_join, (work, folder), nprocs=RANKS)
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # once for both
+    start = torch.multiprocessing.start_processes
+    group = f"file://{folder / f'group{time.monotonic_ns()}'}"
+    start(_join, (group, work, folder), nprocs=RANKS, start_method="forkserver")
 
 
-def _join(number: int, work: Callable[[Path], None], folder: Path) -> None:
+def _join(number: int, group: str, work: Callable[[Path], None], folder: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'group'}", rank=number, world_size=RANKS
-    )
+    distributed.init_process_group("gloo", init_method=group, rank=number, world_size=RANKS)
     try:
         work(folder)
     except Exception:
         traceback.print_exc()
         raise
     distributed.destroy_process_group()
+
+
+def command_line(arguments: list[str], _: Path) -> None:
+    """Run a command of diffsurrogate."""
+    assert main(arguments) == 0
 
 
 def everything(folder: Path) -> None:
@@ -154,16 +163,16 @@ def everything(folder: Path) -> None:
 
 
 def trained(make: Callable[[], Trainer], path: Path) -> dict[str, Any]:
-    """Train through, and in two parts with a checkpoint between."""
-    whole, first = make(), make()
-    metrics = list(whole.iterations(UPDATES))
-    list(first.iterations(UPDATES // 2))
-    first.save(path)
-    env = make().env
-    if isinstance(getattr(env, "env", env), Breaking):  # what the toy does not save
-        getattr(env, "env", env).taken = getattr(first.env, "env", first.env).taken
-    again = type(first).load(path, env)
-    again.total_iterations = UPDATES
+    """Train through, and once more from a checkpoint half way."""
+    whole, env = make(), make().env
+    iterations = whole.iterations(UPDATES)
+    metrics = [next(iterations) for _ in range(UPDATES // 2)]
+    whole.save(path)
+    toys = [getattr(one, "env", one) for one in (whole.env, env)]
+    if isinstance(toys[0], Breaking):
+        toys[1].taken = toys[0].taken  # which it does not save
+    metrics += list(iterations)
+    again = type(whole).load(path, env)
     list(again.iterations(UPDATES))
     states = {"state": whole.state_dict(), "again": again.state_dict()}
     return states | {"metrics": metrics, "env_steps": whole.env_steps}

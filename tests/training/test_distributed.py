@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from toys.ranks import (
     TRAINED,
     UPDATES,
     clipped_step,
+    command_line,
     everything,
     in_ranks,
     ippo,
@@ -185,10 +187,7 @@ def steps(updates: int) -> list[str]:
 
 def torchrun(*arguments: str) -> "subprocess.Popen[str]":
     command = [*TORCHRUN, "-m", "diffsurrogate", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def children(process: int) -> Iterator[int]:
@@ -198,24 +197,27 @@ def children(process: int) -> Iterator[int]:
     yield from map(int, listing.stdout.split())
 
 
-def test_a_run_of_which_a_process_is_killed_ends_and_goes_on(tmp_path, capsys):
-    folder = tmp_path / "run"
-    run = torchrun(*TRAIN, *steps(10_000), "--out", str(folder))
-    wait_for_updates(folder, 2)
-    os.kill(max(children(run.pid)), signal.SIGKILL)
-    said, _ = run.communicate(timeout=120)
+def test_a_run_of_which_a_process_is_killed_ends_and_goes_on_to_the_same(tmp_path, capsys):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    with torchrun(*TRAIN, *steps(10_000), "--out", str(folder)) as run:
+        wait_for_updates(folder, 2)
+        os.kill(max(children(run.pid)), signal.SIGKILL)
+        said, _ = run.communicate(timeout=120)
     assert run.returncode != 0
     assert "Signal 9" in said
     state = load_checkpoint(folder / "checkpoints" / "last.pt")["agent"]
     assert [len(one["env"]["current_obs"]) for one in (state, *state["other_ranks"])] == [3, 3]
     updates = state["iteration"] + 2
-    assert main(["train", "--resume", "--out", str(folder), *steps(updates)]) == 2
+    resume = ["train", "--resume", "--out", str(folder), *steps(updates)]
+    assert main(resume) == 2
     assert "is one of 2 processes together, but there are 1 now" in capsys.readouterr().err
-    again = torchrun("train", "--resume", "--out", str(folder), *steps(updates))
-    said, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-    assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 1 + updates
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["processes"] == 2
-    assert (summary["num_envs"], summary["env_steps"]) == (6, updates * 6 * 4)
-    assert said.count("all steps taken") == 1  # rank 0 alone tells
+    in_ranks(partial(command_line, resume), tmp_path)
+    in_ranks(partial(command_line, [*TRAIN, *steps(updates), "--out", str(whole)]), tmp_path)
+    states = [load_checkpoint(o / "checkpoints" / "last.pt")["agent"] for o in (whole, folder)]
+    assert not what_differs(*states)
+    for one in (whole, folder):
+        assert len((one / "metrics.csv").read_text().splitlines()) == 1 + 1 + updates
+        assert len(list(one.glob("events*"))) == (1 if one == whole else 2)
+        summary = json.loads((one / "summary.json").read_text())
+        assert (summary["processes"], summary["num_envs"]) == (2, 6)
+        assert summary["env_steps"] == updates * 6 * 4
