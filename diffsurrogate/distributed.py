@@ -72,16 +72,21 @@ def process_group(device: str) -> Iterator[None]:
 
 
 def check_started() -> None:
-    """Refuse processes of torchrun that do not know of each other.
+    """Refuse processes of torchrun that cannot exchange what they learn.
 
     Raises:
-        UsageError: a process group is missing.
+        UsageError: the process group is missing, or has no backend for the CPU.
     """
     if started_together() > 1 and not dist.is_initialized():
         raise UsageError(
             f"torchrun has started {started_together()} processes, which would each train for "
             'itself; call torch.distributed.init_process_group("gloo") at the start of the script '
             '("cpu:gloo,cuda:nccl" on GPUs), or start it without torchrun'
+        )
+    if world_size() > 1 and "cpu:" not in (backend := dist.get_backend_config()):
+        raise UsageError(
+            f"the process group's backend, {backend}, is not for the CPU, by which processes agree "
+            'on numbers; call torch.distributed.init_process_group("cpu:gloo,cuda:nccl")'
         )
 
 

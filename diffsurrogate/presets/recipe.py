@@ -153,8 +153,7 @@ class RunConfig:
     """How long a method trains, on how many copies, and how often it is evaluated."""
 
     num_envs: int = 256
-    """Copies of the env that are stepped together; of several processes (torchrun) each has its
-    share."""
+    """Copies of the env that are stepped together, by all processes."""
     total_steps: int = 5_000_000
     """Env steps to take in all, counted over the copies."""
     max_steps: int | None = None

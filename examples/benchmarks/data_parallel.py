@@ -151,9 +151,9 @@ def main() -> None:
     """Read the command line, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--cases", nargs="+", default=CASES)
-    parser.add_argument("--times", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--updates", type=int, default=3, help="of each turn")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--updates", type=int, default=1, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     print(f"| {' | '.join(NAMES)} |\n|{'---|' * len(NAMES)}", flush=True)

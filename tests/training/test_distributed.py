@@ -35,6 +35,7 @@ from toys.trainers import leaves, what_differs
 from diffsurrogate.__main__ import main
 from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.algorithms.ppo import PPO
+from diffsurrogate.distributed import process_group
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint
@@ -151,6 +152,21 @@ def test_what_ranks_cannot_do_together_is_refused_on_all(ranks):
         assert "seed of rank 1 is 1, of rank 0 0" in seeds
         assert "BPPO with agents that act one after another trains in one process only" in order
         assert "the env of rank 1 is Reach of 4 copies, of rank 0 Reach of 3 copies" in copies
+
+
+def test_processes_of_torchrun_without_a_process_group_are_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"started 2 processes.* call .*init_process_group"):
+        PPO(Reach())
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_RANK": "99"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"process 99 .* is to train on cuda.*--nproc-per-node"):
+        with process_group("cuda"):
+            pass
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
