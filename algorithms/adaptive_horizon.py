@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from diffsurrogate.distributed import mean_over_ranks
+
 MAX_GROWTH = 10.0
 """Growth that is usually allowed."""
 _DECAY = 0.8
@@ -51,6 +53,7 @@ class AdaptiveHorizon(nn.Module):
             self._become_calm()
             return
         square = torch.stack(list(norms)).square().unflatten(0, (-1, length)).mean((0, 2))
+        square = mean_over_ranks(square, norms[0].numel())
         if not bool(square[0] > 0) or not bool(square[-1] > 0):
             return
         growth = 0.5 * (square[0] / square[-1]).log()

@@ -11,6 +11,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.distributed import as_many, mean_and_std, rows_of_ranks, share, world_size
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import clipped_ratio_loss
@@ -104,27 +105,30 @@ class PolicyBatch:
     ) -> Iterator["PolicyBatch"]:
         """Yield random parts: single steps, or if recurrent the whole window of some envs.
 
-        Parts in which no agent is alive are left out.
+        Parts in which no agent is alive are left out, unless another rank's part may have some.
         """
         names = ("obs", "action", "log_prob", "advantage")
         values = {name: getattr(self, name) for name in names}
         if self.alive_mask is not None:
             values["alive_mask"] = self.alive_mask
         horizon, num_envs = self.log_prob.shape[:2]
+
+        def nobody(part: dict[str, Tensor]) -> bool:
+            alive = part.get("alive_mask")
+            return alive is not None and world_size() == 1 and not bool(alive.any())
+
         if self.recurrence is not None:
             for envs in shuffled(num_envs, config, generator, steps=horizon):
                 part = {name: value[:, envs] for name, value in values.items()}
-                if self.alive_mask is not None and not bool(part["alive_mask"].any()):
-                    continue
-                yield PolicyBatch(**part, recurrence=self.recurrence.of_envs(envs))
+                if not nobody(part):
+                    yield PolicyBatch(**part, recurrence=self.recurrence.of_envs(envs))
             return
         flat = {name: value.flatten(0, 1) for name, value in values.items()}
         memory = None if self.memory is None else self.memory.flat()
         for chosen in shuffled(horizon * num_envs, config, generator):
             part = {name: value[chosen] for name, value in flat.items()}
-            if self.alive_mask is not None and not bool(part["alive_mask"].any()):
-                continue
-            yield PolicyBatch(**part, memory=None if memory is None else memory.at(chosen))
+            if not nobody(part):
+                yield PolicyBatch(**part, memory=None if memory is None else memory.at(chosen))
 
 
 @torch.no_grad()
@@ -199,14 +203,17 @@ def clipped_epochs(
         elif alive is not None:
             old, new, gain = old[alive], new[alive], gain[alive]
             entropy = None if entropy is None else entropy[alive]
-        if config.normalise and gain.numel() > 1:
-            gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+        if config.normalise and (gain.numel() > 1 or world_size() > 1):
+            mean, std = mean_and_std(gain)
+            gain = (gain - mean) / (std + 1e-8)
         loss = clipped_ratio_loss(new, old, gain, clip_range=config.clip_range)
         if entropy is not None:
             if config.ratio == "joint":
                 entropy = entropy.sum(-1)  # of the joint action
             loss = loss - config.entropy_weight * entropy.mean()
-        report = step_report(loss, optimiser.step(loss, extra_grad), new, old, config)
+        kl = approximate_kl(new, old)
+        norm = optimiser.step(loss, extra_grad, rows=new.numel(), along=kl)
+        report = step_report(loss, norm, new, old, config, kl)
         reports.append(report)
         if config.target_kl is not None and report["kl"] > config.target_kl:
             break
@@ -238,7 +245,7 @@ def in_own_units(gain: Tensor, alive: Tensor | None) -> Tensor:
         alive: (*any, agent) bool, which count; None for all.
     """
     rows = gain if alive is None else gain.masked_fill(~alive, torch.nan)
-    rows = rows.flatten(0, -2)
+    rows = rows_of_ranks(rows.flatten(0, -2))
     mean = rows.nanmean(0)
     own = (rows - mean).square().nanmean(0).sqrt()
     of_all = (rows - rows.nanmean()).square().nanmean().sqrt()
@@ -266,8 +273,19 @@ def _evaluate_actions(
     return log_prob, actor.entropy(obs, action) if entropy else None
 
 
+def approximate_kl(new: Tensor, old: Tensor) -> Tensor:
+    r"""Return the mean of $\rho - 1 - \log \rho$ over actions, an estimate of the KL divergence."""
+    change = (new - old).detach()
+    return (change.exp() - 1 - change).mean()
+
+
 def step_report(
-    loss: Tensor, norm: float, new: Tensor, old: Tensor, config: ClipConfig
+    loss: Tensor,
+    norm: float,
+    new: Tensor,
+    old: Tensor,
+    config: ClipConfig,
+    kl: Tensor | None = None,
 ) -> dict[str, float]:
     """Return the metrics of one step.
 
@@ -277,13 +295,13 @@ def step_report(
         new: log-densities of actions before the step.
         old: log-densities under the policy that acted.
         config: with the clip range.
+        kl: `approximate_kl`, of all ranks; None for that of these.
     """
-    change = (new - old).detach()
-    ratio = change.exp()
+    ratio = (new - old).detach().exp()
     return {
         "clipped_loss": float(loss.detach()),
         "clipped_gradient_norm": norm,
-        "kl": float((ratio - 1 - change).mean()),
+        "kl": float(approximate_kl(new, old) if kl is None else kl),
         "clipped_share": float(((ratio - 1).abs() > config.clip_range).float().mean()),
     }
 
@@ -301,10 +319,10 @@ def shuffled(
 
     Args:
         rows: number of rows.
-        config: epochs and batch size.
+        config: epochs and batch size, of which a rank has its share.
         generator: on the CPU.
         steps: states per row; a minibatch has at least one row.
     """
     for _ in range(config.epochs):
         order = torch.randperm(rows, generator=generator)
-        yield from order.split(max(config.batch_size // steps, 1))
+        yield from as_many(order.split(max(share(config.batch_size) // steps, 1)))

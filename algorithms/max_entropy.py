@@ -90,9 +90,10 @@ class EntropyBonus:
         """Move the temperature towards the target by one step, and report."""
         with torch.no_grad():
             excess = self.actor.entropy(window.obs) - self.target
-        mean = excess.mean() if window.alive_mask is None else excess[window.alive_mask].mean()
+        excess = excess if window.alive_mask is None else excess[window.alive_mask]
+        mean = excess.mean()
         if self.optimiser.lr > 0:
-            self.optimiser.step(self.weight() * mean)
+            self.optimiser.step(self.weight() * mean, rows=excess.numel())
         temperature = float(self.weight().detach())
         return {"entropy": float(mean + self.target.mean()), "temperature": temperature}
 

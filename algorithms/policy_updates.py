@@ -24,6 +24,7 @@ from diffsurrogate.algorithms.clipped_surrogate import (
 from diffsurrogate.algorithms.pathwise import PathwiseConfig, PathwiseGradient
 from diffsurrogate.algorithms.value_learning import ValueLearning
 from diffsurrogate.config import require_range
+from diffsurrogate.distributed import average_in_place, mean_and_std, world_size
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
@@ -110,7 +111,8 @@ class GradientUpdate:
         reports = []
         for part in self.gradient.parts(window, noise):
             loss = self.gradient.loss(part)
-            norm = self.optimiser.step(loss * self.gradient.env.gradient_trust)
+            trust, rows = self.gradient.env.gradient_trust, part.reward.shape[1]
+            norm = self.optimiser.step(loss * trust, rows=rows)
             reports.append({"actor_loss": float(loss.detach()), "actor_gradient_norm": norm})
         return mean_report(reports) | self.gradient.report()
 
@@ -187,6 +189,7 @@ class HybridUpdate:
         share = 1 / (scale * deviation.clamp(min=1e-3)) if self.gradient.individual else None
         found = torch.autograd.grad(self.gradient.loss(part, share), weights, allow_unused=True)
         pairs = [(p, g) for p, g in zip(weights, found, strict=True) if g is not None]
+        average_in_place([g for _, g in pairs], rows=part.reward.shape[1])
         norm = float(scale * torch.stack([g.norm() for _, g in pairs]).norm())
         report = {"actor_gradient_norm": norm} | self.gradient.report()
         if not math.isfinite(norm):
@@ -199,7 +202,9 @@ class HybridUpdate:
 def _deviation(advantage: Tensor) -> Tensor:
     """Return the standard deviation (column,) of advantages (time, env, column); 1 of a single."""
     rows = advantage.flatten(0, 1)
-    return rows.std(0) if len(rows) > 1 else torch.ones_like(rows[0])
+    if len(rows) == 1 and world_size() == 1:
+        return torch.ones_like(rows[0])
+    return mean_and_std(rows, 0)[1]
 
 
 def build_update(

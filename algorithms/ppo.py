@@ -187,10 +187,10 @@ class PPO(Trainer):
         self.actor.freeze_normaliser(self.minibatch_rng)
         self.critic.statistics.snapshot()
         noise = self.noise.draw(config.horizon)
-        window = self._collect(noise)
+        window = self.as_on_all_ranks(self._collect(noise))
         target, advantage = self._targets(window)
-        if not bool(window.finite_envs.all()):
-            kept = self.finite_copies(window)
+        kept = self.finite_copies(window)
+        if kept is not None:
             if len(kept) == 0:
                 self.actor_optimiser.skipped += 1
                 return window.summary()
@@ -267,7 +267,7 @@ class PPO(Trainer):
         losses = []
         for value, wanted in self._value_minibatches(obs, target):
             loss = (value - wanted).square().mean()
-            self.critic_optimiser.step(loss)
+            self.critic_optimiser.step(loss, rows=value.numel())
             losses.append(float(loss.detach()))
         return {"critic_loss": sum(losses) / len(losses)}
 

@@ -27,6 +27,7 @@ from diffsurrogate.algorithms.value_learning import (
     discount_for,
 )
 from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.distributed import world_size
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
@@ -78,7 +79,9 @@ class SHACConfig:
     @classmethod
     def suited_to(cls, env: MultiAgentVectorEnv) -> "SHACConfig":
         """Return the default configuration of `SHAC(env)`: `hybrid` for its number of copies."""
-        config = cls.hybrid(env.num_envs, learned=env.can_replay, articulated=env.articulated)
+        config = cls.hybrid(
+            env.num_envs * world_size(), learned=env.can_replay, articulated=env.articulated
+        )
         longest = env.max_horizon or config.horizon
         return config if config.horizon <= longest else replace(config, horizon=_whole(longest))
 
@@ -239,9 +242,10 @@ class SHAC(Trainer):
         self.critic.statistics.snapshot()
         noise, noise_state = self.noise.draw_with_state(self.config.horizon)
         window = self.policy_update.collect(NoisyPolicy(self.actor, noise), self.config.horizon)
+        window = self.as_on_all_ranks(window)
         target = self.value.targets(window)  # eq. 6 and 7, without a gradient
-        if not bool(window.finite_envs.all()):
-            kept = self.finite_copies(window)
+        kept = self.finite_copies(window)
+        if kept is not None:
             if len(kept) == 0:
                 self.policy_update.optimiser.skipped += 1
                 return window.detach().summary()

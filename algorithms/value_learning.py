@@ -11,6 +11,7 @@ from diffsurrogate.actor_critic.critic import Critic
 from diffsurrogate.algorithms.max_entropy import EntropyBonus
 from diffsurrogate.config import require_range
 from diffsurrogate.data.replay import StratifiedReplay
+from diffsurrogate.distributed import fewest, share, sum_over_ranks, world_size
 from diffsurrogate.envs.window import Window
 from diffsurrogate.functional.losses import expectile_loss, td_lambda
 from diffsurrogate.nets.normaliser import HIDDEN
@@ -121,7 +122,7 @@ class ValueLearning:
         )
         self.replay: StratifiedReplay | None = None
         if config.capacity > 0:
-            self.replay = StratifiedReplay(config.capacity, config.bins, device)
+            self.replay = StratifiedReplay(share(config.capacity), config.bins, device)
 
     @torch.no_grad()
     def targets(self, window: Window) -> Tensor:
@@ -149,7 +150,7 @@ class ValueLearning:
         finite = target.isfinite().all(-1)
         if not bool(finite.all()):
             obs, target = obs[finite], target[finite]
-        if len(target) == 0:
+        if fewest(len(target)) == 0:
             return {}
         if self.replay is not None:
             self.replay.add(target.mean(-1), {"obs": obs, "target": target})
@@ -157,7 +158,7 @@ class ValueLearning:
         for batch in self._minibatches(obs, target):
             value = self.critic.each(batch["obs"])
             loss = expectile_loss(value, batch["target"].expand_as(value), expectile=expectile)
-            self.optimiser.step(loss * len(value))
+            self.optimiser.step(loss * len(value), rows=value.shape[1])
             total += float(loss.detach()) / self.config.minibatches
         self.critic.update_target()
         report = {"critic_loss": total, "value_target": float(target.mean())}
@@ -166,7 +167,7 @@ class ValueLearning:
         return report
 
     def _minibatches(self, obs: Tensor, target: Tensor) -> Iterator[dict[str, Tensor]]:
-        size = self.config.batch_size
+        size = share(self.config.batch_size)
         if self.replay is not None:
             for _ in range(self.config.minibatches):
                 yield self.replay.sample(size, self.generator, self.config.balance)
@@ -198,8 +199,8 @@ class RewardSignBalance(nn.Module):
     def update(self, reward: Float[Tensor, "time env agent"]) -> None:
         """Add a window's rewards, summed over agents."""
         total = reward.double().sum(-1)
-        self.gains.mul_(DECAY).add_(total.clamp(min=0).sum())
-        self.losses.mul_(DECAY).sub_(total.clamp(max=0).sum())
+        self.gains.mul_(DECAY).add_(sum_over_ranks(total.clamp(min=0).sum()))
+        self.losses.mul_(DECAY).sub_(sum_over_ranks(total.clamp(max=0).sum()))
 
     @property
     def share(self) -> float:
@@ -238,6 +239,7 @@ class ReturnScale(nn.Module):
     def update(self, reward: Tensor, ended: Tensor) -> None:
         """Add rewards (time, env, agent) of a window; reset returns after `ended` (time, env)."""
         reward = torch.where(reward.isfinite(), reward, 0.0)
+        before = self._sums
         for r, end in zip(reward, ended, strict=True):
             self.running = self.gamma * self.running + r
             squares = self.running.double().square()
@@ -246,6 +248,14 @@ class ReturnScale(nn.Module):
                 self.own = self.own + squares.sum(0)
             self.count = self.count + self.running.numel()
             self.running = torch.where(end.unsqueeze(-1), 0.0, self.running)
+        if world_size() > 1:
+            for old, total in zip(before, self._sums, strict=True):
+                total.copy_(old + sum_over_ranks(total - old))
+
+    @property
+    def _sums(self) -> list[Tensor]:
+        """What is summed over the envs of all ranks."""
+        return [self.square, self.count, *([self.own] if self.apart else [])]
 
     @property
     def scale(self) -> Tensor:

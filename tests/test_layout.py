@@ -36,11 +36,12 @@ ADAPTERS = {
     "stable_baselines3": "wrappers/sb3/",
 }
 """Libraries, and the folder, or the few, that may import each."""
-FOR_EVERYBODY = {"errors", "seeding", "config"}
+FOR_EVERYBODY = {"errors", "seeding", "config", "distributed"}
 MAY_IMPORT = {
     "errors": set(),
     "seeding": set(),
     "config": {"errors"},
+    "distributed": {"errors", "seeding"},
     "functional": set(),
     "envs": {"functional"},
     "data": {"envs"},

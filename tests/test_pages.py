@@ -158,6 +158,8 @@ def test_the_command_lines_are_understood(page):
                 continue
             if program == "python":  # a script of the user's, which ends in the command line
                 arguments = arguments[1:]
+            if program == "torchrun":
+                arguments = arguments[arguments.index("diffsurrogate") + 1 :]
             arguments = [word for word in arguments if word not in NOT_PARSED]
             assert isinstance(_parse(arguments), (TrainOptions, *_COMMANDS))
 

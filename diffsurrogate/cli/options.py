@@ -124,7 +124,7 @@ class _FirstOptions(NamedOptions):
     """Continue the run in --out from its last checkpoint, with the configuration it has: nothing
     need be repeated, METHOD and ENV neither."""
     device: str = "cpu"
-    """cpu, cuda or cuda:<number>."""
+    """cpu, cuda or cuda:<number>; under torchrun cuda, of which each process has its own."""
     env_options: EnvOptions = field(default_factory=dict)
     """What else the env is made with, a name and a value each, such as --env-options
     continuous_actions False; the page of the env's source lists them (docs/envs)."""

@@ -17,14 +17,23 @@ from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_compa
 from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
 from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
+from diffsurrogate.distributed import (
+    check_world_size,
+    objects_of_ranks,
+    process_group,
+    rank,
+    world_size,
+)
 from diffsurrogate.envs.waiting import warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import SB3_METHODS
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder
-from diffsurrogate.training.trainer import Trainer
+from diffsurrogate.training.trainer import Trainer, ranks_of
 
 _INTERRUPTED = "interrupted"
+_LOAD, _SAVE, _ITERATE = "load", "save", "iterate"
+"""What rank 0 tells the other ranks to do; a number is the exit status to end with."""
 _PROGRESS = ("history", "cpu_seconds", "evaluation_cpu_seconds", "wall_seconds")
 """What a session saves of itself."""
 _WATCHED = 8
@@ -32,19 +41,28 @@ _WATCHED = 8
 
 
 def train(options: TrainOptions) -> int:
-    """Train, evaluate and leave the results in the run folder; return the exit status."""
+    """Train, evaluate and leave the results in the run folder; return the exit status.
+
+    Of several processes (torchrun), rank 0 does all but the training, and decides for all.
+    """
     torch.set_num_threads(options.threads)
     warn_of_hanging_envs(options.warn_after)
     with Interruption() as interruption, ExitStack() as at_end:
         try:
-            return _train(options, interruption, at_end)
+            at_end.enter_context(process_group(options.device))
+            if rank() > 0:
+                return _follow(options, interruption, at_end)
+            status = _train(options, interruption, at_end)
+            objects_of_ranks(status)
+            return status
         except (KeyboardInterrupt, UsageError) as error:
             # which Ctrl-C may have caused, as it reaches processes of the env as well
             if not interruption.asked:
                 raise
             interruption.ignore()
             why = f" ({' '.join(str(error).split())})" if isinstance(error, UsageError) else ""
-            print(f"stopped at once{why}; {_again(options)}")
+            if rank() == 0:
+                print(f"stopped at once{why}; {_again(options)}")
             return 130
 
 
@@ -91,6 +109,29 @@ def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack)
     return 0
 
 
+def _follow(options: TrainOptions, interruption: Interruption, at_end: ExitStack) -> int:
+    """Train along on another rank than 0."""
+    agent, env = options.make()
+    at_end.callback(env.close)
+    iterations = agent.iterations(last_iteration(options, agent))
+    interruption.training = True
+    while True:
+        command = objects_of_ranks(interruption.asked)[0]
+        if command == _LOAD:
+            agent.load_state_dict(RunFolder(options.folder).load(env.device)["agent"])
+        elif command == _SAVE:
+            agent.state_dict()
+        elif command == _ITERATE:
+            next(iterations)
+        else:
+            return int(command)
+
+
+def last_iteration(options: TrainOptions, agent: Trainer) -> int:
+    """Return the number of updates in which all steps are taken."""
+    return -(-options.total_steps // agent.steps_per_iteration)
+
+
 def _again(options: TrainOptions) -> str:
     """Return how to go on after Ctrl-C."""
     if not (options.folder / "config.json").is_file():
@@ -119,7 +160,7 @@ class _Session:
                 f"{options.env} has no time limit, so an evaluation would never end; give "
                 "--eval-steps, and --max-steps for training"
             )
-        self.last = -(-options.total_steps // agent.steps_per_iteration)
+        self.last = last_iteration(options, agent)
         self.history: list[dict[str, Any]] = []
         self.cpu_seconds = 0.0
         self.evaluation_cpu_seconds = 0.0
@@ -144,6 +185,7 @@ class _Session:
                 self.folder.log(0, start)
                 self._keep_best()
             while not self.done():
+                self._tell(_ITERATE)
                 metrics = next(iterations)
                 self.cpu_seconds += metrics["update_cpu_seconds"]
                 metrics["cpu_seconds"] = self.cpu_seconds
@@ -168,6 +210,8 @@ class _Session:
         """Go on from a checkpoint."""
         if "agent" not in state or "progress" not in state:
             raise UsageError("the checkpoint is not of a training run; resume from another one")
+        check_world_size(ranks_of(state["agent"]))
+        self._tell(_LOAD)
         self.agent.load_state_dict(state["agent"])
         for name in _PROGRESS:
             setattr(self, name, state["progress"][name])
@@ -181,7 +225,13 @@ class _Session:
                 f"{error} (or copy last.pt to best.pt, to go on with its policy as the best so far)"
             ) from error
 
+    def _tell(self, command: str) -> None:
+        """Let the other ranks do something along, and hear whether Ctrl-C has reached one."""
+        if any(objects_of_ranks(command)[1:]):
+            self.interruption.asked = True
+
     def _state(self) -> dict[str, Any]:
+        self._tell(_SAVE)
         return {
             "agent": self.agent.state_dict(),
             "progress": {name: getattr(self, name) for name in _PROGRESS},
@@ -327,6 +377,7 @@ class _Session:
             "reached_0.9": reached[0] if reached else None,
             "env_steps": self.agent.env_steps,
             "updates": self.agent.iteration,
+            "processes": world_size(),
             "skipped_updates": self.agent.skipped,
             "wall_seconds": self.wall_seconds,
             "cpu_seconds": self.cpu_seconds,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffsurrogate.distributed import as_many
 from diffsurrogate.envs.window import Window, cut
 from diffsurrogate.errors import UsageError
 
@@ -92,5 +93,5 @@ def minibatches(
     """
     segments, noise = window.segments(length), cut(noise, length)
     order = torch.randperm(noise.shape[1], generator=generator).to(noise.device)
-    for chosen in order.chunk(count):
+    for chosen in as_many(order.chunk(count)):
         yield segments.chosen(chosen), noise[:, chosen]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffsurrogate.distributed import mean_over_ranks
 from diffsurrogate.functional.distances import gaussian_diversity
 
 _SAMPLE = 4096
@@ -54,7 +55,7 @@ class DiCoNet(nn.Module):
 
     def measure(self, x: Float[Tensor, "*b agent i"]) -> None:
         """Measure the diversity on a sample of these features, and scale by it from now on."""
-        self.measured.copy_(self._diversity_on(x))
+        self.measured.copy_(mean_over_ranks(self._diversity_on(x)))
 
     @torch.no_grad()
     def _diversity_on(self, x: Tensor) -> Tensor:

@@ -1,10 +1,22 @@
-"""Statistics of values: normalisation, frozen while a window is collected, and ordinary ranges."""
+"""Statistics of values: normalisation, frozen while a window is collected, and ordinary ranges.
+
+In data-parallel training all are those of all ranks together.
+"""
 
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from diffsurrogate.distributed import (
+    any_over_ranks,
+    max_over_ranks,
+    merged_moments,
+    min_over_ranks,
+    rows_of_ranks,
+    share,
+)
 
 MANY = 16
 """Different whole numbers above which a feature is a measurement, not a flag or a category."""
@@ -57,11 +69,11 @@ class ValuesSeen(nn.Module):
             features: (*shape) bool, with as many True.
         """
         fraction = (rows != rows.round()) & rows.isfinite()
-        self.fractional[features] |= fraction.any(0)
+        self.fractional[features] |= any_over_ranks(fraction.any(0))
         some = rows[:: max(1, len(rows) // _ROWS)].round().long()
         slot = ((some * _HASH) >> 58) & (_SLOTS - 1)  # the top six bits
         found = torch.zeros(rows.shape[1], _SLOTS, dtype=torch.bool, device=rows.device)
-        self.slots[features] |= found.scatter(1, slot.T, True)
+        self.slots[features] |= any_over_ranks(found.scatter(1, slot.T, True))
 
 
 class OrdinaryRange(nn.Module):
@@ -94,7 +106,8 @@ class OrdinaryRange(nn.Module):
     @torch.no_grad()
     def update(self, values: Float[Tensor, "item column"]) -> None:
         """Add values, evenly spaced ones of a large batch, and estimate the range anew."""
-        some = values[:: max(1, len(values) // (_KEPT // 8))].to(self.newest)
+        some = values[:: max(1, len(values) // share(_KEPT // 8))].to(self.newest)
+        some = rows_of_ranks(some)
         slot = (torch.arange(len(some), device=some.device) + self.added) % _KEPT
         self.newest[slot] = some
         self.added += len(some)
@@ -185,9 +198,11 @@ class RunningStatistics(nn.Module):
         if len(rows) == 0:
             return
         valid = self._valid(rows, counts)
+        self.leaves = any_over_ranks(self.leaves)
         size = torch.full_like(self.count, len(rows)) if valid is None else valid.sum(0).double()
         mean = _sum(rows, valid, lambda part: part) / size.clamp(min=1)
         m2 = _sum(rows, valid, lambda part: (part - mean).square())
+        size, mean, m2 = merged_moments(size, mean, m2)
         if self.flags:
             self._update_flags(rows, valid)
         total = (self.count + size).clamp(min=1)
@@ -219,8 +234,9 @@ class RunningStatistics(nn.Module):
         valid = None if valid is None else valid[:, unsure]
         self.values.update(_filled(rows, valid, torch.nan), unsure)
         lowest, highest = (_filled(rows, valid, s * torch.inf) for s in (1, -1))
-        self.lowest[unsure] = torch.minimum(self.lowest[unsure], lowest.amin(0))
-        self.highest[unsure] = torch.maximum(self.highest[unsure], highest.amax(0))
+        lowest, highest = min_over_ranks(lowest.amin(0)), max_over_ranks(highest.amax(0))
+        self.lowest[unsure] = torch.minimum(self.lowest[unsure], lowest)
+        self.highest[unsure] = torch.maximum(self.highest[unsure], highest)
 
     @torch.no_grad()
     def snapshot(self) -> None:

@@ -11,6 +11,7 @@ from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO, BPPOConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.config import require_choices, require_range
+from diffsurrogate.distributed import rank_seed, world_size
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
@@ -152,7 +153,7 @@ class RunConfig:
     """How long a method trains, on how many copies, and how often it is evaluated."""
 
     num_envs: int = 256
-    """Copies of the env that are stepped together."""
+    """Copies of the env that are stepped together, by all processes."""
     total_steps: int = 5_000_000
     """Env steps to take in all, counted over the copies."""
     max_steps: int | None = None
@@ -210,13 +211,20 @@ class Recipe(Choice):
             options: what else `make` takes.
 
         Raises:
-            UsageError: the env or an option is not known, or it has not what the method needs.
+            UsageError: the env or an option is not known, or it has not what the method needs; or
+                several processes cannot share the copies equally.
         """
         own = {"n_agents": self.agents, "max_steps": self.run.max_steps}
+        num_envs, ranks = self.run.num_envs, world_size()
+        if num_envs % ranks:
+            raise UsageError(
+                f"num_envs is {num_envs}, which {ranks} processes cannot share equally; give a "
+                f"multiple of {ranks}"
+            )
         env = make(
             self.env,
-            num_envs=self.run.num_envs,
-            seed=seed,
+            num_envs=num_envs // ranks,
+            seed=rank_seed(seed),
             device=device,
             differentiable=self.method == "shac",
             **{name: value for name, value in own.items() if value is not None},

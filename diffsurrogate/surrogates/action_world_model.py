@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.data.segments import Segments, padded
+from diffsurrogate.distributed import count_per_rank, mean_and_std, sum_over_ranks
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.normaliser import scale_or_size
@@ -280,14 +281,16 @@ class ActionWorldModel(LearnedDynamics):
         if not cfg.normalise:
             return
         self._check_horizon(horizon)
-        count = valid.sum(dim=0)
+        count = sum_over_ranks(valid.sum(dim=0))
         if not bool(count.any()):
             raise UsageError("no step is valid; give at least one trajectory of one step")
         seen = torch.cat([obs0, targets[valid]]).flatten(0, 1)
-        self.obs_mean.copy_(seen.mean(dim=0))
-        self.obs_std.copy_(scale_or_size(seen.std(dim=0, correction=0), self.obs_mean))
+        mean, std = mean_and_std(seen, 0, correction=0)
+        self.obs_mean.copy_(mean)
+        self.obs_std.copy_(scale_or_size(std, self.obs_mean))
         change = (targets - obs0[:, None]).masked_fill(~valid[..., None, None], 0)
-        square = change.square().sum(dim=(0, 2)) / (count * agents).clamp(min=1)[:, None]
+        square = sum_over_ranks(change.square().sum(dim=(0, 2)))
+        square = square / (count * agents).clamp(min=1)[:, None]
         steps = torch.arange(cfg.max_horizon, device=count.device)
         reached = pad(count, (0, len(steps) - horizon)) > 0
         latest = steps.where(reached, 0).cummax(dim=0).values
@@ -362,4 +365,4 @@ def trajectory_loss(
     """
     error = (model(obs0, actions) - targets) / model.target_scale(actions.shape[1])[:, None]
     used = valid[..., None, None] & entries
-    return error.masked_fill(~used, 0).square().sum() / used.expand_as(error).sum().clamp(min=1)
+    return error.masked_fill(~used, 0).square().sum() / count_per_rank(used.expand_as(error))

@@ -1,4 +1,7 @@
-"""The learned models of an env, their replay buffers, training and errors."""
+"""The learned models of an env, their replay buffers, training and errors.
+
+In data-parallel training every rank has its own buffers, and the models are the same on all.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -11,6 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from diffsurrogate.data.replay import StratifiedReplay, finite_items
+from diffsurrogate.distributed import (
+    average_gradients,
+    fewest,
+    is_any,
+    rank_seed,
+    share,
+    sum_over_ranks,
+)
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
@@ -72,18 +83,21 @@ class Surrogates(nn.Module):
         self.to(low.device)
         for module in (*self._trained().values(), self.termination):
             module.requires_grad_(False)  # a user's module stays unchanged
-        self.generator = torch.Generator().manual_seed(derive_seed(seed, "model minibatches"))
+        self.generator = torch.Generator().manual_seed(
+            derive_seed(rank_seed(seed), "model minibatches")
+        )
         fit = config.fit
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), lr=fit.lr, fused=True)
             for name, module in self._trained().items()
         }
-        self.transition_buffer = StratifiedReplay(fit.capacity, fit.reward_bins, low.device)
+        capacity = share(fit.capacity)
+        self.transition_buffer = StratifiedReplay(capacity, fit.reward_bins, low.device)
         items = max(1, 2 * fit.capacity // fit.dynamics_bins)
         if self.own_dynamics:
             items = self._learned_dynamics.items_for(items)
-        self.dynamics_buffer = StratifiedReplay(items, fit.dynamics_bins, low.device)
-        self.termination_buffer = StratifiedReplay(fit.capacity, 2, low.device)
+        self.dynamics_buffer = StratifiedReplay(share(items), fit.dynamics_bins, low.device)
+        self.termination_buffer = StratifiedReplay(capacity, 2, low.device)
         self.fits = 0
         self.trust = RewardTrust()
         self.skipped = 0
@@ -125,7 +139,7 @@ class Surrogates(nn.Module):
             and training losses.
         """
         window = window.detach()
-        report = self._evaluate(some_envs(window)) if self.fits else {}
+        report = self._evaluate(some_envs(window, share(32))) if self.fits else {}
         if self.own_reward and self.fits:
             report["model_trust"] = self.trust.value
         self.store(window)
@@ -150,6 +164,8 @@ class Surrogates(nn.Module):
         if window.alive_mask is not None:
             flat["alive"] = window.alive_mask.flatten(0, 1)
         flat = finite_items(flat)
+        if fewest(len(flat["obs"])) == 0:
+            return
         alive = flat.pop("alive", None)
         self.continuous.update(flat["next_obs"])
         if self.own_reward:
@@ -165,8 +181,9 @@ class Surrogates(nn.Module):
             items = finite_items(self._learned_dynamics.items(window, normalised))
             self.dynamics_buffer.add(items.pop("key"), items)
         if self.config.termination:
-            self.terminations_seen += int(flat["terminated"].sum())
-            self.steps_seen += len(flat["terminated"])
+            ended = flat["terminated"].double()
+            self.terminations_seen += int(sum_over_ranks(ended.sum()))
+            self.steps_seen += int(sum_over_ranks(torch.ones_like(ended).sum()))
             items = {name: flat[name] for name in ("obs", "action", "terminated")}
             self.termination_buffer.add(items["terminated"], items)
         if self._can_train():
@@ -184,6 +201,7 @@ class Surrogates(nn.Module):
                     loss = self._loss(name)
                     optimiser.zero_grad(set_to_none=True)
                     loss.backward()
+                    average_gradients(module.parameters())
                     norm = nn.utils.clip_grad_norm_(
                         module.parameters(), self.config.fit.max_grad_norm
                     )
@@ -311,10 +329,11 @@ class Surrogates(nn.Module):
     def _can_train(self) -> bool:
         """Return whether every replay buffer in use has data."""
         buffers = {"reward": self.transition_buffer, "dynamics": self.dynamics_buffer}
-        return all(len(buffers[name]) > 0 for name in self._trained() if name in buffers)
+        used = [buffers[name] for name in self._trained() if name in buffers]
+        return not is_any(any(len(buffer) == 0 for buffer in used))
 
     def _rewards(self) -> dict[str, Tensor]:
-        size, balance = self.config.fit.batch_size, self.config.fit.reward_balance
+        size, balance = share(self.config.fit.batch_size), self.config.fit.reward_balance
         return self.transition_buffer.sample(size, self.generator, balance)
 
     def _update_statistics(self, flat: dict[str, Tensor], alive: Tensor | None) -> None:
@@ -326,7 +345,7 @@ class Surrogates(nn.Module):
             self._learned_dynamics.update_normaliser(
                 flat["obs"],
                 flat["next_obs"],
-                lambda count: self.dynamics_buffer.sample(count, self.generator, balance=0.0),
+                lambda count: self.dynamics_buffer.sample(share(count), self.generator, 0.0),
                 alive,
             )
         if self.config.termination:
@@ -341,12 +360,12 @@ class Surrogates(nn.Module):
             loss = self._learned_reward.loss(batch)
             response = partial(self._learned_reward.response, batch)
         elif name == "termination":
-            batch = self.termination_buffer.sample(size, self.generator, balance=0.5)
+            batch = self.termination_buffer.sample(share(size), self.generator, balance=0.5)
             loss = self.termination.loss(batch, self.terminations_seen / self.steps_seen)
             response = partial(self.termination.response, batch)
         else:
             model, mask = self._learned_dynamics, self.continuous.mask
-            batch = self.dynamics_buffer.sample(model.batch_size(size), self.generator)
+            batch = self.dynamics_buffer.sample(share(model.batch_size(size)), self.generator)
             loss, response = model.loss(batch, mask), partial(model.response, batch, mask)
         if not self.action_space.discrete or self.config.fit.mixup_weight == 0:
             return loss

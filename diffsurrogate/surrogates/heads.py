@@ -18,6 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsurrogate.config import require_choices
+from diffsurrogate.distributed import (
+    count_per_rank,
+    max_over_ranks,
+    mean_over_ranks,
+    min_over_ranks,
+    rows_of_ranks,
+    sum_over_ranks,
+)
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig, SharedNetConfig
 from diffsurrogate.nets.normaliser import OrdinaryRange, RunningStatistics, scale_of_change
@@ -77,15 +85,15 @@ class EventModel(nn.Module):
     @torch.no_grad()
     def count(self, ordinary: Tensor) -> None:
         """Count the events among new rewards (item, agent)."""
-        self.seen += (~ordinary).sum()
-        share = (~ordinary).float().mean(0)
+        self.seen += sum_over_ranks((~ordinary).sum())
+        share = mean_over_ranks((~ordinary).float().mean(0), len(ordinary))
         self.rate = torch.where(self.rate > 0, 0.9 * self.rate + 0.1 * share, share)
 
     @torch.no_grad()
     def update_units(self, reward: Tensor, ordinary: Tensor) -> None:
         """Take mean and deviation of the sizes of events among stored rewards (item, agent)."""
-        events = torch.where(ordinary, torch.nan, reward)
-        known = (~ordinary).sum(0) > 0
+        events = rows_of_ranks(torch.where(ordinary, torch.nan, reward))
+        known = (~events.isnan()).sum(0) > 0
         mean = torch.where(known, events.nanmean(0), self.mean)
         deviation = (events - mean).square().nanmean(0).sqrt()
         deviation = torch.maximum(deviation, 1e-3 * mean.abs() + 1e-8)
@@ -104,10 +112,10 @@ class EventModel(nn.Module):
         """
         target = (~ordinary).to(reward.dtype)
         ratio, size = self.net(inputs).unbind(-1)
-        drawn = torch.logit(target.mean(0), eps=1e-3)
+        drawn = torch.logit(mean_over_ranks(target.mean(0)), eps=1e-3)
         happens = functional.binary_cross_entropy_with_logits(ratio + drawn, target)
         miss = ((self.mean + self.std * size - reward) / self.std).square() * target
-        return happens + miss.sum() / target.sum().clamp(min=1)
+        return happens + miss.sum() / count_per_rank(~ordinary)
 
 
 class RewardModel(nn.Module):
@@ -144,8 +152,8 @@ class RewardModel(nn.Module):
             self.change_statistics.snapshot()
         if reward.numel() > 0:
             kept = reward.masked_fill(~self.ordinary.holds(reward), 0.0)
-            self.low = torch.minimum(self.low, kept.min())
-            self.high = torch.maximum(self.high, kept.max())
+            self.low = torch.minimum(self.low, min_over_ranks(kept.min()))
+            self.high = torch.maximum(self.high, max_over_ranks(kept.max()))
 
     def update_units(self, reward: Tensor) -> None:
         """Update mean and deviation of ordinary rewards, and those of events: (item, agent)."""
@@ -199,7 +207,7 @@ class RewardModel(nn.Module):
             error = functional.binary_cross_entropy_with_logits(raw, place, reduction="none")
         else:
             error = (raw - self.reward_statistics(reward)).square()
-        loss = (error * ordinary).sum() / ordinary.sum().clamp(min=1)
+        loss = (error * ordinary).sum() / count_per_rank(ordinary)
         if self.events.active:
             loss = loss + self.events.loss(inputs, reward, ordinary)
         return loss
@@ -250,7 +258,7 @@ class RewardTrust:
             UserWarning: it was low for many windows.
         """
         pairs = torch.stack([predicted, reward, predicted**2, reward**2, predicted * reward])
-        new = pairs.double().mean(-1).tolist()
+        new = mean_over_ranks(pairs.double().mean(-1), pairs.shape[-1]).tolist()
         if not all(map(math.isfinite, new)):
             self.value *= 0.9
             return
@@ -304,7 +312,7 @@ class TerminationModel(nn.Module):
             rate: fraction of steps that terminate.
         """
         target = batch["terminated"]
-        drawn = target.mean().clamp(0.01, 0.99)
+        drawn = mean_over_ranks(target.mean()).clamp(0.01, 0.99)
         weight = torch.where(target > 0, rate / drawn, (1 - rate) / (1 - drawn))
         logit = self(batch["obs"], batch["action"])
         return functional.binary_cross_entropy_with_logits(logit, target, weight)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffsurrogate.config import require_range
+from diffsurrogate.distributed import mean_over_ranks
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import JointNetConfig, NetConfig
@@ -220,16 +221,18 @@ class GradientAttenuation(nn.Module):
         """Update R² with the steps of a new window and their predictions, less those not `kept`."""
         self.windows += 1
         share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # bias-corrected running means
+        center = mean_over_ranks(next_obs.mean(0), len(next_obs))
         for mean, difference in (
             (self.error, predicted - next_obs),
             (self.change, next_obs - obs),
-            (self.spread, next_obs - next_obs.mean(0)),
+            (self.spread, next_obs - center),
         ):
-            square = difference.square()
+            square, rows = difference.square(), kept.sum(0)
             if bool(kept.all()):
-                mean.lerp_(square.mean(0), share)
+                new = square.mean(0)
             else:
-                mean.lerp_((square * kept).sum(0) / kept.sum(0).clamp(min=1), share)
+                new = (square * kept).sum(0) / rows.clamp(min=1)
+            mean.lerp_(mean_over_ranks(new, rows), share)
 
     @property
     def of_change(self) -> Float[Tensor, "agent obs_dim"]:

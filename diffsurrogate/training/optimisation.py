@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from diffsurrogate.distributed import average_gradients
+
 Gradient = list[tuple[nn.Parameter, Tensor]]
 """Gradients of some parameters."""
 _Weights = tuple[Tensor, ...] | list[Tensor]
 
 
 class ClippedAdam:
-    """Adam with gradient clipping; skips and counts gradients that are not finite."""
+    """Adam with gradient clipping; skips and counts gradients that are not finite.
+
+    In data-parallel training, gradients are first averaged over the ranks.
+    """
 
     def __init__(
         self,
@@ -41,15 +46,25 @@ class ClippedAdam:
         """Number of skipped gradients."""
         self.adam = torch.optim.Adam(self.weights, lr=lr, betas=betas, eps=eps, fused=True)
 
-    def step(self, loss: Tensor, extra_grad: Gradient | None = None) -> float:
+    def step(
+        self,
+        loss: Tensor,
+        extra_grad: Gradient | None = None,
+        *,
+        rows: int = 1,
+        along: Tensor | None = None,
+    ) -> float:
         """Minimise a loss by one step; return its gradient norm before clipping.
 
         Args:
             loss: a scalar.
-            extra_grad: added to the loss's gradient.
+            extra_grad: added to the loss's gradient; the same on all ranks.
+            rows: of which the loss is the mean, where ranks may have more or fewer.
+            along: another mean of them, a scalar that becomes that of all ranks.
         """
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.weights, rows, along)
         for parameter, gradient in extra_grad or []:
             before = parameter.grad
             parameter.grad = gradient.clone() if before is None else before + gradient

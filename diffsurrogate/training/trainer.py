@@ -1,6 +1,8 @@
 """The base class of trainers: training loop, predictions and checkpoints."""
 
 import copy
+import hashlib
+import math
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -16,6 +18,19 @@ from torch.optim.swa_utils import AveragedModel
 
 from diffsurrogate.actor_critic.actor import Actor
 from diffsurrogate.config import check_same_config, config_from_dict
+from diffsurrogate.distributed import (
+    check_started,
+    check_world_size,
+    fewest,
+    is_any,
+    objects_of_ranks,
+    rank,
+    rank_seed,
+    refuse_ranks,
+    require_equal,
+    states_at_rank_0,
+    world_size,
+)
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.modes import (
@@ -32,6 +47,11 @@ from diffsurrogate.training.optimisation import ClippedAdam, ema_of
 
 Metrics = dict[str, float]
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
+_SUMMED = {
+    *("episodes_ended", "episodes_terminated", "broken_copies", "dropped_gradients"),
+    *("cached_transitions", "update_cpu_seconds"),
+}
+"""Metrics that are summed over ranks; of the others the mean is taken."""
 SKIPS_TO_WARN_OF = 10
 """Consecutive updates with skipped gradients that cause a warning."""
 _NOT_FINITE = (
@@ -90,14 +110,18 @@ class Trainer(ABC):
             )
         self.env = env
         self.config: Any = config
+        check_started()
         self.seed = seed
-        self.noise_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "noise"))
-        self.minibatch_rng = torch.Generator().manual_seed(derive_seed(seed, "minibatches"))
+        own = rank_seed(seed)
+        self.noise_rng = torch.Generator(env.device).manual_seed(derive_seed(own, "noise"))
+        self.minibatch_rng = torch.Generator().manual_seed(derive_seed(own, "minibatches"))
         # for `predict`, so that it does not influence training
-        self.predict_rng = torch.Generator(env.device).manual_seed(derive_seed(seed, "samples"))
+        self.predict_rng = torch.Generator(env.device).manual_seed(derive_seed(own, "samples"))
         self.iteration = 0
         self.total_iterations = 0
         self.started = False
+        self.ranks = world_size()
+        """Number of processes that train together."""
         self.broken_copies = 0
         """Windows of single envs that were left out, as a value was not finite."""
         self._all_broken: list[int] = []  # consecutive iterations without any other env
@@ -121,13 +145,13 @@ class Trainer(ABC):
 
     @property
     def env_steps(self) -> int:
-        """Steps so far, summed over all envs."""
+        """Steps so far, summed over all envs of all ranks."""
         return self.iteration * self.steps_per_iteration
 
     @property
     def steps_per_iteration(self) -> int:
-        """Steps of one window, summed over all envs."""
-        steps: int = self.env.num_envs * self.config.horizon
+        """Steps of one window, summed over all envs of all ranks."""
+        steps: int = self.env.num_envs * self.config.horizon * self.ranks
         return steps
 
     def learn(
@@ -138,9 +162,13 @@ class Trainer(ABC):
     ) -> SomeTrainer:
         """Train until `total_steps` env steps have been taken, or the callback returns False.
 
+        Under `torchrun`, once the script has called `torch.distributed.init_process_group`, all
+        processes train one policy, each on its own `env`; all call this and `save`.
+
         Args:
             total_steps: summed over all envs, rounded up to whole windows.
-            callback: called with the trainer and the metrics of each update.
+            callback: called with the trainer and the metrics of each update; one that returns False
+                in one of several processes stops all.
             progress_bar: whether to show one.
 
         Raises:
@@ -156,12 +184,12 @@ class Trainer(ABC):
             initial=min(self.env_steps, total_steps),
             unit="step",
             unit_scale=True,
-            disable=not progress_bar,
+            disable=not progress_bar or rank() > 0,
         ) as bar:
             for metrics in self.iterations(iterations):
                 bar.update(min(self.env_steps, total_steps) - bar.n)
                 bar.set_postfix(reward=f"{metrics['reward']:.4g}")
-                if callback is not None and callback(self, metrics) is False:
+                if is_any(callback is not None and callback(self, metrics) is False):
                     break
         return self
 
@@ -203,8 +231,14 @@ class Trainer(ABC):
             )
 
     def save(self, path: str | Path) -> None:
-        """Save everything needed to resume: networks, optimisers, buffers, random state, env."""
-        save_checkpoint(Path(path), self.state_dict())
+        """Save everything needed to resume: networks, optimisers, buffers, random state, env.
+
+        Of several processes all call it, and the first writes one file for all.
+        """
+        state = self.state_dict()
+        if rank() == 0:
+            save_checkpoint(Path(path), state)
+        is_any(False)  # none goes on before the file is there
 
     @classmethod
     @outside_inference_mode
@@ -238,7 +272,8 @@ class Trainer(ABC):
         """Yield the metrics of every update; the caller logs, saves and stops.
 
         Raises:
-            UsageError: torch keeps no graph, or its default dtype or device was changed.
+            UsageError: torch keeps no graph, or its default dtype or device was changed; or other
+                processes that train along were given something else.
 
         Warns:
             RuntimeWarning: gradients were skipped in many consecutive updates.
@@ -246,8 +281,11 @@ class Trainer(ABC):
         check_defaults()
         check_grad_mode("training")
         self.total_iterations = max(total_iterations, 1)
+        check_world_size(self.ranks)
+        if self.ranks > 1:
+            require_equal(self._common())
         if not self.started:
-            self._begin(self.seed)
+            self._begin(rank_seed(self.seed))
             self.started = True
         in_a_row = 0
         while self.iteration < total_iterations:
@@ -265,10 +303,20 @@ class Trainer(ABC):
             report["dropped_gradients"] = float(self.env.gradient_guard.dropped)
             report["env_steps"] = float(self.env_steps)
             report["update_cpu_seconds"] = time.process_time() - start
-            yield report
+            yield joint(report)
 
     def state_dict(self) -> State:
-        """Return the whole state of the training, in tensors and plain numbers."""
+        """Return the whole state of the training, in tensors and plain numbers.
+
+        Of several processes all call it, and the first gets the state of all.
+        """
+        check_world_size(self.ranks)
+        state = self._own_state()
+        others = states_at_rank_0(state)[1:] if self.ranks > 1 else []
+        return state | ({"other_ranks": others} if others else {})
+
+    def _own_state(self) -> State:
+        """Return the state of this process."""
         return self._state() | {
             "parts": {name: _plain(part.state_dict()) for name, part in self._parts.items()},
             "predictor": self._predictor_state(),
@@ -290,8 +338,12 @@ class Trainer(ABC):
 
         Raises:
             UsageError: the state is of another configuration or env, or has weights that are not
-                finite.
+                finite; or of more or fewer processes than now.
         """
+        ranks = ranks_of(state)
+        if world_size() > 1:
+            check_world_size(ranks)
+        state = [state, *state.get("other_ranks", [])][rank()]
         check_same_config(state.get("config", {}), asdict(self.config))
         shape = tuple(state.get("shape", self._shape))
         if shape != self._shape:
@@ -319,10 +371,11 @@ class Trainer(ABC):
             self.total_iterations = state["total_iterations"]
             self.started = state["started"]
             self.seed = state["seed"]
+            self.ranks = ranks
             if state["env"] is not None:
                 self.env.set_state(state["env"])
             elif self.started:
-                self._begin(derive_env_seed(self.seed, f"restart {self.iteration}"))
+                self._begin(rank_seed(derive_env_seed(self.seed, f"restart {self.iteration}")))
             self.env.load_state_dict(state["learned"])
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
@@ -344,8 +397,31 @@ class Trainer(ABC):
         if self.config.randomise_episode_phase:
             self.env.randomise_episode_phase(self.minibatch_rng, self._phase_step)
 
+    def _common(self) -> dict[str, Any]:
+        """Return what must be the same on all ranks, weights as a digest."""
+        digest = hashlib.sha256()
+        modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
+        weights = [weight.detach() for module in modules for weight in module.parameters()]
+        models = self.env.state_dict().get("models", {})
+        for tensor in (*weights, *models.values()):
+            digest.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return {
+            "the trainer": type(self).__name__,
+            "seed": self.seed,
+            "config": asdict(self.config),
+            "the env": f"{type(self.env).__name__} of {self.env.num_envs} copies",
+            "the update": f"{self.iteration} of {self.total_iterations}",
+            "the digest of the weights": digest.hexdigest(),
+        }
+
     def _use_actor(self, actor: Actor, ema_decay: float) -> None:
-        """Set the policy, and predict with its EMA if `ema_decay` > 0."""
+        """Set the policy, and predict with its EMA if `ema_decay` > 0.
+
+        Raises:
+            UsageError: agents act one after another, which several processes cannot train.
+        """
+        if actor.config.order != "simultaneous":
+            refuse_ranks(f"{type(self).__name__} with agents that act one after another")
         self.actor = actor.to(self.env.device)
         self.register(actor=self.actor)
         if ema_decay > 0:
@@ -356,11 +432,15 @@ class Trainer(ABC):
     def iterate(self) -> Metrics:
         """Collect a window, learn from it and return metrics."""
 
-    def finite_copies(self, window: Window) -> Tensor:
-        """Return the indices of the envs to learn from, and count the others, of which there are.
+    def as_on_all_ranks(self, window: Window) -> Window:
+        """Return the window, with an alive mask if that of any rank has one."""
+        return window.with_alive_mask() if is_any(window.alive_mask is not None) else window
+
+    def finite_copies(self, window: Window) -> Tensor | None:
+        """Return the indices of the envs to learn from, and count the others; None for all.
 
         An env with an observation, action or reward that is not finite costs its own share of the
-        update.
+        update. Where a rank has no other, all ranks do without the update.
 
         Raises:
             UsageError: no env was finite in any of the last windows.
@@ -370,17 +450,19 @@ class Trainer(ABC):
         """
         finite = window.finite_envs
         kept = finite.nonzero().squeeze(-1)
-        found = window.first_not_finite()
-        if self.broken_copies == 0:
-            warnings.warn(
-                f"{found}; its window is left out of the update (broken_copies counts such "
-                "windows)",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        self.broken_copies += len(finite) - len(kept)
-        if len(kept) > 0:
-            return kept
+        found = "the envs of another process broke"
+        if len(kept) < len(finite):
+            found = window.first_not_finite()
+            if self.broken_copies == 0:
+                warnings.warn(
+                    f"{found}; its window is left out of the update (broken_copies counts such "
+                    "windows)",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self.broken_copies += len(finite) - len(kept)
+        if fewest(len(kept)) > 0:
+            return None if len(kept) == len(finite) else kept
         goes_on = self._all_broken and self._all_broken[-1] == self.iteration - 1
         self._all_broken = [*(self._all_broken if goes_on else []), self.iteration]
         if len(self._all_broken) == SKIPS_TO_WARN_OF:
@@ -388,7 +470,7 @@ class Trainer(ABC):
                 f"in each of the last {SKIPS_TO_WARN_OF} updates no env gave finite values only; "
                 f"{found}; mend the env"
             )
-        return kept
+        return kept[:0]
 
     def _state(self) -> State:
         """Return state of subclasses that is not in a registered part."""
@@ -440,6 +522,24 @@ class Trainer(ABC):
             return self.env.state()
         except NotImplementedError:
             return None
+
+
+def ranks_of(state: State) -> int:
+    """Return of how many processes the state of a training is."""
+    return 1 + len(state.get("other_ranks", []))
+
+
+def joint(report: Metrics) -> Metrics:
+    """Return the metrics of all ranks: sums of counts, and means over ranks that have the rest."""
+    reports = objects_of_ranks(report)
+    if len(reports) == 1:
+        return report
+    found: Metrics = {}
+    for name in dict.fromkeys(name for one in reports for name in one):
+        values = [one[name] for one in reports if not math.isnan(one.get(name, math.nan))]
+        total = math.fsum(values)
+        found[name] = total if name in _SUMMED else total / len(values) if values else math.nan
+    return found
 
 
 def _plain(state: Any) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate import seeding
+from diffsurrogate.distributed import refuse_ranks
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.observation_slices import without
@@ -58,6 +59,7 @@ class SB3Trainer(Trainer):
             UsageError: the configuration is of another class, the algorithm cannot train on such an
                 env, or the agents' action boxes differ, so that they cannot share a policy.
         """
+        refuse_ranks("Stable-Baselines3")
         config = self.config_type() if config is None else config
         super().__init__(env, config, seed)
         self.slots = OngoingVecEnv(env, joint=config.joint)
