@@ -242,7 +242,8 @@ class Surrogates(nn.Module):
         elif self.reward is not None:
             predicted = self.predict_reward(window.obs, action, window.next_obs)
             report["reward_error"] = fvu(predicted, window.reward)
-        if self.dynamics is not None and predicted_next is not None:
+        if predicted_next is not None:
+            assert self.dynamics is not None
             features, usual = self.continuous.mask, self.dynamics.usual_change
             report["dynamics_error"] = fvu_of_change(predicted_next, window, features, usual)
         if self.config.termination and self.terminations_seen:
@@ -511,9 +512,9 @@ def fvu_of_change(
     return float(shares.mean()) if len(shares) else 0.0
 
 
-def some_envs(window: Window) -> Window:
-    """Return the first envs of a window, enough to estimate errors: 32 of up to three agents."""
-    envs = max(4, 96 // max(3, window.reward.shape[-1]))
+def some_envs(window: Window, envs: int = 32) -> Window:
+    """Return the first `envs` envs of a window, enough to estimate errors; fewer of many agents."""
+    envs = max(min(envs, 4), 3 * envs // max(3, window.reward.shape[-1]))
     if window.reward.shape[1] <= envs:
         return window
     return window.each(lambda values: values[:, :envs])
