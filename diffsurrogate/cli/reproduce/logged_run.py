@@ -39,13 +39,7 @@ def train_logged(arguments: tuple[str, ...], folder: Path, log: Path, directory:
     os.dup2(stream, 2)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it
     try:
-        from diffsurrogate.__main__ import main
-
-        resume = []
-        if (folder / "config.json").is_file():
-            _wait_for(folder)
-            resume = ["--resume"]
-        return main(["train", *arguments, *resume])
+        return train_or_resume(arguments, folder)
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:
@@ -55,6 +49,16 @@ def train_logged(arguments: tuple[str, ...], folder: Path, log: Path, directory:
         return 1
     finally:
         sys.stdout.flush()
+
+
+def train_or_resume(arguments: tuple[str, ...], folder: Path) -> int:
+    """Train, or go on if the run has begun; return the exit status."""
+    from diffsurrogate.__main__ import main
+
+    if not (folder / "config.json").is_file():
+        return main(["train", *arguments])
+    _wait_for(folder)
+    return main(["train", *arguments, "--resume"])
 
 
 def _wait_for(folder: Path) -> None:

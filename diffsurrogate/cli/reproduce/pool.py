@@ -140,7 +140,7 @@ class RayPool:
             except ray.exceptions.RayTaskError as error:
                 result = error.cause
             except ray.exceptions.RayError as error:  # all others are faults of the cluster
-                result = ProcessLost(str(error).partition("\n")[0])
+                result = ProcessLost(str(error).partition(". ")[0])
             ended.append((self._running.pop(reference), result))
         return ended
 
@@ -167,6 +167,8 @@ class RayPool:
                     "object_store_memory": _STORE,
                     "_temp_dir": folder,
                 }
+            # the last words of a process that dies, dozens of lines, whatever log_to_driver says
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None
             try:
                 if self.address not in (None, "auto"):  # Ray would try for minutes
                     socket.create_connection(_host_and_port(self.address), timeout=10).close()
@@ -177,7 +179,7 @@ class RayPool:
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                     )
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise UsageError(self._advice(error)) from error
             try:
                 yield ray
