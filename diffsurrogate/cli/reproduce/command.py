@@ -63,8 +63,8 @@ class ReproduceOptions:
     jobs: int | None = None
     """Runs at a time, one thread each; None for as many as there are cores."""
     ray_address: str | None = None
-    """HOST:PORT of a running Ray cluster whose nodes share the file system, or auto for the one
-    this machine belongs to; None for this machine alone."""
+    """HOST:PORT of a running Ray cluster whose nodes share the file system; None for this machine
+    alone."""
     out: Path | None = None
     """Folder of the grid: the table and its pictures, and below <preset>/ the runs and their logs.
     None for runs/<table>."""

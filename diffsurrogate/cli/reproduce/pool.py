@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -51,16 +52,15 @@ class RayPool:
 
         Args:
             jobs: calls at a time, one core each; None for as many as there are cores.
-            address: of a running cluster, HOST:PORT or `auto`; None for a Ray of our own, on this
-                machine.
+            address: HOST:PORT of a running cluster; None for a Ray of our own, on this machine.
 
         Raises:
             UsageError: the address is of another form.
         """
-        if address not in (None, "auto") and not _host_and_port(address)[1].isdecimal():
+        if address is not None and not re.fullmatch(r"[^/]+:\d+", address):
             raise UsageError(
                 f"the address of a Ray cluster is {address}; give HOST:PORT, as `ray start --head` "
-                "prints it, or auto for the cluster this machine belongs to"
+                "prints it"
             )
         self.jobs = jobs
         self.address = address
@@ -170,8 +170,9 @@ class RayPool:
             # the last words of a process that dies, dozens of lines, whatever log_to_driver says
             ray._private.worker.print_to_stdstream = lambda *_, **__: None
             try:
-                if self.address not in (None, "auto"):  # Ray would try for minutes
-                    socket.create_connection(_host_and_port(self.address), timeout=10).close()
+                if self.address is not None:  # Ray would try for minutes
+                    host, _, port = self.address.rpartition(":")
+                    socket.create_connection((host, int(port)), timeout=10).close()
                 with _handlers_kept():
                     ray.init(
                         **options,
@@ -229,11 +230,6 @@ def _handlers_kept() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, terminated)
         signal.signal(signal.SIGHUP, hung_up)
-
-
-def _host_and_port(address: str) -> tuple[str, str]:
-    host, _, port = address.rpartition(":")
-    return host, port
 
 
 def cores() -> int:
