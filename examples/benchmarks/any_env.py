@@ -167,7 +167,8 @@ def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
     for row, name in zip(axes, shown, strict=True):
         found = {m: curves(out, name, m) for m in tasks[name].methods}
         found = {m: of for m, of in found.items() if of}
-        steps = min(curve[0][-1] for m, of in found.items() if m != "sac" for curve in of)
+        ends = [curve[0][-1] for m, of in found.items() if m != "sac" for curve in of]
+        steps = min(ends, default=0)
         budget = tasks[name].cpu_seconds
         for method, of in found.items():
             at_steps = [float(held(c[0], c[2], np.array([steps]))[0]) for c in of]
