@@ -329,10 +329,12 @@ def main() -> None:
             print("diffsurrogate train", shlex.join([*row.arguments, "--seed", str(seed)]))
         return
     failed: list[str] = []
+    pool = RayPool(asked.jobs, asked.ray_address)
 
     def ended(call: Call, result: dict[str, Any] | Exception) -> None:
         if isinstance(result, Exception):  # the others go on
-            failed.append(f"{call.name}: {type(result).__name__}: {result}")
+            if not pool.signal:
+                failed.append(f"{call.name}: {type(result).__name__}: {result}")
             return
         key = call.arguments[0].key
         found[key] = sorted([*found.get(key, []), result], key=lambda run: run["seed"])
@@ -344,9 +346,9 @@ def main() -> None:
         Call(name=f"{row.key}, seed {seed}", function=train, arguments=(row, seed))
         for row, seed in chosen
     ]
-    RayPool(asked.jobs, asked.ray_address).run(calls, lambda: None, ended)
-    if failed:
-        raise SystemExit("\n".join(failed))
+    pool.run(calls, lambda: None, ended)
+    if failed or pool.signal:
+        raise SystemExit("\n".join(failed) or f"stopped by signal {pool.signal}")
 
 
 if __name__ == "__main__":
