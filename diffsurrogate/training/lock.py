@@ -30,8 +30,7 @@ class FolderLock:
     """Keeps a folder for this process until `close`, or until the process dies, whatever of.
 
     The system lets go of the lock when the last process dies that has the open file, so that none
-    is ever left behind. Forked processes, such as an env's workers, drop the file at once; one that
-    is started with `pass_fds=[descriptor]` keeps the folder locked while it lives.
+    is ever left behind. Forked processes, such as an env's workers, drop the file at once.
     """
 
     def __init__(self, folder: Path, work: str) -> None:

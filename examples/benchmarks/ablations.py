@@ -14,9 +14,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +25,7 @@ from diffsurrogate import PPO, evaluate, recommended
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.build import evaluation_env
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
+from diffsurrogate.cli.reproduce.pool import Call, RayPool
 from diffsurrogate.training.run_folder import write_rows
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -308,6 +307,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="*", help="only rows whose name holds one of these")
     parser.add_argument("--seeds", nargs="*", type=int, default=[42, 43, 44])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--ray-address", help="HOST:PORT of a running Ray cluster")
     parser.add_argument("--out", type=Path, default=RESULTS / "ablations", help="without suffix")
     parser.add_argument("--list", action="store_true", help="show the commands, run nothing")
     asked = parser.parse_args()
@@ -328,19 +328,27 @@ def main() -> None:
         for row, seed in chosen:
             print("diffsurrogate train", shlex.join([*row.arguments, "--seed", str(seed)]))
         return
-    with ProcessPoolExecutor(
-        asked.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
-        running = {pool.submit(train, row, seed): row for row, seed in chosen}
-        for done, future in enumerate(as_completed(running), start=1):
-            row, result = running[future], future.result()
-            found[row.key] = sorted([*found.get(row.key, []), result], key=lambda run: run["seed"])
-            write_rows(file, found)
-            page.write_text(table(found))
-            print(
-                f"[{done}/{len(chosen)}] {row.key}, seed {result['seed']}: {result['return']:.3f}",
-                flush=True,
-            )
+    failed: list[str] = []
+    pool = RayPool(asked.jobs, asked.ray_address)
+
+    def ended(call: Call, result: dict[str, Any] | Exception) -> None:
+        if isinstance(result, Exception):  # the others go on
+            if not pool.signal:
+                failed.append(f"{call.name}: {type(result).__name__}: {result}")
+            return
+        key = call.arguments[0].key
+        found[key] = sorted([*found.get(key, []), result], key=lambda run: run["seed"])
+        write_rows(file, found)
+        page.write_text(table(found))
+        print(f"{call.name}: {result['return']:.3f}", flush=True)
+
+    calls = [
+        Call(name=f"{row.key}, seed {seed}", function=train, arguments=(row, seed))
+        for row, seed in chosen
+    ]
+    pool.run(calls, lambda: None, ended)
+    if failed or pool.signal:
+        raise SystemExit("\n".join(failed) or f"stopped by signal {pool.signal}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,9 @@ import torch
 from matplotlib import pyplot as plt
 
 from diffsurrogate import evaluate, make
-from diffsurrogate.__main__ import main as diffsurrogate
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED
+from diffsurrogate.cli.reproduce.logged_run import train_logged
+from diffsurrogate.cli.reproduce.pool import Call, RayPool
 from diffsurrogate.training.run_folder import RunFolder, write_json, write_rows, write_text
 
 matplotlib.use("Agg")
@@ -66,21 +65,18 @@ TASKS = {
 }
 
 
-def run(task: Task, method: str, seed: int, out: Path) -> str:
-    """Train to the end of the budget; return the folder's name."""
+def run(task: Task, method: str, seed: int, out: Path) -> None:
+    """Train to the end of the budget."""
     torch.set_num_threads(1)
     if method == "sac":
         sac(task, seed, out)
-        return out.name
-    if (out / "config.json").is_file():
-        arguments = ["train", "--resume", "--out", str(out)]
-    else:
-        arguments = ["train", method, task.env, "--seed", str(seed), "--out", str(out)]
-        arguments += ["--total-steps", "100000000", "--cpu-limit", str(task.cpu_seconds)]
-        arguments += ["--film-steps", "0", *task.options]
-    if diffsurrogate(arguments) != 0:
-        raise SystemExit(f"{out.name} failed; see above")
-    return out.name
+        return
+    arguments = [method, task.env, "--seed", str(seed), "--out", str(out), *task.options]
+    arguments += ["--total-steps", "100000000", "--cpu-limit", str(task.cpu_seconds)]
+    arguments += ["--film-steps", "0"]
+    log = out.with_name(f"{out.name}.log")
+    if train_logged(tuple(arguments), out, log, out.parent) != 0:
+        raise RuntimeError(f"{out.name} failed, see {log}")
 
 
 def sac(task: Task, seed: int, out: Path) -> None:
@@ -171,7 +167,8 @@ def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
     for row, name in zip(axes, shown, strict=True):
         found = {m: curves(out, name, m) for m in tasks[name].methods}
         found = {m: of for m, of in found.items() if of}
-        steps = min(curve[0][-1] for m, of in found.items() if m != "sac" for curve in of)
+        ends = [curve[0][-1] for m, of in found.items() if m != "sac" for curve in of]
+        steps = min(ends, default=0)
         budget = tasks[name].cpu_seconds
         for method, of in found.items():
             at_steps = [float(held(c[0], c[2], np.array([steps]))[0]) for c in of]
@@ -230,6 +227,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(COLOURS), choices=list(COLOURS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--ray-address", help="HOST:PORT of a running Ray cluster")
     parser.add_argument("--share", type=float, default=1.0, help="of the budgets, to try it out")
     parser.add_argument("--runs", type=Path, default=Path("runs/any_env"), help="their folders")
     parser.add_argument("--out", type=Path, default=RESULTS / "any_env", help="without suffix")
@@ -239,32 +237,32 @@ def main() -> None:
         name: replace(task, cpu_seconds=asked.share * task.cpu_seconds)
         for name, task in TASKS.items()
     }
+    runs = asked.runs.absolute()
     wanted = [
-        (tasks[name], method, seed, asked.runs / f"{name.replace(' ', '-')}-{method}-{seed}")
+        (tasks[name], method, seed, runs / f"{name.replace(' ', '-')}-{method}-{seed}")
         for seed in asked.seeds
         for name in asked.tasks
         for method in asked.methods
         if method in tasks[name].methods
     ]
     missing = [one for one in wanted if not (one[3] / "summary.json").is_file()]
-    failed = []
-    if missing and not asked.report_only:
+    failed: list[str] = []
+    pool = RayPool(asked.jobs, asked.ray_address)
+
+    def ended(call: Call, result: Exception | None) -> None:
+        if result is not None:  # the others go on
+            failed.append(f"{call.name}: {type(result).__name__}: {result}")
+        print(f"ended: {call.name}{'' if result is None else ' FAILED'}", flush=True)
+        report(asked.runs, asked.out, tasks)
+
+    if not asked.report_only:
         asked.runs.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(
-            asked.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1
-        ) as pool:
-            running = [pool.submit(run, *one) for one in missing]
-            for done, future in enumerate(as_completed(running), start=1):
-                try:
-                    said = future.result()
-                except (SystemExit, Exception) as failure:  # the others go on
-                    failed.append(said := f"{type(failure).__name__}: {failure}")
-                print(f"[{done}/{len(missing)}] {said}", flush=True)
-                report(asked.runs, asked.out, tasks)
+        calls = [Call(name=one[3].name, function=run, arguments=one) for one in missing]
+        pool.run(calls, lambda: None, ended)
     report(asked.runs, asked.out, tasks)
     print(json.dumps({"page": str(asked.out.with_suffix(".md"))}))
-    if failed:
-        raise SystemExit("\n".join(failed))
+    if failed or pool.signal:
+        raise SystemExit("\n".join(failed) or f"stopped by signal {pool.signal}")
 
 
 if __name__ == "__main__":

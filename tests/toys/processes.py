@@ -3,10 +3,16 @@
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from diffsurrogate.__main__ import main
-from diffsurrogate.cli.reproduce.workers import Children, Job
+import pytest
+
+from diffsurrogate.cli.reproduce.logged_run import train_or_resume
+from diffsurrogate.cli.reproduce.pool import Call, RayPool
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray (the extra `ray`)")
 
 
 def wait_for_updates(run: Path, count: int, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -20,12 +26,13 @@ def wait_for_updates(run: Path, count: int, process: subprocess.Popen[bytes] | N
 
 
 def run_here(
-    children: Children,
-    jobs: Sequence[Job],
+    pool: RayPool,
+    calls: Sequence[Call],
     started: Callable[[], None],
-    ended: Callable[[Job, int], None],
+    ended: Callable[[Call, Any], None],
+    say: Callable[[str], None],
 ) -> None:
-    """Stand in for `Children.run`: one job after another, in this process."""
-    for job in jobs:
+    """Stand in for `RayPool.run`: one training after another, in this process."""
+    for call in calls:
         started()
-        ended(job, main(list(job.arguments)))
+        ended(call, train_or_resume(*call.arguments[:2]))

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,15 +10,16 @@ from typing import Literal
 import tyro
 
 from diffsurrogate.cli.reproduce.bppo import BPTA
-from diffsurrogate.cli.reproduce.grid import Run, cores, count, states_of, tail, train_all
+from diffsurrogate.cli.reproduce.grid import Run, count, states_of, tail, train_all
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
+from diffsurrogate.cli.reproduce.pool import RayPool
 from diffsurrogate.cli.reproduce.shac import SHAC_CURVES
 from diffsurrogate.cli.reproduce.shacpp import TABLE1
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
-from diffsurrogate.cli.reproduce.workers import Children, locked
 from diffsurrogate.config import require_range
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import Method, Network
+from diffsurrogate.training.lock import FolderLock
 
 TABLES: dict[str, PaperTable] = {
     table.name: table for table in (TABLE1, BPTA, HYPERMARL, SHAC_CURVES)
@@ -60,6 +62,9 @@ class ReproduceOptions:
     """Normalised return at which a run stops; None trains on to the end of the budget."""
     jobs: int | None = None
     """Runs at a time, one thread each; None for as many as there are cores."""
+    ray_address: str | None = None
+    """HOST:PORT of a running Ray cluster whose nodes share the file system; None for this machine
+    alone."""
     out: Path | None = None
     """Folder of the grid: the table and its pictures, and below <preset>/ the runs and their logs.
     None for runs/<table>."""
@@ -136,18 +141,18 @@ def reproduce(options: ReproduceOptions) -> int:
             print(f"{states[run]:>12}  {run.path}")
         print(f"{len(runs)} runs, {count(states)}")
         return 0
-    with locked(options.folder) as lock:
+    pool = RayPool(options.jobs, options.ray_address)
+    with closing(FolderLock(options.folder, "reproduce")):
         states = states_of(runs)
-        children = Children(options.jobs or cores(), lock)
         print(f"{len(runs)} runs in {options.folder / options.preset}, {count(states)}")
-        finished, failed = train_all(runs, states, children)
-    if children.signal:
+        finished, failed = train_all(runs, states, pool)
+    if pool.signal:
         print(f"stopped with {finished} of {len(runs)} runs finished; go on with:")
         print(f"  {_again(options)}")
-        return 128 + children.signal
+        return 128 + pool.signal
     _report(table, options, cells, notes)
-    for run, status in failed.items():
-        print(f"\nfailed (status {status}): {run.title}, whose log {run.log} ends:")
+    for run, why in failed.items():
+        print(f"\nfailed ({why}): {run.title}, whose log {run.log} ends:")
         print(tail(run.log))
     if failed:
         print(f"\n{len(failed)} of {len(runs)} runs failed; try them again with:")

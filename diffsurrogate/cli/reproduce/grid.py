@@ -1,6 +1,5 @@
 """A grid of trainings: which are finished, and how to run the others side by side."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from tqdm import tqdm
 
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
+from diffsurrogate.cli.reproduce.logged_run import train_logged
+from diffsurrogate.cli.reproduce.pool import Call, RayPool
 from diffsurrogate.cli.reproduce.table import Cell
-from diffsurrogate.cli.reproduce.workers import Children, Job
 from diffsurrogate.config import differences
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.run_folder import RunFolder
@@ -76,33 +76,36 @@ def count(states: dict[Run, str]) -> str:
 
 
 def train_all(
-    runs: Sequence[Run], states: dict[Run, str], children: Children
-) -> tuple[int, dict[Run, int]]:
-    """Run what is not finished; return how many are, and the exit statuses of those that failed."""
-    failed: dict[Run, int] = {}
+    runs: Sequence[Run], states: dict[Run, str], pool: RayPool
+) -> tuple[int, dict[Run, str]]:
+    """Run what is not finished; return how many are, and what became of those that failed.
+
+    Raises:
+        UsageError: Ray cannot be used.
+    """
+    failed: dict[Run, str] = {}
     done = [run for run in runs if states[run] == "finished"]
-    jobs: dict[Job, Run] = {}
+    calls: dict[Call, Run] = {}
     for run in [run for run in runs if run not in done]:
-        resume = () if states[run] == "new" else ("--resume",)
-        arguments = ("train", *run.command, *resume)
-        jobs[Job(name=run.path.name, arguments=arguments, log=run.log)] = run
+        arguments = (run.command, run.path, run.log, Path.cwd())
+        calls[Call(name=run.path.name, function=train_logged, arguments=arguments)] = run
         run.path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(runs), initial=len(done), unit="run", disable=None) as bar:
 
         def started() -> None:
-            bar.set_postfix_str(", ".join(children.names))
+            bar.set_postfix_str(", ".join(pool.names))
 
-        def ended(job: Job, status: int) -> None:
-            run = jobs[job]
-            if status == 0 and run.finished:
+        def ended(call: Call, result: int | Exception) -> None:
+            run = calls[call]
+            if result == 0 and run.finished:
                 done.append(run)
                 bar.update()
                 bar.write(f"{_result(run)}  [{len(done)}/{len(runs)}]")
-            elif not children.signal:
-                failed[run] = status
+            elif not pool.signal:
+                failed[run] = f"status {result}" if isinstance(result, int) else str(result)
                 bar.write(f"failed: {run.title}")
 
-        children.run(list(jobs), started, ended)
+        pool.run(list(calls), started, ended, bar.write)
     return len(done), failed
 
 
@@ -110,13 +113,6 @@ def tail(log: Path, lines: int = 8) -> str:
     """Return the last lines of a log, indented."""
     text = log.read_text(errors="replace") if log.is_file() else ""
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
-
-
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _state(run: Run, wanted: TrainOptions) -> str:

@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toys.grid_runs import GRID, TABLE, fake
-from toys.processes import run_here, wait_for_updates
+from toys.processes import needs_ray, run_here, wait_for_updates
 
 from diffsurrogate.__main__ import main
-from diffsurrogate.cli.reproduce.workers import Children, Job, locked
-from diffsurrogate.errors import UsageError
+from diffsurrogate.cli.reproduce.pool import RayPool
 from diffsurrogate.training.checkpoint import load_checkpoint
+from diffsurrogate.training.lock import FolderInUse, FolderLock
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--eval-every", "4"),
@@ -48,6 +49,7 @@ def table(out: Path) -> Any:
     return without_times(json.loads((out / "table1.json").read_text()))
 
 
+@needs_ray
 def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for seed in ("1", "2"):  # a run of the grid is a plain training
@@ -66,7 +68,7 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     assert not (first / "summary.json").exists()
     assert not second.exists()
     capsys.readouterr()
-    monkeypatch.setattr(Children, "run", run_here)
+    monkeypatch.setattr(RayPool, "run", run_here)
     assert main(tiny(killed)) == 0  # once the run that was left has stopped
     assert "1 interrupted, 1 new" in capsys.readouterr().out
     assert table(killed) == table(whole)
@@ -78,6 +80,7 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     assert all(len(cpu) == 21 and cpu == sorted(cpu) and cpu[0] == 0 for cpu in rows)
 
 
+@needs_ray
 def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
     out, refusals = tmp_path / "grid", []
     run = out / "default" / "dispersion-1-shac++-mlp-1"
@@ -85,18 +88,18 @@ def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
     def interrupt() -> None:
         wait_for_updates(run, 2)
         try:
-            with locked(out):
-                pass
-        except UsageError as error:
+            FolderLock(out, "reproduce")
+        except FolderInUse as error:
             refusals.append(str(error))
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in signals]
     thread = threading.Thread(target=interrupt)
     thread.start()
     assert main(tiny(out)) == 130
     thread.join()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(number) for number in signals] == before
     assert f"another reproduce (process {os.getpid()})" in refusals[0]
     assert not (run / "summary.json").exists()
     assert load_checkpoint(run / "checkpoints" / "last.pt")["agent"]["iteration"] > 0
@@ -112,38 +115,24 @@ def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
 def test_runs_to_prolong_are_not_finished_when_a_signal_comes_first(
     number, status, tmp_path, monkeypatch, capsys
 ):
-    def run(children, jobs, started, ended):
-        children.signal = number
+    def run(pool, *_):
+        pool.signal = number
 
-    monkeypatch.setattr(Children, "run", run)
+    monkeypatch.setattr(RayPool, "run", run)
     fake(tmp_path, "ppo", 1, 0.5)
     command = [*GRID, "--methods", "ppo", "--seeds", "1", "--total-steps", "101"]
     assert main([*command, "--out", str(tmp_path)]) == status
     assert "stopped with 0 of 1 runs finished" in capsys.readouterr().out
 
 
-def test_an_error_of_ours_stops_runs_with_whole_checkpoints(tmp_path):
-    run, log = tmp_path / "run", tmp_path / "log"
-    command = ["train", "shac++", "paper/dispersion", "--out", str(run), *SMALL, *SHAC]
-
-    def started() -> None:
-        wait_for_updates(run, 2)
-        raise RuntimeError("ours")
-
-    job = Job(name="run", arguments=tuple(command), log=log)
-    with locked(tmp_path) as lock, pytest.raises(RuntimeError, match="ours"):
-        Children(1, lock).run([job], started, lambda job, status: None)
-    assert "stopped; continue with" in log.read_text()
-
-
 def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    def run(children, jobs, started, ended):
-        for job in jobs:
-            job.log.write_text("all went well\nuntil it did not\n")
+    def run(pool, calls, started, ended, say):
+        for call in calls:
+            call.arguments[2].write_text("all went well\nuntil it did not\n")
             started()
-            ended(job, 2)
+            ended(call, 2)
 
-    monkeypatch.setattr(Children, "run", run)
+    monkeypatch.setattr(RayPool, "run", run)
     fake(tmp_path, "ppo", 1, 0.5)
     command = [*GRID, "--methods", "ppo", "--total-steps", "100", "--out", str(tmp_path)]
     assert main([*command, "--seeds", "1", "2", "3"]) == 1
@@ -247,8 +236,7 @@ def test_another_configuration_in_the_folder_is_refused_but_a_larger_budget_is_n
 def test_the_lock_of_a_dead_process_is_no_obstacle(tmp_path):
     (tmp_path / ".lock").write_text("999999999")
     with (
-        locked(tmp_path),
-        pytest.raises(UsageError, match=f"process {os.getpid()}"),
-        locked(tmp_path),
+        closing(FolderLock(tmp_path, "reproduce")),
+        pytest.raises(FolderInUse, match=f"process {os.getpid()}"),
     ):
-        pass
+        FolderLock(tmp_path, "reproduce")

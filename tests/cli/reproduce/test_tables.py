@@ -12,10 +12,10 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.reproduce.bppo import BPTA
 from diffsurrogate.cli.reproduce.command import TABLES
 from diffsurrogate.cli.reproduce.hypermarl import HYPERMARL
+from diffsurrogate.cli.reproduce.pool import RayPool
 from diffsurrogate.cli.reproduce.shac import SHAC_CURVES
 from diffsurrogate.cli.reproduce.statistics import read_results
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
-from diffsurrogate.cli.reproduce.workers import Children
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 
@@ -171,7 +171,7 @@ def test_a_run_is_not_tabled_as_another(tmp_path):
 
 
 def test_returns_are_of_one_agent_where_the_table_knows_no_maximum(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Children, "run", run_here)
+    monkeypatch.setattr(RayPool, "run", run_here)
     command = ["reproduce", "bpta", "--tasks", "penalty", "--methods", "mappo", "bppo"]
     command += ["--variants", "no-peer", "--seeds", "5", "--total-steps", "400", "--jobs", "1"]
     command += ["--out", str(tmp_path), "--", "--num-envs", "20", "--film-steps", "0"]
