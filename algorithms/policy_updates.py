@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
 from diffsurrogate.actor_critic.exploration import NoiseState
@@ -97,6 +98,7 @@ class GradientUpdate:
         """Collect a window, with a graph if the gradient needs one."""
         return self.gradient.collect(policy, horizon)
 
+    @record_function("policy update")
     def step(
         self, window: Window, noise: Tensor, state: NoiseState | None, target: Tensor
     ) -> Metrics:
@@ -137,6 +139,7 @@ class HybridUpdate:
             return self.gradient.env.collect(policy, horizon)
         return self.gradient.collect(policy, horizon)
 
+    @record_function("policy update")
     def step(
         self, window: Window, noise: Tensor, state: NoiseState | None, target: Tensor
     ) -> Metrics:

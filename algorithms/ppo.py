@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.autoregressive import build_actor
@@ -225,6 +226,7 @@ class PPO(Trainer):
         }
         return window
 
+    @record_function("policy update")
     def _policy_step(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
         """Train the policy on a window collected with `noise`; return metrics."""
         clip = self.config.clip
@@ -263,6 +265,7 @@ class PPO(Trainer):
         self.hidden["critic"] = hidden[-1]
         return value, next_value
 
+    @record_function("critic update")
     def _fit_critic(self, obs: Tensor, target: Tensor) -> Metrics:
         losses = []
         for value, wanted in self._value_minibatches(obs, target):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from diffsurrogate.actor_critic.critic import Critic
 from diffsurrogate.algorithms.max_entropy import EntropyBonus
@@ -143,6 +144,7 @@ class ValueLearning:
         reward = window.reward / self.scale.scale
         return reward if self.entropy is None else reward + self.entropy.of(window)
 
+    @record_function("critic update")
     def fit(self, window: Window, target: Tensor) -> Metrics:
         """Train the critic on the targets of a window and on replayed ones."""
         self.sign_balance.update(window.reward)

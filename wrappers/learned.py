@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from diffsurrogate.config import check_same_config
 from diffsurrogate.envs.action_space import ActionSpace
@@ -158,6 +159,7 @@ class LearnedDiffWrapper(EnvWrapper):
         self._start_chain()
         return window
 
+    @record_function("differentiate window")
     def differentiate(self, window: Window, policy: WindowPolicy) -> Window:
         """Attach the learned gradient to a window, or a part of it, as often as one likes."""
         if not self.can_replay:

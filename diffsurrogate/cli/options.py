@@ -91,7 +91,9 @@ class MadeOptions:
         )
 
 
-NOT_LEARNED_BY = frozenset({"out", "resume", "threads", "progress", "film_steps", "warn_after"})
+NOT_LEARNED_BY = frozenset(
+    {"out", "resume", "threads", "progress", "film_steps", "profile", "warn_after"}
+)
 """Options that change nothing of what is learned and measured, only where and how it is shown."""
 _NO_MATTER = NOT_LEARNED_BY | {"seed", "device", "checkpoint_every"}
 EVALUATION_SEED = 1_000_003
@@ -144,6 +146,9 @@ class TrainOptions(RunConfig, _FirstOptions):
     """CPU threads; small networks are fastest with 1."""
     film_steps: int = 200
     """Steps of the GIF made at the end; 0 for none."""
+    profile: int = 0
+    """Updates to profile, after two to warm up; trace.json.gz in the run's folder can be opened on
+    ui.perfetto.dev. 0 for none."""
     warn_after: float | None = USUAL
     """Seconds without an answer from the env until a warning names it; None for never."""
     progress: bool = True
@@ -156,7 +161,7 @@ class TrainOptions(RunConfig, _FirstOptions):
         NamedOptions.__post_init__(self)
         RunConfig.__post_init__(self)
         require_range(self, "threads", low=1.0)
-        require_range(self, "film_steps", "seed", low=0.0)
+        require_range(self, "film_steps", "profile", "seed", low=0.0)
         check_env_options(self.env_options, max_steps=True)
         if self.eval_steps is not None:
             require_range(self, "eval_steps", low=1.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import profile, schedule
 from tqdm import tqdm
 
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
@@ -178,7 +179,8 @@ class _Session:
             disable=None if options.progress else True,  # None: only on a terminal
         )
         before = time.monotonic() - self.wall_seconds
-        with bar:
+        with bar, ExitStack() as at_end:
+            updated = self._profiler(at_end)
             iterations = agent.iterations(self.last)
             if not self.history:
                 start = {"env_steps": 0.0, "cpu_seconds": 0.0, **self._evaluate(bar)}
@@ -187,6 +189,7 @@ class _Session:
             while not self.done():
                 self._tell(_ITERATE)
                 metrics = next(iterations)
+                updated()
                 self.cpu_seconds += metrics["update_cpu_seconds"]
                 metrics["cpu_seconds"] = self.cpu_seconds
                 self.wall_seconds = time.monotonic() - before
@@ -201,6 +204,17 @@ class _Session:
         self.save()
         if self.stopped != _INTERRUPTED:
             self._finish()
+
+    def _profiler(self, at_end: ExitStack) -> Callable[[], None]:
+        """Profile the updates asked for; return what to call after each."""
+        if self.options.profile == 0:
+            return lambda: None
+        profiler = profile(
+            schedule=schedule(wait=0, warmup=2, active=self.options.profile, repeat=1),
+            on_trace_ready=lambda p: p.export_chrome_trace(str(self.folder.path / "trace.json.gz")),
+        )
+        at_end.enter_context(profiler)
+        return profiler.step
 
     def save(self) -> None:
         """Write the checkpoint."""

@@ -13,6 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
+from torch.profiler import record_function
 
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
 from diffsurrogate.envs.bounds import Bounds, float32_inside
@@ -416,6 +417,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._steps = state["steps"].to(self.device, copy=True)
         self._episode_start = state["began"].to(self.device, copy=True)
 
+    @record_function("simulate window")
     def rollout(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
         """Take `horizon` steps with `policy` from the current state, keeping every graph.
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.profiler import record_function
 
 from diffsurrogate.data.replay import StratifiedReplay, finite_items
 from diffsurrogate.distributed import (
@@ -129,6 +130,7 @@ class Surrogates(nn.Module):
 
     # --- training ------------------------------------------------------------------------------
 
+    @record_function("model update")
     def fit(self, window: Window) -> dict[str, float]:
         """Measure the errors on a new window, then store it and train from the replay buffers.
 

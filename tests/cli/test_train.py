@@ -1,6 +1,7 @@
 """The command line: whole runs, resume after a kill, and advice for bad input."""
 
 import csv
+import gzip
 import json
 import os
 import pickle
@@ -46,6 +47,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """Return a copy of that run."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_profile_names_the_parts_of_an_update(tmp_path):
+    out = tmp_path / "run"
+    assert main([*DISPERSION, *steps(3), "--profile", "1", "--out", str(out)]) == 0
+    trace = json.loads(gzip.decompress((out / "trace.json.gz").read_bytes()))
+    names = [e["name"] for e in trace["traceEvents"] if e.get("cat") == "user_annotation"]
+    for part in ("simulate window", "policy update", "critic update", "model update"):
+        assert names.count(part) == 1
 
 
 def test_a_run_leaves_everything_a_user_opens(tmp_path, capsys):
