@@ -150,13 +150,15 @@ def reproduce(options: ReproduceOptions) -> int:
         print(f"stopped with {finished} of {len(runs)} runs finished; go on with:")
         print(f"  {_again(options)}")
         return 128 + pool.signal
-    _report(table, options, cells, notes)
-    for run, why in failed.items():
-        print(f"\nfailed ({why}): {run.title}, whose log {run.log} ends:")
-        print(tail(run.log))
-    if failed:
-        print(f"\n{len(failed)} of {len(runs)} runs failed; try them again with:")
-        print(f"  {_again(options)}")
+    try:
+        _report(table, options, cells, notes)
+    finally:  # the disk may be full for the table as well
+        for run, why in failed.items():
+            print(f"\nfailed ({why}): {run.title}, whose log {run.log} ends:")
+            print(tail(run.log))
+        if failed:
+            print(f"\n{len(failed)} of {len(runs)} runs failed; try them again with:")
+            print(f"  {_again(options)}")
     return 1 if failed else 0
 
 
