@@ -306,5 +306,6 @@ def _together(collective: Callable[..., Any], *args: Any) -> None:
         why = str(error).split("] ", 1)[-1].split(". ")[0]
         raise UsageError(
             f"another process of this training has ended or cannot be reached ({why}); see what it "
-            "said, then start all again, with --resume to go on from the last checkpoint"
+            "said (if nothing, it called learn or save less often than this one), then start all "
+            "again, with --resume to go on from the last checkpoint"
         ) from error
