@@ -31,6 +31,7 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.report import ReportOptions, report
 from diffsurrogate.cli.reproduce.command import ReproduceOptions, reproduce, split_extra
 from diffsurrogate.cli.train import train
+from diffsurrogate.distributed import started_together
 from diffsurrogate.errors import UsageError
 
 _Train = Annotated[TrainUsage, tyro.conf.subcommand("train")]
@@ -72,8 +73,14 @@ def _run(arguments: list[str]) -> int:
         return 0
     try:
         command = _parse(arguments)
-        run = train if isinstance(command, TrainOptions) else _COMMANDS[type(command)]
-        return run(command)
+        if isinstance(command, TrainOptions):
+            return train(command)
+        if started_together() > 1:
+            raise UsageError(
+                f"torchrun has started {started_together()} processes, of which each would do all "
+                f"of {arguments[0]}; only train shares its work, so start this without torchrun"
+            )
+        return _COMMANDS[type(command)](command)
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

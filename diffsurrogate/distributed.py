@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def process_group(device: str) -> Iterator[None]:
         device: cpu, or cuda, which becomes the one of the process's local rank.
 
     Raises:
-        UsageError: there are fewer GPUs than processes, or one is asked for by its number.
+        UsageError: there are fewer GPUs than processes, or one is asked for by its number; or
+            another process has ended already.
     """
     if started_together() == 1 or dist.is_initialized():
         yield
@@ -64,7 +66,7 @@ def process_group(device: str) -> Iterator[None]:
             )
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    _together(partial(dist.init_process_group, timeout=_PATIENCE), backend)
     try:
         yield
     finally:
@@ -304,5 +306,6 @@ def _together(collective: Callable[..., Any], *args: Any) -> None:
         why = str(error).split("] ", 1)[-1].split(". ")[0]
         raise UsageError(
             f"another process of this training has ended or cannot be reached ({why}); see what it "
-            "said, then start all again, with --resume to go on from the last checkpoint"
+            "said (if nothing, it called learn or save less often than this one), then start all "
+            "again, with --resume to go on from the last checkpoint"
         ) from error

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from toys.ranks import (
 from toys.reach import Reach
 from toys.trainers import leaves, what_differs
 
+from diffsurrogate import distributed
 from diffsurrogate.__main__ import main
 from diffsurrogate.actor_critic.actor import NoisyPolicy
 from diffsurrogate.algorithms.ppo import PPO
@@ -167,6 +169,24 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
     with pytest.raises(UsageError, match=r"process 99 .* is to train on cuda.*--nproc-per-node"):
         with process_group("cuda"):
             pass
+
+
+def test_other_processes_that_cannot_be_reached_are_told_of(monkeypatch):
+    monkeypatch.setattr(distributed, "_PATIENCE", timedelta(seconds=1))
+    nobody = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "1"}
+    for name, value in (nobody | {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"another process .* cannot be reached \(The client"):
+        with process_group("cpu"):
+            pass
+
+
+@pytest.mark.parametrize("command", ["envs vmas", "evaluate run", "reproduce table1"])
+def test_torchrun_starts_no_other_command_than_train(command, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(command.split()) == 2
+    assert f"do all of {command.split()[0]}; only train" in capsys.readouterr().err
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

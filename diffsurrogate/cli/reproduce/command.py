@@ -32,7 +32,8 @@ _RESERVED = {f"--{name}" for name in (*_OURS, "stop-at", "no-resume")}
 class ReproduceOptions:
     """Train the cells of a paper's table, and set ours beside the paper's figures.
 
-    Repeat the same command after a stop or a kill: finished runs are skipped, the others go on.
+    Runs are trained side by side by Ray, an extra: pip install "diffsurrogate[ray]". Repeat the
+    same command after a stop or a kill: finished runs are skipped, the others go on.
     Options after -- are handed to every training, such as -- --num-envs 64 --film-steps 0.
     """
 
@@ -48,8 +49,7 @@ class ReproduceOptions:
     networks: tuple[Network, ...] | None = None
     """Of the policy; None for the usual ones."""
     variants: tuple[str, ...] | None = None
-    """Variants of the usual settings, where the table has such columns; None for
-    all."""
+    """Variants of the usual settings, where the table has such columns; None for all."""
     seeds: tuple[int, ...] | None = None
     """One run of each cell per seed; None for the table's own."""
     preset: Literal["default", "paper"] = "default"
@@ -150,13 +150,15 @@ def reproduce(options: ReproduceOptions) -> int:
         print(f"stopped with {finished} of {len(runs)} runs finished; go on with:")
         print(f"  {_again(options)}")
         return 128 + pool.signal
-    _report(table, options, cells, notes)
-    for run, why in failed.items():
-        print(f"\nfailed ({why}): {run.title}, whose log {run.log} ends:")
-        print(tail(run.log))
-    if failed:
-        print(f"\n{len(failed)} of {len(runs)} runs failed; try them again with:")
-        print(f"  {_again(options)}")
+    try:
+        _report(table, options, cells, notes)
+    finally:  # the disk may be full for the table as well
+        for run, why in failed.items():
+            print(f"\nfailed ({why}): {run.title}, whose log {run.log} ends:")
+            print(tail(run.log))
+        if failed:
+            print(f"\n{len(failed)} of {len(runs)} runs failed; try them again with:")
+            print(f"  {_again(options)}")
     return 1 if failed else 0
 
 

@@ -180,7 +180,7 @@ class RayPool:
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                     )
-            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            except Exception as error:  # also Ray's own, when a node is not ready in 30 s
                 raise UsageError(self._advice(error)) from error
             try:
                 yield ray
@@ -190,8 +190,8 @@ class RayPool:
     def _advice(self, error: Exception) -> str:
         if self.address is None:
             return (
-                f"Ray does not start ({error}); it needs a writable folder with a short path for "
-                "its files, which TMPDIR=/tmp may be"
+                f"Ray does not start ({error}); it needs a writable folder with space and a short "
+                "path for its files, which TMPDIR=/tmp may be, and a machine that is not too busy"
             )
         return (
             f"there is no Ray cluster at {self.address} that this machine belongs to ({error}); "

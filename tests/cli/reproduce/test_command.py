@@ -144,6 +144,12 @@ def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, cap
     assert "2 of 3 runs failed; try them again with:" in text
     assert "1 of 3 runs finished" in (tmp_path / "table1.md").read_text()
     assert main([*command, "--seeds", "1"]) == 0  # nothing is left to do
+    (tmp_path / "table1.md").unlink()
+    (tmp_path / "table1.md").mkdir()  # which no file can replace, as on a full disk
+    assert main([*command, "--seeds", "1", "2"]) == 2
+    told = capsys.readouterr()
+    assert "table1.md cannot be written" in told.err
+    assert "  until it did not" in told.out
 
 
 # --- what is trained --------------------------------------------------------------------------
