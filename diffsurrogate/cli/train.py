@@ -311,7 +311,8 @@ class _Session:
         """Evaluate on other seeds than before, draw the curve and the GIF, write the summary."""
         options, path = self.options, self.folder.path
         if options.progress:
-            print("evaluating the trained policy on new episodes, and filming it", flush=True)
+            filmed = ", and filming it" if options.film_steps > 0 else ""
+            print(f"evaluating the trained policy on new episodes{filmed}", flush=True)
         final, diversity = self._last_evaluation()
         kept = self._kept(final)
         title = f"{options.method} on {options.env}, seed {options.seed}"
