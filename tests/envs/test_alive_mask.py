@@ -145,7 +145,7 @@ def test_a_clipped_step_is_of_live_agents_alone(ratio, normalise):
         found: list[Tensor] = []
 
         class Differentiated(ClippedAdam):
-            def step(self, loss: Tensor, extra_grad: Gradient | None = None) -> float:
+            def step(self, loss: Tensor, extra_grad: Gradient | None = None, **_: object) -> float:
                 found.extend(torch.autograd.grad(loss, self.weights))
                 return 0.0
 

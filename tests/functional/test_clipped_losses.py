@@ -188,7 +188,7 @@ def test_the_report_is_of_all_steps_and_nothing_moved_says_so():
     losses: list[float] = []
 
     class Counted(ClippedAdam):
-        def step(self, loss: Tensor, extra_grad: Gradient | None = None) -> float:
+        def step(self, loss: Tensor, extra_grad: Gradient | None = None, **_: object) -> float:
             losses.append(loss.item())
             return float(len(losses))
 

@@ -133,11 +133,11 @@ def _arguments(scenario: Any) -> set[str] | None:
 
 
 def _vmas_name(scenario: Any, method: str) -> str:
-    """Return the name of the VMAS scenario that wrote this method; empty if none did.
+    """Return the name of the VMAS scenario that wrote this method, or the one it wraps; or "".
 
     VMAS loads scenarios without a module name, so the code's file has to tell.
     """
-    code = getattr(getattr(type(scenario), method), "__code__", None)
+    code = getattr(inspect.unwrap(getattr(type(scenario), method)), "__code__", None)
     if code is None:
         return ""
     path = Path(code.co_filename)

@@ -1,5 +1,6 @@
 """Dispersion, Transport and Discovery as the SHAC++ paper plays them."""
 
+import functools
 import math
 from typing import Any
 
@@ -37,6 +38,7 @@ class Dispersion(dispersion.Scenario):  # type: ignore[misc]
             start = [self.start_radius * math.cos(angle), self.start_radius * math.sin(angle)]
             agent.set_pos(torch.tensor(start, device=self.world.device), batch_index=env_index)
 
+    @functools.wraps(dispersion.Scenario.reward)  # what holds of its gradient holds of this one's
     def reward(self, agent: Agent) -> Tensor:
         """Return (env,); the first agent's call computes all agents', the last one's eats."""
         agents, food = self.world.agents, self.world.landmarks

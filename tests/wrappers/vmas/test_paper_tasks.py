@@ -314,6 +314,7 @@ def test_dispersion_equals_vmas_s_to_the_bit(agents, options):
     ours, theirs = play(fast, given), play(pairs, given)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert (ours[1] > 0).sum() > 10  # somebody ate
+    assert fast.native_gradients == pairs.native_gradients == {"dynamics"}
 
 
 def test_transport_pays_for_coming_nearer_and_ends_on_the_goal():
