@@ -183,9 +183,9 @@ class Surrogates(nn.Module):
             items = finite_items(self._learned_dynamics.items(window, normalised))
             self.dynamics_buffer.add(items.pop("key"), items)
         if self.config.termination:
-            ended = flat["terminated"].double()
-            self.terminations_seen += int(sum_over_ranks(ended.sum()))
-            self.steps_seen += int(sum_over_ranks(torch.ones_like(ended).sum()))
+            ended = flat["terminated"]
+            self.terminations_seen += int(sum_over_ranks(ended.double().sum()))
+            self.steps_seen += int(sum_over_ranks(torch.tensor(len(ended))))
             items = {name: flat[name] for name in ("obs", "action", "terminated")}
             self.termination_buffer.add(items["terminated"], items)
         if self._can_train():

@@ -222,16 +222,14 @@ class GradientAttenuation(nn.Module):
         self.windows += 1
         share = (1 - DECAY) / (1 - DECAY ** float(self.windows))  # bias-corrected running means
         center = mean_over_ranks(next_obs.mean(0), len(next_obs))
+        whole, rows = bool(kept.all()), kept.sum(0)
         for mean, difference in (
             (self.error, predicted - next_obs),
             (self.change, next_obs - obs),
             (self.spread, next_obs - center),
         ):
-            square, rows = difference.square(), kept.sum(0)
-            if bool(kept.all()):
-                new = square.mean(0)
-            else:
-                new = (square * kept).sum(0) / rows.clamp(min=1)
+            square = difference.square()
+            new = square.mean(0) if whole else (square * kept).sum(0) / rows.clamp(min=1)
             mean.lerp_(mean_over_ranks(new, rows), share)
 
     @property

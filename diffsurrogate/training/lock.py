@@ -22,8 +22,6 @@ class FolderInUse(UsageError):
             f"another {work}{who} is at work in {folder}; wait for it, stop it, or give another "
             "--out"
         )
-        self.holder = holder
-        """Its number; None if it is not known."""
 
 
 class FolderLock:
