@@ -15,7 +15,6 @@ from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
-    mean_report,
     refuse_memory,
     shuffled,
     step_report,
@@ -27,6 +26,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import later_ratio, peer_clipped_loss
 from diffsurrogate.nets.config import SeparateNetConfig
+from diffsurrogate.optimisation import mean_report
 from diffsurrogate.training.trainer import Metrics
 
 _SEPARATE = SeparateNetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
@@ -214,7 +214,7 @@ class BPPO(PPO):
 
     def _update_one(
         self, agent: int, batch: SequentialBatch, ratio: Tensor, peer_grad: Tensor
-    ) -> Iterator[Metrics]:
+    ) -> Iterator[dict[str, Tensor]]:
         """Update one agent for all epochs, given M and its gradient; yield a report per step."""
         config = self.config.clip
         for chosen in shuffled(len(batch.obs), config, self.minibatch_rng):
@@ -223,11 +223,11 @@ class BPPO(PPO):
             loss, new = self._loss(agent, out, part, ratio[chosen], peer_grad[chosen])
             norm = self.actor_optimiser.step(loss)
             report = step_report(loss, norm, new, part.log_prob[:, agent], config)
-            yield report | {"peer_slope": float(peer_grad[chosen].abs().mean())}
-            if config.target_kl is not None and report["kl"] > config.target_kl:
+            yield report | {"peer_slope": peer_grad[chosen].abs().mean()}
+            if config.target_kl is not None and bool(report["kl"] > config.target_kl):
                 break
 
-    def _update_all(self, batch: SequentialBatch) -> Iterator[Metrics]:
+    def _update_all(self, batch: SequentialBatch) -> Iterator[dict[str, Tensor]]:
         """Update all agents simultaneously, using the current M and its gradient."""
         config, actor = self.config.clip, self.actor
         agents, agent_order = range(batch.gain.shape[1]), actor.agent_order.tolist()
@@ -252,8 +252,8 @@ class BPPO(PPO):
             loss = torch.stack(losses).sum()
             norm = self.actor_optimiser.step(loss)
             report = step_report(loss, norm, torch.stack(new, -1), part.log_prob, config)
-            yield report | {"peer_slope": float(peer_grad.abs().mean())}
-            if config.target_kl is not None and report["kl"] > config.target_kl:
+            yield report | {"peer_slope": peer_grad.abs().mean()}
+            if config.target_kl is not None and bool(report["kl"] > config.target_kl):
                 break
 
     def _loss(

@@ -18,7 +18,7 @@ from diffsurrogate.functional.losses import clipped_ratio_loss
 from diffsurrogate.nets.config import NetConfig
 from diffsurrogate.nets.normaliser import HIDDEN
 from diffsurrogate.nets.recurrent import Recurrence
-from diffsurrogate.training.optimisation import ClippedAdam, Gradient
+from diffsurrogate.optimisation import ClippedAdam, Gradient, mean_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +213,8 @@ def clipped_epochs(
             loss = loss - config.entropy_weight * entropy.mean()
         kl = approximate_kl(new, old)
         norm = optimiser.step(loss, extra_grad, rows=new.numel(), along=kl)
-        report = step_report(loss, norm, new, old, config, kl)
-        reports.append(report)
-        if config.target_kl is not None and report["kl"] > config.target_kl:
+        reports.append(step_report(loss, norm, new, old, config, kl))
+        if config.target_kl is not None and bool(kl > config.target_kl):
             break
     return mean_report(reports)
 
@@ -281,13 +280,13 @@ def approximate_kl(new: Tensor, old: Tensor) -> Tensor:
 
 def step_report(
     loss: Tensor,
-    norm: float,
+    norm: Tensor,
     new: Tensor,
     old: Tensor,
     config: ClipConfig,
     kl: Tensor | None = None,
-) -> dict[str, float]:
-    """Return the metrics of one step.
+) -> dict[str, Tensor]:
+    """Return the metrics of one step, scalars.
 
     Args:
         loss: that was minimised.
@@ -299,17 +298,11 @@ def step_report(
     """
     ratio = (new - old).detach().exp()
     return {
-        "clipped_loss": float(loss.detach()),
+        "clipped_loss": loss.detach(),
         "clipped_gradient_norm": norm,
-        "kl": float(approximate_kl(new, old) if kl is None else kl),
-        "clipped_share": float(((ratio - 1).abs() > config.clip_range).float().mean()),
+        "kl": approximate_kl(new, old) if kl is None else kl,
+        "clipped_share": ((ratio - 1).abs() > config.clip_range).float().mean(),
     }
-
-
-def mean_report(reports: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each metric over some steps."""
-    names = reports[0] if reports else ()
-    return {name: sum(r[name] for r in reports) / len(reports) for name in names}
 
 
 def shuffled(

@@ -9,7 +9,7 @@ from diffsurrogate.actor_critic.actor import Actor
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.training.optimisation import ClippedAdam
+from diffsurrogate.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Metrics
 
 

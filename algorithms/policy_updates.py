@@ -19,7 +19,6 @@ from diffsurrogate.algorithms.all_action import AllActionConfig, AllActionGradie
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
     clipped_epochs,
-    mean_report,
     policy_batch,
 )
 from diffsurrogate.algorithms.pathwise import PathwiseConfig, PathwiseGradient
@@ -29,7 +28,7 @@ from diffsurrogate.distributed import average_in_place, mean_and_std, world_size
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
-from diffsurrogate.training.optimisation import ClippedAdam, Gradient
+from diffsurrogate.optimisation import ClippedAdam, Gradient, mean_report
 from diffsurrogate.training.trainer import Metrics
 
 GradientConfig = AllActionConfig | PathwiseConfig
@@ -115,7 +114,7 @@ class GradientUpdate:
             loss = self.gradient.loss(part)
             trust, rows = self.gradient.env.gradient_trust, part.reward.shape[1]
             norm = self.optimiser.step(loss * trust, rows=rows)
-            reports.append({"actor_loss": float(loss.detach()), "actor_gradient_norm": norm})
+            reports.append({"actor_loss": loss.detach(), "actor_gradient_norm": norm})
         return mean_report(reports) | self.gradient.report()
 
 
@@ -196,7 +195,7 @@ class HybridUpdate:
         norm = float(scale * torch.stack([g.norm() for _, g in pairs]).norm())
         report = {"actor_gradient_norm": norm} | self.gradient.report()
         if not math.isfinite(norm):
-            self.optimiser.skipped += 1
+            self.optimiser.count_skipped()
             return [], report
         scale = scale * weight * min(1.0, limit / max(norm, 1e-12))
         return [(p, scale * g) for p, g in pairs], report

@@ -33,8 +33,8 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import td_lambda
 from diffsurrogate.nets.config import JointNetConfig, SeparateNetConfig
 from diffsurrogate.nets.recurrent import Recurrence
+from diffsurrogate.optimisation import ClippedAdam, mean_report
 from diffsurrogate.seeding import derive_seed, seeded
-from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Metrics, Trainer
 
 _JOINT = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
@@ -193,7 +193,7 @@ class PPO(Trainer):
         kept = self.finite_copies(window)
         if kept is not None:
             if len(kept) == 0:
-                self.actor_optimiser.skipped += 1
+                self.actor_optimiser.count_skipped()
                 return window.summary()
             window, noise = window.chosen(kept), noise[:, kept]
             target, advantage = target[:, kept], advantage[:, kept]
@@ -271,8 +271,8 @@ class PPO(Trainer):
         for value, wanted in self._value_minibatches(obs, target):
             loss = (value - wanted).square().mean()
             self.critic_optimiser.step(loss, rows=value.numel())
-            losses.append(float(loss.detach()))
-        return {"critic_loss": sum(losses) / len(losses)}
+            losses.append({"critic_loss": loss.detach()})
+        return mean_report(losses)
 
     def _value_minibatches(self, obs: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield values and targets of single steps, or if recurrent of whole windows."""

@@ -247,7 +247,7 @@ class SHAC(Trainer):
         kept = self.finite_copies(window)
         if kept is not None:
             if len(kept) == 0:
-                self.policy_update.optimiser.skipped += 1
+                self.policy_update.optimiser.count_skipped()
                 return window.detach().summary()
             window, noise, target = window.chosen(kept), noise[:, kept], target[:, kept]
             noise_state = None if noise_state is None else noise_state.of_envs(kept)

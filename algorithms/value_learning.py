@@ -16,7 +16,7 @@ from diffsurrogate.distributed import fewest, share, sum_over_ranks, world_size
 from diffsurrogate.envs.window import Window
 from diffsurrogate.functional.losses import expectile_loss, td_lambda
 from diffsurrogate.nets.normaliser import HIDDEN
-from diffsurrogate.training.optimisation import ClippedAdam
+from diffsurrogate.optimisation import ClippedAdam, mean_report
 from diffsurrogate.training.trainer import Metrics
 
 DECAY = 0.97
@@ -156,14 +156,14 @@ class ValueLearning:
             return {}
         if self.replay is not None:
             self.replay.add(target.mean(-1), {"obs": obs, "target": target})
-        total, expectile = 0.0, self.config.expectile_at(self.sign_balance.share)
+        losses, expectile = [], self.config.expectile_at(self.sign_balance.share)
         for batch in self._minibatches(obs, target):
             value = self.critic.each(batch["obs"])
             loss = expectile_loss(value, batch["target"].expand_as(value), expectile=expectile)
             self.optimiser.step(loss * len(value), rows=value.shape[1])
-            total += float(loss.detach()) / self.config.minibatches
+            losses.append({"critic_loss": loss.detach()})
         self.critic.update_target()
-        report = {"critic_loss": total, "value_target": float(target.mean())}
+        report = mean_report(losses) | {"value_target": float(target.mean())}
         if self.config.expectile_one_signed is not None:
             report["expectile"] = expectile
         return report

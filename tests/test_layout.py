@@ -36,12 +36,13 @@ ADAPTERS = {
     "stable_baselines3": "wrappers/sb3/",
 }
 """Libraries, and the folder, or the few, that may import each."""
-FOR_EVERYBODY = {"errors", "seeding", "config", "distributed"}
+FOR_EVERYBODY = {"errors", "seeding", "config", "distributed", "optimisation"}
 MAY_IMPORT = {
     "errors": set(),
     "seeding": set(),
     "config": {"errors"},
     "distributed": {"errors", "seeding"},
+    "optimisation": {"distributed"},
     "functional": set(),
     "envs": {"functional"},
     "data": {"envs"},

@@ -339,7 +339,8 @@ class LearnedDiffWrapper(EnvWrapper):
             predicted = self._chain.predict(actions, final)
             carried = self._chain.anchor_value(final, predicted)
             final = straight_through(final, predicted)
-        self._chain.advance(carried, obs, info["_final_obs"])
+        ended = info["_final_obs"]
+        self._chain.advance(carried, obs, ended if bool(ended.any()) else None)
         if self.learns_dynamics:
             obs = straight_through(obs, self._chain.state)
         self._current = obs if self.config.loop == "closed" else obs.detach()

@@ -75,9 +75,9 @@ class GradientChain:
         value = predicted if self.config.anchor == "predicted" else real_next
         return clip_adjoint(straight_through(value, predicted), self.config.adjoint_clip)
 
-    def advance(self, carried: Tensor, real_obs: Tensor, ended: Tensor) -> None:
-        """Move to the next state; resets cut its graph."""
-        if bool(ended.any()):
+    def advance(self, carried: Tensor, real_obs: Tensor, ended: Tensor | None) -> None:
+        """Move to the next state; resets cut its graph. `ended` is None if no env was reset."""
+        if ended is not None:
             carried = torch.where(ended[:, None, None], real_obs.detach(), carried)
             model = self.surrogates.dynamics
             if model is not None:
@@ -104,6 +104,7 @@ class GradientChain:
         self, values: Window, act: Callable[[Tensor, int], Tensor]
     ) -> tuple[Window, Tensor]:
         self.start(values.obs[0])
+        some_ended = values.ended.any(-1).tolist()
         rows: list[tuple[Tensor, ...]] = []
         for t in range(values.horizon):
             before = self.state
@@ -116,7 +117,8 @@ class GradientChain:
             final = straight_through(values.next_obs[t], predicted)
             carried = self.anchor_value(values.next_obs[t], predicted)
             if t + 1 < values.horizon:
-                self.advance(carried, values.obs[t + 1], values.ended[t])
+                ended = values.ended[t] if some_ended[t] else None
+                self.advance(carried, values.obs[t + 1], ended)
             rows.append((obs, action, final, carried, before))
         obs, action, final, value_obs, before = map(torch.stack, zip(*rows, strict=True))
         window = replace(values, obs=obs, action=action, next_obs=final, value_obs=value_obs)

@@ -16,7 +16,6 @@ from torch.profiler import record_function
 
 from diffsurrogate.data.replay import StratifiedReplay, finite_items
 from diffsurrogate.distributed import (
-    average_gradients,
     fewest,
     is_any,
     rank_seed,
@@ -28,6 +27,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import mixup_loss
 from diffsurrogate.nets.normaliser import RESOLUTION, OrdinaryRange, ValuesSeen, mark_padding
+from diffsurrogate.optimisation import ClippedAdam, mean_report
 from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
@@ -82,16 +82,16 @@ class Surrogates(nn.Module):
             self.termination = TerminationModel(config.reward.net, *sizes)
         self.key_range = OrdinaryRange(1)
         self.to(low.device)
-        for module in (*self._trained().values(), self.termination):
-            module.requires_grad_(False)  # a user's module stays unchanged
         self.generator = torch.Generator().manual_seed(
             derive_seed(rank_seed(seed), "model minibatches")
         )
         fit = config.fit
         self.optimisers = {
-            name: torch.optim.Adam(module.parameters(), lr=fit.lr, fused=True)
+            name: ClippedAdam(module, fit.lr, max_grad_norm=fit.max_grad_norm)
             for name, module in self._trained().items()
         }
+        for module in (*self._trained().values(), self.termination):
+            module.requires_grad_(False)  # a user's module stays unchanged
         capacity = share(fit.capacity)
         self.transition_buffer = StratifiedReplay(capacity, fit.reward_bins, low.device)
         items = max(1, 2 * fit.capacity // fit.dynamics_bins)
@@ -101,7 +101,6 @@ class Surrogates(nn.Module):
         self.termination_buffer = StratifiedReplay(capacity, 2, low.device)
         self.fits = 0
         self.trust = RewardTrust()
-        self.skipped = 0
         self.terminations_seen = 0
         self.steps_seen = 0
 
@@ -193,27 +192,25 @@ class Surrogates(nn.Module):
 
     def train_models(self, minibatches: int) -> dict[str, float]:
         """Train each model on `minibatches` minibatches from its buffer; return mean losses."""
-        losses = {name: 0.0 for name in self.optimisers}
+        report = {}
         for name, optimiser in self.optimisers.items():
-            module = self._trained()[name]
+            metric = f"{name}_loss"
             if name == "termination" and not self.terminations_seen:
+                report[metric] = 0.0
                 continue
-            with _trainable(module):
+            losses = []
+            with _trainable(self._trained()[name]):
                 for _ in range(minibatches):
                     loss = self._loss(name)
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()
-                    average_gradients(module.parameters())
-                    norm = nn.utils.clip_grad_norm_(
-                        module.parameters(), self.config.fit.max_grad_norm
-                    )
-                    if bool(torch.isfinite(norm)):
-                        optimiser.step()
-                    else:
-                        self.skipped += 1
-                    losses[name] += float(loss.detach()) / minibatches
-        report = {f"{name}_loss": loss for name, loss in losses.items()}
+                    optimiser.step(loss)
+                    losses.append({metric: loss.detach()})
+            report |= mean_report(losses)
         return report | ({"skipped_model_updates": float(self.skipped)} if report else {})
+
+    @property
+    def skipped(self) -> int:
+        """Number of gradients that were not finite and were skipped."""
+        return sum(optimiser.skipped for optimiser in self.optimisers.values())
 
     def held_out_errors(self, window: Window) -> dict[str, float]:
         """Return the models' errors on a window, which should not have been trained on."""
@@ -266,7 +263,6 @@ class Surrogates(nn.Module):
             "generator": self.generator.get_state(),
             "fits": self.fits,
             "trust": self.trust.state_dict(),
-            "skipped": self.skipped,
             "terminations_seen": self.terminations_seen,
             "steps_seen": self.steps_seen,
         }
@@ -282,7 +278,6 @@ class Surrogates(nn.Module):
         self.generator.set_state(state["generator"].cpu())  # loading may have moved it to a GPU
         self.fits = state["fits"]
         self.trust.load_state_dict(state["trust"])
-        self.skipped = state["skipped"]
         self.terminations_seen = state["terminations_seen"]
         self.steps_seen = state["steps_seen"]
 

@@ -76,18 +76,23 @@ class EventModel(nn.Module):
         self.register_buffer("std", torch.ones(agents))
         self.register_buffer("rate", torch.zeros(agents))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-
-    @property
-    def active(self) -> bool:
+        self.active = False
         """Whether enough events were seen to learn from."""
-        return int(self.seen) >= _FEWEST
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            lambda module, _: module._look()
+        )
 
     @torch.no_grad()
     def count(self, ordinary: Tensor) -> None:
         """Count the events among new rewards (item, agent)."""
         self.seen += sum_over_ranks((~ordinary).sum())
+        self._look()
         share = mean_over_ranks((~ordinary).float().mean(0), len(ordinary))
         self.rate = torch.where(self.rate > 0, 0.9 * self.rate + 0.1 * share, share)
+
+    def _look(self) -> None:
+        """Read the count of events, once per window and not in every minibatch."""
+        self.active = int(self.seen) >= _FEWEST
 
     @torch.no_grad()
     def update_units(self, reward: Tensor, ordinary: Tensor) -> None:

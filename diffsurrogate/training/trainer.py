@@ -41,9 +41,9 @@ from diffsurrogate.envs.modes import (
 )
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
+from diffsurrogate.optimisation import ClippedAdam, ema_of
 from diffsurrogate.seeding import derive_env_seed, derive_seed
 from diffsurrogate.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
-from diffsurrogate.training.optimisation import ClippedAdam, ema_of
 
 Metrics = dict[str, float]
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")

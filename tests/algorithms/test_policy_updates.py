@@ -177,7 +177,7 @@ def test_the_pathwise_gradient_is_a_part_of_every_step():
         settings = config(update=hybrid(weight, **one), value=frozen_values())
         agent = SHAC(Reach(), settings, seed=5)
         optimiser = agent.policy_update.optimiser
-        optimiser.adam = torch.optim.SGD(optimiser.weights, lr=1.0)
+        optimiser.adam = torch.optim.SGD(optimiser.weights, lr=1.0, fused=True)
         before = [p.detach().clone() for p in agent.actor.parameters()]
         list(agent.iterations(1))
         after = [p.detach().clone() for p in agent.actor.parameters()]

@@ -27,8 +27,8 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.recurrent import Recurrence
+from diffsurrogate.optimisation import ClippedAdam
 from diffsurrogate.training.evaluate import evaluate
-from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.wrappers.split_agents import SplitAgents
 
 # --- the ratio ---------------------------------------------------------------------------------

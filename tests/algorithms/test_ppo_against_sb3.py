@@ -25,7 +25,7 @@ from diffsurrogate.config import changed_to
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import make
 from diffsurrogate.nets.config import JointNetConfig, NetConfig, SharedNetConfig
-from diffsurrogate.training.optimisation import ClippedAdam
+from diffsurrogate.optimisation import ClippedAdam
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv
 
 ENVS, AGENTS, HORIZON = 5, 3, 11
@@ -173,7 +173,7 @@ def test_one_step_down_the_loss_is_theirs(make_env, net, joint, entropy_weight):
     before = [layer.weight.detach().clone() for layer in their_layers(model)]
 
     optimiser = ClippedAdam(agent.actor, 1.0, max_grad_norm=1e9)
-    optimiser.adam = torch.optim.SGD(optimiser.weights, lr=1.0)
+    optimiser.adam = torch.optim.SGD(optimiser.weights, lr=1.0, fused=True)
     report = clipped_epochs(
         agent.actor,
         past,

@@ -20,11 +20,11 @@ from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import SharedNetConfig
+from diffsurrogate.optimisation import ClippedAdam
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
-from diffsurrogate.training.optimisation import ClippedAdam
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 

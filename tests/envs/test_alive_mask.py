@@ -24,7 +24,7 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.envs.registry import as_multi_agent, make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import SeparateNetConfig
-from diffsurrogate.training.optimisation import ClippedAdam, Gradient
+from diffsurrogate.optimisation import ClippedAdam, Gradient
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 

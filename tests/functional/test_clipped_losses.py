@@ -8,7 +8,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, PolicyBatch, clipped_epochs
 from diffsurrogate.functional.losses import clipped_ratio_loss, later_ratio, peer_clipped_loss
 from diffsurrogate.nets.config import JointNetConfig
-from diffsurrogate.training.optimisation import ClippedAdam, Gradient
+from diffsurrogate.optimisation import ClippedAdam, Gradient
 
 AGENTS, OBS, ACT = 2, 5, 3
 BOX = torch.ones(AGENTS, ACT)
@@ -188,9 +188,9 @@ def test_the_report_is_of_all_steps_and_nothing_moved_says_so():
     losses: list[float] = []
 
     class Counted(ClippedAdam):
-        def step(self, loss: Tensor, extra_grad: Gradient | None = None, **_: object) -> float:
+        def step(self, loss: Tensor, extra_grad: Gradient | None = None, **_: object) -> Tensor:
             losses.append(loss.item())
-            return float(len(losses))
+            return torch.tensor(float(len(losses)))
 
     report = clipped_epochs(
         policy,

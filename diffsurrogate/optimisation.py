@@ -1,7 +1,6 @@
-"""Optimiser steps with gradient clipping and annealing, and EMA weights."""
+"""Optimiser steps with gradient clipping and annealing, their reports, and EMA weights."""
 
 import functools
-import math
 from typing import Any
 
 import torch
@@ -18,7 +17,8 @@ _Weights = tuple[Tensor, ...] | list[Tensor]
 class ClippedAdam:
     """Adam with gradient clipping; skips and counts gradients that are not finite.
 
-    In data-parallel training, gradients are first averaged over the ranks.
+    In data-parallel training, gradients are first averaged over the ranks. A step reads nothing
+    back from the device.
     """
 
     def __init__(
@@ -42,9 +42,17 @@ class ClippedAdam:
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.lr = lr
         self.max_grad_norm = max_grad_norm
-        self.skipped = 0
-        """Number of skipped gradients."""
+        self._skipped = torch.zeros((), device=self.weights[0].device)
         self.adam = torch.optim.Adam(self.weights, lr=lr, betas=betas, eps=eps, fused=True)
+
+    @property
+    def skipped(self) -> int:
+        """Number of skipped gradients."""
+        return int(self._skipped)
+
+    def count_skipped(self) -> None:
+        """Count a gradient that was left out before any step."""
+        self._skipped += 1
 
     def step(
         self,
@@ -53,8 +61,8 @@ class ClippedAdam:
         *,
         rows: int = 1,
         along: Tensor | None = None,
-    ) -> float:
-        """Minimise a loss by one step; return its gradient norm before clipping.
+    ) -> Tensor:
+        """Minimise a loss by one step; return its gradient norm before clipping, a scalar.
 
         Args:
             loss: a scalar.
@@ -68,11 +76,12 @@ class ClippedAdam:
         for parameter, gradient in extra_grad or []:
             before = parameter.grad
             parameter.grad = gradient.clone() if before is None else before + gradient
-        norm = float(nn.utils.clip_grad_norm_(self.weights, self.max_grad_norm))
-        if math.isfinite(norm):
-            self.adam.step()
-        else:
-            self.skipped += 1
+        norm = nn.utils.clip_grad_norm_(self.weights, self.max_grad_norm)
+        broken = (~norm.isfinite()).float()
+        # as GradScaler does: a fused Adam leaves weights and moments alone where this is 1
+        self.adam.grad_scale, self.adam.found_inf = None, broken  # type: ignore[attr-defined]
+        self.adam.step()
+        self._skipped += broken
         return norm
 
     def anneal(self, share: float, final_lr: float) -> None:
@@ -92,7 +101,15 @@ class ClippedAdam:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.adam.load_state_dict(state["adam"])
-        self.skipped = state["skipped"]
+        self._skipped.fill_(state["skipped"])
+
+
+def mean_report(reports: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Return the mean of each metric, a scalar, over optimiser steps; read back at once."""
+    if not reports:
+        return {}
+    rows = torch.stack([torch.stack(list(report.values())) for report in reports]).double()
+    return dict(zip(reports[0], rows.mean(0).tolist(), strict=True))
 
 
 def ema_of(module: nn.Module, decay: float) -> AveragedModel:
