@@ -2,16 +2,16 @@
 
     python examples/benchmarks/any_env.py                            # all, several CPU-hours
     python examples/benchmarks/any_env.py --tasks pendulum cartpole  # some
+    python examples/benchmarks/any_env.py --tasks halfcheetah --methods shac++ weight-0 weight-1 ppo
     python examples/benchmarks/any_env.py --report-only
 
 Every method gets the same CPU-seconds of training on a task, one thread per run. Runs are folders
-of `diffsurrogate train` (SAC's look alike); finished ones are not repeated, others resume. The
-report holds medians over seeds at equal env steps and at equal CPU-seconds.
+of `diffsurrogate train`; finished ones are not repeated, others resume. The report holds medians
+over seeds at equal env steps and at equal CPU-seconds.
 """
 
 import argparse
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,15 +22,36 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from diffsurrogate import evaluate, make
-from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED
 from diffsurrogate.cli.reproduce.logged_run import train_logged
 from diffsurrogate.cli.reproduce.pool import Call, RayPool
-from diffsurrogate.training.run_folder import RunFolder, write_json, write_rows, write_text
+from diffsurrogate.training.run_folder import RunFolder, write_rows, write_text
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parent.parent / "results"
-COLOURS = {"shac++": "#0a3d91", "ppo": "#009e73", "sb3-ppo": "#8c8c8c", "sac": "#d55e00"}
+MARKS = (41_000, 82_000, 164_000, 300_000)
+"""Env steps at which the report looks, where every run of a task has come so far."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What follows `diffsurrogate train`, and its colour in the picture."""
+
+    colour: str
+    name: str
+    options: tuple[str, ...] = ()
+
+
+METHODS = {
+    "shac++": Method("#0a3d91", "shac++"),
+    "ppo": Method("#009e73", "ppo"),
+    "sb3-ppo": Method("#8c8c8c", "sb3-ppo"),
+    "sac": Method(
+        "#d55e00", "sb3-sac", ("--num-envs", "4", "--sb3.env-steps-per-gradient-step", "1")
+    ),
+    "weight-0": Method("#cc79a7", "shac++", ("--shac.update.weight", "0")),
+    "weight-1": Method("#56b4e9", "shac++", ("--shac.update.weight", "1")),
+}
+"""`weight-0` is SHAC++ without its learned gradient: PPO's steps by the same settings."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +68,7 @@ class Task:
     @property
     def methods(self) -> list[str]:
         """What can train on it."""
-        return [name for name in COLOURS if name != "sac" or not self.discrete]
+        return [name for name in METHODS if name != "sac" or not self.discrete]
 
 
 _LONG = ("--eval-every", "20")  # 64 episodes of up to 1000 steps are no trifle
@@ -56,6 +77,8 @@ TASKS = {
     "cartpole": Task("gymnasium/CartPole-v1", 10, discrete=True),
     "halfcheetah": Task("mujoco/HalfCheetah-v5", 75, _LONG),
     "hopper": Task("mujoco/Hopper-v5", 90, _LONG),
+    "walker2d": Task("mujoco/Walker2d-v5", 100, _LONG),
+    "ant": Task("mujoco/Ant-v5", 150, _LONG),
     "spread": Task("mpe2/simple_spread_v3", 60, ("--eval-steps", "25"), discrete=True),
     "halfcheetah 6x1": Task("mamujoco/HalfCheetah-6x1", 90, _LONG),
     "reacher": Task("mujoco/Reacher-v5", 40),
@@ -68,56 +91,14 @@ TASKS = {
 def run(task: Task, method: str, seed: int, out: Path) -> None:
     """Train to the end of the budget."""
     torch.set_num_threads(1)
-    if method == "sac":
-        sac(task, seed, out)
-        return
-    arguments = [method, task.env, "--seed", str(seed), "--out", str(out), *task.options]
+    chosen = METHODS[method]
+    arguments = [chosen.name, task.env, *chosen.options, *task.options]
+    arguments += ["--seed", str(seed), "--out", str(out)]
     arguments += ["--total-steps", "100000000", "--cpu-limit", str(task.cpu_seconds)]
     arguments += ["--film-steps", "0"]
     log = out.with_name(f"{out.name}.log")
     if train_logged(tuple(arguments), out, log, out.parent) != 0:
         raise RuntimeError(f"{out.name} failed, see {log}")
-
-
-def sac(task: Task, seed: int, out: Path) -> None:
-    """Train SAC by its own `learn`, into the same kind of folder; no resuming."""
-    from stable_baselines3 import SAC
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
-
-    env, judge = (make(task.env, num_envs=number, seed=seed) for number in (4, 64))
-    folder = RunFolder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.csv").unlink(missing_ok=True)
-    write_json(out / "config.json", {"method": "sac", "env": task.env, "seed": seed})
-
-    class Clock(BaseCallback):
-        """Evaluates every 1,024 steps, off the clock, and stops at the end of the budget."""
-
-        cpu, began = 0.0, time.process_time()
-
-        def _on_step(self) -> bool:
-            if self.num_timesteps % 1024 == 0:
-                self.look()
-            return self.cpu + time.process_time() - self.began < task.cpu_seconds
-
-        def look(self) -> None:
-            self.cpu += time.process_time() - self.began
-            value = evaluate(as_policy(self.model, judge), judge, seed=EVALUATION_SEED).mean_return
-            row = {"env_steps": float(self.num_timesteps), "cpu_seconds": self.cpu}
-            folder.log(self.num_timesteps, row | {"evaluation_mean_return": value})
-            self.began = time.process_time()
-
-    clock = Clock()
-    vectorised = SB3VecEnv(env, joint=True)
-    model = SAC("MlpPolicy", vectorised, seed=seed, gradient_steps=-1, learning_starts=1000)
-    model.learn(100_000_000, callback=clock)
-    clock.look()
-    final = evaluate(as_policy(model, judge), judge, seed=FINAL_SEED)
-    steps = {"env_steps": model.num_timesteps, "cpu_seconds": clock.cpu}
-    folder.write_summary({"mean_return": final.mean_return} | steps)
-    folder.close()
 
 
 # --- report --------------------------------------------------------------------------------------
@@ -153,14 +134,16 @@ def median(of: list[Curve], axis: int, where: np.ndarray) -> np.ndarray:
 
 
 def told(value: float) -> str:
-    """Return a return with three digits at least."""
+    """Return a return with three digits at least, a dash if there is none."""
+    if np.isnan(value):
+        return "–"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
     """Write the table, the figures behind it and the picture."""
-    lines, plain = [HEAD], {}
-    shown = [name for name in tasks if any(curves(out, name, m) for m in COLOURS)]
+    lines, plain = [f"{HEAD}| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"], {}
+    shown = [name for name in tasks if any(curves(out, name, m) for m in METHODS)]
     figure, axes = plt.subplots(
         len(shown), 2, figsize=(9, 2.6 * len(shown)), squeeze=False, layout="constrained"
     )
@@ -181,11 +164,11 @@ def report(out: Path, file: Path, tasks: dict[str, Task]) -> None:
                 "curves": [[part.round(1).tolist() for part in curve] for curve in of],
             }
             each = " / ".join(map(told, sorted(at_end)))
-            at_k = "–" if np.isnan(at_steps).any() else told(np.median(at_steps))
+            on_the_way = (told(value) for value in median(of, 0, np.array([*MARKS, steps])))
             taken = np.median([curve[0][-1] for curve in of])
             lines.append(
-                f"| {name} | {method} | {len(of)} | {at_k} at {steps / 1e3:,.0f} k | "
-                f"{told(np.median(at_end))} after {taken / 1e3:,.0f} k | {each} |"
+                f"| {name} | {method} | {len(of)} | {' | '.join(on_the_way)} at {steps / 1e3:,.0f} "
+                f"k | {told(np.median(at_end))} after {taken / 1e3:,.0f} k | {each} |"
             )
         draw(row, found, name, budget)
     figure.savefig(file.with_suffix(".png"), dpi=110)
@@ -200,9 +183,9 @@ def draw(row: Iterable[Any], found: dict[str, list[Curve]], name: str, budget: f
     for axis, (plot, end) in enumerate(zip(row, ends, strict=True)):
         for method, of in found.items():
             where = np.linspace(0, end, 200)
-            plot.plot(where, median(of, axis, where), color=COLOURS[method], label=method)
+            plot.plot(where, median(of, axis, where), color=METHODS[method].colour, label=method)
             for curve in of:
-                plot.plot(curve[axis], curve[2], color=COLOURS[method], alpha=0.2, lw=0.7)
+                plot.plot(curve[axis], curve[2], color=METHODS[method].colour, alpha=0.2, lw=0.7)
         plot.set(xlabel=labels[axis], ylabel="return" if axis == 0 else "", title=name)
     plot.legend(fontsize="small")
 
@@ -210,21 +193,33 @@ def draw(row: Iterable[Any], found: dict[str, list[Curve]], name: str, budget: f
 HEAD = """# SHAC++ on envs without gradients
 
 Mean return of the deterministic policy in 64 episodes, medians over seeds. Every method had the
-same CPU-seconds of training, one thread, two runs at a time on two cores; the first column of
-returns is at equal env steps, where the shortest run ends, the second at equal CPU-seconds, in new
-episodes. sb3-ppo (with our preset) and sac (with its own, a gradient step per env step) are
-Stable-Baselines3's; ppo, where it is run, is ours. Returns of several agents are summed.
+same CPU-seconds of training, one thread, two runs at a time on two cores; the first columns of
+returns are at equal env steps, the last where the shortest run ends; then at equal CPU-seconds, in
+new episodes. sb3-ppo (with our preset) and sac (4 copies, a gradient step per env step) are
+Stable-Baselines3's; ppo, where it is run, is ours; weight-0 is SHAC++ without its learned gradient,
+weight-1 with twice the weight. Returns of several agents are summed.
 Made by `python examples/benchmarks/any_env.py`; curves in the PNG.
 
-| task | method | seeds | at equal env steps | at equal CPU-seconds | each seed |
-|---|---|---|---|---|---|"""
+"""
+COLUMNS = (
+    "task",
+    "method",
+    "seeds",
+    "41 k steps",
+    "82 k",
+    "164 k",
+    "300 k",
+    "at equal env steps",
+    "at equal CPU-seconds",
+    "each seed",
+)
 
 
 def main() -> None:
     """Run what is missing and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--methods", nargs="*", default=list(COLOURS), choices=list(COLOURS))
+    parser.add_argument("--methods", nargs="*", default=[*METHODS][:4], choices=[*METHODS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--ray-address", help="HOST:PORT of a running Ray cluster")
