@@ -42,7 +42,15 @@ from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
+from diffsurrogate.training.callbacks import (
+    CheckpointCallback,
+    EvalCallback,
+    LogCallback,
+    TrainingCallback,
+)
 from diffsurrogate.training.evaluate import Evaluation, evaluate
+from diffsurrogate.training.loggers import MLflowLogger, WandbLogger
+from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 __version__ = version("diffsurrogate")
@@ -58,10 +66,12 @@ __all__ = [
     "ActorConfig",
     "AllActionConfig",
     "BPPOConfig",
+    "CheckpointCallback",
     "ClipConfig",
     "CriticConfig",
     "DiCoConfig",
     "EntropyConfig",
+    "EvalCallback",
     "Evaluation",
     "FitConfig",
     "GradientUpdateConfig",
@@ -70,6 +80,8 @@ __all__ = [
     "HyperMLPConfig",
     "JointNetConfig",
     "LearnedDiffWrapper",
+    "LogCallback",
+    "MLflowLogger",
     "MultiAgentVectorEnv",
     "NoiseConfig",
     "PPOConfig",
@@ -77,15 +89,18 @@ __all__ = [
     "Recipe",
     "RewardConfig",
     "RunConfig",
+    "RunFolder",
     "SHACConfig",
     "SeparateNetConfig",
     "SharedNetConfig",
     "StepModelConfig",
     "SurrogateConfig",
     "TorchEnv",
+    "TrainingCallback",
     "TransformerConfig",
     "UsageError",
     "ValueLearningConfig",
+    "WandbLogger",
     "Window",
     "as_multi_agent",
     "check_gradients",

@@ -92,7 +92,7 @@ class MadeOptions:
 
 
 NOT_LEARNED_BY = frozenset(
-    {"out", "resume", "threads", "progress", "film_steps", "profile", "warn_after"}
+    {"out", "resume", "threads", "progress", "film_steps", "profile", "warn_after", "log_to"}
 )
 """Options that change nothing of what is learned and measured, only where and how it is shown."""
 _NO_MATTER = NOT_LEARNED_BY | {"seed", "device", "checkpoint_every"}
@@ -149,6 +149,9 @@ class TrainOptions(RunConfig, _FirstOptions):
     profile: int = 0
     """Updates to profile, after two to warm up; trace.json.gz in the run's folder can be opened on
     ui.perfetto.dev. 0 for none."""
+    log_to: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Where metrics go besides metrics.csv and TensorBoard's events: Weights & Biases (WANDB_MODE,
+    WANDB_PROJECT and what else it reads), MLflow (MLFLOW_TRACKING_URI), or both."""
     warn_after: float | None = USUAL
     """Seconds without an answer from the env until a warning names it; None for never."""
     progress: bool = True

@@ -28,7 +28,9 @@ from diffsurrogate.distributed import (
 from diffsurrogate.envs.waiting import warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import SB3_METHODS
+from diffsurrogate.training.callbacks import Logger
 from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.training.loggers import loggers
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer, ranks_of
 
@@ -155,6 +157,7 @@ class _Session:
         self.agent = agent
         self.interruption = interruption
         self.folder = RunFolder(options.folder)
+        self.loggers: list[Logger] = []
         self.env = evaluation_env(options, options.eval_envs)
         if self.env.max_steps is None and options.eval_steps is None:
             raise UsageError(
@@ -181,10 +184,13 @@ class _Session:
         before = time.monotonic() - self.wall_seconds
         with bar, ExitStack() as at_end:
             updated = self._profiler(at_end)
+            self.loggers = loggers(options.log_to, options.folder, options.to_json())
+            for logger in self.loggers:
+                at_end.callback(logger.close)
             iterations = agent.iterations(self.last)
             if not self.history:
                 start = {"env_steps": 0.0, "cpu_seconds": 0.0, **self._evaluate(bar)}
-                self.folder.log(0, start)
+                self._log(start)
                 self._keep_best()
             while not self.done():
                 self._tell(_ITERATE)
@@ -196,7 +202,7 @@ class _Session:
                 ends = self.done() and self.stopped != _INTERRUPTED
                 if agent.iteration % options.eval_every == 0 or ends:
                     metrics |= self._evaluate(bar)
-                self.folder.log(agent.iteration, metrics)
+                self._log(metrics)
                 bar.update(min(agent.env_steps, options.total_steps) - bar.n)
                 self.wall_seconds = time.monotonic() - before
                 if not self._keep_best() and agent.iteration % options.checkpoint_every == 0:
@@ -215,6 +221,11 @@ class _Session:
         )
         at_end.enter_context(profiler)
         return profiler.step
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """Log an update's metrics."""
+        for logger in (self.folder, *self.loggers):
+            logger.log(self.agent.iteration, metrics)
 
     def save(self) -> None:
         """Write the checkpoint."""

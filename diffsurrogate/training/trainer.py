@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +43,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.optimisation import ClippedAdam, ema_of
 from diffsurrogate.seeding import derive_env_seed, derive_seed
+from diffsurrogate.training.callbacks import Callback, as_list, name_of, told
 from diffsurrogate.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
 
 Metrics = dict[str, float]
@@ -60,8 +61,6 @@ _NOT_FINITE = (
     "check the env's native gradients (check_gradients), or let LearnedDiffWrapper learn bounded "
     "ones over fewer steps (horizon, segment_length)"
 )
-Callback = Callable[[Any, Metrics], bool | None]
-"""Called with the trainer after every update; returning False stops the training."""
 
 
 @runtime_checkable
@@ -157,7 +156,7 @@ class Trainer(ABC):
     def learn(
         self: SomeTrainer,
         total_steps: int,
-        callback: Callback | None = None,
+        callback: Callback | Sequence[Callback] | None = None,
         progress_bar: bool = False,
     ) -> SomeTrainer:
         """Train until `total_steps` env steps have been taken, or the callback returns False.
@@ -167,29 +166,32 @@ class Trainer(ABC):
 
         Args:
             total_steps: summed over all envs, rounded up to whole windows.
-            callback: called with the trainer and the metrics of each update; one that returns False
-                in one of several processes stops all.
+            callback: one or several, called in turn with the trainer and the metrics of each
+                update; one that returns False, in one of several processes, stops all.
             progress_bar: whether to show one.
 
         Raises:
-            UsageError: `total_steps` is less than 1.
+            UsageError: `total_steps` is less than 1, or a callback is none.
         """
         from tqdm import tqdm
 
         if total_steps < 1:
             raise UsageError(f"total_steps is {total_steps}; give at least 1")
         iterations = -(-total_steps // self.steps_per_iteration)
-        with tqdm(
+        bar = tqdm(
             total=total_steps,
             initial=min(self.env_steps, total_steps),
             unit="step",
             unit_scale=True,
             disable=not progress_bar or rank() > 0,
-        ) as bar:
+        )
+        with bar, told(self, as_list(callback)) as callbacks:
             for metrics in self.iterations(iterations):
                 bar.update(min(self.env_steps, total_steps) - bar.n)
                 bar.set_postfix(reward=f"{metrics['reward']:.4g}")
-                if is_any(callback is not None and callback(self, metrics) is False):
+                stops = [one for one in callbacks if one(self, metrics) is False]
+                if is_any(len(stops) > 0):
+                    bar.set_description(f"stopped by {', '.join(map(name_of, stops))}")
                     break
         return self
 
