@@ -51,7 +51,26 @@ def recommended_ppo(choice: Choice) -> PPOConfig:
     robot = choice.articulated
     clip = replace(config.clip, epochs=10, batch_size=256, lr=_rate(robot))
     actor_config = replace(config.actor, std=0.5) if robot else config.actor
-    return replace(config, horizon=128, actor=actor_config, clip=clip)
+    config = replace(config, horizon=128, actor=actor_config, clip=clip)
+    as_in_shac = robot and choice.method == "ppo" and choice.network == "mlp"
+    return _as_in_shac(config) if as_in_shac else config
+
+
+def _as_in_shac(ppo: PPOConfig) -> PPOConfig:
+    """Return `ppo` with what SHAC++'s PPO steps have on robots, so that both are tuned alike."""
+    actor, critic = (
+        changed_to(JointNetConfig, part.net, activation=activation, layer_norm=True)
+        for part, activation in ((ppo.actor, "elu"), (ppo.critic, "silu"))
+    )
+    return replace(
+        ppo,
+        actor=replace(ppo.actor, net=actor),
+        critic=replace(ppo.critic, net=critic),
+        clip=replace(ppo.clip, target_kl=0.03),
+        gamma=0.995,
+        critic_lr=3e-3,
+        ema_decay=0.9,
+    )
 
 
 def recommended_sb3(choice: Choice) -> SB3Config | SB3SACConfig | SB3TD3Config:

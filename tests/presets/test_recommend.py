@@ -148,3 +148,12 @@ def test_many_agents_do_not_make_minibatches_and_buffers_larger(agents, network)
         for size in ("batch_size", "capacity"):
             rows, before = getattr(new, size) * agents, getattr(old, size) * 3
             assert before - agents < rows <= before
+
+
+@pytest.mark.parametrize("env", ["mujoco/Hopper-v5", "gymnasium/HalfCheetah-v5"])
+def test_ppo_on_robots_is_tuned_as_the_ppo_steps_of_shac(env):
+    ppo, shac = (recommended(method, env).config for method in ("ppo", "shac++"))
+    clip = replace(shac.update.ppo, ratio=ppo.clip.ratio)  # of one agent the same
+    assert ppo.clip == clip
+    assert (ppo.horizon, ppo.actor, ppo.ema_decay) == (shac.horizon, shac.actor, shac.ema_decay)
+    assert ppo.critic_lr == shac.value.lr
