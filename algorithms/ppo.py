@@ -25,7 +25,7 @@ from diffsurrogate.algorithms.clipped_surrogate import (
     refuse_squash,
     shuffled,
 )
-from diffsurrogate.algorithms.value_learning import ReturnScale
+from diffsurrogate.algorithms.value_learning import ReturnScale, discount_for
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.window import Window, check_horizon
@@ -47,8 +47,8 @@ class PPOConfig:
 
     horizon: int = 32
     """Steps of a window."""
-    gamma: float = 0.99
-    """Discount, in [0, 1]."""
+    gamma: float | None = 0.99
+    """Discount, in [0, 1]; None: by the env's time limit (`discount_for`)."""
     lam: float = 0.95
     """λ of advantages (GAE) and of value targets, in [0, 1]."""
     actor: ActorConfig = field(default_factory=lambda: ActorConfig(net=_JOINT, learn_std=True))
@@ -87,7 +87,9 @@ class PPOConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         check_horizon(self.horizon)
-        require_range(self, "gamma", "lam", low=0.0, high=1.0)
+        require_range(self, "lam", low=0.0, high=1.0)
+        if self.gamma is not None:
+            require_range(self, "gamma", low=0.0, high=1.0)
         require_range(self, "ema_decay", low=0.0, high=0.9999)
         require_range(self, "critic_lr", low=0.0)
         require_range(self.clip, "epochs", low=1.0)
@@ -142,7 +144,9 @@ class PPO(Trainer):
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(NoiseConfig(kind="white"), shape, self.noise_rng)
         apart = learns_own_return(self.config.clip, self.config.actor.net)
-        self.scale = ReturnScale(*shape[:2], self.config.gamma, apart=apart).to(env.device)
+        gamma = self.config.gamma
+        self.gamma = discount_for(env.max_steps) if gamma is None else gamma
+        self.scale = ReturnScale(*shape[:2], self.gamma, apart=apart).to(env.device)
         limit = self.config.clip.max_grad_norm
         self.actor_optimiser = ClippedAdam(
             self.actor, self.config.clip.lr, max_grad_norm=limit, eps=_EPS
@@ -251,7 +255,7 @@ class PPO(Trainer):
             next_value,
             window.terminated,
             window.truncated,
-            gamma=self.config.gamma,
+            gamma=self.gamma,
             lam=self.config.lam,
         )
         return target, target - value

@@ -67,7 +67,7 @@ def _as_in_shac(ppo: PPOConfig) -> PPOConfig:
         actor=replace(ppo.actor, net=actor),
         critic=replace(ppo.critic, net=critic),
         clip=replace(ppo.clip, target_kl=0.03),
-        gamma=0.995,
+        gamma=None,
         critic_lr=3e-3,
         ema_decay=0.9,
     )

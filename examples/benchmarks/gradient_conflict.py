@@ -82,7 +82,7 @@ def measured(agent: IPPO) -> dict[str, float]:
     with torch.no_grad():
         value, next_value = agent.critic(window.obs), agent.critic(window.next_obs)
         ends = window.terminated, window.truncated
-        gamma, lam = agent.config.gamma, agent.config.lam
+        gamma, lam = agent.gamma, agent.config.lam
         gain = td_lambda(window.reward, next_value, *ends, gamma=gamma, lam=lam) - value
     gain = (gain - gain.mean()) / gain.std()
     whole = policy_gradients(agent.actor, window.obs, window.action, gain)

@@ -14,7 +14,7 @@ from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
 from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
-from diffsurrogate.algorithms.ppo import PPO
+from diffsurrogate.algorithms.ppo import PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.algorithms.value_learning import (
     DECAY,
@@ -194,6 +194,7 @@ def test_the_discount_fits_the_time_limit_unless_it_is_given():
     )
     assert SHAC(Reach()).value.gamma == 0.95  # 8 steps
     assert SHAC(Reach(), config(gamma=0.9)).value.gamma == 0.9
+    assert PPO(Reach(), PPOConfig(gamma=None)).gamma == 0.95
 
 
 def test_an_agent_of_small_returns_has_a_scale_of_its_own_where_agents_learn_apart():

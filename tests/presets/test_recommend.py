@@ -156,4 +156,5 @@ def test_ppo_on_robots_is_tuned_as_the_ppo_steps_of_shac(env):
     clip = replace(shac.update.ppo, ratio=ppo.clip.ratio)  # of one agent the same
     assert ppo.clip == clip
     assert (ppo.horizon, ppo.actor, ppo.ema_decay) == (shac.horizon, shac.actor, shac.ema_decay)
+    assert ppo.gamma is shac.gamma is None
     assert ppo.critic_lr == shac.value.lr
