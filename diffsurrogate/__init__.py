@@ -42,6 +42,7 @@ from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
+from diffsurrogate.trained_policy import TrainedPolicy, load_policy
 from diffsurrogate.training.evaluate import Evaluation, evaluate
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
@@ -83,6 +84,7 @@ __all__ = [
     "StepModelConfig",
     "SurrogateConfig",
     "TorchEnv",
+    "TrainedPolicy",
     "TransformerConfig",
     "UsageError",
     "ValueLearningConfig",
@@ -90,6 +92,7 @@ __all__ = [
     "as_multi_agent",
     "check_gradients",
     "evaluate",
+    "load_policy",
     "make",
     "policy_diversity",
     "recommended",
