@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffsurrogate import recommended
-from diffsurrogate.__main__ import _COMMANDS, _parse
+from diffsurrogate.__main__ import _COMMANDS, _parse, main
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs import registry
@@ -149,7 +149,7 @@ def test_every_block_says_what_it_is_and_none_escapes_the_test(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_the_command_lines_are_understood(page):
+def test_the_command_lines_are_understood(page, capsys):
     for block in blocks(page, "sh"):
         for line in block.splitlines():
             program, *arguments = shlex.split(line, comments=True)
@@ -160,6 +160,10 @@ def test_the_command_lines_are_understood(page):
                 arguments = arguments[1:]
             if program == "torchrun":
                 arguments = arguments[arguments.index("diffsurrogate") + 1 :]
+            if ">" in arguments:
+                assert main(arguments[: arguments.index(">")]) == 0
+                Path(arguments[-1]).write_text(capsys.readouterr().out)
+                continue
             arguments = [word for word in arguments if word not in NOT_PARSED]
             assert isinstance(_parse(arguments), (TrainOptions, *_COMMANDS))
 
