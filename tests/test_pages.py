@@ -31,6 +31,9 @@ NEEDS = {
 """What a page's examples import besides, where it may be missing."""
 NOT_PARSED = ("--resume", "--help", "--help-all")
 """Words of command lines that need a run, or end the program."""
+RUN = ["ppo", "gymnasium/Pendulum-v1", "--num-envs", "2", "--eval-envs", "2", "--film-steps", "0"]
+RUN += ["--total-steps", "64", "--ppo.horizon", "8"]
+"""The run whose policy is loaded."""
 MAX_STEPS = 4_096
 """Of the trainings on the pages: what is more is cut down to this."""
 pytestmark = [
@@ -128,6 +131,9 @@ def test_an_example_runs(page, code, capsys):
         pytest.importorskip(NEEDS[page.stem])
     if "from brax" in code:
         pytest.importorskip("brax")
+    if found := re.search(r'load_policy\("(.*)"\)', code):
+        assert main(["train", *RUN, "--out", found[1]]) == 0
+        capsys.readouterr()
     names: Names = {}
     exec(compile(small(code), name(page), "exec"), names)
     output = capsys.readouterr().out

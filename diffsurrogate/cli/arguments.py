@@ -147,7 +147,7 @@ def _with_names(
         UsageError: an argument other than --agents contradicts the file.
     """
     own = {name: str(content[name]) for name in ("method", "env") if name in content}
-    start = _start(own | names)
+    start = _start({**own, **names})
     choices = ({part.name for part in fields(Choice)} & set(content)) - set(own)
     of_file, _ = _known(start, list(words_of({name: content[name] for name in choices}, {})))
     named, rest = _known(of_file, arguments)
@@ -181,7 +181,8 @@ def _read_settings(default: TrainOptions, content: dict[str, Any]) -> TrainOptio
 def _with_variants_of(content: dict[str, Any], default: TrainOptions) -> TrainOptions:
     """Return `default` with the variants that have the settings of a file."""
     for path, variants in _settings_with_variants(default):
-        own, now = content, default
+        own: Any = content
+        now: Any = default
         for name in path.split("."):
             own, now = own.get(name) if isinstance(own, dict) else None, getattr(now, name)
         if not isinstance(own, dict):
