@@ -14,6 +14,7 @@ from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
 from diffsurrogate.config import require_choice
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy
+from diffsurrogate.envs.observation_slices import available_actions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import Recipe, sb3_trainer
 from diffsurrogate.seeding import derive_seed
@@ -113,7 +114,10 @@ class TrainedPolicy:
                 than a recurrent policy remembers.
         """
         rows, answer = self._form.read(obs)
-        return answer(self._act(rows, deterministic))
+        action, columns = self._act(rows, deterministic), self._env.action_mask_slice
+        if columns is not None:  # which Stable-Baselines3's policies do not know
+            action = action.masked_fill(~available_actions(rows, columns), -1.0)
+        return answer(action)
 
     def reset(self, mask: Any = None) -> None:
         """Forget what was observed, as episodes start; a policy without memory has nothing to.

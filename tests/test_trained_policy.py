@@ -13,17 +13,21 @@ import pytest
 import torch
 from gymnasium import spaces
 from mpe2 import simple_spread_v3
+from toys.masked import MaskedReach, closed_choices
 from toys.turnover import TERMINATE, lives
 
-from diffsurrogate import SHAC, UsageError, evaluate, load_policy, make
+from diffsurrogate import SHAC, TrainedPolicy, UsageError, evaluate, load_policy, make, recommended
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.observation_slices import available_actions
+from diffsurrogate.envs.raw_form import RawForm
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate.wrappers.sb3.config import SB3Config
 
 RUNS = {
     "pendulum": "ppo gymnasium/Pendulum-v1 --ppo.horizon 5",
@@ -188,6 +192,25 @@ def test_every_choice_and_any_observation_of_gymnasium_is_in_its_own_form():
     assert answer(one_hot).tolist() == [2, 8] and Odd.action_space.contains(answer(one_hot))
     with pytest.raises(UsageError, match=r"obs is a dict of \['y'\], but observations are of Dict"):
         env.raw_form.read({"y": 1})
+
+
+def test_padding_is_no_choice():
+    acted = torch.tensor([[True, True, False], [True, True, True]])
+    form = RawForm(["a", "b"], torch.ones(2, 5, dtype=torch.bool), acted, discrete=True)
+    _, answer = form.read(np.zeros((2, 5)))
+    assert answer(torch.tensor([[[0.0, 0, 1], [0, 0, 1]]])).tolist() == [0, 2]
+
+
+def test_a_closed_choice_is_never_taken():
+    env = MaskedReach()
+    recipe = replace(recommended("sb3-ppo", "games/climbing"), config=SB3Config(joint=False))
+    state = {"agent": recipe.make_agent(env).state_dict()}
+    policy, (obs, _) = TrainedPolicy(recipe, state, env), env.reset(seed=0)
+    opened = available_actions(obs, env.action_mask_slice)
+    assert closed_choices(env, obs, policy.on(env)(obs)) > 0  # the env takes another then
+    for deterministic in (True, False):
+        chosen = policy(obs, deterministic)
+        assert opened.gather(-1, chosen.unsqueeze(-1)).all()
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,7 @@ class RawForm:
         """
         if isinstance(obs, Mapping):
             return self._read_dict(obs)
-        given = torch.as_tensor(np.asarray(obs) if not isinstance(obs, Tensor) else obs)
-        shape, (agents, obs_dim) = tuple(given.shape), self.seen.shape
+        shape, (agents, obs_dim) = tuple(np.shape(obs)), self.seen.shape
         alone = agents == 1 and shape[-1:] == (obs_dim,) and len(shape) < 3
         axes = shape if not alone else (*shape[:-1], 1, obs_dim)
         if len(axes) not in (2, 3) or axes[-2:] != (agents, obs_dim):
@@ -58,10 +57,13 @@ class RawForm:
         lead = shape[:-1]
 
         def answer(action: Tensor) -> Any:
-            free = action.argmax(-1).reshape(lead) if self.discrete else action.reshape(*lead, -1)
-            return free.to(given.device) if isinstance(obs, Tensor) else free.cpu().numpy()[()]
+            if self.discrete:
+                own = action.masked_fill(~self.acted, -1.0).argmax(-1).reshape(lead)
+            else:
+                own = action.reshape(*lead, -1)
+            return _like(obs, own)
 
-        return self._rows(given).reshape(-1, agents, obs_dim), answer
+        return self._rows(obs).reshape(-1, agents, obs_dim), answer
 
     def _needed(self) -> str:
         """Return which shapes are read, for messages."""
@@ -70,7 +72,9 @@ class RawForm:
         return f"give {short}(agent, obs_dim) = ({agents}, {obs_dim}) or (env, {agents}, {obs_dim})"
 
     def _rows(self, given: Any) -> Tensor:
-        return torch.as_tensor(given).detach().to(self.seen.device, torch.float32)
+        if isinstance(given, Tensor):
+            return given.detach().to(self.seen.device, torch.float32)
+        return torch.tensor(np.asarray(given, np.float32), device=self.seen.device)
 
     def _read_dict(self, obs: Mapping[Any, Any]) -> tuple[Tensor, Answer]:
         """Read what some agents see in one copy; those that are gone observe zeros."""
@@ -90,10 +94,7 @@ class RawForm:
             found = {}
             for agent, place in places.items():
                 own = action[0, place, self.acted[place]]
-                own = own.argmax() if self.discrete else own
-                given = obs[agent]
-                tensor = isinstance(given, Tensor)
-                found[agent] = own.to(given.device) if tensor else own.cpu().numpy()[()]
+                found[agent] = _like(obs[agent], own.argmax() if self.discrete else own)
             return found
 
         return rows, answer
@@ -106,3 +107,8 @@ class RawForm:
                 f"obs has the keys {list(obs)}; give an observation of each of the agents "
                 f"{', '.join(map(str, self.agents))}{hint}"
             )
+
+
+def _like(obs: Any, action: Tensor) -> Any:
+    """Return an action as what it answers: a tensor on its device, or NumPy."""
+    return action.to(obs.device) if isinstance(obs, Tensor) else action.cpu().numpy()[()]
