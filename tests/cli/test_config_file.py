@@ -1,6 +1,7 @@
 """A configuration leaves by `config` and comes back by `train --config`, the same to the bit."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,13 @@ def test_what_is_no_configuration_is_refused(text, advice, tmp_path):
         read_train(["--config", str(written(tmp_path, text))])
     with pytest.raises(UsageError, match=r"none\.yaml cannot be read"):
         read_train(["--config", str(tmp_path / "none.yaml")])
+
+
+def test_without_pyyaml_it_says_what_to_install(monkeypatch, tmp_path, capsys):
+    options = read_train(PENDULUM)
+    (tmp_path / "run.json").write_text(json.dumps(options.to_json()))
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    for arguments in (["config", *PENDULUM], ["train", "--config", str(written(tmp_path, "a: 1"))]):
+        assert main(arguments) == 2
+        assert 'pip install "diffsurrogate[yaml]"' in capsys.readouterr().err
+    assert read_train(["--config", str(tmp_path / "run.json")]) == options
