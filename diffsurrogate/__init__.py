@@ -42,6 +42,7 @@ from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
 from diffsurrogate.surrogates.heads import RewardConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
+from diffsurrogate.trained_policy import TrainedPolicy, load_policy
 from diffsurrogate.training.callbacks import (
     CheckpointCallback,
     EvalCallback,
@@ -96,6 +97,7 @@ __all__ = [
     "StepModelConfig",
     "SurrogateConfig",
     "TorchEnv",
+    "TrainedPolicy",
     "TrainingCallback",
     "TransformerConfig",
     "UsageError",
@@ -105,6 +107,7 @@ __all__ = [
     "as_multi_agent",
     "check_gradients",
     "evaluate",
+    "load_policy",
     "make",
     "policy_diversity",
     "recommended",

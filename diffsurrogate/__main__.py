@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import tyro
 
 from diffsurrogate.cli.arguments import (
+    ConfigUsage,
     TrainUsage,
     names_method_and_env,
     read_train,
     resumed,
     wants_help,
 )
+from diffsurrogate.cli.config_file import print_config
 from diffsurrogate.cli.doctor.command import DoctorOptions, doctor
 from diffsurrogate.cli.envs import EnvsOptions, list_envs
 from diffsurrogate.cli.evaluate import (
@@ -35,6 +37,7 @@ from diffsurrogate.distributed import started_together
 from diffsurrogate.errors import UsageError
 
 _Train = Annotated[TrainUsage, tyro.conf.subcommand("train")]
+_Config = Annotated[ConfigUsage, tyro.conf.subcommand("config")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 _Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
 _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
@@ -52,7 +55,7 @@ _COMMANDS: dict[type, Callable[[Any], int]] = {
     EnvsOptions: list_envs,
 }
 """What each runs; all return the exit status."""
-_Command = _Train | _Evaluate | _Render | _Report | _Reproduce | _Check | _Doctor | _Envs
+_Command = _Train | _Config | _Evaluate | _Render | _Report | _Reproduce | _Check | _Doctor | _Envs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +77,7 @@ def _run(arguments: list[str]) -> int:
     try:
         command = _parse(arguments)
         if isinstance(command, TrainOptions):
-            return train(command)
+            return print_config(command) if arguments[0] == "config" else train(command)
         if started_together() > 1:
             raise UsageError(
                 f"torchrun has started {started_together()} processes, of which each would do all "
@@ -90,16 +93,16 @@ def _run(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """Return the options of a command; `train` has those of its method."""
+    """Return the options of a command; `train` and `config` have those of their method."""
     first = arguments
     if arguments[:1] == ["reproduce"]:
         first, extra = split_extra(arguments)
-    if arguments[:1] == ["train"]:
-        if "--resume" in arguments and not wants_help(arguments):
+    if arguments[:1] in (["train"], ["config"]):
+        if arguments[0] == "train" and "--resume" in arguments and not wants_help(arguments):
             return resumed(arguments[1:])
         if names_method_and_env(arguments[1:]):
             return read_train(arguments[1:])
-        first = ["train", "--help"] if wants_help(arguments) else arguments
+        first = [arguments[0], "--help"] if wants_help(arguments) else arguments
     description = "Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO."
     command: _Command = tyro.cli(
         _Command,

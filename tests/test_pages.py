@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffsurrogate import recommended
-from diffsurrogate.__main__ import _COMMANDS, _parse
+from diffsurrogate.__main__ import _COMMANDS, _parse, main
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs import registry
@@ -31,6 +31,9 @@ NEEDS = {
 """What a page's examples import besides, where it may be missing."""
 NOT_PARSED = ("--resume", "--help", "--help-all")
 """Words of command lines that need a run, or end the program."""
+RUN = ["ppo", "gymnasium/Pendulum-v1", "--num-envs", "2", "--eval-envs", "2", "--film-steps", "0"]
+RUN += ["--total-steps", "64", "--ppo.horizon", "8"]
+"""The run whose policy is loaded."""
 MAX_STEPS = 4_096
 """Of the trainings on the pages: what is more is cut down to this."""
 pytestmark = [
@@ -128,6 +131,9 @@ def test_an_example_runs(page, code, capsys):
         pytest.importorskip(NEEDS[page.stem])
     if "from brax" in code:
         pytest.importorskip("brax")
+    if found := re.search(r'load_policy\("(.*)"\)', code):
+        assert main(["train", *RUN, "--out", found[1]]) == 0
+        capsys.readouterr()
     names: Names = {}
     exec(compile(small(code), name(page), "exec"), names)
     output = capsys.readouterr().out
@@ -149,7 +155,7 @@ def test_every_block_says_what_it_is_and_none_escapes_the_test(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_the_command_lines_are_understood(page):
+def test_the_command_lines_are_understood(page, capsys):
     for block in blocks(page, "sh"):
         for line in block.splitlines():
             program, *arguments = shlex.split(line, comments=True)
@@ -160,6 +166,10 @@ def test_the_command_lines_are_understood(page):
                 arguments = arguments[1:]
             if program == "torchrun":
                 arguments = arguments[arguments.index("diffsurrogate") + 1 :]
+            if ">" in arguments:
+                assert main(arguments[: arguments.index(">")]) == 0
+                Path(arguments[-1]).write_text(capsys.readouterr().out)
+                continue
             arguments = [word for word in arguments if word not in NOT_PARSED]
             assert isinstance(_parse(arguments), (TrainOptions, *_COMMANDS))
 

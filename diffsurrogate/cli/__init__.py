@@ -1,4 +1,5 @@
 """The command line.
 
-`diffsurrogate train | evaluate | render | report | reproduce | check-gradients | doctor | envs`.
+`diffsurrogate train | config | evaluate | render | report | reproduce | check-gradients | doctor |
+envs`.
 """

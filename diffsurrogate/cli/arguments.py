@@ -1,28 +1,32 @@
 """From what follows `diffsurrogate train` to its options, each argument read once.
 
 METHOD and ENV stand first, and with --agents, --network and --preset decide the defaults of all
-other options, which the class of the method's options then reads.
+other options, which the class of the method's options then reads: first those of a file (--config),
+as if its names and values were arguments, then those of the command line.
 """
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 import tyro
 
 from diffsurrogate.algorithms.all_action import AllActionConfig
 from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
-from diffsurrogate.cli.options import NamedOptions, TrainOptions
+from diffsurrogate.cli.config_file import read_settings, words_of
+from diffsurrogate.cli.options import NamedOptions, TrainOptions, check_format
 from diffsurrogate.config import changed_to, differences, require_choice
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NET_CONFIGS
 from diffsurrogate.presets.recipe import Choice, Method
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
+from diffsurrogate.training.checkpoint import FORMAT_VERSION
 from diffsurrogate.training.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -49,7 +53,8 @@ class TrainUsage(Choice):
 
     Defaults depend on METHOD, ENV, --agents, --network and --preset: `diffsurrogate train METHOD
     ENV --help` lists the options that the method has, with the defaults in force. `diffsurrogate
-    train --resume --out FOLDER` continues a run.
+    train --config FILE` takes METHOD, ENV and options from a file, `diffsurrogate train --resume
+    --out FOLDER` continues a run.
     """
 
     method: tyro.conf.Positional[Method]
@@ -57,9 +62,25 @@ class TrainUsage(Choice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfigUsage(TrainUsage):
+    """Print the configuration in force as YAML, which `train --config FILE` takes.
+
+    METHOD, ENV and the options are those of `train`.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FromFile:
+    """The option that says where others are."""
+
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Resumed:
     """The options that say which run to continue."""
 
+    config: Path | None = None
     out: Path | None = None
     resume: bool = False
 
@@ -70,26 +91,110 @@ def wants_help(arguments: Sequence[str]) -> bool:
 
 
 def names_method_and_env(arguments: Sequence[str]) -> bool:
-    """Return whether METHOD and ENV stand first."""
-    return len(arguments) > 1 and not any(word.startswith("-") for word in arguments[:2])
+    """Return whether METHOD and ENV stand first, or a file is to name them."""
+    named = len(arguments) > 1 and not any(word.startswith("-") for word in arguments[:2])
+    return named or any(word.partition("=")[0] == "--config" for word in arguments)
 
 
 def read_train(arguments: Sequence[str]) -> TrainOptions:
     """Return the options of what follows `train`, METHOD and ENV first.
 
     Raises:
-        UsageError: METHOD, ENV or an option is not known, or they do not go together.
+        UsageError: METHOD, ENV or an option is not known, they do not go together, or the file of
+            options cannot be read or is contradicted.
     """
-    if not names_method_and_env(arguments):
+    names, rest = _names_first(arguments)
+    where, rest = _known(_FromFile(), rest)
+    if where.config is None:
+        named, rest = _known(_start(names), rest)
+        return _read(TrainOptions.recommended(**vars(named)), rest)
+    content = read_settings(where.config)
+    try:
+        named, rest = _with_names(content, names, rest)
+        saved = _read_settings(TrainOptions.recommended(**vars(named)), content)
+    except UsageError as error:
+        raise UsageError(f"{where.config}: {error}") from error
+    return _on_top(saved, rest)
+
+
+def _names_first(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return METHOD and ENV, as far as they stand first, and the other arguments."""
+    first = list(takewhile(lambda word: not word.startswith("-"), arguments))[:2]
+    return dict(zip(("method", "env"), first, strict=False)), list(arguments[len(first) :])
+
+
+def _start(names: Mapping[str, Any]) -> NamedOptions:
+    """Return options of METHOD and ENV only.
+
+    Raises:
+        UsageError: one is missing or not known.
+    """
+    if len(names) < 2:
         raise UsageError(
-            f"train {' '.join(arguments[:2])} names no method and env; start with these: "
+            f"train {' '.join(names.values())} names no method and env; start with these: "
             "diffsurrogate train METHOD ENV"
         )
-    method, env, *rest = arguments
-    require_choice("method", method, get_args(Method))
-    start = NamedOptions(method=cast(Method, method), env=env)
-    named, rest = _known(start, rest)
-    return _read(TrainOptions.recommended(**vars(named)), rest)
+    require_choice("method", names["method"], get_args(Method))
+    return NamedOptions(method=names["method"], env=names["env"])
+
+
+def _with_names(
+    content: Mapping[str, Any], names: Mapping[str, str], arguments: list[str]
+) -> tuple[NamedOptions, list[str]]:
+    """Return the options that defaults depend on, of a file and of arguments, and the others.
+
+    Raises:
+        UsageError: an argument other than --agents contradicts the file.
+    """
+    own = {name: str(content[name]) for name in ("method", "env") if name in content}
+    start = _start({**own, **names})
+    choices = ({part.name for part in fields(Choice)} & set(content)) - set(own)
+    of_file, _ = _known(start, list(words_of({name: content[name] for name in choices}, {})))
+    named, rest = _known(of_file, arguments)
+    for name, now in vars(named).items():
+        was = own.get(name, getattr(of_file, name))
+        if name in content and name != "agents" and now != was:
+            raise UsageError(
+                f"{name} is {was} there, not {now}, and the other settings go with it; leave "
+                f"{now} out, or take {name} out of the file together with what depends on it"
+            )
+    return named, rest
+
+
+def _read_settings(default: TrainOptions, content: dict[str, Any]) -> TrainOptions:
+    """Return `default` as changed by the settings of a file, those it depends on apart.
+
+    Raises:
+        UsageError: a name or a value is not known, or the file is of another format or a resumed
+            run.
+    """
+    check_format(content.get("format", FORMAT_VERSION))
+    if content.get("resume"):
+        raise UsageError("resume is set; to continue a run, give --resume --out FOLDER instead")
+    read = {part.name for part in fields(Choice)}
+    content = {name: value for name, value in content.items() if name not in read}
+    default = _with_variants_of(content, default)
+    known = json.loads(json.dumps(default.to_json()))
+    return _read(default, list(words_of(content, known)), tyro.conf.FlagConversionOff)
+
+
+def _with_variants_of(content: dict[str, Any], default: TrainOptions) -> TrainOptions:
+    """Return `default` with the variants that have the settings of a file."""
+    for path, variants in _settings_with_variants(default):
+        own: Any = content
+        now: Any = default
+        for name in path.split("."):
+            own, now = own.get(name) if isinstance(own, dict) else None, getattr(now, name)
+        if not isinstance(own, dict):
+            continue
+        kinds = [type(now), *variants.values()]
+        if "architecture" in own:
+            require_choice(f"{path}.architecture", own["architecture"], tuple(variants))
+            kinds = [variants[own["architecture"]]]
+        kind = _kind_of(set(own), kinds, whole="format" in content)
+        if kind is not type(now):
+            return _with_variants_of(content, _with_variant(default, path.split("."), kind))
+    return default
 
 
 def resumed(arguments: Sequence[str]) -> TrainOptions:
@@ -98,17 +203,17 @@ def resumed(arguments: Sequence[str]) -> TrainOptions:
     Raises:
         UsageError: there is no run, or an option contradicts it.
     """
-    first = list(takewhile(lambda word: not word.startswith("-"), arguments))
-    names = dict(zip(("method", "env"), first, strict=False))
-    where, rest = _known(_Resumed(), arguments[len(names) :])
+    names, rest = _names_first(arguments)
+    where, rest = _known(_Resumed(), rest)
+    if where.config is not None:
+        raise UsageError("a resumed run has its own configuration; leave out --config")
     if where.out is None and len(names) < 2:
         raise UsageError("--resume needs to know which run; give its folder by --out")
     folder = RunFolder.open(where.out or read_train([*names.values(), *rest]).folder)
     saved = replace(TrainOptions.from_json(folder.config), out=folder.path, resume=True)
     had = {part.name: getattr(saved, part.name) for part in fields(Choice)}
     named, rest = _known(NamedOptions(**had), rest)
-    options = _read(replace(saved, env_options={}), rest)  # or they were options each
-    options = replace(options, env_options=options.env_options or saved.env_options)
+    options = _on_top(saved, rest)
     for name, was, now in differences(asdict(saved), asdict(options) | vars(named) | names):
         if name not in FREE_TO_CHANGE:
             raise UsageError(
@@ -118,6 +223,22 @@ def resumed(arguments: Sequence[str]) -> TrainOptions:
     return options
 
 
+def _on_top(saved: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
+    """Return options as changed by arguments; those of the env stay or are all given."""
+    options = _read(replace(saved, env_options={}), arguments)  # or they were options each
+    return replace(options, env_options=options.env_options or saved.env_options)
+
+
+def _kind_of(names: set[str], kinds: Sequence[Any], *, whole: bool) -> type:
+    """Return the first class that has these settings, and no others if they are the `whole`."""
+    for exactly in (True, False) if whole else (False,):
+        for kind in kinds:
+            own = {part.name for part in fields(kind)}
+            if names == own or (names <= own and not exactly):
+                return kind
+    return kinds[0]
+
+
 def _known(start: T, arguments: Sequence[str]) -> tuple[T, list[str]]:
     """Return `start` as changed by those arguments that are its options, and the others."""
     return tyro.cli(
@@ -125,8 +246,8 @@ def _known(start: T, arguments: Sequence[str]) -> tuple[T, list[str]]:
     )
 
 
-def _read(default: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
-    """Return `default` as changed by arguments, or show help.
+def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> TrainOptions:
+    """Return `default` as changed by arguments, read with tyro's markers, or show help.
 
     Raises:
         UsageError: an option is not known.
@@ -137,12 +258,16 @@ def _read(default: TrainOptions, arguments: Sequence[str]) -> TrainOptions:
     options, unknown = tyro.cli(
         type(default),
         prog=program,
-        description=f"Options of {default.method}, with the defaults for {default.env}. "
+        description=f"Options of {default.method}, with the defaults for {default.env}. --config "
+        "FILE takes them from a file of `diffsurrogate config` or a run's config.json. "
         + ("" if everything else f"{_HELP_ALL} lists the settings of networks too.")
         + _variants_help(default, everything),
         args=["--help"] if everything else arguments,
         default=default,
-        config=(tyro.conf.AvoidSubcommands,),  # of a setting that is one of several classes
+        config=(
+            tyro.conf.AvoidSubcommands,
+            *markers,
+        ),  # of a setting that is one of several classes
         registry=_short_help() if wants_help(arguments) and not everything else None,
         return_unknown_args=True,
     )

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 import tyro
 
-from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
+from diffsurrogate.cli.build import evaluation_env, filmed_env
 from diffsurrogate.cli.options import FINAL_SEED, MadeOptions, TrainOptions
 from diffsurrogate.envs.waiting import USUAL, warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
+from diffsurrogate.trained_policy import TrainedPolicy
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder, write_json
 
@@ -70,9 +71,10 @@ def evaluate_run(options: EvaluateOptions) -> int:
     folder = RunFolder.open(options.run)
     trained = TrainOptions.from_json(folder.config)
     env = evaluation_env(trained, options.num_envs)
-    predict = trained_policy(trained, folder.load(env.device, best=options.best), env)
+    state = folder.load(env.device, best=options.best)
+    policy = TrainedPolicy(trained.recipe, state, env).on(env)
     steps = trained.eval_steps if options.steps is None else options.steps
-    result = evaluate(predict, env, steps=steps, seed=options.seed).summary()
+    result = evaluate(policy, env, steps=steps, seed=options.seed).summary()
     asked = {"num_envs": options.num_envs, "steps": steps or env.max_steps, "seed": options.seed}
     write_json(options.run / "evaluation.json", {**result, **asked, "best": options.best})
     for name, value in result.items():
@@ -91,9 +93,10 @@ def render_run(options: RenderOptions) -> int:
             f"num_envs is {options.num_envs} and steps {options.steps}; both must be at least 1"
         )
     env = filmed_env(trained, options.num_envs)
-    predict = trained_policy(trained, folder.load(env.device, best=options.best), env)
+    state = folder.load(env.device, best=options.best)
+    policy = TrainedPolicy(trained.recipe, state, env).on(env)
     out = options.out or options.run / "rollout.gif"
-    frames = draw_gif(predict, env, out, steps=options.steps, seed=options.seed)
+    frames = draw_gif(policy, env, out, steps=options.steps, seed=options.seed)
     print(f"{out}: {frames} frames")
     return 0
 

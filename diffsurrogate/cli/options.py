@@ -54,6 +54,19 @@ def check_env_options(options: EnvOptions, *, max_steps: bool = False) -> None:
             raise UsageError(f"{name} cannot be given by --env-options; {own[name]}")
 
 
+def check_format(version: object) -> None:
+    """Refuse a configuration of another version.
+
+    Raises:
+        UsageError: it is of another one.
+    """
+    if version != FORMAT_VERSION:
+        raise UsageError(
+            f"the run's configuration is of format {version}, this version reads {FORMAT_VERSION}; "
+            f"use the version that wrote it ({WRITTEN_BEFORE}), or train again"
+        )
+
+
 def made_with(agents: int | None, options: EnvOptions) -> EnvOptions:
     """Return what `make` is told: the number of agents, if it was given, and the rest."""
     return options | ({} if agents is None else {"n_agents": agents})
@@ -228,13 +241,7 @@ class TrainOptions(RunConfig, _FirstOptions):
             UsageError: something is missing, unknown, of the wrong type or of another version.
         """
         content = dict(content)
-        version = content.pop("format", 1)
-        if version != FORMAT_VERSION:
-            raise UsageError(
-                f"the run's configuration is of format {version}, this version reads "
-                f"{FORMAT_VERSION}; use the version that wrote it ({WRITTEN_BEFORE}), or train "
-                "again"
-            )
+        check_format(content.pop("format", 1))
         require_choice("method", content.get("method"), get_args(Method))
         return config_from_dict(_CLASSES[content["method"]], content)
 

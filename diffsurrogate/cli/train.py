@@ -15,7 +15,7 @@ from torch.profiler import profile, schedule
 from tqdm import tqdm
 
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
-from diffsurrogate.cli.build import evaluation_env, filmed_env, trained_policy
+from diffsurrogate.cli.build import evaluation_env, filmed_env
 from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
 from diffsurrogate.distributed import (
@@ -28,6 +28,7 @@ from diffsurrogate.distributed import (
 from diffsurrogate.envs.waiting import warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import SB3_METHODS
+from diffsurrogate.trained_policy import TrainedPolicy
 from diffsurrogate.training.callbacks import Logger
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.loggers import loggers
@@ -351,7 +352,7 @@ class _Session:
             names = ("update", "env_steps", "cpu_seconds")
             return {name: self._best[name] for name in names} | final
         checkpoint = self.folder.load(self.env.device, best=True)
-        policy = trained_policy(self.options, checkpoint, self.env)
+        policy = TrainedPolicy(self.options.recipe, checkpoint, self.env).on(self.env)
         update = checkpoint["agent"]["iteration"]
         where = {
             "update": update,

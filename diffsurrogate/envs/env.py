@@ -20,6 +20,7 @@ from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.envs.checks import StepChecks, check_seed, check_world, other_options, reset_mask
 from diffsurrogate.envs.modes import check_defaults, keep_outside, usable
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
+from diffsurrogate.envs.raw_form import RawForm
 from diffsurrogate.envs.reported import RESERVED, EpisodeReport
 from diffsurrogate.envs.window import GradientGuard, Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
@@ -188,6 +189,14 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def native_gradients(self) -> frozenset[str]:
         """Gradients the simulator can provide: a subset of {"dynamics", "reward"}."""
         return self.gradients
+
+    @property
+    def raw_form(self) -> RawForm:
+        """How the env behind this one gives observations and takes actions."""
+        seen = self.observation_mask.clone()
+        if self.global_state_slice is not None:
+            seen[:, self.global_state_slice] = False
+        return RawForm(self.agents, seen, self.valid_action_dims, discrete=self.discrete_actions)
 
     # --- what a simulator must provide -------------------------------------------------------
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -61,6 +62,7 @@ _NOT_FINITE = (
     "check the env's native gradients (check_gradients), or let LearnedDiffWrapper learn bounded "
     "ones over fewer steps (horizon, segment_length)"
 )
+Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 @runtime_checkable
@@ -126,6 +128,7 @@ class Trainer(ABC):
         self._all_broken: list[int] = []  # consecutive iterations without any other env
         self.ema_actor: AveragedModel | None = None
         self._parts: dict[str, Saved] = {}
+        self._saved_copies: int | None = None  # of a checkpoint of which only the policy is used
 
     def register(self, **parts: Saved) -> None:
         """Add named parts to checkpoints."""
@@ -195,17 +198,24 @@ class Trainer(ABC):
                     break
         return self
 
-    def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
+    def predict(self, obs: Array, deterministic: bool = True) -> Array:
         """Return actions, clamped to their bounds.
 
         Args:
-            obs: (*batch, agent, obs_dim) float32.
+            obs: (*batch, agent, obs_dim), a float32 tensor or a NumPy array, as the actions are.
             deterministic: return the mean or most probable action instead of a sample.
 
         Raises:
             UsageError: `obs` has a wrong shape, or the policy is recurrent; use `policy` then.
         """
-        self.check_obs(obs)
+        if isinstance(obs, Tensor):
+            self.check_obs(obs)
+            return self._predict(obs, deterministic)
+        rows = torch.tensor(obs, dtype=torch.float32, device=self.env.device)
+        return self.predict(rows, deterministic).cpu().numpy()
+
+    def _predict(self, obs: Tensor, deterministic: bool) -> Tensor:
+        """Return actions for observations of the right shape."""
         noise = None
         with torch.no_grad():
             if not deterministic:
@@ -251,8 +261,8 @@ class Trainer(ABC):
 
         Args:
             path: written by `save`, or a run's checkpoint.
-            env: made with the same arguments, including `num_envs`; what was loaded then predicts
-                and is evaluated on any number of envs.
+            env: made with the same arguments. Of an env with another `num_envs` only the policy is
+                loaded: it acts and is evaluated, but cannot be trained on or saved.
             config: None for the saved one; a different one is refused.
 
         Raises:
@@ -275,11 +285,13 @@ class Trainer(ABC):
 
         Raises:
             UsageError: torch keeps no graph, or its default dtype or device was changed; or other
-                processes that train along were given something else.
+                processes that train along were given something else; or the trainer was loaded onto
+                another number of copies.
 
         Warns:
             RuntimeWarning: gradients were skipped in many consecutive updates.
         """
+        self._refuse_other_copies("training on")
         check_defaults()
         check_grad_mode("training")
         self.total_iterations = max(total_iterations, 1)
@@ -312,6 +324,7 @@ class Trainer(ABC):
 
         Of several processes all call it, and the first gets the state of all.
         """
+        self._refuse_other_copies("saving")
         check_world_size(self.ranks)
         state = self._own_state()
         others = states_at_rank_0(state)[1:] if self.ranks > 1 else []
@@ -354,14 +367,11 @@ class Trainer(ABC):
                 f"has {self._shape}; make it with the arguments it had then"
             )
         copies = state.get("num_envs", self.env.num_envs)
-        if copies != self.env.num_envs:
-            raise UsageError(
-                f"the checkpoint is of a training with num_envs={copies}, this env has "
-                f"{self.env.num_envs}; give load an env with num_envs={copies}. To use the policy "
-                "on any number of envs, give their observations to predict: "
-                "evaluate(agent.predict, env)"
-            )
         try:
+            self._saved_copies = None if copies == self.env.num_envs else copies
+            if self._saved_copies is not None:
+                self.load_policy(state)
+                return
             self._check_weights(state)
             for name, part in self._parts.items():
                 part.load_state_dict(copy.deepcopy(state["parts"][name]))  # not to share tensors
@@ -384,6 +394,25 @@ class Trainer(ABC):
                 f"the checkpoint does not fit this env and configuration ({error}); make both as "
                 "they were when it was saved"
             ) from error
+
+    def load_policy(self, state: State) -> None:
+        """Take only what `predict` and `policy` need of the state of a trainer.
+
+        Raises:
+            UsageError: the weights are not finite.
+        """
+        check_finite(state["predictor"], "predictor", self.predictor)
+        self.predictor.load_state_dict(state["predictor"])
+
+    def _refuse_other_copies(self, what: str) -> None:
+        """Refuse what needs more than the policy, if that is all that was loaded."""
+        if self._saved_copies is not None:
+            raise UsageError(
+                f"{what} needs the state of all copies that were trained on: the checkpoint is of "
+                f"num_envs={self._saved_copies}, but was loaded onto an env with "
+                f"{self.env.num_envs}, where the policy only acts; give load an env with "
+                f"num_envs={self._saved_copies}"
+            )
 
     def _check_weights(self, state: State) -> None:
         """Refuse modules and optimisers that are not finite; what else is saved may be."""

@@ -1,6 +1,6 @@
 """Between PettingZoo's spaces, one per agent, and our padded rows of all agents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
-from diffsurrogate.envs.bounds import float32_inside
+from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.raw_form import Answer, RawForm
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import flat_box
 from diffsurrogate.wrappers.external.spaces import into_box, padded_box
@@ -115,6 +117,30 @@ class Layout:
                 row[self.action_mask_slice][acted:] = False
         return mask
 
+    def observed(
+        self, agent: Any, obs: Any, info: Any, bounds: Bounds | None = None
+    ) -> NDArray[np.float32]:
+        """Return an agent's rows of the observation, without the global state.
+
+        Raises:
+            ValueError: observation or action mask is not of the agent's space, or out of `bounds`.
+        """
+        own = self.rows[self.index[agent]]
+        rows = np.zeros_like(self.observation_box.low[own])
+        what = "observation"
+        try:
+            seen = self.read(agent, obs)
+            complaint = None if bounds is None else bounds.complaint(seen)
+            if complaint is not None:
+                raise ValueError(complaint)
+            rows[:, : len(seen)] = seen
+            if self.action_mask_slice is not None:
+                what = "action_mask"
+                rows[:, self.action_mask_slice] = self.read_open(agent, obs, info)
+        except ValueError as error:
+            raise ValueError(f"the {what} of {agent!r} is {error}") from error
+        return rows
+
     def read(self, agent: Any, obs: Any) -> NDArray[np.float32]:
         """Return what an agent sees as a vector, without padding and action mask.
 
@@ -178,6 +204,37 @@ class Layout:
         chosen = [rows[:, row, :size].argmax(1) for row, size in enumerate(sizes)]
         shaped = np.stack(chosen, axis=1).reshape(-1, *space.shape)
         return (shaped + space.start).astype(space.dtype)
+
+
+class LayoutForm(RawForm):
+    """Of an env whose agents are laid out: a dict by its agents is read, and our own arrays."""
+
+    def __init__(self, layout: Layout, own: RawForm) -> None:
+        """Read by `layout`, and what is no dict as `own` does."""
+        super().__init__(layout.agents, own.seen, own.acted, discrete=own.discrete)
+        self.layout = layout
+
+    def _read_dict(self, obs: Mapping[Any, Any]) -> tuple[Tensor, Answer]:
+        layout = self.layout
+        self._check_agents(obs)
+        if layout.masks_in_infos:
+            raise UsageError(
+                "obs is a dict, but the infos of this env say which choices are open; give rows "
+                f"(agent, obs_dim) = {tuple(self.seen.shape)} with the action mask at the columns "
+                f"{layout.action_mask_slice}"
+            )
+        rows = np.zeros((1, *self.seen.shape), np.float32)
+        for agent, given in obs.items():
+            try:
+                rows[0, layout.rows[layout.index[agent]]] = layout.observed(agent, given, None)
+            except (ValueError, KeyError) as error:
+                raise UsageError(f"{error}") from error
+
+        def answer(action: Tensor) -> dict[Any, Any]:
+            found = layout.external_actions(action.cpu().numpy())
+            return {agent: found[layout.index[agent]][0] for agent in obs}
+
+        return self._rows(rows), answer
 
 
 def name_of(raw: Any) -> str:

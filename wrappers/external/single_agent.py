@@ -1,5 +1,6 @@
 """What vector envs of single-agent envs have in common, whichever library they are of."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.envs.bounds import Bounds
+from diffsurrogate.envs.raw_form import Answer, RawForm
+from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import ExternalEnv
 from diffsurrogate.wrappers.external.checks import ExternalChecks, awaited_env, end_if_stuck
 from diffsurrogate.wrappers.external.spaces import (
@@ -55,6 +58,7 @@ class SingleAgentEnv(ExternalEnv):
         self.valid_action_dims = valid_action_dims(actions).to(self.device)
         self.raw = raw
         self.render_mode = raw.render_mode
+        self._observations: Any = observations
         self._actions: Any = actions
         self._raw_shape: tuple[int, ...] = (self.obs_dim,)  # of flattened ones
         if isinstance(observations, spaces.Box):
@@ -70,6 +74,12 @@ class SingleAgentEnv(ExternalEnv):
         end_if_stuck(self.raw.unwrapped)
         self.raw.close(**kwargs)
 
+    @property
+    def raw_form(self) -> RawForm:
+        """How `raw` gives observations and takes actions, those of its spaces."""
+        own = super().raw_form
+        return _OfSpaces(own, self._observations, self._raw_actions)
+
     def _awaited(self) -> str:
         return awaited_env(self.raw.unwrapped)
 
@@ -84,7 +94,7 @@ class SingleAgentEnv(ExternalEnv):
         if isinstance(space, spaces.Discrete):
             return rows.argmax(-1).squeeze(1).numpy() + int(space.start)
         if isinstance(space, spaces.MultiDiscrete):
-            choices = rows.argmax(-1).numpy().reshape(self.num_envs, *space.shape) + space.start
+            choices = rows.argmax(-1).numpy().reshape(len(rows), *space.shape) + space.start
             return choices.astype(space.dtype)
         return into_box(rows.numpy(), space)
 
@@ -111,3 +121,47 @@ class SingleAgentEnv(ExternalEnv):
             self._shared(rewards.unsqueeze(1) / self.num_agents),
             torch.from_numpy(terminated).to(self.device),
         )
+
+
+class _OfSpaces(RawForm):
+    """Of a raw env with one observation and one action space; our own arrays are read too.
+
+    Boxes are read one by one or as a batch, observations of other spaces one by one.
+    """
+
+    def __init__(
+        self,
+        own: RawForm,
+        space: gymnasium.Space[Any],
+        raw_actions: Callable[[Tensor], NDArray[Any]],
+    ) -> None:
+        super().__init__(own.agents, own.seen, own.acted, discrete=own.discrete)
+        self.space, self.raw_actions = space, raw_actions
+
+    def read(self, obs: Any) -> tuple[Tensor, Answer]:
+        lead = self._lead(obs)
+        if lead is None:
+            return super().read(obs)
+        one = not isinstance(self.space, spaces.Box)
+        seen = self._rows(spaces.flatten(self.space, obs) if one else obs)
+        agents, obs_dim = self.seen.shape
+
+        def answer(action: Tensor) -> Any:
+            found = self.raw_actions(action)
+            found = found.reshape((*lead, *found.shape[1:]))[()]
+            return torch.as_tensor(found, device=obs.device) if isinstance(obs, Tensor) else found
+
+        return seen.reshape(-1, 1, obs_dim).repeat_interleave(agents, dim=1), answer
+
+    def _lead(self, obs: Any) -> tuple[int, ...] | None:
+        """Return the axes before those of `space`; None if `obs` is not of it."""
+        if not isinstance(self.space, spaces.Box):
+            return () if self.space.contains(obs) else None
+        shape, own = tuple(np.shape(obs)), self.space.shape
+        return next((lead for lead in ((), shape[:1]) if shape == (*lead, *own)), None)
+
+    def _needed(self) -> str:
+        return f"give an observation of {self.space}, or {super()._needed().removeprefix('give ')}"
+
+    def _check_agents(self, obs: Any) -> None:
+        raise UsageError(f"obs is a dict of {list(obs)}, but observations are of {self.space}")

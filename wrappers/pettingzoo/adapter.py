@@ -22,7 +22,7 @@ from diffsurrogate.wrappers.external.adapter import (
     env_seeds,
     sub_envs_of,
 )
-from diffsurrogate.wrappers.external.agent_rows import MASK, Layout, name_of
+from diffsurrogate.wrappers.external.agent_rows import MASK, Layout, LayoutForm, name_of
 from diffsurrogate.wrappers.external.infos import of_each
 from diffsurrogate.wrappers.external.spaces import bounds_of
 from diffsurrogate.wrappers.pettingzoo.parallel import ParallelEnvSlot
@@ -154,6 +154,11 @@ class PettingZooEnv(ExternalEnv):
         """(env, agent) bool: agents that have not ended before the others; None where all go on."""
         rows = np.stack([slot.alive_mask() for slot in self._slots])
         return None if rows.all() else self._tensor(rows)
+
+    @property
+    def raw_form(self) -> LayoutForm:
+        """How PettingZoo's env gives observations and takes actions: dicts by its agents."""
+        return LayoutForm(self._layout, super().raw_form)
 
     def _reset_all(self, seed: int | None) -> Tensor:
         seed = self._seed_of_reset(seed)

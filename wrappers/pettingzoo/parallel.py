@@ -141,24 +141,15 @@ class ParallelEnvSlot:
         return values
 
     def _observations(self, obs: dict[Any, Any], agents: list[Any], infos: Any) -> Rows:
-        layout, what = self._layout, "observation"
+        layout = self._layout
         rows = np.zeros(layout.observation_box.shape, np.float32)
         for agent in agents:
-            own = rows[layout.rows[layout.index[agent]]]
+            info = infos.get(agent) if isinstance(infos, dict) else None
             try:
-                seen = layout.read(agent, obs[agent])
-                bounds = self._bounds[agent]
-                complaint = None if bounds is None else bounds.complaint(seen)
-                if complaint is not None:
-                    raise ValueError(complaint)
-                own[:, : len(seen)] = seen
-                if layout.action_mask_slice is not None:
-                    what = "action_mask"
-                    info = infos.get(agent) if isinstance(infos, dict) else None
-                    own[:, layout.action_mask_slice] = layout.read_open(agent, obs[agent], info)
-                    what = "observation"
+                seen = layout.observed(agent, obs[agent], info, self._bounds[agent])
             except ValueError as error:
-                raise self._wrong(f"the {what} of {agent!r} is {error}") from error
+                raise self._wrong(str(error)) from error
+            rows[layout.rows[layout.index[agent]]] = seen
         if layout.global_state_slice is not None:
             rows[:, layout.global_state_slice] = self._state(layout.global_state_slice)
         return rows

@@ -72,17 +72,7 @@ class SB3Trainer(Trainer):
             self.model = self._make_model(rate)
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
-    def predict(self, obs: Tensor, deterministic: bool = True) -> Tensor:
-        """Return actions in the box.
-
-        Args:
-            obs: (*batch, agent, obs_dim) float32.
-            deterministic: the mean action or likeliest choice, or a sample.
-
-        Raises:
-            UsageError: `obs` has another shape.
-        """
-        self.check_obs(obs)
+    def _predict(self, obs: Tensor, deterministic: bool) -> Tensor:
         agents = self.env.num_agents if self.slots.joint else 1
         seen = without(obs.detach().cpu(), self.env.global_state_slice)
         with self._samples.in_force():
