@@ -37,12 +37,13 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions:
-    """Film a run's policy as a GIF; needs no display."""
+    """Film a run's policy as a GIF or MP4; needs no display."""
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
     out: Path | None = None
-    """The GIF; None for rollout.gif in the run folder."""
+    """A name that ends in .gif, or in .mp4 (extra `video`); None for rollout.gif in the run
+    folder."""
     num_envs: int = 4
     """Episodes side by side."""
     steps: int = 200
@@ -83,8 +84,8 @@ def evaluate_run(options: EvaluateOptions) -> int:
 
 
 def render_run(options: RenderOptions) -> int:
-    """Write the GIF."""
-    from diffsurrogate.cli.figures import draw_gif  # the import takes seconds
+    """Write the film."""
+    from diffsurrogate.cli.figures import film  # the import takes seconds
 
     folder = RunFolder.open(options.run)
     trained = TrainOptions.from_json(folder.config)
@@ -96,7 +97,7 @@ def render_run(options: RenderOptions) -> int:
     state = folder.load(env.device, best=options.best)
     policy = TrainedPolicy(trained.recipe, state, env).on(env)
     out = options.out or options.run / "rollout.gif"
-    frames = draw_gif(policy, env, out, steps=options.steps, seed=options.seed)
+    frames = film(policy, env, out, steps=options.steps, seed=options.seed)
     print(f"{out}: {frames} frames")
     return 0
 

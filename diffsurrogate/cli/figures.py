@@ -1,6 +1,7 @@
-"""The curve and the GIF a run leaves behind; neither needs a display."""
+"""The curve and the film a run leaves behind; neither needs a display."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import writing
 
 matplotlib.use("Agg")
+_MS = 60
+"""How long a film shows a frame."""
 
 
 def draw_curve(history: list[dict[str, Any]], title: str, file: Path) -> None:
@@ -46,7 +49,7 @@ def save_figure(figure: Figure, file: Path, dpi: int = 120) -> None:
     plt.close(figure)
 
 
-def draw_gif(
+def film(
     predict: Callable[[Tensor], Tensor],
     env: MultiAgentVectorEnv,
     file: Path,
@@ -56,9 +59,18 @@ def draw_gif(
 ) -> int:
     """Film the first episodes of all envs of `env` side by side; return the number of frames.
 
+    Args:
+        predict: the policy.
+        env: made to be rendered.
+        file: a GIF, small and in few colours; or an MP4.
+        steps: longest film.
+        seed: of the reset.
+
     Raises:
-        UsageError: the env cannot be rendered, or there is no such folder.
+        UsageError: the env cannot be rendered, there is no such folder, or the file's name ends in
+            neither .gif nor .mp4, which needs the extra `video`.
     """
+    write = _writer(file)
     if env.render_mode != "rgb_array":
         raise UsageError("this env cannot be rendered without a display")
     if not file.parent.is_dir():
@@ -77,18 +89,48 @@ def draw_gif(
             frames.append(_row(pictures))
             if not bool(running.any()):
                 break
-    first, *rest = frames + frames[-1:] * 8  # rest at the end before it starts over
     with writing(file) as partial:
-        first.save(partial, format="GIF", save_all=True, append_images=rest, duration=60, loop=0)
+        write(frames + frames[-1:] * 8, partial)  # rest at the end before it starts over
     return len(frames)
 
 
+def _writer(file: Path) -> Callable[[list[Image.Image], Path], None]:
+    """Return what writes frames in the format that a file's name asks for."""
+    if file.suffix.lower() == ".gif":
+        return _write_gif
+    if file.suffix.lower() != ".mp4":
+        raise UsageError(f"{file} is no name of a film; let it end in .gif or .mp4")
+    if find_spec("imageio_ffmpeg") is None:
+        raise UsageError(
+            "an MP4 needs imageio-ffmpeg: pip install 'diffsurrogate[video]'; a .gif does not"
+        )
+    return _write_mp4
+
+
+def _write_gif(frames: list[Image.Image], file: Path) -> None:
+    first, *rest = [frame.quantize(32, dither=Image.Dither.NONE) for frame in frames]
+    first.save(file, format="GIF", save_all=True, append_images=rest, duration=_MS, loop=0)
+
+
+def _write_mp4(frames: list[Image.Image], file: Path) -> None:
+    import imageio_ffmpeg
+
+    width, height = (length - length % 2 for length in frames[0].size)  # H.264 takes even ones
+    out = imageio_ffmpeg.write_frames(
+        str(file), (width, height), fps=1000 / _MS, macro_block_size=2, output_params=["-f", "mp4"]
+    )
+    out.send(None)
+    for frame in frames:
+        out.send(frame.crop((0, 0, width, height)).tobytes())
+    out.close()
+
+
 def _row(pictures: list[Any]) -> Image.Image:
-    """Put pictures beside each other, small and in few colours."""
+    """Put pictures beside each other, small."""
     images = [Image.fromarray(np.asarray(picture)) for picture in pictures]
     scale = 200 / images[0].height
     size = (round(images[0].width * scale), 200)
     row = Image.new("RGB", ((size[0] + 4) * len(images) - 4, size[1]), "white")
     for index, image in enumerate(images):
         row.paste(image.resize(size), (index * (size[0] + 4), 0))
-    return row.quantize(32, dither=Image.Dither.NONE)
+    return row

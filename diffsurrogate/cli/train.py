@@ -35,7 +35,9 @@ from diffsurrogate.training.loggers import loggers
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer, ranks_of
 
-_INTERRUPTED = "interrupted"
+_INTERRUPTED, _STEPS = "interrupted", "all steps taken"
+_TIME, _CPU = "time limit", "CPU limit"
+"""Why a training stopped."""
 _LOAD, _SAVE, _ITERATE = "load", "save", "iterate"
 """What rank 0 tells the other ranks to do; a number is the exit status to end with."""
 _PROGRESS = ("history", "cpu_seconds", "evaluation_cpu_seconds", "wall_seconds")
@@ -98,7 +100,7 @@ def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack)
                 file=sys.stderr,
             )
         if session.done() and folder.summary() is not None:
-            print(f"{folder.path} is finished ({session.stopped}); raise --total-steps to go on")
+            print(f"{folder.path} is finished ({session.stopped}); raise {session.limit} to go on")
             return 0
         config = replace(options, resume=False).to_json()
         folder.reopen(config, finished=session.done())
@@ -275,6 +277,12 @@ class _Session:
         self.folder.save_best(state)
         return True
 
+    @property
+    def limit(self) -> str:
+        """The option at whose value the training stopped."""
+        limits = {_TIME: "--time-limit", _CPU: "--cpu-limit", _STEPS: "--total-steps"}
+        return limits.get(self.stopped, "--stop-at")
+
     def done(self) -> bool:
         """Return whether there is nothing left to train; `stopped` says why."""
         limit, cpu_limit = self.options.time_limit, self.options.cpu_limit
@@ -285,13 +293,13 @@ class _Session:
         if self.interruption.asked:
             self.stopped = _INTERRUPTED
         elif self.agent.iteration >= self.last:
-            self.stopped = "all steps taken"
+            self.stopped = _STEPS
         elif goal is not None and reached is not None and reached >= goal:
             self.stopped = f"normalised return {goal} reached"
         elif limit is not None and self.wall_seconds >= limit:
-            self.stopped = "time limit"
+            self.stopped = _TIME
         elif cpu_limit is not None and self.cpu_seconds >= cpu_limit:
-            self.stopped = "CPU limit"
+            self.stopped = _CPU
         return bool(self.stopped)
 
     def _evaluate(self, bar: "tqdm[Any]") -> dict[str, float]:
@@ -378,12 +386,12 @@ class _Session:
 
     def _film(self, file: Path) -> str:
         """Film the policy; return the file, or why there is none: a run never fails for that."""
-        from diffsurrogate.cli.figures import draw_gif
+        from diffsurrogate.cli.figures import film
 
         try:
             env = filmed_env(self.options, 4)
             policy, steps = self.agent.policy(env), self.options.film_steps
-            draw_gif(policy, env, file, steps=steps, seed=FINAL_SEED)
+            film(policy, env, file, steps=steps, seed=FINAL_SEED)
         except UsageError as error:
             return f"no {file.name}: {' '.join(str(error).split())}"
         return f"{file}"

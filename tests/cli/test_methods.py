@@ -80,6 +80,15 @@ def test_a_gymnasium_env_is_filmed(method, more, lamp, tmp_path, capsys):
     with Image.open(out / "rollout.gif") as four, Image.open(tmp_path / "a.gif") as two:
         assert four.size == (4 * 304 - 4, 200)
         assert two.size == (2 * 304 - 4, 200)
+    if method != "ppo":
+        return
+    video = tmp_path / "a.mp4"
+    assert main(["render", str(out), "--out", str(video)]) == 0
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    assert next(ffmpeg.read_frames(str(video)))["size"] == (4 * 304 - 4, 200)
+    assert ffmpeg.count_frames_and_secs(str(video))[0] == 7 + 8  # rests at the end
+    assert main(["render", str(out), "--out", str(tmp_path / "a.avi")]) == 2
+    assert "let it end in .gif or .mp4" in capsys.readouterr().err
 
 
 def test_a_run_ends_well_though_it_cannot_be_filmed(lamp, tmp_path, capsys):
