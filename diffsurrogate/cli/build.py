@@ -1,5 +1,6 @@
 """Envs to evaluate and film on, from options."""
 
+import os
 from typing import Any
 
 from diffsurrogate.cli.options import TrainOptions, made_with
@@ -19,6 +20,7 @@ def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     Raises:
         UsageError: the env cannot be drawn.
     """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame tells of a missing display
     if options.env.startswith(("gymnasium/", "mpe2/", "pettingzoo/")):  # draw only if made to
         return evaluation_env(options, num_envs, render_mode="rgb_array")
     return evaluation_env(options, num_envs)
