@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -185,8 +186,23 @@ def test_other_processes_that_cannot_be_reached_are_told_of(monkeypatch):
 def test_torchrun_starts_no_other_command_than_train(command, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert main(command.split()) == 2
     assert f"do all of {command.split()[0]}; only train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("local_rank", "patience", "waits"), [(0, 60, False), (1, 0.3, True)])
+def test_what_all_processes_refuse_the_first_says_before_the_others(
+    local_rank, patience, waits, monkeypatch, capsys
+):
+    environment = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_RANK": str(local_rank)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("diffsurrogate.__main__._PATIENCE", patience)
+    began = time.monotonic()
+    assert main(["train", "ppo", "paper/dispersion", "--num-envs", "0"]) == 2
+    assert "num_envs is 0" in capsys.readouterr().err
+    assert (time.monotonic() - began >= patience) == waits
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

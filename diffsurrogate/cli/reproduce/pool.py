@@ -144,9 +144,12 @@ class RayPool:
             ended.append((self._running.pop(reference), result))
         return ended
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Start Ray, or connect to the cluster; yield the package."""
+    def ray(self) -> Any:
+        """Return Ray's package.
+
+        Raises:
+            UsageError: it is not installed.
+        """
         if self.address is None:
             for name, value in _LOCAL.items():
                 os.environ.setdefault(name, value)
@@ -157,6 +160,12 @@ class RayPool:
                 "runs are trained side by side by Ray, an optional extra: pip install "
                 f'"diffsurrogate[ray]" ({error})'
             ) from error
+        return ray
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """Start Ray, or connect to the cluster; yield the package."""
+        ray = self.ray()
         with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
             options: dict[str, Any] = {"address": self.address}
             if self.address is None:
