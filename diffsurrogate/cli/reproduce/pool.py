@@ -126,10 +126,11 @@ class RayPool:
 
     def _results(self, ray: Any) -> list[tuple[Call, Any]]:
         """Pass on a signal, wait a moment, and return the calls that ended with their results."""
-        if self._signals > self._passed_on:
+        signals = self._signals  # more may come at any time
+        if signals > self._passed_on:
             for reference in self._running:
-                ray.cancel(reference, force=self._signals > 1)
-            self._passed_on = self._signals
+                ray.cancel(reference, force=signals > 1)
+            self._passed_on = signals
         ended = []
         for reference in ray.wait(list(self._running), timeout=0.1)[0]:
             result: Any
