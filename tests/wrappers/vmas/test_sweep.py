@@ -59,7 +59,7 @@ def assert_same(first, second, where=slice(None)):
 def test_windows_are_cut_for_good(name):
     env = make(name, differentiable=True, max_steps=7)
     env.reset(seed=3)
-    for window in actions(env, 15).split(5):
+    for window in actions(env, 10).split(5):
         window.requires_grad_()
         rows = [env.step(action) for action in window]
         obs = sum(row[4]["final_obs"].sum() for row in rows)
