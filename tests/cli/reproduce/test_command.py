@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from toys.grid_runs import GRID, SMALL, TABLE, fake, small_grid, small_steps
 from toys.processes import needs_ray, run_here, wait_for_updates
+from toys.trainers import what_differs
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.reproduce.pool import RayPool
+from diffsurrogate.training.checkpoint import load_checkpoint
 from diffsurrogate.training.lock import FolderInUse, FolderLock
 
 UPDATES = 12
@@ -55,6 +57,8 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     assert main(small_grid(killed, updates=UPDATES)) == 0  # once the run that was left has stopped
     assert "1 interrupted, 1 new" in capsys.readouterr().out
     assert table(killed) == table(whole)
+    last = first.relative_to(killed) / "checkpoints" / "last.pt"
+    assert not what_differs(*(load_checkpoint(out / last)["agent"] for out in (whole, killed)))
     assert table(whole)["cells"][0]["finished"] == [1, 2]
     rows = []
     for out in (whole, killed):

@@ -25,18 +25,17 @@ NODE = {"object_store_memory": 75 * 1024**2, "include_dashboard": False}
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head that runs nothing, and two nodes with a core each."""
+    """Two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, **NODE)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **NODE})
+    cluster.add_node(num_cpus=1, **NODE)
     yield cluster
     cluster.shutdown()
 
 
 def wait_until(ready):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -182,29 +181,35 @@ def test_a_run_goes_on_where_its_process_dies_and_ctrl_c_leaves_a_whole_checkpoi
 
 @needs_ray
 def test_a_call_is_repeated_on_another_node_where_its_own_is_lost(cluster, tmp_path):
-    def move(nodes):
-        with nodes.open("a") as stream:
-            stream.write(f"{os.getppid()}\n")
-        if len(nodes.read_text().splitlines()) == 1:
-            time.sleep(600)
+    """Of two calls, on a node each."""
+
+    def stay(starts, lost, head):
+        (starts / str(os.getpid())).touch()
+        while not lost.exists() or os.getppid() != head:
+            time.sleep(0.01)
+        return "here"
+
+    starts, lost = tmp_path / "starts", tmp_path / "lost"
+    starts.mkdir()
+    head = cluster.head_node.all_processes["raylet"][0].process.pid
 
     def lose():
-        wait_until(lambda: nodes.exists() and nodes.read_text().endswith("\n"))
-        for node in list(cluster.worker_nodes):
-            if node.all_processes["raylet"][0].process.pid == int(nodes.read_text()):
-                cluster.remove_node(node, allow_graceful=False)
+        wait_until(lambda: len(list(starts.iterdir())) == 2)
+        (node,) = cluster.worker_nodes
+        cluster.remove_node(node, allow_graceful=False)
+        lost.touch()
 
-    nodes = tmp_path / "nodes"
     thread = threading.Thread(target=lose)
     thread.start()
-    call = Call(name="moves", function=move, arguments=(nodes,))
-    results, said = results_of(RayPool(1, cluster.address), [call])
+    arguments = (starts, lost, head)
+    calls = [Call(name=name, function=stay, arguments=arguments) for name in ("one", "two")]
+    results, said = results_of(RayPool(2, cluster.address), calls)
     thread.join()
-    assert results == {"moves": None}
-    assert len(cluster.worker_nodes) == 1
-    assert len(set(nodes.read_text().split())) == 2
+    assert results == {"one": "here", "two": "here"}
+    assert len(list(starts.iterdir())) == 3
     (line,) = said
-    assert "moves: Task failed because the node it was running on is dead; repeating it" in line
+    assert "Task failed because the node it was running on is dead" in line
+    assert line.endswith("repeating it (1/3)")
 
 
 @needs_ray
