@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -33,7 +34,7 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.report import ReportOptions, report
 from diffsurrogate.cli.reproduce.command import ReproduceOptions, reproduce, split_extra
 from diffsurrogate.cli.train import train
-from diffsurrogate.distributed import started_together
+from diffsurrogate.distributed import first_on_machine, started_together
 from diffsurrogate.errors import UsageError
 
 _Train = Annotated[TrainUsage, tyro.conf.subcommand("train")]
@@ -55,6 +56,8 @@ _COMMANDS: dict[type, Callable[[Any], int]] = {
     EnvsOptions: list_envs,
 }
 """What each runs; all return the exit status."""
+_PATIENCE = 10.0
+"""Seconds in which torchrun ends a process once the first has refused the same."""
 _Command = _Train | _Config | _Evaluate | _Render | _Report | _Reproduce | _Check | _Doctor | _Envs
 
 
@@ -85,6 +88,8 @@ def _run(arguments: list[str]) -> int:
             )
         return _COMMANDS[type(command)](command)
     except UsageError as error:
+        if not first_on_machine():
+            time.sleep(_PATIENCE)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

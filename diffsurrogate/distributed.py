@@ -42,6 +42,11 @@ def started_together() -> int:
     return int(os.environ["WORLD_SIZE"]) if launched else 1
 
 
+def first_on_machine() -> bool:
+    """Return whether this is torchrun's first process of the machine, or none of torchrun's."""
+    return started_together() == 1 or os.environ["LOCAL_RANK"] == "0"
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
     """Join the processes that torchrun has started, if it has.

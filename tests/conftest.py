@@ -34,11 +34,15 @@ def checked(function: Any = None, *, typechecker: Any) -> Any:
     hints = inspect.get_annotations(function).values() if inspect.isfunction(function) else [""]
     if any(isinstance(hint, str) or names_shapes(hint) for hint in hints):  # a string may be one
         return SHAPES_CHECKED(function, typechecker=typechecker)
-    types_checked = typechecker(function)
+
+    @functools.cache
+    def types_checked() -> Any:
+        return typechecker(function)  # when first called, as most are not by a few tests
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (function if jaxtyping.config.jaxtyping_disable else types_checked)(*args, **kwargs)
+        check = not jaxtyping.config.jaxtyping_disable
+        return (types_checked() if check else function)(*args, **kwargs)
 
     return call
 

@@ -63,7 +63,7 @@ def advice(path: Path) -> Iterator[None]:
         why = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UsageError(
             f"{path} cannot be written ({' '.join(str(why).split())[:200]}); make room there, then "
-            "go on (train --resume)"
+            "repeat the command (train with --resume)"
         ) from error
 
 

@@ -336,7 +336,7 @@ def test_ippo_teaches_every_agent_whatever_the_unit_of_its_rewards(unit):
             return super().reward(state, action, next_state) * torch.tensor([unit, 1.0, 1.0])
 
     env = Units(num_envs=64)
-    agent = IPPO(env, seed=0).learn(15 * 64 * 32)
+    agent = IPPO(env, seed=0).learn(9 * 64 * 32)
     obs, _ = env.reset(seed=1)
     towards = -(agent.predict(obs) * obs[..., :2].sign()).mean((0, 2))
     assert (towards > 0.2).all(), towards

@@ -13,7 +13,7 @@ from diffsurrogate.errors import UsageError
 
 WITHOUT_EXTRAS = """
 import sys
-sys.modules |= dict.fromkeys(["vmas", "pettingzoo", "mpe2", "mujoco"])
+sys.modules |= dict.fromkeys(["vmas", "pettingzoo", "mpe2", "mujoco", "jaxmarl"])
 from diffsurrogate import UsageError, make
 from diffsurrogate.__main__ import main
 main(["envs"])
@@ -102,6 +102,7 @@ def test_missing_extras_are_named_and_the_rest_is_listed():
         "pettingzoo": "pettingzoo",
         "mpe2": "mpe2",
         "mamujoco": "mujoco",
+        "jaxmarl": "jaxmarl",
     }.items():
         (remark,) = [line for line in lines if line.startswith(f"# {namespace}/...: ")]
         assert f"diffsurrogate[{extra}]" in remark

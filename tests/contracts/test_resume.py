@@ -1,11 +1,9 @@
 """Interrupted or not, training comes to the same: trainers saved and loaded, runs killed."""
 
 import csv
+import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 from toys.masked import MaskedReach
-from toys.processes import wait_for_updates
 from toys.reach import AGENTS, ENVS, NET, Reach, config, learned
 from toys.trainers import (
     TRAINERS,
@@ -31,13 +28,16 @@ from toys.trainers import (
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import BPPO
-from diffsurrogate.algorithms.ppo import PPO
+from diffsurrogate.algorithms.max_entropy import EntropyConfig
+from diffsurrogate.algorithms.ppo import IPPO, PPO
 from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
+from diffsurrogate.nets.config import DiCoConfig
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
@@ -54,11 +54,19 @@ SHAC_VARIANTS = {
     "white noise, no replay": {"value": values(capacity=0), "noise": NoiseConfig()},
     "expectile, one sign": {"value": values(expectile=0.8, expectile_one_signed=0.6)},
     "squash, learn_std": {"actor": ActorConfig(net=NET, std=0.3, squash=True, learn_std=True)},
+    "entropy": {
+        "actor": ActorConfig(net=NET, state_dependent_std=True),
+        "critic": CriticConfig(net=NET, ensemble=2),
+        "entropy": EntropyConfig(temperature=1.0),
+    },
 }
 VARIANTS = (
     TRAINERS
     | {name: replace(TRAINERS["shac"], config=config(**c)) for name, c in SHAC_VARIANTS.items()}
     | {
+        "ippo, DiCo": Case(
+            kind=IPPO, config=clipped(IPPO, actor=ActorConfig(net=DiCoConfig(hidden=(8,))))
+        ),
         "bppo, random order": Case(kind=BPPO, config=sequential(BPPO, {"order": "random"})),
         "bppo, simultaneous": Case(kind=BPPO, config=sequential(scheme="simultaneous")),
         "sb3, joint": replace(TRAINERS["sb3"], config=stable_baselines(joint=True)),
@@ -79,17 +87,17 @@ def saved(agent: Trainer, path: Path) -> Path:
 
 
 def check_unbroken(case: Case, path: Path, make_env: Callable[[], MultiAgentVectorEnv]) -> None:
-    """Five windows equal three, saved and loaded, and two: in all that is saved, to the bit."""
+    """Four windows equal three, saved and loaded, and one: in all that is saved, to the bit."""
     size = ENVS * case.config.horizon
     unbroken, broken = (case.make(make_env(), seed=3, lr_schedule="linear") for _ in range(2))
-    unbroken.learn(5 * size)
-    broken.learn(5 * size, lambda agent, metrics: agent.iteration < 3)
+    unbroken.learn(4 * size)
+    broken.learn(4 * size, lambda agent, metrics: agent.iteration < 3)
     env = make_env()
     env.reset(seed=11)
     loaded = case.kind.load(saved(broken, path), env)
     assert (loaded.iteration, loaded.seed, loaded.config) == (3, 3, broken.config)
     assert not what_differs(loaded, broken)
-    loaded.learn(5 * size)
+    loaded.learn(4 * size)
     assert not what_differs(loaded, unbroken)
     assert what_differs(loaded, broken)
 
@@ -215,9 +223,8 @@ def poison(state: Any, value: float) -> str:
     raise AssertionError(list(state))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinite"])
 @pytest.mark.parametrize("name", ["shac++", "recurrent mappo", "bppo", "sb3", "sb3-sac", "sb3-td3"])
-def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name):
     case = TRAINERS[name]
     path = saved(case.make().learn(WINDOW), tmp_path)
     doors: dict[str, Callable[[Any], Any]] = {
@@ -227,7 +234,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
     modules = doors.get(name, lambda state: state["parts"])
     parts = [part for part in modules(load_checkpoint(path)) if part in MODULES]
     assert parts
-    for part in parts:
+    for part, value in itertools.product(parts, (float("nan"), float("inf"))):
         state = load_checkpoint(path)
         weight = poison(modules(state)[part], value)
         save_checkpoint(tmp_path / "bad.pt", state)
@@ -298,20 +305,16 @@ OFF_POLICY_SIZES = [  # learns from the second update on, and forgets from the f
 DISPERSION = ["paper/dispersion", "--agents", "2"]
 RUNS = {
     "shac": ["shac", "diffsurrogate/cartpole-swingup", *SHAC_SIZES],
-    "sapo": ["shac", "diffsurrogate/cartpole-swingup", "--preset", "sapo", *SHAC_SIZES],
     "shac+": ["shac+", *DISPERSION, *SHAC_SIZES, *MODEL_SIZES],
     "shac++": ["shac++", *DISPERSION, *SHAC_SIZES, *MODEL_SIZES],
-    "hybrid": ["shac++", "games/climbing", *SHAC_SIZES, *MODEL_SIZES],
     "ppo": ["ppo", *DISPERSION, *PPO_SIZES],
-    "ippo, DiCo": ["ippo", *DISPERSION, "--network", "dico", *PPO_SIZES],
     "mappo, recurrent": ["mappo", *DISPERSION, *PPO_SIZES, "--ppo.actor.net.gru_size", "8"],
     "bppo": ["bppo", "games/climbing", *BPPO_SIZES],
     "sb3": ["sb3-ppo", *DISPERSION, *SB3_SIZES],
-    "sb3, discrete": ["sb3-ppo", "games/climbing", *SB3_SIZES],
     "sb3-sac": ["sb3-sac", *DISPERSION, *OFF_POLICY_SIZES],
     "sb3-td3, shared": ["sb3-td3", *DISPERSION, "--network", "shared", *OFF_POLICY_SIZES],
 }
-UPDATES = 6
+UPDATES = 4
 
 
 def command(name: str, *more: str) -> list[str]:
@@ -391,21 +394,6 @@ def test_a_killed_run_resumes_to_the_same_end(name, whole, tmp_path, monkeypatch
     assert not (out / "summary.json").exists()
     assert main(["train", "--resume", "--out", str(out), "--no-progress"]) == 0
     check_same_run(whole(name), out)
-
-
-def test_a_run_killed_by_the_system_resumes_to_the_same_end(whole, tmp_path):
-    out = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-m", "diffsurrogate", *command("shac++", "--out", str(out))],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-    ) as process:
-        wait_for_updates(out, 2, process)
-        process.kill()
-        assert process.wait(60) == -signal.SIGKILL
-    assert not (out / "summary.json").exists()
-    assert main(["train", "--resume", "--out", str(out), "--no-progress"]) == 0
-    check_same_run(whole("shac++"), out)
 
 
 @pytest.mark.parametrize("name", ["shac++", "sb3", "sb3-sac"])

@@ -52,28 +52,27 @@ def test_a_copy_between_windows_goes_on_alike(name):
     """Not SB3's PPO, whose policy keeps its last distribution with the graph it came from."""
     agent = TRAINERS[name].make().learn(2 * WINDOW)
     copied = copy.deepcopy(agent)
-    assert not what_differs(agent.learn(4 * WINDOW), copied.learn(4 * WINDOW))
+    assert not what_differs(agent.learn(3 * WINDOW), copied.learn(3 * WINDOW))
 
 
 @every_trainer
 def test_metrics_are_finite_floats_and_count_episodes(case):
     """Episodes of 8 steps end with every second window."""
-    reports = list(case.make(randomise_episode_phase=False).iterations(4))
+    reports = list(case.make(randomise_episode_phase=False).iterations(2))
     common = {"reward", "critic_loss", "update_cpu_seconds"}
     models = {"reward_loss", "reward_error", "cached_transitions"}
     assert common | (models if case.wrap is not Case.wrap else set()) <= reports[-1].keys()
     for report in reports:
         assert all(type(value) is float and math.isfinite(value) for value in report.values())
-    assert [report["env_steps"] for report in reports] == [28.0, 56.0, 84.0, 112.0]
-    assert [report["episodes_ended"] for report in reports] == [0.0, 7.0, 0.0, 7.0]
-    assert [report["episodes_terminated"] for report in reports] == [0.0] * 4
+    assert [report["env_steps"] for report in reports] == [28.0, 56.0]
+    assert [report["episodes_ended"] for report in reports] == [0.0, 7.0]
+    assert [report["episodes_terminated"] for report in reports] == [0.0, 0.0]
 
 
 @every_trainer
 def test_episode_phases_are_spread_unless_told_otherwise(case):
-    ends = [report["episodes_ended"] for report in case.make().iterations(4)]
-    assert sum(ends) >= 10
-    assert ends != [0.0, 7.0, 0.0, 7.0]
+    (report,) = case.make().iterations(1)
+    assert 0 < report["episodes_ended"] < ENVS
 
 
 @pytest.mark.parametrize("name", ["ppo", "ippo", "mappo", "recurrent mappo", "sb3"])
@@ -151,7 +150,7 @@ def test_the_seed_decides_everything_and_nothing_around_does(case):
         np.random.seed(around)
         states = torch.get_rng_state(), np.random.get_state()[1].copy()
         agent = case.make(seed=seed)
-        for update in range(1, 4):
+        for update in (1, 2):
             if around:
                 plain_reach().reset(seed=update)
             agent.learn(update * WINDOW)
@@ -170,8 +169,8 @@ def test_sampling_actions_between_updates_changes_nothing(name):
         agent.predict(torch.zeros(ENVS, AGENTS, OBS), deterministic=False)
 
     watched, alone = (TRAINERS[name].make() for _ in range(2))
-    watched.learn(3 * WINDOW, look)
-    alone.learn(3 * WINDOW)
+    watched.learn(2 * WINDOW, look)
+    alone.learn(2 * WINDOW)
     assert all("samples" in name for name in what_differs(watched, alone))
 
 

@@ -73,7 +73,7 @@ def test_python_and_the_command_line_train_the_same_weights(method, env, agents,
     recipe = recommended(method, env, agents)
     recipe = replace(recipe, run=replace(recipe.run, num_envs=5))
     agent, _ = recipe.make(seed=3)
-    agent.learn(steps := 2 * agent.steps_per_iteration)
+    agent.learn(steps := agent.steps_per_iteration)
     given = () if agents is None else ("--agents", str(agents))
     sizes = ("--num-envs", "5", "--total-steps", str(steps), "--seed", "3", "--eval-envs", "3")
     quiet = ("--eval-steps", "2", "--film-steps", "0", "--no-progress", "--stop-at", "None")

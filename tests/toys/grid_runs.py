@@ -1,4 +1,4 @@
-"""What runs of a grid leave behind, made by hand."""
+"""A small grid to train, and what runs of one leave behind, made by hand."""
 
 import csv
 import json
@@ -10,6 +10,22 @@ from diffsurrogate.cli.options import TrainOptions
 
 TABLE = ["reproduce", "table1"]
 GRID = [*TABLE, "--tasks", "dispersion", "--agents", "1", "--networks", "mlp"]
+SMALL = [
+    *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--eval-every", "4"),
+    *("--checkpoint-every", "1", "--film-steps", "0"),
+    *("--shac.horizon", "4", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
+    *("--surrogates.fit.minibatches", "2", "--surrogates.fit.batch-size", "16"),
+]
+
+
+def small_steps(updates: int) -> str:
+    return str(5 * 4 * updates)
+
+
+def small_grid(out: Path, *options: str, updates: int) -> list[str]:
+    """Return the command of two runs of SHAC++, seeds 1 and 2, one at a time."""
+    runs = ["--methods", "shac++", "--seeds", "1", "2", "--total-steps", small_steps(updates)]
+    return [*GRID, *runs, "--jobs", "1", "--out", str(out), *options, "--", *SMALL]
 
 
 def fake(

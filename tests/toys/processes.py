@@ -17,7 +17,7 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray (the 
 
 def wait_for_updates(run: Path, count: int, process: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until the metrics of `count` updates are there, and of the start before the first."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     file = run / "metrics.csv"
     while not file.exists() or len(file.read_text().splitlines()) < count + 2:
         assert process is None or process.poll() is None

@@ -1,6 +1,8 @@
-"""What two processes do together, each with its own envs; run by `in_ranks`, read by tests."""
+"""What two processes do together, each with its own envs: by `in_ranks`, or as under torchrun."""
 
 import copy
+import os
+import sys
 import time
 import traceback
 import warnings
@@ -11,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.launcher import LaunchConfig, elastic_launch
 from toys.masked import MaskedReach
 from toys.reach import NET, Reach, config, learned
 from toys.recurrent import settings as recurrent
@@ -36,7 +40,7 @@ from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
-RANKS, UPDATES = 2, 4
+RANKS = 2
 ALL_ROWS = ClipConfig(epochs=1, batch_size=1000)
 
 
@@ -113,6 +117,8 @@ TRAINED: dict[str, Callable[[], Trainer]] = {
     "a broken rank": lambda: IPPO(on_second({5: slice(None), 9: slice(2)}), clipped(IPPO)),
 }
 """Trainers by what is particular about them; the last two break on one rank only."""
+UPDATES = dict.fromkeys(TRAINED, 2) | {"hybrid": 4, "broken copies": 4, "a broken rank": 4}
+"""Of each, the first half before the checkpoint."""
 
 
 def in_ranks(work: Callable[[Path], None], folder: Path) -> None:
@@ -121,11 +127,43 @@ def in_ranks(work: Callable[[Path], None], folder: Path) -> None:
     Raises:
         ProcessRaisedException: one has raised.
     """
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch._dynamo"])  # once for both
+    _import_once()
     start = torch.multiprocessing.start_processes
     group = f"file://{folder / f'group{time.monotonic_ns()}'}"
     start(_join, (group, work, folder), nprocs=RANKS, start_method="forkserver")
+
+
+def under_torchrun(arguments: list[str], folder: Path) -> None:
+    """Run a command of diffsurrogate in processes of torchrun's agent.
+
+    In `folder` each leaves what it says and, in `<rank>.pid`, its number.
+
+    Raises:
+        ChildFailedError: one has failed.
+    """
+    _import_once()
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=RANKS,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="forkserver",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL),
+    )
+    elastic_launch(config, _command)(arguments, folder)
+
+
+def _import_once() -> None:
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+
+
+def _command(arguments: list[str], folder: Path) -> None:
+    torch.set_num_threads(1)
+    (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
+    sys.exit(main(arguments))
 
 
 def _join(number: int, group: str, work: Callable[[Path], None], folder: Path) -> None:
@@ -149,7 +187,7 @@ def everything(folder: Path) -> None:
     """Do all that tests read, and leave it in a file of each rank."""
     rank, found = distributed.get_rank(), {}
     for name, make in TRAINED.items():
-        found[name] = trained(make, folder / f"{name}.pt")
+        found[name] = trained(make, UPDATES[name], folder / f"{name}.pt")
     found |= {f"{kind} gradient": policy_gradient(kind) for kind in POLICIES}
     found |= {f"{kind} gradient": model_gradients(kind) for kind in ("step", "awm")}
     found["ppo gradient"] = clipped_gradient()
@@ -162,18 +200,18 @@ def everything(folder: Path) -> None:
     torch.save(found, folder / f"{rank}.pt")
 
 
-def trained(make: Callable[[], Trainer], path: Path) -> dict[str, Any]:
+def trained(make: Callable[[], Trainer], updates: int, path: Path) -> dict[str, Any]:
     """Train through, and once more from a checkpoint half way."""
     whole, env = make(), make().env
-    iterations = whole.iterations(UPDATES)
-    metrics = [next(iterations) for _ in range(UPDATES // 2)]
+    iterations = whole.iterations(updates)
+    metrics = [next(iterations) for _ in range(updates // 2)]
     whole.save(path)
     toys = [getattr(one, "env", one) for one in (whole.env, env)]
     if isinstance(toys[0], Breaking):
         toys[1].taken = toys[0].taken  # which it does not save
     metrics += list(iterations)
     again = type(whole).load(path, env)
-    list(again.iterations(UPDATES))
+    list(again.iterations(updates))
     states = {"state": whole.state_dict(), "again": again.state_dict()}
     return states | {"metrics": metrics, "env_steps": whole.env_steps}
 

@@ -4,9 +4,8 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from toys.processes import wait_for_updates
 from toys.ranks import (
     POLICIES,
@@ -29,6 +29,7 @@ from toys.ranks import (
     model_step,
     policy_step,
     policy_trainer,
+    under_torchrun,
 )
 from toys.reach import Reach
 from toys.trainers import leaves, what_differs
@@ -129,10 +130,10 @@ def test_weights_statistics_and_metrics_are_equal_on_all_ranks(ranks, name):
     assert not what_differs(common(first["state"]), common(other))
     assert what_differs(first["state"]["env"], other["env"])  # each has its own envs
     assert what_differs(first["state"]["streams"], other["streams"])
-    assert len(first["metrics"]) == UPDATES
+    assert len(first["metrics"]) == UPDATES[name]
     assert json.dumps(first["metrics"]) == json.dumps(second["metrics"])
     assert first["env_steps"] == first["metrics"][-1]["env_steps"]
-    assert first["env_steps"] == UPDATES * RANKS * 7 * first["state"]["config"]["horizon"]
+    assert first["env_steps"] == UPDATES[name] * RANKS * 7 * first["state"]["config"]["horizon"]
 
 
 def test_copies_that_break_on_one_rank_are_left_out_and_a_whole_rank_costs_the_update(ranks):
@@ -185,8 +186,28 @@ def test_other_processes_that_cannot_be_reached_are_told_of(monkeypatch):
 def test_torchrun_starts_no_other_command_than_train(command, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert main(command.split()) == 2
     assert f"do all of {command.split()[0]}; only train" in capsys.readouterr().err
+
+
+def test_what_all_processes_refuse_is_said_once(tmp_path):
+    with pytest.raises(ChildFailedError, match=r"exitcode *: 2"):
+        under_torchrun(["train", "ppo", "vmas/nothing"], tmp_path)
+    said = sorted(file.read_text() for file in tmp_path.rglob("stderr.log"))
+    assert len(said) == RANKS
+    assert said[0] == ""
+    assert said[1].startswith("error: VMAS has no scenario 'nothing'")
+
+
+def test_what_one_process_refuses_alone_it_says_after_a_while(monkeypatch, capsys):
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("diffsurrogate.__main__._PATIENCE", 0.3)
+    began = time.monotonic()
+    assert main(["train", "ppo", "paper/dispersion", "--num-envs", "0"]) == 2
+    assert time.monotonic() - began >= 0.3
+    assert "num_envs is 0" in capsys.readouterr().err
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
@@ -208,7 +229,6 @@ def test_one_process_loads_what_several_have_trained_to_predict_but_not_to_go_on
 
 # --- runs, from the command line -----------------------------------------------------------------
 
-TORCHRUN = [sys.executable, *"-m torch.distributed.run --standalone --nproc-per-node 2".split()]
 TRAIN = [
     *"train shac++ diffsurrogate/cartpole-swingup --num-envs 6 --shac.horizon 4".split(),
     *"--eval-envs 3 --eval-steps 5 --eval-every 2 --checkpoint-every 1".split(),
@@ -221,26 +241,14 @@ def steps(updates: int) -> list[str]:
     return ["--total-steps", str(updates * 6 * 4)]
 
 
-def torchrun(*arguments: str) -> "subprocess.Popen[str]":
-    command = [*TORCHRUN, "-m", "diffsurrogate", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def children(process: int) -> Iterator[int]:
-    listing = subprocess.run(
-        ["pgrep", "-P", str(process)], capture_output=True, text=True, check=True
-    )
-    yield from map(int, listing.stdout.split())
-
-
 def test_a_run_of_which_a_process_is_killed_ends_and_goes_on_to_the_same(tmp_path, capsys):
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    with torchrun(*TRAIN, *steps(10_000), "--out", str(folder)) as run:
+    with ThreadPoolExecutor(1) as thread:
+        run = thread.submit(under_torchrun, [*TRAIN, *steps(1000), "--out", str(folder)], tmp_path)
         wait_for_updates(folder, 2)
-        os.kill(max(children(run.pid)), signal.SIGKILL)
-        said, _ = run.communicate(timeout=120)
-    assert run.returncode != 0
-    assert "Signal 9" in said
+        os.kill(int((tmp_path / "1.pid").read_text()), signal.SIGKILL)
+        with pytest.raises(ChildFailedError):
+            run.result()
     state = load_checkpoint(folder / "checkpoints" / "last.pt")["agent"]
     assert [len(one["env"]["current_obs"]) for one in (state, *state["other_ranks"])] == [3, 3]
     updates = state["iteration"] + 2

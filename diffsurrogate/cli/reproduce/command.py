@@ -142,6 +142,8 @@ def reproduce(options: ReproduceOptions) -> int:
         print(f"{len(runs)} runs, {count(states)}")
         return 0
     pool = RayPool(options.jobs, options.ray_address)
+    if not all(run.finished for run in runs):
+        pool.ray()  # before there is a folder
     with closing(FolderLock(options.folder, "reproduce")):
         states = states_of(runs)
         print(f"{len(runs)} runs in {options.folder / options.preset}, {count(states)}")

@@ -126,10 +126,11 @@ class RayPool:
 
     def _results(self, ray: Any) -> list[tuple[Call, Any]]:
         """Pass on a signal, wait a moment, and return the calls that ended with their results."""
-        if self._signals > self._passed_on:
+        signals = self._signals  # more may come at any time
+        if signals > self._passed_on:
             for reference in self._running:
-                ray.cancel(reference, force=self._signals > 1)
-            self._passed_on = self._signals
+                ray.cancel(reference, force=signals > 1)
+            self._passed_on = signals
         ended = []
         for reference in ray.wait(list(self._running), timeout=0.1)[0]:
             result: Any
@@ -144,9 +145,12 @@ class RayPool:
             ended.append((self._running.pop(reference), result))
         return ended
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Start Ray, or connect to the cluster; yield the package."""
+    def ray(self) -> Any:
+        """Return Ray's package.
+
+        Raises:
+            UsageError: it is not installed.
+        """
         if self.address is None:
             for name, value in _LOCAL.items():
                 os.environ.setdefault(name, value)
@@ -157,6 +161,12 @@ class RayPool:
                 "runs are trained side by side by Ray, an optional extra: pip install "
                 f'"diffsurrogate[ray]" ({error})'
             ) from error
+        return ray
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """Start Ray, or connect to the cluster; yield the package."""
+        ray = self.ray()
         with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
             options: dict[str, Any] = {"address": self.address}
             if self.address is None:

@@ -3,39 +3,24 @@
 import csv
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toys.grid_runs import GRID, TABLE, fake
+from toys.grid_runs import GRID, SMALL, TABLE, fake, small_grid, small_steps
 from toys.processes import needs_ray, run_here, wait_for_updates
+from toys.trainers import what_differs
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.reproduce.pool import RayPool
 from diffsurrogate.training.checkpoint import load_checkpoint
 from diffsurrogate.training.lock import FolderInUse, FolderLock
 
-SMALL = [
-    *("--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--eval-every", "4"),
-    *("--checkpoint-every", "1", "--film-steps", "0"),
-]
-SHAC = [
-    *("--shac.horizon", "4", "--shac.value.minibatches", "2", "--shac.value.batch-size", "16"),
-    *("--surrogates.fit.minibatches", "2", "--surrogates.fit.batch-size", "16"),
-]
-STEPS = 5 * 4 * 20  # 20 updates
-TINY = ["--methods", "shac++", "--seeds", "1", "2", "--total-steps", str(STEPS), "--jobs", "1"]
-EXTRA = ["--", *SMALL, *SHAC]
-
-
-def tiny(out: Path, *options: str) -> list[str]:
-    return [*GRID, *TINY, "--out", str(out), *options, *EXTRA]
+UPDATES = 12
 
 
 def without_times(content: Any) -> Any:
@@ -55,10 +40,10 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     for seed in ("1", "2"):  # a run of the grid is a plain training
         run = str(whole / "default" / f"dispersion-1-shac++-mlp-{seed}")
         command = ["train", "shac++", "paper/dispersion", "--agents", "1", "--seed", seed]
-        command += ["--total-steps", str(STEPS), "--stop-at", "None", "--no-progress"]
-        assert main([*command, "--out", run, *SMALL, *SHAC]) == 0
-    assert main(tiny(whole, "--report-only")) == 0
-    command = [sys.executable, "-m", "diffsurrogate", *tiny(killed)]
+        command += ["--total-steps", small_steps(UPDATES), "--stop-at", "None", "--no-progress"]
+        assert main([*command, "--out", run, *SMALL]) == 0
+    assert main(small_grid(whole, "--report-only", updates=UPDATES)) == 0
+    command = [sys.executable, "-m", "diffsurrogate", *small_grid(killed, updates=UPDATES)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log)
     first, second = (killed / "default" / f"dispersion-1-shac++-mlp-{seed}" for seed in (1, 2))
@@ -69,46 +54,17 @@ def test_a_killed_grid_goes_on_to_the_same_table(tmp_path, monkeypatch, capsys):
     assert not second.exists()
     capsys.readouterr()
     monkeypatch.setattr(RayPool, "run", run_here)
-    assert main(tiny(killed)) == 0  # once the run that was left has stopped
+    assert main(small_grid(killed, updates=UPDATES)) == 0  # once the run that was left has stopped
     assert "1 interrupted, 1 new" in capsys.readouterr().out
     assert table(killed) == table(whole)
+    last = first.relative_to(killed) / "checkpoints" / "last.pt"
+    assert not what_differs(*(load_checkpoint(out / last)["agent"] for out in (whole, killed)))
     assert table(whole)["cells"][0]["finished"] == [1, 2]
     rows = []
     for out in (whole, killed):
         with (out / "default" / first.name / "metrics.csv").open() as stream:
             rows.append([float(row["cpu_seconds"]) for row in csv.DictReader(stream)])
-    assert all(len(cpu) == 21 and cpu == sorted(cpu) and cpu[0] == 0 for cpu in rows)
-
-
-@needs_ray
-def test_ctrl_c_stops_all_runs_with_whole_checkpoints(tmp_path, capsys):
-    out, refusals = tmp_path / "grid", []
-    run = out / "default" / "dispersion-1-shac++-mlp-1"
-
-    def interrupt() -> None:
-        wait_for_updates(run, 2)
-        try:
-            FolderLock(out, "reproduce")
-        except FolderInUse as error:
-            refusals.append(str(error))
-        os.kill(os.getpid(), signal.SIGINT)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in signals]
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    assert main(tiny(out)) == 130
-    thread.join()
-    assert [signal.getsignal(number) for number in signals] == before
-    assert f"another reproduce (process {os.getpid()})" in refusals[0]
-    assert not (run / "summary.json").exists()
-    assert load_checkpoint(run / "checkpoints" / "last.pt")["agent"]["iteration"] > 0
-    assert "stopped; continue with" in run.with_name(f"{run.name}.log").read_text()
-    said = capsys.readouterr().out
-    assert "0 of 2 runs finished; go on with:\n  diffsurrogate reproduce table1 --tasks" in said
-    advice = shlex.split(said.splitlines()[-1])[1:]
-    assert main([*advice[:2], "--dry-run", *advice[2:]]) == 0
-    assert "1 interrupted, 1 new" in capsys.readouterr().out
+    assert all(len(cpu) == UPDATES + 1 and cpu == sorted(cpu) and cpu[0] == 0 for cpu in rows)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -125,6 +81,7 @@ def test_runs_to_prolong_are_not_finished_when_a_signal_comes_first(
     assert "stopped with 0 of 1 runs finished" in capsys.readouterr().out
 
 
+@needs_ray
 def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     def run(pool, calls, started, ended, say):
         for call in calls:
@@ -149,7 +106,16 @@ def test_a_failed_run_is_told_of_and_the_others_go_on(tmp_path, monkeypatch, cap
     assert main([*command, "--seeds", "1", "2"]) == 2
     told = capsys.readouterr()
     assert "table1.md cannot be written" in told.err
+    assert "make room there, then repeat the command (train with --resume)" in told.err
     assert "  until it did not" in told.out
+
+
+def test_without_ray_no_folder_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    out = tmp_path / "grid"
+    assert main([*GRID, "--methods", "ppo", "--out", str(out)]) == 2
+    assert 'pip install "diffsurrogate[ray]"' in capsys.readouterr().err
+    assert not out.exists()
 
 
 # --- what is trained --------------------------------------------------------------------------

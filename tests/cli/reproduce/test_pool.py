@@ -1,7 +1,7 @@
 """Calls and runs on a Ray cluster: processes that are killed, a node that is lost, signals."""
 
-import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toys.grid_runs import GRID
+from toys.grid_runs import small_grid
 from toys.processes import needs_ray, wait_for_updates
 
 from diffsurrogate.__main__ import main
@@ -17,24 +17,25 @@ from diffsurrogate.cli.reproduce import pool as module
 from diffsurrogate.cli.reproduce.logged_run import train_logged
 from diffsurrogate.cli.reproduce.pool import Call, ProcessLost, RayPool
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import load_checkpoint
+from diffsurrogate.training.lock import FolderInUse, FolderLock
 
 NODE = {"object_store_memory": 75 * 1024**2, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head that runs nothing, and two nodes with a core each."""
+    """Two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, **NODE)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **NODE})
+    cluster.add_node(num_cpus=1, **NODE)
     yield cluster
     cluster.shutdown()
 
 
 def wait_until(ready):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -54,6 +55,7 @@ def listener():
     """Return a function that Ray sends by value, as its workers cannot import this module."""
 
     def listen(ready, stopped):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
         try:
             ready.touch()
             while True:
@@ -141,44 +143,73 @@ def test_an_error_of_ours_interrupts_calls(cluster, tmp_path):
 
 
 @needs_ray
-def test_a_run_goes_on_where_its_process_or_its_node_dies(cluster, tmp_path, capsys):
-    sizes = ["--num-envs", "5", "--eval-envs", "3", "--eval-steps", "5", "--eval-every", "50"]
-    sizes += ["--checkpoint-every", "1", "--film-steps", "0", "--ppo.horizon", "4"]
-    steps = str(5 * 4 * 150)
-    whole, grid = tmp_path / "whole", tmp_path / "grid"
-    run = grid / "default" / "dispersion-1-ppo-mlp-1"
-
-    def process():
-        return int((run / ".lock").read_text())
+def test_a_run_goes_on_where_its_process_dies_and_ctrl_c_leaves_a_whole_checkpoint(
+    cluster, tmp_path, capsys
+):
+    out, refusals = tmp_path / "grid", []
+    run = out / "default" / "dispersion-1-shac++-mlp-1"
 
     def faults():
         wait_for_updates(run, 2)
-        os.kill(process(), signal.SIGKILL)
+        os.kill(int((run / ".lock").read_text()), signal.SIGKILL)
         wait_for_updates(run, len((run / "metrics.csv").read_text().splitlines()) + 2)
-        parent = int(Path(f"/proc/{process()}/stat").read_text().rpartition(")")[2].split()[1])
-        for node in list(cluster.worker_nodes):
-            if node.all_processes["raylet"][0].process.pid == parent:
-                cluster.remove_node(node, allow_graceful=False)
+        try:
+            FolderLock(out, "reproduce")
+        except FolderInUse as error:
+            refusals.append(str(error))
+        os.kill(os.getpid(), signal.SIGINT)
 
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in signals]
     thread = threading.Thread(target=faults)
     thread.start()
-    command = [*GRID, "--methods", "ppo", "--seeds", "1", "--total-steps", steps]
-    command += ["--ray-address", cluster.address, "--out", str(grid), "--", *sizes]
-    assert main(command) == 0
+    assert main(small_grid(out, "--ray-address", cluster.address, updates=10_000)) == 130
     thread.join()
-    assert len(cluster.worker_nodes) == 1
+    assert [signal.getsignal(number) for number in signals] == before
+    assert f"another reproduce (process {os.getpid()})" in refusals[0]
+    assert not (run / "summary.json").exists()
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["agent"]["iteration"] > 0
+    assert "stopped; continue with" in run.with_name(f"{run.name}.log").read_text()
     said = capsys.readouterr().out
-    assert "dispersion-1-ppo-mlp-1: The worker died unexpectedly" in said
-    assert "dispersion-1-ppo-mlp-1: Task failed because the node it was running on is dead" in said
-    assert said.count("repeating it") == 2
-    plain = ["train", "ppo", "paper/dispersion", "--agents", "1", "--seed", "1", "--no-progress"]
-    assert main([*plain, "--total-steps", steps, "--out", str(whole), *sizes]) == 0
-    returns, rows = [], []
-    for folder in (run, whole):
-        returns.append(json.loads((folder / "summary.json").read_text())["normalised_return"])
-        rows.append(len((folder / "metrics.csv").read_text().splitlines()))
-    assert returns[0] == returns[1]
-    assert rows == [152, 152]
+    assert f"{run.name}: The worker died unexpectedly" in said
+    assert "repeating it (1/3)" in said
+    assert "0 of 2 runs finished; go on with:\n  diffsurrogate reproduce table1 --tasks" in said
+    advice = shlex.split(said.splitlines()[-1])[1:]
+    assert main([*advice[:2], "--dry-run", *advice[2:]]) == 0
+    assert "1 interrupted, 1 new" in capsys.readouterr().out
+
+
+@needs_ray
+def test_a_call_is_repeated_on_another_node_where_its_own_is_lost(cluster, tmp_path):
+    """Of two calls, on a node each."""
+
+    def stay(starts, lost, head):
+        (starts / str(os.getpid())).touch()
+        while not lost.exists() or os.getppid() != head:
+            time.sleep(0.01)
+        return "here"
+
+    starts, lost = tmp_path / "starts", tmp_path / "lost"
+    starts.mkdir()
+    head = cluster.head_node.all_processes["raylet"][0].process.pid
+
+    def lose():
+        wait_until(lambda: len(list(starts.iterdir())) == 2)
+        (node,) = cluster.worker_nodes
+        cluster.remove_node(node, allow_graceful=False)
+        lost.touch()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    arguments = (starts, lost, head)
+    calls = [Call(name=name, function=stay, arguments=arguments) for name in ("one", "two")]
+    results, said = results_of(RayPool(2, cluster.address), calls)
+    thread.join()
+    assert results == {"one": "here", "two": "here"}
+    assert len(list(starts.iterdir())) == 3
+    (line,) = said
+    assert "Task failed because the node it was running on is dead" in line
+    assert line.endswith("repeating it (1/3)")
 
 
 @needs_ray

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from toys.processes import run_here
+from toys.processes import needs_ray, run_here
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.arguments import read_train
@@ -170,6 +170,7 @@ def test_a_run_is_not_tabled_as_another(tmp_path):
     assert "against its name" in unreadable[0][1]
 
 
+@needs_ray
 def test_returns_are_of_one_agent_where_the_table_knows_no_maximum(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(RayPool, "run", run_here)
     command = ["reproduce", "bpta", "--tasks", "penalty", "--methods", "mappo", "bppo"]

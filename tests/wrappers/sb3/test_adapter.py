@@ -1,6 +1,7 @@
 """A `VecEnv` of Stable-Baselines3 keeps its numbers and its ends behind our protocol."""
 
 import functools
+import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
@@ -186,6 +187,7 @@ def test_an_end_without_its_last_observation_is_a_lie():
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_an_error_in_another_process_is_one_however_it_was_started(method):
+    multiprocessing.set_forkserver_preload(["toys.liar", "stable_baselines3"])  # once for both
     copies = [Liar, functools.partial(Liar, "raise")]
     env = as_multi_agent(SubprocVecEnv(copies, start_method=method))  # type: ignore[arg-type]
     env.reset()

@@ -233,12 +233,12 @@ def test_points_learn_to_go_home(kind):
         lr=3e-3,
         batch_size=128,
         joint=False,
-        learning_starts=500,
+        learning_starts=250,
         capacity=100_000,
     )
     agent = kind(plain_reach(num_envs=61), config, seed=1)
     before = evaluate(agent.predict, plain_reach(num_envs=101)).mean_return / AGENTS
-    agent.learn(4000)
+    agent.learn(1500)
     after = evaluate(agent.predict, plain_reach(num_envs=101)).mean_return / AGENTS
     assert before < -3
     assert after > -1.5

@@ -57,9 +57,9 @@ def assert_same(first, second, where=slice(None)):
 
 @pytest.mark.parametrize("name", sorted(set(scenario_names()) - set(NO_GRADIENT)) + OURS)
 def test_windows_are_cut_for_good(name):
-    env = make(name, differentiable=True, max_steps=7)
+    env = make(name, differentiable=True, max_steps=5)
     env.reset(seed=3)
-    for window in actions(env, 15).split(5):
+    for window in actions(env, 8).split(4):
         window.requires_grad_()
         rows = [env.step(action) for action in window]
         obs = sum(row[4]["final_obs"].sum() for row in rows)
@@ -94,7 +94,7 @@ def test_a_partial_reset_is_a_reset_of_some_and_nothing_to_others(name):
                 or tensor.ndim == 0
                 or torch.equal(after[path][kept].nan_to_num(), tensor[kept].nan_to_num())
             )
-        maxima[kind], later[kind] = env.max_return(), answers(env, actions(env, 5))
+        maxima[kind], later[kind] = env.max_return(), answers(env, actions(env, 3))
     assert torch.equal(obs["some"][~RESET], obs["none"][~RESET])
     if maxima["none"] is not None:
         expected = torch.where(RESET, maxima["all"], maxima["none"])
@@ -109,7 +109,7 @@ def test_a_partial_reset_is_a_reset_of_some_and_nothing_to_others(name):
 def test_a_saved_state_goes_on_the_same_in_this_env_and_in_a_new_one(name):
     env = make(name, max_steps=4)
     env.reset(seed=5)
-    given = actions(env, 7)
+    given = actions(env, 5)
     for action in given[:3]:
         env.step(action)
     file = io.BytesIO()
