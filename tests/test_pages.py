@@ -31,7 +31,7 @@ NEEDS = {
 """What a page's examples import besides, where it may be missing."""
 NOT_PARSED = ("--resume", "--help", "--help-all")
 """Words of command lines that need a run, or end the program."""
-MAX_STEPS = 2_048
+MAX_STEPS = 512
 """Of the trainings on the pages: what is more is cut down to this."""
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # model files of MuJoCo
