@@ -34,7 +34,7 @@ NOT_PARSED = ("--resume", "--help", "--help-all")
 RUN = ["ppo", "gymnasium/Pendulum-v1", "--num-envs", "2", "--eval-envs", "2", "--film-steps", "0"]
 RUN += ["--total-steps", "64", "--ppo.horizon", "8"]
 """The run whose policy is loaded."""
-MAX_STEPS = 2_048
+MAX_STEPS = 512
 """Of the trainings on the pages: what is more is cut down to this."""
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # model files of MuJoCo
