@@ -145,9 +145,9 @@ def test_a_clipped_step_is_of_live_agents_alone(ratio, normalise):
         found: list[Tensor] = []
 
         class Differentiated(ClippedAdam):
-            def step(self, loss: Tensor, extra_grad: Gradient | None = None, **_: object) -> float:
+            def step(self, loss: Tensor, extra_grad: Gradient | None = None, **_: object) -> Tensor:
                 found.extend(torch.autograd.grad(loss, self.weights))
-                return 0.0
+                return torch.zeros(())
 
         options = ClipConfig(
             epochs=1, batch_size=1000, advantage="individual", ratio=ratio, normalise=normalise

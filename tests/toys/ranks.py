@@ -266,6 +266,7 @@ def model_gradients(dynamics: str) -> dict[str, Any]:
     models: Surrogates = agent.env.surrogates
     models._learned_reward.events.seen += 20
     state = copy.deepcopy(dict(models.state_dict()))
+    models.load_state_dict(state)
     counts = {"terminations_seen": models.terminations_seen, "steps_seen": models.steps_seen}
     batches = {
         name: getattr(models, f"{name}_buffer").sample(11, models.generator)
