@@ -52,8 +52,8 @@ def recommended_ppo(choice: Choice) -> PPOConfig:
     clip = replace(config.clip, epochs=10, batch_size=256, lr=_rate(robot))
     actor_config = replace(config.actor, std=0.5) if robot else config.actor
     config = replace(config, horizon=128, actor=actor_config, clip=clip)
-    as_in_shac = robot and choice.method == "ppo" and choice.network == "mlp"
-    return _as_in_shac(config) if as_in_shac else config
+    measured = choice.method == "ppo" and choice.network == "mlp" and choice.library != "mjx"
+    return _as_in_shac(config) if robot and measured else config
 
 
 def _as_in_shac(ppo: PPOConfig) -> PPOConfig:
