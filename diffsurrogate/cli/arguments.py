@@ -264,10 +264,8 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
         + _variants_help(default, everything),
         args=["--help"] if everything else arguments,
         default=default,
-        config=(
-            tyro.conf.AvoidSubcommands,
-            *markers,
-        ),  # of a setting that is one of several classes
+        # of a setting that is one of several classes, no subcommands
+        config=(tyro.conf.AvoidSubcommands, *markers),
         registry=_short_help() if wants_help(arguments) and not everything else None,
         return_unknown_args=True,
     )

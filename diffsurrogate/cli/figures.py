@@ -70,7 +70,7 @@ def film(
         UsageError: the env cannot be rendered, there is no such folder, or the file's name ends in
             neither .gif nor .mp4, which needs the extra `video`.
     """
-    write = _writer(file)
+    gif = _is_gif(file)
     if env.render_mode != "rgb_array":
         raise UsageError("this env cannot be rendered without a display")
     if not file.parent.is_dir():
@@ -78,7 +78,7 @@ def film(
     env.reset(seed=seed)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     pictures = list(env.render() or ())
-    frames = [_row(pictures)]
+    frames = [_row(pictures, few_colours=gif)]
     with torch.no_grad():
         for _ in range(steps):
             _, _, terminated, truncated, _ = env.step(predict(env.current_obs))
@@ -86,29 +86,30 @@ def film(
             fresh = env.render() or ()
             for index in running.nonzero().flatten().tolist():
                 pictures[index] = fresh[index]  # an ended episode keeps its last picture
-            frames.append(_row(pictures))
+            frames.append(_row(pictures, few_colours=gif))
             if not bool(running.any()):
                 break
+    shown = frames + frames[-1:] * 8  # rest at the end before it starts over
     with writing(file) as partial:
-        write(frames + frames[-1:] * 8, partial)  # rest at the end before it starts over
+        (_write_gif if gif else _write_mp4)(shown, partial)
     return len(frames)
 
 
-def _writer(file: Path) -> Callable[[list[Image.Image], Path], None]:
-    """Return what writes frames in the format that a file's name asks for."""
+def _is_gif(file: Path) -> bool:
+    """Return whether a file's name asks for a GIF; else it asks for an MP4 that can be written."""
     if file.suffix.lower() == ".gif":
-        return _write_gif
+        return True
     if file.suffix.lower() != ".mp4":
         raise UsageError(f"{file} is no name of a film; let it end in .gif or .mp4")
     if find_spec("imageio_ffmpeg") is None:
         raise UsageError(
             "an MP4 needs imageio-ffmpeg: pip install 'diffsurrogate[video]'; a .gif does not"
         )
-    return _write_mp4
+    return False
 
 
 def _write_gif(frames: list[Image.Image], file: Path) -> None:
-    first, *rest = [frame.quantize(32, dither=Image.Dither.NONE) for frame in frames]
+    first, *rest = frames
     first.save(file, format="GIF", save_all=True, append_images=rest, duration=_MS, loop=0)
 
 
@@ -125,7 +126,7 @@ def _write_mp4(frames: list[Image.Image], file: Path) -> None:
     out.close()
 
 
-def _row(pictures: list[Any]) -> Image.Image:
+def _row(pictures: list[Any], *, few_colours: bool) -> Image.Image:
     """Put pictures beside each other, small."""
     images = [Image.fromarray(np.asarray(picture)) for picture in pictures]
     scale = 200 / images[0].height
@@ -133,4 +134,4 @@ def _row(pictures: list[Any]) -> Image.Image:
     row = Image.new("RGB", ((size[0] + 4) * len(images) - 4, size[1]), "white")
     for index, image in enumerate(images):
         row.paste(image.resize(size), (index * (size[0] + 4), 0))
-    return row
+    return row.quantize(32, dither=Image.Dither.NONE) if few_colours else row

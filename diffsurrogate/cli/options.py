@@ -109,8 +109,6 @@ NOT_LEARNED_BY = frozenset(
 )
 """Options that change nothing of what is learned and measured, only where and how it is shown."""
 _NO_MATTER = NOT_LEARNED_BY | {"seed", "device", "checkpoint_every"}
-EVALUATION_SEED = 1_000_003
-"""Of evaluations on the way."""
 FINAL_SEED = 2_000_003
 """Of the evaluation at the end; another than that of evaluations on the way."""
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
 from diffsurrogate.cli.build import evaluation_env, filmed_env
 from diffsurrogate.cli.interruption import Interruption
-from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
+from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.distributed import (
     check_world_size,
     objects_of_ranks,
@@ -30,7 +30,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import SB3_METHODS
 from diffsurrogate.trained_policy import TrainedPolicy
 from diffsurrogate.training.callbacks import Logger
-from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.training.evaluate import EVALUATION_SEED, evaluate
 from diffsurrogate.training.loggers import loggers
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer, ranks_of

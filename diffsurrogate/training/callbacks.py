@@ -9,7 +9,7 @@ from diffsurrogate.config import require_range
 from diffsurrogate.distributed import is_any, rank
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.training.evaluate import evaluate
+from diffsurrogate.training.evaluate import EVALUATION_SEED, evaluate
 
 Callback = Callable[[Any, dict[str, float]], bool | None]
 """Called with the trainer and an update's metrics; returning False stops the training."""
@@ -48,9 +48,9 @@ def as_list(callback: Callback | Sequence[Callback] | None) -> list[Callback]:
     Raises:
         UsageError: something is none.
     """
-    found: list[Callback] = (
-        [callback] if callable(callback) else [] if callback is None else [*callback]
-    )
+    if callback is None:
+        return []
+    found: list[Callback] = [callback] if callable(callback) else [*callback]
     for one in found:
         if not callable(one) or isinstance(one, type):
             raise UsageError(
@@ -92,7 +92,7 @@ class EvalCallback(TrainingCallback):
         *,
         every: int = 10,
         steps: int | None = None,
-        seed: int = 1_000_003,
+        seed: int = EVALUATION_SEED,
         best: str | Path | None = None,
         stop_at_return: float | None = None,
     ) -> None:

@@ -11,6 +11,9 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.reported import RESERVED, last_of_episodes
 from diffsurrogate.errors import UsageError
 
+EVALUATION_SEED = 1_000_003
+"""Of evaluations on the way."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:

@@ -24,8 +24,9 @@ import torch
 from diffsurrogate import PPO, evaluate, recommended
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.build import evaluation_env
-from diffsurrogate.cli.options import EVALUATION_SEED, FINAL_SEED, TrainOptions
+from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.reproduce.pool import Call, RayPool
+from diffsurrogate.training.evaluate import EVALUATION_SEED
 from diffsurrogate.training.run_folder import write_rows
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -52,6 +52,7 @@ METHODS = {
     "weight-1": Method("#56b4e9", "shac++", ("--shac.update.weight", "1")),
 }
 """`weight-0` is SHAC++ without its learned gradient: PPO's steps by the same settings."""
+_USUAL = ("shac++", "ppo", "sb3-ppo", "sac")
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def main() -> None:
     """Run what is missing and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--methods", nargs="*", default=[*METHODS][:4], choices=[*METHODS])
+    parser.add_argument("--methods", nargs="*", default=_USUAL, choices=[*METHODS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--ray-address", help="HOST:PORT of a running Ray cluster")
