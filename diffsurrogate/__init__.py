@@ -37,6 +37,7 @@ from diffsurrogate.nets.config import (
     SharedNetConfig,
     TransformerConfig,
 )
+from diffsurrogate.policy_export import export_policy
 from diffsurrogate.presets.recipe import Recipe, RunConfig
 from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
@@ -107,6 +108,7 @@ __all__ = [
     "as_multi_agent",
     "check_gradients",
     "evaluate",
+    "export_policy",
     "load_policy",
     "make",
     "policy_diversity",

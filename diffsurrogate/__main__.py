@@ -25,9 +25,11 @@ from diffsurrogate.cli.envs import EnvsOptions, list_envs
 from diffsurrogate.cli.evaluate import (
     CheckOptions,
     EvaluateOptions,
+    ExportOptions,
     RenderOptions,
     check_env,
     evaluate_run,
+    export_run,
     render_run,
 )
 from diffsurrogate.cli.options import TrainOptions
@@ -41,6 +43,7 @@ _Train = Annotated[TrainUsage, tyro.conf.subcommand("train")]
 _Config = Annotated[ConfigUsage, tyro.conf.subcommand("config")]
 _Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
 _Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
+_Export = Annotated[ExportOptions, tyro.conf.subcommand("export")]
 _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
 _Reproduce = Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
 _Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
@@ -49,6 +52,7 @@ _Envs = Annotated[EnvsOptions, tyro.conf.subcommand("envs")]
 _COMMANDS: dict[type, Callable[[Any], int]] = {
     EvaluateOptions: evaluate_run,
     RenderOptions: render_run,
+    ExportOptions: export_run,
     ReportOptions: report,
     ReproduceOptions: reproduce,
     CheckOptions: check_env,
@@ -58,7 +62,8 @@ _COMMANDS: dict[type, Callable[[Any], int]] = {
 """What each runs; all return the exit status."""
 _PATIENCE = 10.0
 """Seconds in which torchrun ends a process once the first has refused the same."""
-_Command = _Train | _Config | _Evaluate | _Render | _Report | _Reproduce | _Check | _Doctor | _Envs
+_OfRuns = _Evaluate | _Render | _Export | _Report
+_Command = _Train | _Config | _OfRuns | _Reproduce | _Check | _Doctor | _Envs
 
 
 def main(argv: list[str] | None = None) -> int:

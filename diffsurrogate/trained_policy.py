@@ -76,6 +76,9 @@ class TrainedPolicy:
     A recurrent policy remembers what it has seen: `reset` it when an episode starts.
     """
 
+    actor: Actor | Trainer
+    """The network with its weights; of Stable-Baselines3's methods the trainer of its `model`."""
+
     def __init__(
         self, recipe: Recipe, state: dict[str, Any], env: MultiAgentVectorEnv, *, seed: int = 0
     ) -> None:
@@ -91,12 +94,12 @@ class TrainedPolicy:
             UsageError: the checkpoint is not of a training run on such an env, or its weights are
                 not finite.
         """
-        self._env, self._form = env, env.raw_form
+        self.recipe, self.env, self._form = recipe, env, env.raw_form
         self._hidden: Tensor | None = None
         own = derive_seed(seed, "samples")
         self._generator = torch.Generator(env.device).manual_seed(own)
         try:
-            self._actor = _actor(recipe, state["agent"], env, seed)
+            self.actor = _actor(recipe, state["agent"], env, seed)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise UsageError(
                 f"the checkpoint does not fit the run's configuration ({error}); restore either"
@@ -114,7 +117,7 @@ class TrainedPolicy:
                 than a recurrent policy remembers.
         """
         rows, answer = self._form.read(obs)
-        action, columns = self._act(rows, deterministic), self._env.action_mask_slice
+        action, columns = self._act(rows, deterministic), self.env.action_mask_slice
         if columns is not None:  # which Stable-Baselines3's policies do not know
             action = action.masked_fill(~available_actions(rows, columns), -1.0)
         return answer(action)
@@ -146,14 +149,14 @@ class TrainedPolicy:
         Args:
             env: of the kind it was trained on; hidden states are reset at its episode starts.
         """
-        if isinstance(self._actor, RecurrentActor):
-            return RecurrentPolicy(self._actor, env)
+        if isinstance(self.actor, RecurrentActor):
+            return RecurrentPolicy(self.actor, env)
         return self._act
 
     @torch.no_grad()
     def _act(self, obs: Tensor, deterministic: bool = True) -> Tensor:
         """Return actions (env, agent, act_dim) for rows (env, agent, obs_dim)."""
-        actor, env = self._actor, self._env
+        actor, env = self.actor, self.env
         if not isinstance(actor, Actor):
             return actor.predict(obs, deterministic)
         noise = None

@@ -337,7 +337,8 @@ def test_packages_hand_out_what_their_modules_define(package):
 
 def test_importing_the_package_needs_no_extra():
     """Nor does the command line, which draws nothing before it has something to draw."""
-    heavy = "{'vmas', 'mujoco', 'jax', 'pettingzoo', 'stable_baselines3', 'matplotlib', 'scipy'}"
+    heavy = "{'vmas', 'mujoco', 'jax', 'pettingzoo', 'stable_baselines3', 'matplotlib', 'scipy', "
+    heavy += "'onnx', 'onnxscript', 'onnxruntime'}"
     code = f"import sys, diffsurrogate.__main__; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
     assert run.stdout.decode().strip() == "set()"

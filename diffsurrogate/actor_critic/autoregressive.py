@@ -4,6 +4,7 @@ Every agent has a separate network over its own observation and all agents' acti
 actions masked to zero. Equation 3 of BPPO (Li et al., AAAI 2024), after Fu et al. (ICML 2022).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -132,6 +133,10 @@ class AutoregressiveActor(Actor):
         """
         return self._chain(obs, noise)[0]
 
+    def act_in_order(self, obs: Tensor, order: Sequence[int]) -> Tensor:
+        """Return the deterministic action of agents that act in this order, by their indices."""
+        return self._chain(obs, None, order)[0]
+
     def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
         """Return log-densities (*batch, agent) of actions, each given those before it."""
         each = self._each_given(obs, action)
@@ -229,13 +234,15 @@ class AutoregressiveActor(Actor):
             for agent in range(len(self.net))
         ]
 
-    def _chain(self, obs: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Let the agents act in their order; return actions and outputs."""
+    def _chain(
+        self, obs: Tensor, noise: Tensor | None, order: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Let the agents act in their order, or another; return actions and outputs."""
         inputs, agents = self._inputs(obs), len(self.net)
         nothing = inputs.new_zeros(*inputs.shape[:-2], 1, self.action_space.scale.shape[-1])
         seen, actions, outs = [nothing] * agents, [nothing] * agents, [nothing] * agents
         acted = torch.zeros(agents, dtype=nothing.dtype, device=nothing.device)
-        for agent in self.agent_order.tolist():
+        for agent in self.agent_order.tolist() if order is None else order:
             own = slice(agent, agent + 1)
             outs[agent] = out = self._output(agent, inputs, torch.cat(seen, -2), acted)
             drawn = None if noise is None else noise[..., own, :]

@@ -1,7 +1,8 @@
-"""`diffsurrogate evaluate`, `render` and `check-gradients`: looking at what there is."""
+"""`diffsurrogate evaluate`, `render`, `export` and `check-gradients`: using what there is."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -11,6 +12,7 @@ from diffsurrogate.cli.options import FINAL_SEED, MadeOptions, TrainOptions
 from diffsurrogate.envs.waiting import USUAL, warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
+from diffsurrogate.policy_export import export_policy
 from diffsurrogate.trained_policy import TrainedPolicy
 from diffsurrogate.training.evaluate import evaluate
 from diffsurrogate.training.run_folder import RunFolder, write_json
@@ -52,6 +54,19 @@ class RenderOptions:
     """Of the reset."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a run's policy as one ONNX or .pt2 file, which acts without diffsurrogate."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    out: Path | None = None
+    """A name that ends in .onnx (extra `export`), or in .pt2 for torch.export; None for policy.onnx
+    in the run folder."""
+    which: Literal["best", "last"] = "best"
+    """The best checkpoint by evaluation, as `load_policy` takes it, or the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +114,16 @@ def render_run(options: RenderOptions) -> int:
     out = options.out or options.run / "rollout.gif"
     frames = film(policy, env, out, steps=options.steps, seed=options.seed)
     print(f"{out}: {frames} frames")
+    return 0
+
+
+def export_run(options: ExportOptions) -> int:
+    """Write the file, and print what it says of itself."""
+    out = options.out or options.run / "policy.onnx"
+    facts = export_policy(options.run, out, which=options.which)
+    print(out)
+    for name, value in facts.items():
+        print(f"{name:>20} {value}")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.errors import UsageError, did_you_mean
@@ -37,6 +38,24 @@ class RawForm:
         """
         self.agents = list(agents)
         self.seen, self.acted, self.discrete = seen, acted, discrete
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        """Of one observation in a batch: (agent, obs_dim), or (obs_dim,) of a single agent."""
+        agents, obs_dim = self.seen.shape
+        return (obs_dim,) if agents == 1 else (agents, obs_dim)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Of the action that answers it: (agent, act_dim), without either axis if it is alone."""
+        agents, act_dim = self.acted.shape
+        axes = (agents,) if agents > 1 else ()
+        return axes if self.discrete else (*axes, act_dim)
+
+    @property
+    def first_choice(self) -> int | NDArray[np.integer[Any]]:
+        """The least number of a discrete action, or of each of its choices."""
+        return 0
 
     def read(self, obs: Any) -> tuple[Tensor, Answer]:
         """Return observations as rows `(env, agent, obs_dim)` float32, and what answers them.

@@ -280,7 +280,7 @@ class RunningStatistics(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `(*any, *shape)` with the frozen statistics."""
         out = ((x - self.mean) / self.std).clamp(-self.limit, self.limit)
-        if len(self.shape) < 2 or not (self.leaves.is_cuda or bool(self.leaves)):
+        if len(self.shape) < 2 or not (_cannot_look(self.leaves) or bool(self.leaves)):
             return out
         gone = self.leaves & (x == 0).all(-1, keepdim=True)
         return out.masked_fill(gone, 0.0)
@@ -301,6 +301,11 @@ def mark_padding(module: nn.Module, mask: Tensor) -> None:
 def scale_or_size(deviation: Tensor, mean: Tensor) -> Tensor:
     """Return deviations, and for constant features their size or 1, whichever is larger."""
     return torch.where(deviation > _rounding(mean), deviation, mean.abs().clamp(min=1.0))
+
+
+def _cannot_look(flag: Tensor) -> bool:
+    """Return whether a flag's value would stall the GPU, or is not known while exporting."""
+    return flag.is_cuda or torch.compiler.is_exporting()
 
 
 def _filled(rows: Tensor, valid: Tensor | None, value: float) -> Tensor:

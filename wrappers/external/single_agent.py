@@ -78,7 +78,7 @@ class SingleAgentEnv(ExternalEnv):
     def raw_form(self) -> RawForm:
         """How `raw` gives observations and takes actions, those of its spaces."""
         own = super().raw_form
-        return _OfSpaces(own, self._observations, self._raw_actions)
+        return _OfSpaces(own, self._observations, self._actions, self._raw_actions)
 
     def _awaited(self) -> str:
         return awaited_env(self.raw.unwrapped)
@@ -133,10 +133,23 @@ class _OfSpaces(RawForm):
         self,
         own: RawForm,
         space: gymnasium.Space[Any],
+        actions: Any,
         raw_actions: Callable[[Tensor], NDArray[Any]],
     ) -> None:
         super().__init__(own.agents, own.seen, own.acted, discrete=own.discrete)
-        self.space, self.raw_actions = space, raw_actions
+        self.space, self.actions, self.raw_actions = space, actions, raw_actions
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        return self.space.shape if isinstance(self.space, spaces.Box) else self.seen.shape[1:]
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        return tuple(self.actions.shape)
+
+    @property
+    def first_choice(self) -> int | NDArray[np.integer[Any]]:
+        return self.actions.start if self.discrete else 0
 
     def read(self, obs: Any) -> tuple[Tensor, Answer]:
         lead = self._lead(obs)
