@@ -35,6 +35,7 @@ from diffsurrogate.cli.evaluate import (
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.report import ReportOptions, report
 from diffsurrogate.cli.reproduce.command import ReproduceOptions, reproduce, split_extra
+from diffsurrogate.cli.sweep.command import SweepOptions, sweep
 from diffsurrogate.cli.train import train
 from diffsurrogate.distributed import first_on_machine, started_together
 from diffsurrogate.errors import UsageError
@@ -46,6 +47,7 @@ _Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
 _Export = Annotated[ExportOptions, tyro.conf.subcommand("export")]
 _Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
 _Reproduce = Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
+_Sweep = Annotated[SweepOptions, tyro.conf.subcommand("sweep")]
 _Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
 _Doctor = Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
 _Envs = Annotated[EnvsOptions, tyro.conf.subcommand("envs")]
@@ -55,6 +57,7 @@ _COMMANDS: dict[type, Callable[[Any], int]] = {
     ExportOptions: export_run,
     ReportOptions: report,
     ReproduceOptions: reproduce,
+    SweepOptions: sweep,
     CheckOptions: check_env,
     DoctorOptions: doctor,
     EnvsOptions: list_envs,
@@ -63,7 +66,7 @@ _COMMANDS: dict[type, Callable[[Any], int]] = {
 _PATIENCE = 10.0
 """Seconds in which torchrun ends a process once the first has refused the same."""
 _OfRuns = _Evaluate | _Render | _Export | _Report
-_Command = _Train | _Config | _OfRuns | _Reproduce | _Check | _Doctor | _Envs
+_Command = _Train | _Config | _OfRuns | _Reproduce | _Sweep | _Check | _Doctor | _Envs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +108,7 @@ def _run(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> Any:
     """Return the options of a command; `train` and `config` have those of their method."""
     first = arguments
-    if arguments[:1] == ["reproduce"]:
+    if arguments[:1] in (["reproduce"], ["sweep"]):
         first, extra = split_extra(arguments)
     if arguments[:1] in (["train"], ["config"]):
         if arguments[0] == "train" and "--resume" in arguments and not wants_help(arguments):
@@ -120,7 +123,7 @@ def _parse(arguments: list[str]) -> Any:
         description=description,
         args=first,
     )
-    if isinstance(command, ReproduceOptions):
+    if isinstance(command, ReproduceOptions | SweepOptions):
         return replace(command, extra=extra)
     if isinstance(command, TrainUsage):
         return TrainOptions.recommended(**vars(command))

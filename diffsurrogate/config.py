@@ -60,6 +60,15 @@ def config_from_dict(kind: type[T], content: dict[str, Any]) -> T:
         ) from error
 
 
+def by_dotted_name(content: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Return the values of nested dictionaries by dotted names; empty ones are values."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        below = isinstance(value, dict) and bool(value)
+        found |= by_dotted_name(value, f"{path}{name}.") if below else {f"{path}{name}": value}
+    return found
+
+
 def check_same_config(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Refuse a checkpoint of another configuration, naming the differences."""
     found = [f"{path} was {was}, is {now}" for path, was, now in differences(saved, current)]

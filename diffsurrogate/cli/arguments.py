@@ -20,7 +20,7 @@ from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.cli.config_file import read_settings, words_of
 from diffsurrogate.cli.options import NamedOptions, TrainOptions, check_format
-from diffsurrogate.config import changed_to, differences, require_choice
+from diffsurrogate.config import by_dotted_name, changed_to, differences, require_choice
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NET_CONFIGS
 from diffsurrogate.presets.recipe import Choice, Method
@@ -270,7 +270,7 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
         return_unknown_args=True,
     )
     if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name in _names(asdict(default))]
+        flags = [f"--{name.replace('_', '-')}" for name in by_dotted_name(asdict(default))]
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
         close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, 1, 0.4)
         raise UsageError(
@@ -333,15 +333,6 @@ def _variants_help(options: TrainOptions, everything: bool) -> str:
         if everything or variants is not NET_CONFIGS
     ]
     return f" Variants, each with options of its own: {'; '.join(lines)}." if lines else ""
-
-
-def _names(content: dict[str, Any], path: str = "") -> Iterator[str]:
-    """Yield the dotted names of a configuration's values."""
-    for name, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _names(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}"
 
 
 def _short_help() -> tyro.constructors.ConstructorRegistry:

@@ -13,8 +13,14 @@ from diffsurrogate.errors import UsageError
 
 def print_config(options: TrainOptions) -> int:
     """Print what `config.json` of such a run would hold, as YAML."""
-    print(yaml.safe_dump(options.to_json(), sort_keys=False), end="")
+    print(yaml_of(options), end="")
     return 0
+
+
+def yaml_of(options: TrainOptions) -> str:
+    """Return what `config.json` of such a run would hold, as YAML."""
+    text: str = yaml.safe_dump(options.to_json(), sort_keys=False)
+    return text
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from diffsurrogate.training.loggers import loggers
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer, ranks_of
 
+PRUNED = "pruned"
 _INTERRUPTED, _STEPS = "interrupted", "all steps taken"
 _TIME, _CPU = "time limit", "CPU limit"
 """Why a training stopped."""
@@ -42,14 +43,20 @@ _LOAD, _SAVE, _ITERATE = "load", "save", "iterate"
 """What rank 0 tells the other ranks to do; a number is the exit status to end with."""
 _PROGRESS = ("history", "cpu_seconds", "evaluation_cpu_seconds", "wall_seconds")
 """What a session saves of itself."""
+Worthwhile = Callable[[dict[str, Any]], bool]
+"""Is given an evaluation with its `env_steps`, and says whether to go on."""
 _WATCHED = 8
 """Envs of the last evaluation whose observations the policy's diversity is measured on."""
 
 
-def train(options: TrainOptions) -> int:
+def train(options: TrainOptions, worthwhile: Worthwhile | None = None) -> int:
     """Train, evaluate and leave the results in the run folder; return the exit status.
 
     Of several processes (torchrun), rank 0 does all but the training, and decides for all.
+
+    Args:
+        options: what to train, and where to.
+        worthwhile: asked after each evaluation whether to go on; None to go on always.
     """
     torch.set_num_threads(options.threads)
     warn_of_hanging_envs(options.warn_after)
@@ -58,7 +65,7 @@ def train(options: TrainOptions) -> int:
             at_end.enter_context(process_group(options.device))
             if rank() > 0:
                 return _follow(options, interruption, at_end)
-            status = _train(options, interruption, at_end)
+            status = _train(options, interruption, at_end, worthwhile)
             objects_of_ranks(status)
             return status
         except (KeyboardInterrupt, UsageError) as error:
@@ -72,14 +79,19 @@ def train(options: TrainOptions) -> int:
             return 130
 
 
-def _train(options: TrainOptions, interruption: Interruption, at_end: ExitStack) -> int:
+def _train(
+    options: TrainOptions,
+    interruption: Interruption,
+    at_end: ExitStack,
+    worthwhile: Worthwhile | None,
+) -> int:
     if options.resume:
         folder = RunFolder.open(options.folder)
         at_end.callback(folder.close)
         folder.lock()
     agent, env = options.make()
     at_end.callback(env.close)
-    session = _Session(options, agent, interruption)
+    session = _Session(options, agent, interruption, worthwhile)
     at_end.callback(session.env.close)
     if options.resume:
         session.folder = folder
@@ -155,7 +167,14 @@ def _ranges(numbers: Sequence[int]) -> str:
 class _Session:
     """One training run: the trainer, its folder, its clocks and its evaluations."""
 
-    def __init__(self, options: TrainOptions, agent: Trainer, interruption: Interruption) -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        agent: Trainer,
+        interruption: Interruption,
+        worthwhile: Worthwhile | None,
+    ) -> None:
+        self.worthwhile = worthwhile
         self.options = options
         self.agent = agent
         self.interruption = interruption
@@ -312,6 +331,8 @@ class _Session:
             **result,
         }
         self.history.append(row)
+        if self.worthwhile is not None and not self.worthwhile(row):
+            self.stopped = PRUNED
         text = _text(row)
         bar.set_postfix_str(text)
         if bar.disable and self.options.progress:

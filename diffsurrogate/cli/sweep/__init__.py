@@ -1,0 +1,1 @@
+"""`diffsurrogate sweep`: a search for hyperparameters, by Optuna."""
