@@ -63,11 +63,16 @@ class HybridUpdateConfig:
     weight: float = 0.3
     """Weight of the added gradient, in units of the advantages' standard deviation, usually up to
     1; 0 for PPO alone."""
+    weight_steps: int | None = None
+    """Env steps over which the weight falls to 0, evenly; None keeps it. Slopes of models show early
+    where rewards are; later PPO's gradient knows as much, and without their bias."""
     gradient: GradientConfig = field(default_factory=PathwiseConfig)
     """Pathwise or all-action gradient."""
 
     def __post_init__(self) -> None:
         require_range(self, "weight", low=0.0)
+        if self.weight_steps is not None:
+            require_range(self, "weight_steps", low=1.0)
         if self.ppo.epochs < 1:
             raise UsageError(
                 "a hybrid update takes PPO's steps, but ppo.epochs is 0; give at least 1, or a "
@@ -92,6 +97,9 @@ class GradientUpdate:
         self.optimiser = ClippedAdam(
             gradient.actor, config.lr, max_grad_norm=config.max_grad_norm, betas=betas
         )
+
+    def begin(self, env_steps: int) -> None:
+        """Do nothing: plain steps have no schedule of their own."""
 
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
         """Collect a window, with a graph if the gradient needs one."""
@@ -128,13 +136,21 @@ class HybridUpdate:
         self.config = config
         self.gradient = gradient
         self.generator = generator
+        self.weight = config.weight
+        """Of the added gradient, at this time of the training."""
         self.optimiser = ClippedAdam(
             gradient.actor, config.ppo.lr, max_grad_norm=config.ppo.max_grad_norm
         )
 
+    def begin(self, env_steps: int) -> None:
+        """Set the weight of the added gradient for a window that begins after so many env steps."""
+        steps = self.config.weight_steps
+        share = 1.0 if steps is None else max(0.0, 1 - env_steps / steps)
+        self.weight = self.config.weight * share
+
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
         """Collect a window, with a graph if the gradient needs one and its weight is above 0."""
-        if self.config.weight == 0:
+        if self.weight == 0:
             return self.gradient.env.collect(policy, horizon)
         return self.gradient.collect(policy, horizon)
 
@@ -182,7 +198,7 @@ class HybridUpdate:
             deviation: (1,), or (agent,) where each agent's weights follow its own return.
         """
         limit = self.config.ppo.max_grad_norm
-        weight = self.config.weight * self.gradient.env.gradient_trust
+        weight = self.weight * self.gradient.env.gradient_trust
         if weight == 0:
             return [], {}
         part = next(self.gradient.parts(window, noise))

@@ -237,6 +237,7 @@ class SHAC(Trainer):
     def iterate(self) -> Metrics:
         """Collect one window, then train the policy, the critic and the env's models on it."""
         self._anneal()
+        self.policy_update.begin(self.env_steps)
         self.env.detach()  # a window's graph begins here
         self.actor.freeze_normaliser(self.minibatch_rng)  # one window, one normalisation
         self.critic.statistics.snapshot()
