@@ -64,8 +64,8 @@ class HybridUpdateConfig:
     """Weight of the added gradient, in units of the advantages' standard deviation, usually up to
     1; 0 for PPO alone."""
     weight_steps: int | None = None
-    """Env steps over which the weight falls to 0, evenly; None keeps it. Slopes of models show early
-    where rewards are; later PPO's gradient knows as much, and without their bias."""
+    """Env steps over which the weight falls to 0, evenly; None keeps it. Slopes of models show
+    early where rewards are; later PPO's gradient knows as much, and without their bias."""
     gradient: GradientConfig = field(default_factory=PathwiseConfig)
     """Pathwise or all-action gradient."""
 

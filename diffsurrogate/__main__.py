@@ -15,6 +15,7 @@ from diffsurrogate.cli.arguments import (
     ConfigUsage,
     TrainUsage,
     names_method_and_env,
+    parse,
     read_train,
     resumed,
     wants_help,
@@ -33,7 +34,7 @@ from diffsurrogate.cli.evaluate import (
     render_run,
 )
 from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.report import ReportOptions, report
+from diffsurrogate.cli.report.command import ReportOptions, report
 from diffsurrogate.cli.reproduce.command import ReproduceOptions, reproduce, split_extra
 from diffsurrogate.cli.sweep.command import SweepOptions, sweep
 from diffsurrogate.cli.train import train
@@ -117,7 +118,7 @@ def _parse(arguments: list[str]) -> Any:
             return read_train(arguments[1:])
         first = [arguments[0], "--help"] if wants_help(arguments) else arguments
     description = "Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO."
-    command: _Command = tyro.cli(
+    command: _Command = parse(
         _Command,
         prog="diffsurrogate",
         description=description,

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class UsageError(Exception):
+class UsageError(ValueError):
     """The input cannot work; the message says what to change.
 
     The command line prints it on one line and exits with status 2.

@@ -100,6 +100,8 @@ class TrainedPolicy:
         self._generator = torch.Generator(env.device).manual_seed(own)
         try:
             self.actor = _actor(recipe, state["agent"], env, seed)
+        except UsageError:
+            raise
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise UsageError(
                 f"the checkpoint does not fit the run's configuration ({error}); restore either"

@@ -47,6 +47,7 @@ OUT_OF_RANGE: list[tuple[type, str, list[Any]]] = [
     (GradientUpdateConfig, "lr", [-1.0]),
     (GradientUpdateConfig, "max_grad_norm", [0.0]),
     (HybridUpdateConfig, "weight", [-0.1]),
+    (HybridUpdateConfig, "weight_steps", [0]),
     (ValueLearningConfig, "minibatches", [0]),
     (ValueLearningConfig, "batch_size", [0]),
     (ValueLearningConfig, "lam", [-0.1]),
@@ -112,3 +113,8 @@ def test_settings_that_cannot_work_get_advice(kind, settings, advice, monkeypatc
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(UsageError, match=advice):
         kind(**settings)
+
+
+def test_a_usage_error_is_the_error_that_python_has_for_such_values():
+    with pytest.raises(ValueError, match="std is -1"):
+        ActorConfig(std=-1.0)

@@ -6,8 +6,11 @@ as if its names and values were arguments, then those of the command line.
 """
 
 import difflib
+import io
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -239,9 +242,31 @@ def _kind_of(names: set[str], kinds: Sequence[Any], *, whole: bool) -> type:
     return kinds[0]
 
 
+def parse(kind: Any, **options: Any) -> Any:
+    """Return what `tyro.cli` does, which reports every ValueError as a value it cannot read.
+
+    Raises:
+        UsageError: a class of options has refused its values.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, **options)
+    except SystemExit as stop:
+        error: BaseException | None = stop
+        while error is not None:
+            error = error.__context__
+            if isinstance(error, UsageError):
+                said = io.StringIO()
+                raise error from None
+        raise
+    finally:
+        sys.stderr.write(said.getvalue())
+
+
 def _known(start: T, arguments: Sequence[str]) -> tuple[T, list[str]]:
     """Return `start` as changed by those arguments that are its options, and the others."""
-    return tyro.cli(
+    return parse(
         type(start), default=start, args=arguments, add_help=False, return_unknown_args=True
     )
 
@@ -255,7 +280,7 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
     program = f"diffsurrogate train {default.method} {default.env}"
     default, arguments = _with_variants(default, list(arguments))
     everything = _HELP_ALL in arguments
-    options, unknown = tyro.cli(
+    options, unknown = parse(
         type(default),
         prog=program,
         description=f"Options of {default.method}, with the defaults for {default.env}. --config "

@@ -43,9 +43,9 @@ def draw_curve(history: list[dict[str, Any]], title: str, file: Path) -> None:
 
 
 def save_figure(figure: Figure, file: Path, dpi: int = 120) -> None:
-    """Write a picture, whole or not at all, and close it."""
+    """Write a picture in the format of its ending, whole or not at all, and close it."""
     with writing(file) as partial:
-        figure.savefig(partial, dpi=dpi, format="png")
+        figure.savefig(partial, dpi=dpi, format=file.suffix[1:])
     plt.close(figure)
 
 

@@ -345,9 +345,9 @@ _CLASSES: dict[object, type[TrainOptions]] = {
 }
 
 
-def what_differs(config: dict[str, Any]) -> str:
+def what_differs(config: dict[str, Any]) -> tuple[str, ...]:
     """Return which settings of a run, as it wrote them, are not the recommended ones."""
     had = TrainOptions.from_json(config)
     usual = TrainOptions.recommended(had.method, had.env, had.agents, had.network, had.preset)
     found = differences(usual.to_json() | {"preset": "default"}, had.to_json())
-    return ", ".join(f"{name}={now}" for name, _, now in found if name not in _NO_MATTER)
+    return tuple(f"{name}={now}" for name, _, now in found if name not in _NO_MATTER)

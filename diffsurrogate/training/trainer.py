@@ -389,6 +389,8 @@ class Trainer(ABC):
             elif self.started:
                 self._begin(rank_seed(derive_env_seed(self.seed, f"restart {self.iteration}")))
             self.env.load_state_dict(state["learned"])
+        except UsageError:
+            raise
         except (KeyError, RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
                 f"the checkpoint does not fit this env and configuration ({error}); make both as "

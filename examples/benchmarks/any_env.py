@@ -50,8 +50,14 @@ METHODS = {
     ),
     "weight-0": Method("#cc79a7", "shac++", ("--shac.update.weight", "0")),
     "weight-1": Method("#56b4e9", "shac++", ("--shac.update.weight", "1")),
+    "falling": Method(
+        "#e69f00",
+        "shac++",
+        ("--shac.update.weight", "1", "--shac.update.weight-steps", "200000"),
+    ),
 }
-"""`weight-0` is SHAC++ without its learned gradient: PPO's steps by the same settings."""
+"""`weight-0` is SHAC++ without its learned gradient: PPO's steps by the same settings; `falling`
+has weight 1 at first and 0 after 200,000 env steps."""
 _USUAL = ("shac++", "ppo", "sb3-ppo", "sac")
 
 

@@ -199,6 +199,28 @@ def test_the_pathwise_gradient_is_a_part_of_every_step():
         torch.testing.assert_close(together - alone, weight * grad, rtol=1e-3, atol=1e-5)
 
 
+def test_the_weight_falls_evenly_over_its_env_steps(monkeypatch):
+    """And goes on falling after a resume; without a weight nothing is differentiated."""
+    settings = config(update=replace(hybrid(weight=0.8), weight_steps=4 * 7 * HORIZON))
+    agent = SHAC(Reach(num_envs=7), settings)
+    weights, windows, collect = [], [], agent.policy_update.collect
+
+    def watched(*args: Any) -> Window:
+        window = collect(*args)
+        weights.append(agent.policy_update.weight)
+        windows.append(window.reward.requires_grad)
+        return window
+
+    monkeypatch.setattr(agent.policy_update, "collect", watched)
+    list(agent.iterations(6))
+    assert weights == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
+    assert windows == [True, True, True, True, False, False]
+    resumed = SHAC(Reach(num_envs=7), settings)
+    resumed.load_state_dict(agent.state_dict())
+    resumed.policy_update.begin(resumed.env_steps)
+    assert resumed.policy_update.weight == 0.0
+
+
 def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
     class Steep(Reach):
         def reward(self, *args: Any) -> Tensor:

@@ -48,7 +48,7 @@ def test_a_smooth_env_with_gradients_is_found_to_be_one(healthy):
     assert found.fit.growth[0] == 1
     assert verdict.chance == "good"
     assert verdict.faults == ()
-    text = describe(found, verdict)
+    text = f"{describe(found)}{verdict.text}"
     assert "PASSED" in text
     assert f"{OBS} numbers per agent" in text
     assert "SHAC++ here: good" in text
@@ -56,11 +56,11 @@ def test_a_smooth_env_with_gradients_is_found_to_be_one(healthy):
 
 
 def test_the_text_names_available_actions_and_the_global_state(healthy):
-    assert "global state      none" in describe(*healthy)
-    text = describe(*examined(MaskedReach()))
+    assert "global state      none" in describe(healthy[0])
+    text = describe(examined(MaskedReach())[0])
     assert "4 choices, not all of them open all the time, per agent" in text
     assert "3 of these numbers, which policies do not see" in text
-    text = describe(*examined(make("mpe2/simple_spread_v3", num_envs=7, n_agents=2)))
+    text = describe(examined(make("mpe2/simple_spread_v3", num_envs=7, n_agents=2))[0])
     assert "left out; --env-options state True shows it" in text
 
 
@@ -164,7 +164,7 @@ def test_a_reset_that_cannot_be_seen_is_no_fault():
     assert found.conduct.not_reset == 0
     assert verdict.faults == ()
     assert (found.random_play.terminated, found.random_play.truncated) == (TRANSITIONS, 0)
-    text = describe(found, verdict)
+    text = f"{describe(found)}{verdict.text}"
     assert "by state, 0 by a time limit; autoreset: cannot be told" in text
     assert "nothing to tell: no entry changes" in text
 
@@ -194,7 +194,7 @@ class Long(Reach):
 def test_ends_are_seen_though_the_time_limit_is_not_reached():
     found, verdict = examined(Long())
     assert 0 < found.random_play.truncated <= ENVS
-    text = describe(found, verdict)
+    text = f"{describe(found)}{verdict.text}"
     assert f"0 by state, {found.random_play.truncated} by a time limit; autoreset: the next" in text
 
 
@@ -202,7 +202,7 @@ def test_where_no_end_was_seen_the_text_says_how_to_see_one():
     found, verdict = examined(Long(10**6))
     for limit, advice in ((10**6, "7000000 shows some"), (None, "8960 may show some")):
         found.env.max_steps = limit
-        text = describe(found, verdict)
+        text = f"{describe(found)}{verdict.text}"
         assert "none seen in 128 steps of each copy, so that autoreset was not tried" in text
         assert advice in text
 
@@ -222,7 +222,7 @@ def test_a_race_decides_what_is_recommended(healthy, returns, chance, said):
     ]
     verdict = verdict_of(replace(healthy[0], name="own/env"), results)
     assert verdict.chance == chance
-    assert said in describe(healthy[0], verdict)
+    assert said in verdict.text
 
 
 def test_slopes_are_followed_within_episodes_only(healthy):
@@ -230,7 +230,7 @@ def test_slopes_are_followed_within_episodes_only(healthy):
     growth = healthy[0].fit.growth
     assert growth.shape == (8,)
     assert (growth > 0.1).all()
-    assert re.search(r"slopes .* in 8 steps, as long as most episodes last", describe(*healthy))
+    assert re.search(r"slopes .* in 8 steps, as long as most episodes last", describe(healthy[0]))
 
 
 def test_a_reward_model_that_knows_only_what_it_learned_from_is_named(healthy):
@@ -308,6 +308,7 @@ def test_the_page_shows_it(kind, tmp_path, capsys):
     text = capsys.readouterr().out
     page = (tmp_path / "doctor.html").read_text()
     continuous = kind is Reach
+    assert page.index("SHAC++ here: ") < page.index("data:image/png")
     assert page.count("data:image/png") == (5 if continuous else 4)
     assert ("actions are choices" in text) == (not continuous)
     assert "SHAC++ here: " in text

@@ -111,12 +111,19 @@ def test_evaluate_render_and_report_read_a_run(run, tmp_path, capsys):
     text = (tmp_path / "report.md").read_text()
     rows = (row.split(" | ") for row in text.splitlines()[2:4])
     usual, changed = sorted(rows, key=lambda row: row[5])  # by seeds
-    assert usual[:4] == changed[:4] == ["| shac", "diffsurrogate/cartpole-swingup", "1", "mlp"]
+    assert usual[:4] == changed[:4] == ["| diffsurrogate/cartpole-swingup", "1", "shac", "mlp"]
     assert (usual[5], changed[5]) == ("1, 2", "4")
     assert "shac.gamma=0.9" in changed[4]
     assert "shac.gamma" not in usual[4]
     assert "Not finished: unfinished" in text
     assert "No configuration of ours: foreign" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>1, 2</td>" in page
+    assert "shac.gamma=0.9" in page
+    assert page.count("data:image/png;base64,") == 1  # curves
+    assert page.count("data:image/gif;base64,") == 1  # the film of the run that has one
+    assert "http" not in page
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "report.png").stat().st_size > 1000
 
 

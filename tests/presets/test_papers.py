@@ -52,9 +52,9 @@ def test_the_papers_hyperparameters():
 def test_the_preset_is_in_the_name_and_in_what_differs():
     options = paper("shac++", agents=1)
     assert options.folder == Path("runs/shac++-paper-transport-1-mlp-paper-0")
-    assert what_differs(options.to_json()) == "preset=paper"
+    assert what_differs(options.to_json()) == ("preset=paper",)
     usual = TrainOptions.recommended("ppo", "paper/transport", 1)
-    assert what_differs(usual.to_json()) == ""
+    assert what_differs(usual.to_json()) == ()
 
 
 def test_the_papers_preset_trains_and_resumes(tmp_path, monkeypatch):

@@ -75,6 +75,15 @@ class Verdict:
     advice: tuple[str, ...]
     """What to try."""
 
+    @property
+    def text(self) -> str:
+        """All of it, in lines."""
+        lines = [*(f"FAULT: {fault}" for fault in self.faults), f"SHAC++ here: {self.chance}"]
+        lines += [f"  - {finding}" for finding in self.findings]
+        if self.advice:
+            lines += ["try:", *(f"  - {line}" for line in self.advice)]
+        return "\n".join(lines) + "\n"
+
 
 def doctor(options: DoctorOptions) -> int:
     """Examine the env, print the findings and write them as a page; 1 if the env is at fault."""
@@ -93,11 +102,12 @@ def doctor(options: DoctorOptions) -> int:
         write_text(options.folder / "doctor.txt", text)
         return 1
     verdict = verdict_of(found, results)
-    text = describe(found, verdict)
+    judged = verdict.text
+    text = f"{describe(found)}\n{judged}"
     print(text)
     write_text(options.folder / "doctor.txt", text)
     page = options.folder / "doctor.html"
-    write_page(page, found, text)
+    write_page(page, found, judged, describe(found))
     print(f"\n{page} shows it with pictures")
     return 1 if verdict.faults else 0
 
@@ -314,8 +324,8 @@ def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
     return rows
 
 
-def describe(found: Diagnosis, verdict: Verdict) -> str:
-    """Return all of it as text."""
+def describe(found: Diagnosis) -> str:
+    """Return what was found as text, a line each."""
     env, conduct, met, own = found.env, found.conduct, found.random_play, found.own
     actions = f"{env.act_dim} choices" if env.discrete_actions else f"{env.act_dim} numbers"
     if env.action_mask_slice is not None:
@@ -361,8 +371,4 @@ def describe(found: Diagnosis, verdict: Verdict) -> str:
     lines = [found.name, *(f"  {name:<{width}}  {value}" for name, value in rows)]
     if own.report is not None:
         lines += ["", *own.report.splitlines()]
-    lines += ["", *(f"FAULT: {fault}" for fault in verdict.faults)]
-    lines += [f"SHAC++ here: {verdict.chance}", *(f"  - {finding}" for finding in verdict.findings)]
-    if verdict.advice:
-        lines += ["try:", *(f"  - {line}" for line in verdict.advice)]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,5 @@
 """The doctor's findings as one HTML file, pictures inside."""
 
-import base64
-import html
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,49 +8,30 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from diffsurrogate.cli.doctor.findings import Diagnosis, Fit
+from diffsurrogate.cli.html_page import drawing, page
+from diffsurrogate.cli.html_page import text as plain
 from diffsurrogate.training.run_folder import write_text
 
 matplotlib.use("Agg")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto }}
-pre {{ background: #f4f4f4; padding: 1rem; overflow-x: auto; font-size: 14px }}
-figure {{ display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; max-width: 28rem }}
-figcaption {{ font-size: 14px; color: #444 }}
-img {{ max-width: 100% }}
-</style></head><body>
-<h1>{title}</h1>
-{figures}
-<pre>{text}</pre>
-</body></html>
-"""
 
 
-def write_page(file: Path, found: Diagnosis, text: str) -> None:
-    """Write the page, whole or not at all."""
-    figures = "".join(
-        f'<figure><img alt="{html.escape(caption)}" '
-        f'src="data:image/png;base64,{_png(draw, found)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
-        for caption, draw in _DRAWINGS.items()
-        if draw is not _growth or _grows(found.fit)
-    )
-    page = _PAGE.format(title=html.escape(found.name), figures=figures, text=html.escape(text))
-    write_text(file, page)
+def write_page(file: Path, found: Diagnosis, verdict: str, text: str) -> None:
+    """Write the page, whole or not at all: the verdict, pictures, and all that was found."""
+    drawings = [(c, d) for c, d in _DRAWINGS.items() if d is not _growth or _grows(found.fit)]
+    figures = [drawing(_figure(draw, found), caption) for caption, draw in drawings]
+    parts = [plain(verdict, "pre"), *figures, plain("All that was found", "h2"), plain(text, "pre")]
+    write_text(file, page(found.name, parts))
 
 
-def _png(draw: Callable[[Axes, Diagnosis], None], found: Diagnosis) -> str:
+def _figure(draw: Callable[[Axes, Diagnosis], None], found: Diagnosis) -> Figure:
     figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
     draw(axis, found)
     axis.grid(alpha=0.3)
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=110, format="png")
-    plt.close(figure)
-    return base64.b64encode(stream.getvalue()).decode()
+    return figure
 
 
 def _rewards(axis: Axes, found: Diagnosis) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffsurrogate.cli.report import markdown_table
+from diffsurrogate.cli.report.table import markdown_table
 from diffsurrogate.cli.reproduce.figures import Curve, draw_curves, draw_table
 from diffsurrogate.cli.reproduce.statistics import (
     Figures,

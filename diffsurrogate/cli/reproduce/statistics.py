@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
-from diffsurrogate.cli.report import interquartile_mean
+from diffsurrogate.cli.report.table import interquartile_mean
 from diffsurrogate.cli.reproduce.figures import Curve
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.config import differences

@@ -1,0 +1,1 @@
+"""`diffsurrogate report`: all runs in a folder, as a table, pictures and a page."""

@@ -1,0 +1,67 @@
+"""The table of a report: what each group of runs came to."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Group(NamedTuple):
+    """What runs of a row have in common; they differ in their seeds."""
+
+    env: str
+    agents: int
+    method: str
+    network: str
+    settings: tuple[str, ...]
+    """What is not as recommended."""
+
+
+HEAD = (
+    *("env", "agents", "method", "network", "settings", "seeds", "return (IQM, 95 %)"),
+    *("reached .9", "CPU-s to .9 (median)", "steps to .9 (median)", "CPU-s in all"),
+)
+
+
+def row_of(group: Group, summaries: list[dict[str, Any]]) -> list[str]:
+    """Return the cells of a group's row."""
+    known = all(s["normalised_return"] is not None for s in summaries)
+    key = "normalised_return" if known else "mean_return"
+    mean, low, high = interquartile_mean([s[key] for s in summaries])
+    reached = [s["reached_0.9"] for s in summaries if s["reached_0.9"]]
+    cpu, steps = ([r[of] for r in reached] for of in ("cpu_seconds", "env_steps"))
+    return [
+        *(group.env, str(group.agents), group.method, group.network),
+        ", ".join(group.settings) or "default",
+        ", ".join(str(seed) for seed in sorted(s["seed"] for s in summaries)),
+        f"{mean:.3g}" if low is None else f"{mean:.3g} [{low:.3g}, {high:.3g}]",
+        f"{len(reached)}/{len(summaries)}" if known else "-",
+        f"{np.median(cpu):.1f}" if reached else "-",
+        f"{np.median(steps):,.0f}" if reached else "-",
+        f"{np.mean([s['cpu_seconds'] for s in summaries]):.1f}",
+    ]
+
+
+def interquartile_mean(values: list[float]) -> tuple[float, float | None, float | None]:
+    """Return the interquartile mean and its 95 % bootstrap interval, None of fewer than 3."""
+    from scipy import stats  # the import takes seconds
+
+    data = np.asarray(values, dtype=float)
+    mean = float(stats.trim_mean(data, 0.25))
+    if len(data) < 3:
+        return mean, None, None
+    if np.ptp(data) == 0:
+        return mean, mean, mean
+    interval = stats.bootstrap(
+        (data,),
+        lambda sample, axis: stats.trim_mean(sample, 0.25, axis=axis),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return mean, float(interval.low), float(interval.high)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

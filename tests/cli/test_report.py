@@ -1,0 +1,60 @@
+"""`report`'s curves: each env has its own units, each line says what is special about it."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from diffsurrogate.cli.report.curves import draw, envs_of
+from diffsurrogate.cli.report.table import Group
+
+
+@pytest.fixture
+def curves():
+    """Two groups on one env, of 3 and 2 seeds, and one on another env; a run without a row."""
+    settings = ("total_steps=9", "shac.gamma=0.9")
+    reach = Group(env="a/reach", agents=1, method="ppo", network="mlp", settings=settings[:1])
+    other = reach._replace(method="shac++", settings=settings)
+    pair = Group(env="b/pair", agents=2, method="ppo", network="mlp", settings=())
+
+    def run(last, key="evaluation_mean_return", steps=40.0):
+        rows = ((0.0, 0.0, 0.0), (steps, steps / 10, last))
+        return [{"env_steps": s, "cpu_seconds": c, key: value} for s, c, value in rows]
+
+    return {
+        reach: [run(100.0), run(200.0), run(900.0, steps=20.0)],
+        other: [run(300.0), run(500.0)],
+        pair: [run(0.5, "evaluation_normalised_return"), []],
+        pair._replace(env="c/empty"): [[]],
+    }
+
+
+def test_each_env_has_a_row_with_its_own_units(curves):
+    envs = envs_of(curves)
+    assert envs == [("a/reach", 1), ("b/pair", 2)]
+    figure = draw(curves, envs)
+    axes = np.array(figure.axes).reshape(2, 2)
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["return", "normalised return"]
+    assert [axis.get_xlabel() for axis in axes[0]] == ["env steps", "CPU-seconds of training"]
+    assert axes[1, 0].get_title(loc="left") == "b/pair, 2 agents"
+    assert axes[1, 0].lines[-1].get_ydata().max() == 0.5
+    plt.close(figure)
+
+
+def test_a_line_is_the_interquartile_mean_of_runs_that_keep_what_they_had(curves):
+    figure = draw(curves, [("a/reach", 1)])
+    ppo, *runs, learned = figure.axes[0].lines
+    assert ppo.get_xdata()[-1] == 40.0
+    assert ppo.get_ydata()[-1] == pytest.approx(400.0)  # of three no quarter is cut
+    assert len(runs) == 2  # of fewer than three seeds each is drawn
+    assert learned.get_ydata()[-1] == pytest.approx(400.0)
+    (band,) = figure.axes[0].collections
+    low, high = (f(band.get_paths()[0].vertices[:, 1]) for f in (np.min, np.max))
+    assert (low, high) == (0.0, 900.0)
+    plt.close(figure)
+
+
+def test_a_label_says_what_differs_from_the_others_on_the_env(curves):
+    figure = draw(curves, envs_of(curves))
+    texts = [[t.get_text() for t in figure.axes[i].get_legend().texts] for i in (1, 3)]
+    assert texts == [["ppo", "shac++ shac.gamma=0.9"], ["ppo"]]
+    plt.close(figure)
