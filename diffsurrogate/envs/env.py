@@ -131,13 +131,14 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.gradient_guard = GradientGuard()
         self._current: Tensor | None = None
         self._given_up = False
-        self._episode_report = EpisodeReport()
+        self._info_report, self._episode_report = EpisodeReport("info/"), EpisodeReport()
         self._reset_options: dict[str, Any] = {}  # of the reset that runs
         self._restarts_broken = False
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
+        self._returns = torch.zeros(num_envs, device=self.device)  # NaN of an episode that is cut
         self._episode_start = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
     @property
@@ -312,10 +313,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             *roles, obs_dim=self.obs_dim, act_dim=self.act_dim, discrete=self.discrete_actions
         )
         self._current = self._step_checks.reset(self._reset_all, seed)
-        self._steps, self._episode_start = (
-            torch.zeros_like(self._steps),
-            torch.ones_like(self._episode_start),
-        )
+        self._steps, self._returns = torch.zeros_like(self._steps), torch.zeros_like(self._returns)
+        self._episode_start = torch.ones_like(self._episode_start)
         return self._current, {}
 
     def _start_some(self, mask: Tensor) -> Tensor:
@@ -330,6 +329,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         obs = torch.where(mask[:, None, None], obs, before)
         self._step_checks.fresh(self._steps, obs)
         self._steps = torch.where(mask, 0, self._steps)
+        self._returns = torch.where(mask, 0.0, self._returns)
         self._current, self._episode_start = obs, self._episode_start | mask
         return obs
 
@@ -363,14 +363,17 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if broken is not None:
             truncated = truncated | (broken & ~terminated)
         ended, obs = terminated | truncated, next_obs
+        self._returns = self._returns + reward.detach().sum(-1)
         if bool(ended.any()):
+            self._count_episodes(ended)
             obs = self._step_checks.reset(self._reset_where, ended, steps, next_obs)
             self._step_checks.fresh(steps, obs)
             self._steps = torch.where(ended, 0, steps)
+            self._returns = torch.where(ended, 0.0, self._returns)
         self._current, self._episode_start = obs, ended
         info = {key: told for key, told in self._report().items() if key not in RESERVED}
         if info:
-            self._episode_report.add(info, ended)
+            self._info_report.add(info, ended)
         info |= {"final_obs": next_obs, "_final_obs": ended}
         return obs, reward, terminated, truncated, info
 
@@ -388,11 +391,19 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             self._restarts_broken = before
 
     def episode_report(self) -> dict[str, float]:
-        """Return `info/NAME`: means over the episodes that ended since the last call.
+        """Return means over the episodes that ended since the last call.
 
-        Of the numbers that the env reported in the last step of each.
+        `episode_return`, summed over agents, and `episode_length` in steps, without first episodes
+        that `randomise_episode_phase` has cut; and `info/NAME`, of the numbers that the env
+        reported in the last step of each.
         """
-        return self._episode_report.take()
+        return self._episode_report.take() | self._info_report.take()
+
+    def _count_episodes(self, ended: Tensor) -> None:
+        """Add the episodes that end in this step to the report."""
+        whole = torch.where(self._returns.isfinite(), self._returns, torch.nan)
+        length = torch.where(whole.isnan(), torch.nan, self._steps)
+        self._episode_report.add({"episode_return": whole, "episode_length": length}, ended)
 
     def state(self) -> State:
         """Return everything that determines the env's future, random state included.
@@ -403,6 +414,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return {
             "current_obs": self.current_obs.detach().clone(),
             "steps": self._steps.clone(),
+            "returns": self._returns.clone(),
             "began": self._episode_start.clone(),
             "simulator": self._save(),
         }
@@ -424,6 +436,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)
         self._steps = state["steps"].to(self.device, copy=True)
+        self._returns = state["returns"].to(self.device, copy=True)
         self._episode_start = state["began"].to(self.device, copy=True)
 
     @record_function("simulate window")
@@ -497,6 +510,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             phases = -(-self.max_steps // every)
             steps = every * torch.randint(phases, (self.num_envs,), generator=generator)
             self._steps = steps.to(self.device)
+            self._returns = self._returns.masked_fill(self._steps > 0, torch.nan)
 
     def apply_action_mask(self, action: Tensor) -> Tensor:
         """Return continuous actions unchanged, and discrete ones as the simulator gets them.

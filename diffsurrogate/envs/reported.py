@@ -10,8 +10,9 @@ RESERVED = frozenset({"final_obs", "_final_obs", "value_obs"})
 class EpisodeReport:
     """Means over ended episodes of the numbers that envs reported in their last step."""
 
-    def __init__(self) -> None:
-        """Start with no episode."""
+    def __init__(self, prefix: str = "") -> None:
+        """Start with no episode; `prefix` stands before all names."""
+        self._prefix = prefix
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
@@ -29,10 +30,10 @@ class EpisodeReport:
             self._counts[name] = self._counts.get(name, 0) + told.sum()
 
     def take(self) -> dict[str, float]:
-        """Return `info/NAME`, the mean over episodes that ended since the last call."""
+        """Return the means over episodes that ended since the last call, by name."""
         counts = {name: int(count) for name, count in self._counts.items()}
         means = {
-            f"info/{name}": float(self._sums[name]) / count
+            f"{self._prefix}{name}": float(self._sums[name]) / count
             for name, count in counts.items()
             if count
         }

@@ -170,3 +170,33 @@ def test_step_counters_can_be_staggered_in_groups():
     env.reset(seed=0)
     env.randomise_episode_phase(torch.Generator().manual_seed(0), every=4)
     assert sorted(set(env.state()["steps"].tolist())) == [0, 4, 8]
+
+
+def test_whole_episodes_are_reported_across_a_restored_state():
+    """Returns are summed over steps and agents; of staggered first episodes nothing is told."""
+    env = started(max_steps=4)
+    env.randomise_episode_phase(torch.Generator().manual_seed(0))
+    begun = env._steps == 0
+    assert 0 < begun.sum() < ENVS
+    sums, lengths, returns = torch.zeros(ENVS), torch.zeros(ENVS), []
+
+    def take(steps: int) -> None:
+        nonlocal sums, lengths
+        for _ in range(steps):
+            _, reward, _, truncated, _ = env.step(push(e1=0.5))
+            sums, lengths = sums + reward.sum(-1), lengths + 1
+            returns.extend(sums[truncated & (lengths == 4)].tolist())
+            sums, lengths = (torch.where(truncated, 0.0, value) for value in (sums, lengths))
+
+    take(2)
+    state, other = env.state(), started(max_steps=4)
+    other.set_state(state)
+    report = env.episode_report()
+    assert report == {}  # only episodes that began in the middle can have ended
+    env = other
+    take(4)
+    report = env.episode_report()
+    assert report["episode_length"] == 4
+    assert report["episode_return"] == pytest.approx(sum(returns) / len(returns))
+    assert len(returns) >= begun.sum()
+    assert env.episode_report() == {}

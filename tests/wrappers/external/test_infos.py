@@ -99,7 +99,10 @@ def test_numbers_of_infos_are_there_per_env(way, request):
     for info in infos[::2]:
         assert info.get("distance", torch.tensor(torch.nan)).isnan().all()
     assert not {"why", "t"} & {*infos[2]}
-    assert env.episode_report() == {"info/is_success": share, "info/deep/t": 3}
+    report = env.episode_report()
+    assert report.pop("episode_length") == 3
+    assert report.pop("episode_return") == (6 if share < 1 else 3)  # of two agents, or one
+    assert report == {"info/is_success": share, "info/deep/t": 3}
     assert env.episode_report() == {}
     evaluated = evaluate(lambda obs: zero, env, steps=9)
     assert evaluated.info["distance"].tolist() == [1, 1]  # the last one told in the episode
