@@ -342,3 +342,12 @@ def test_importing_the_package_needs_no_extra():
     code = f"import sys, diffsurrogate.__main__; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
     assert run.stdout.decode().strip() == "set()"
+
+
+def test_the_version_is_the_same_everywhere():
+    given = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert given is not None
+    assert f"\nversion: {given[1]}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] in (given[1], "Unreleased")
