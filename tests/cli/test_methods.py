@@ -1,5 +1,6 @@
 """The command line's methods that need no gradients: films, and what each starts from."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,7 @@ def lamp() -> Iterator[None]:
     [("ppo", ()), ("mappo", ("--ppo.actor.net.gru_size", "8")), ("sb3-ppo", ())],
     ids=["ppo", "with memory", "sb3"],
 )
-def test_a_gymnasium_env_is_filmed(method, more, lamp, tmp_path, capsys):
+def test_a_gymnasium_env_is_filmed(method, more, lamp, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     assert main([*train(method, "gymnasium/Lamp-v0", *more), "--out", str(out)]) == 0
     assert f"{out / 'rollout.gif'}\n" in capsys.readouterr().out
@@ -89,6 +90,9 @@ def test_a_gymnasium_env_is_filmed(method, more, lamp, tmp_path, capsys):
     assert ffmpeg.count_frames_and_secs(str(video))[0] == 7 + 8  # rests at the end
     assert main(["render", str(out), "--out", str(tmp_path / "a.avi")]) == 2
     assert "let it end in .gif or .mp4" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert main(["render", str(out), "--out", str(video)]) == 2
+    assert "pip install 'diffsurrogate[video]'" in capsys.readouterr().err
 
 
 def test_a_run_ends_well_though_it_cannot_be_filmed(lamp, tmp_path, capsys):

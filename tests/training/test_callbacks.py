@@ -1,11 +1,13 @@
 """Callbacks of `learn`, and what loggers get."""
 
 import json
+import sys
 
 import pytest
 from toys.reach import ENVS, HORIZON, Reach, config
 
 from diffsurrogate import CheckpointCallback, EvalCallback, LogCallback, MLflowLogger, WandbLogger
+from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import evaluate
@@ -156,3 +158,12 @@ def test_the_command_line_logs_to_both(tmp_path, monkeypatch, capsys):
     assert [point.step for point in points] == [0, 1, 2]
     assert json.loads((run / "config.json").read_text())["log_to"] == ["wandb", "mlflow"]
     assert len(list((run / "wandb").glob("offline-run-*"))) == 2
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_missing_logger_is_named_before_anything_is_trained(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, name, None)
+    start = ["train", "shac", "diffsurrogate/cartpole-swingup", "--total-steps", "8"]
+    assert main([*start, "--out", str(tmp_path / "run"), "--log-to", name]) == 2
+    assert f"pip install 'diffsurrogate[{name}]'" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
