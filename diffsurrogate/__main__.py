@@ -14,6 +14,7 @@ import tyro
 from diffsurrogate.cli.arguments import (
     ConfigUsage,
     TrainUsage,
+    each_seed,
     names_method_and_env,
     parse,
     read_train,
@@ -87,6 +88,9 @@ def _run(arguments: list[str]) -> int:
         print(f"diffsurrogate {version('diffsurrogate')}")
         return 0
     try:
+        several = any(word.partition("=")[0] == "--seeds" for word in arguments)
+        if several and arguments[0] == "train" and not wants_help(arguments):
+            return _train_each(arguments[1:])
         command = _parse(arguments)
         if isinstance(command, TrainOptions):
             return print_config(command) if arguments[0] == "config" else train(command)
@@ -104,6 +108,15 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _train_each(arguments: list[str]) -> int:
+    """Train a run for each of --seeds; return the first exit status that is not 0."""
+    for words in each_seed(arguments):
+        status = train(_parse(["train", *words]))
+        if status != 0:
+            return status
+    return 0
 
 
 def _parse(arguments: list[str]) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from diffsurrogate import recommended
 from diffsurrogate.__main__ import _COMMANDS, _parse, main
+from diffsurrogate.cli.arguments import each_seed
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs import registry
@@ -171,7 +172,10 @@ def test_the_command_lines_are_understood(page, capsys):
                 Path(arguments[-1]).write_text(capsys.readouterr().out)
                 continue
             arguments = [word for word in arguments if word not in NOT_PARSED]
-            assert isinstance(_parse(arguments), (TrainOptions, *_COMMANDS))
+            runs = [arguments]
+            if "--seeds" in arguments and arguments[0] == "train":
+                runs = [["train", *words] for words in each_seed(arguments[1:])]
+            assert all(isinstance(_parse(words), (TrainOptions, *_COMMANDS)) for words in runs)
 
 
 def test_the_readme_can_be_read_in_five_minutes():

@@ -88,6 +88,16 @@ class _Resumed:
     resume: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Several:
+    """The options that are another for each of several runs."""
+
+    seeds: tuple[int, ...] = ()
+    seed: int | None = None
+    out: Path | None = None
+    resume: bool = False
+
+
 def wants_help(arguments: Sequence[str]) -> bool:
     """Return whether help is asked for."""
     return bool({*_HELP, _HELP_ALL} & set(arguments))
@@ -118,6 +128,32 @@ def read_train(arguments: Sequence[str]) -> TrainOptions:
     except UsageError as error:
         raise UsageError(f"{where.config}: {error}") from error
     return _on_top(saved, rest)
+
+
+def each_seed(arguments: Sequence[str]) -> list[list[str]]:
+    """Return what follows `train` for the run of each of --seeds; it alone if there are none.
+
+    Raises:
+        UsageError: a seed is below 0, stands there twice or beside --seed; or as `read_train`.
+    """
+    names, rest = _names_first(arguments)
+    several, rest = _known(_Several(), rest)
+    if not several.seeds:
+        return [list(arguments)]
+    seeds = several.seeds
+    if several.seed is not None or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UsageError(
+            f"--seeds are {', '.join(map(str, seeds))}; give each once, none below 0, and no --seed"
+        )
+    runs = []
+    for seed in seeds:
+        words = [*names.values(), *rest, "--seed", str(seed)]
+        folder = read_train(words).folder
+        if several.out is not None:
+            folder = several.out / f"seed-{seed}"
+        begun = several.resume and (folder / "config.json").is_file()
+        runs.append([*words, "--out", str(folder), *(["--resume"] if begun else [])])
+    return runs
 
 
 def _names_first(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -284,7 +320,8 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
         type(default),
         prog=program,
         description=f"Options of {default.method}, with the defaults for {default.env}. --config "
-        "FILE takes them from a file of `diffsurrogate config` or a run's config.json. "
+        "FILE takes them from a file of `diffsurrogate config` or a run's config.json, --seeds 0 1 "
+        "trains a run for each. "
         + ("" if everything else f"{_HELP_ALL} lists the settings of networks too.")
         + _variants_help(default, everything),
         args=["--help"] if everything else arguments,

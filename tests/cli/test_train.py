@@ -20,6 +20,7 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.lock import FolderLock
+from diffsurrogate.training.run_folder import RunFolder
 
 SMALL = [
     *("--num-envs", "5", "--eval-envs", "3", "--eval-every", "4", "--checkpoint-every", "1"),
@@ -302,3 +303,28 @@ def test_a_run_of_another_format_version_is_named(tmp_path, capsys):
     config.pop("format")
     with pytest.raises(UsageError, match="is of format 1"):
         TrainOptions.from_json(config)
+
+
+def test_several_seeds_are_trained_one_after_another_and_go_on(tmp_path):
+    command = [*CARTPOLE, *steps(2)]
+    assert main([*command, "--out", str(tmp_path), "--seeds", "3", "5"]) == 0
+    assert main([*command, "--out", str(tmp_path / "alone"), "--seed", "5"]) == 0
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        file = tmp_path / name / "checkpoints" / "last.pt"
+        found: dict[str, torch.Tensor] = load_checkpoint(file, "cpu")["agent"]["predictor"]
+        return found
+
+    first, second, alone = weights("seed-3"), weights("seed-5"), weights("alone")
+    assert all(torch.equal(second[name], alone[name]) for name in alone)
+    assert not all(torch.equal(first[name], alone[name]) for name in alone)
+    more = ["--out", str(tmp_path), "--resume", "--seeds", "3", "5", "7", *steps(3)]
+    assert main([*CARTPOLE, *more]) == 0
+    summaries = [RunFolder(tmp_path / f"seed-{seed}").summary() or {} for seed in (3, 5, 7)]
+    assert [(s["seed"], s["updates"]) for s in summaries] == [(3, 3), (5, 3), (7, 3)]
+
+
+@pytest.mark.parametrize("seeds", [["1", "1"], ["-1"], ["1", "--seed", "2"]])
+def test_bad_seeds_are_refused(seeds, tmp_path, capsys):
+    assert main([*CARTPOLE, "--out", str(tmp_path / "x"), "--seeds", *seeds]) == 2
+    assert "--seeds are" in capsys.readouterr().err
