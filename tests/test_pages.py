@@ -11,8 +11,7 @@ import pytest
 
 from diffsurrogate import recommended
 from diffsurrogate.__main__ import _COMMANDS, _parse, main
-from diffsurrogate.cli.arguments import each_seed
-from diffsurrogate.cli.arguments import read_train
+from diffsurrogate.cli.arguments import each_seed, read_train
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs import registry
 from diffsurrogate.envs.registry import known_ids, namespaces
