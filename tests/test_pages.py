@@ -55,6 +55,7 @@ def blocks(page: Path, language: str) -> list[str]:
 BLOCKS = [
     pytest.param(page, code, id=f"{name(page)}-{number + 1}")
     for page in PAGES
+    if page.stem != "from_stable_baselines3"  # test_tutorial.py goes through it, block by block
     for number, code in enumerate(blocks(page, "python"))
 ]
 every_env_page = pytest.mark.parametrize("page", ENV_PAGES, ids=lambda page: page.stem)
@@ -163,7 +164,7 @@ def test_the_command_lines_are_understood(page, capsys):
                 assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
                 continue
             if program == "python":  # a script of the user's, which ends in the command line
-                arguments = arguments[1:]
+                arguments = arguments[2:] if arguments[0] == "-m" else arguments[1:]
             if program == "torchrun":
                 arguments = arguments[arguments.index("diffsurrogate") + 1 :]
             if ">" in arguments:

@@ -82,6 +82,12 @@ def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> G
                 f"gymnasium/{name} needs MuJoCo, an optional extra: pip install "
                 '"diffsurrogate[mujoco]"'
             ) from error
+        module, own, _ = name.partition(":")
+        if own and importlib.util.find_spec(module.partition(".")[0]) is None:
+            raise UsageError(
+                f"gymnasium/{name} is registered by a module {module}, which is not found; a file "
+                "of yours is if you start by `python -m diffsurrogate` in its folder"
+            ) from error
         raise UsageError(f"gymnasium/{name} needs a package: {error}") from error
     except TypeError as error:
         if "n_agents" in env_kwargs:
