@@ -107,6 +107,10 @@ class TrainedPolicy:
                 f"the checkpoint does not fit the run's configuration ({error}); restore either"
             ) from error
 
+    def __repr__(self) -> str:
+        """Return what was trained on what, on one line."""
+        return f"<policy of {self.recipe.method} on {self.recipe.env}>"
+
     def __call__(self, obs: Any, deterministic: bool = True) -> Any:
         """Return the action, or actions, for what was observed.
 

@@ -117,7 +117,9 @@ def test_it_earns_in_the_raw_env_what_evaluate_says(run, name):
 def test_a_vector_env_gets_actions_of_all_its_copies(run):
     envs = gymnasium.make_vec("CartPole-v1", num_envs=5, vectorization_mode="sync")
     obs, _ = envs.reset(seed=1)
-    actions = load_policy(run("cartpole"))(obs)
+    policy = load_policy(run("cartpole"))
+    assert repr(policy).startswith("<policy of ")
+    actions = policy(obs)
     assert envs.action_space.contains(actions)
 
 

@@ -16,6 +16,10 @@ class EnvWrapper(MultiAgentVectorEnv):
     env: MultiAgentVectorEnv
     """The wrapped env."""
 
+    def __repr__(self) -> str:
+        """Return what it wraps."""
+        return f"{type(self).__name__}({self.env!r})"
+
     def _keep_roles(self) -> None:
         """Copy the wrapped env's masks, kind of actions and observation slices."""
         env = self.env

@@ -141,6 +141,15 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._returns = torch.zeros(num_envs, device=self.device)  # NaN of an episode that is cut
         self._episode_start = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
+    def __repr__(self) -> str:
+        """Return kind and sizes, on one line."""
+        limit = "no time limit" if self.max_steps is None else f"{self.max_steps} steps"
+        return (
+            f"<{type(self).__name__}: num_envs={self.num_envs}, agents={self.num_agents}, "
+            f"obs_dim={self.obs_dim}, act_dim={self.act_dim}"
+            f"{' (discrete)' if self.discrete_actions else ''}, {limit}>"
+        )
+
     @property
     def obs_dim(self) -> int:
         """Features of one agent's observation."""

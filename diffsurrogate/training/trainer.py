@@ -130,6 +130,10 @@ class Trainer(ABC):
         self._parts: dict[str, Saved] = {}
         self._saved_copies: int | None = None  # of a checkpoint of which only the policy is used
 
+    def __repr__(self) -> str:
+        """Return what it trains on and how far it is, on one line."""
+        return f"{type(self).__name__}({self.env!r}, {self.env_steps:,} env steps)"
+
     def register(self, **parts: Saved) -> None:
         """Add named parts to checkpoints."""
         self._parts |= parts
@@ -176,7 +180,7 @@ class Trainer(ABC):
         Raises:
             UsageError: `total_steps` is less than 1, or a callback is none.
         """
-        from tqdm import tqdm
+        from tqdm.auto import tqdm  # a bar of its own in notebooks
 
         if total_steps < 1:
             raise UsageError(f"total_steps is {total_steps}; give at least 1")

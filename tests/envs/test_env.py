@@ -8,8 +8,10 @@ from torch import Tensor
 from toys.adder import ACT, AGENTS, ENVS, OBS, ZERO, Adder, Savable, box
 from toys.reach import Reach
 
+from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 
 class Forgetful(Adder):
@@ -200,3 +202,14 @@ def test_whole_episodes_are_reported_across_a_restored_state():
     assert report["episode_return"] == pytest.approx(sum(returns) / len(returns))
     assert len(returns) >= begun.sum()
     assert env.episode_report() == {}
+
+
+def test_an_env_says_what_it_is_on_one_line():
+    assert repr(started(max_steps=4)) == (
+        "<Savable: num_envs=7, agents=3, obs_dim=5, act_dim=2, 4 steps>"
+    )
+    agent = SHAC(LearnedDiffWrapper(Reach()), SHACConfig(horizon=5))
+    inside = repr(agent.env.env)
+    assert inside.endswith(", 8 steps>")
+    list(agent.iterations(1))
+    assert repr(agent) == f"SHAC(LearnedDiffWrapper({inside}), {5 * agent.env.num_envs} env steps)"
