@@ -38,7 +38,7 @@ $(INSTALLED): $(READY)
 	@touch $@
 
 demo: $(READY) ## train SHAC++ on the paper's Dispersion with 1 agent, into runs/demo (SEED=42)
-	$(BIN)/diffsurrogate train shac++ paper/dispersion --agents 1 --seed $(SEED) --out $(DEMO)$(AGAIN)
+	$(BIN)/diffsurrogate train shac++ paper/dispersion --agents 1 --seed $(SEED) --eval-every 5 --out $(DEMO)$(AGAIN)
 
 test: venv ## run the tests, less the slow ones
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
