@@ -90,7 +90,8 @@ class AgentsByName:
             if isinstance(layer.env, PassiveEnvChecker):
                 layer.env = layer.env.env
             layer = layer.env
-        self.raw, self.unwrapped = raw, raw.unwrapped
+        self.raw: Any = raw
+        self.unwrapped = raw.unwrapped
         self.metadata, self.render_mode = raw.metadata, raw.render_mode
         self._sees, self._acts = _parts(raw.observation_space), _parts(raw.action_space)
         self.possible_agents = [f"agent_{index}" for index in range(len(self._acts))]

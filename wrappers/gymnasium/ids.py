@@ -89,7 +89,7 @@ def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> G
     except TypeError as error:
         if "n_agents" in env_kwargs:
             raise UsageError(
-                f"gymnasium/{name} has one agent; leave out n_agents (--agents)"
+                f"gymnasium/{name} does not take n_agents (--agents); leave it out ({error})"
             ) from error
         raise UsageError(
             f"gymnasium/{name} could not be made with {env_kwargs or 'its defaults'}: {error}"
