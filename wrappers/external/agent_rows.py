@@ -1,4 +1,4 @@
-"""Between PettingZoo's spaces, one per agent, and our padded rows of all agents."""
+"""Between the spaces of agents, one each, and our padded rows of all agents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

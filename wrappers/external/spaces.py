@@ -63,14 +63,24 @@ def observation_box(space: gymnasium.Space[Any], agents: int = 1) -> spaces.Box:
     flat = flat_box(space)
     if flat is None:
         raise UsageError(
-            f"observations of {space} cannot become a vector of fixed size; make them one in a "
-            "gymnasium.ObservationWrapper"
+            f"observations of {space} cannot become a vector of fixed size; {_without(space)}make "
+            "them one in a gymnasium.ObservationWrapper"
         )
     with np.errstate(over="ignore"):  # the largest float64 becomes infinite
         low, high = (
             np.tile(bound.astype(np.float32), (agents, 1)) for bound in (flat.low, flat.high)
         )
     return spaces.Box(low, high, dtype=np.float32)
+
+
+def _without(space: gymnasium.Space[Any]) -> str:
+    """Say how to leave out the parts of a dict that have no fixed size; "" if there is no way."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {}
+    kept = [key for key, part in parts.items() if flat_box(part) is not None]
+    if not kept:
+        return ""
+    lost = ", ".join(repr(key) for key in parts if key not in kept)
+    return f"leave out {lost} by gymnasium.wrappers.FilterObservation(env, {kept}), or "
 
 
 def action_box(space: gymnasium.Space[Any]) -> spaces.Box:

@@ -1,4 +1,4 @@
-"""Gymnasium's single-agent envs as multi-agent vector envs; `ids.py` makes them by id."""
+"""Gymnasium's envs of one agent as multi-agent vector envs; `ids.py` makes them by id."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -26,6 +26,7 @@ from diffsurrogate.wrappers.external.checks import IndexedEnv, keep_last
 from diffsurrogate.wrappers.external.infos import keep_fractions, of_batch
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
+from diffsurrogate.wrappers.gymnasium.agents import GymnasiumAgentsEnv, is_of_agents
 from diffsurrogate.wrappers.gymnasium.batched import BatchedEnv, gives_tensors, is_batched
 
 GymVectorEnv = VectorEnv[Any, Any, Any]
@@ -110,7 +111,8 @@ class GymnasiumEnv(SingleAgentEnv):
     ) -> MultiAgentVectorEnv:
         """Adapt a single env, of which a function makes others, or a `VectorEnv`.
 
-        One that is batched itself, or gives tensors, becomes a `BatchedEnv`.
+        One that is batched itself, or gives tensors, becomes a `BatchedEnv`; one of several agents
+        a `GymnasiumAgentsEnv`.
         """
         if isinstance(raw, VectorEnv) and not isinstance(raw.unwrapped, MultiAgentVectorEnv):
             if gives_tensors(raw):
@@ -119,6 +121,12 @@ class GymnasiumEnv(SingleAgentEnv):
         elif not isinstance(raw, VectorEnv) and is_batched(raw):
             return BatchedEnv.from_raw(raw, num_envs=num_envs, **options)
         if isinstance(raw, VectorEnv):
+            if is_of_agents(raw.single_observation_space, raw.single_action_space):
+                raise UsageError(
+                    f"this {type(raw.unwrapped).__name__} is of envs of several agents (tuples of "
+                    "spaces), but Gymnasium's vector envs have one reward per env; give a function "
+                    "that makes one: as_multi_agent(lambda: gymnasium.make(...), num_envs=8)"
+                )
             check_count(raw.num_envs if num_envs is None else num_envs, raw.num_envs)
             return super().from_raw(raw, **options)
         if not isinstance(raw.unwrapped, gymnasium.Env):
@@ -126,6 +134,10 @@ class GymnasiumEnv(SingleAgentEnv):
                 f"this {type(raw).__name__} is around a {type(raw.unwrapped).__module__}."
                 f"{type(raw.unwrapped).__name__}, which is no gymnasium.Env; give that env itself, "
                 "without Gymnasium's wrappers: as_multi_agent(env.unwrapped)"
+            )
+        if is_of_agents(raw.observation_space, raw.action_space):
+            return GymnasiumAgentsEnv.from_raw(
+                raw, num_envs=num_envs, make_another=make_another, **options
             )
         raws = sub_envs_of(raw, num_envs, make_another, "gymnasium.Env")
         check_distinct(raws)

@@ -13,6 +13,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import check_options
 from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
 from diffsurrogate.wrappers.gymnasium.adapter import GymEnv, GymnasiumEnv, vectorise
+from diffsurrogate.wrappers.gymnasium.agents import GymnasiumAgentsEnv, is_of_agents
 
 
 def make(
@@ -26,7 +27,7 @@ def make(
     render_mode: str | None = None,
     check_bounds: bool = True,
     **env_kwargs: Any,
-) -> GymnasiumEnv:
+) -> GymnasiumEnv | GymnasiumAgentsEnv:
     """Make copies of a registered env and step them one after another in this process.
 
     For copies in other processes, make a `gymnasium.vector.AsyncVectorEnv` and call
@@ -50,6 +51,8 @@ def make(
     modes = raws[0].metadata.get("render_modes", [])
     if render_mode is not None and render_mode not in modes:
         raise UsageError(f"gymnasium/{name} cannot draw pictures; its render modes are {modes}")
+    if is_of_agents(raws[0].observation_space, raws[0].action_space):
+        return GymnasiumAgentsEnv(raws, seed=seed, device=device, check_bounds=check_bounds)
     return GymnasiumEnv(vectorise(raws), seed=seed, device=device, check_bounds=check_bounds)
 
 
@@ -92,7 +95,7 @@ def _make_one(name: str, max_steps: int | None, env_kwargs: dict[str, Any]) -> G
     except TypeError as error:
         if "n_agents" in env_kwargs:
             raise UsageError(
-                f"gymnasium/{name} has one agent; leave out n_agents (--agents)"
+                f"gymnasium/{name} does not take n_agents (--agents); leave it out ({error})"
             ) from error
         raise UsageError(
             f"gymnasium/{name} could not be made with {env_kwargs or 'its defaults'}: {error}"

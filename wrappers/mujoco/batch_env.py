@@ -198,9 +198,9 @@ def make(
     if name not in gymnasium.registry:
         close = difflib.get_close_matches(name, ids(), n=3) or ids()
         raise UsageError(f"unknown env mujoco/{name}; there are {', '.join(close)}")
-    raw = make_one_by_one(name, num_envs=1, max_steps=max_steps, **robot).raw
+    made: Any = make_one_by_one(name, num_envs=1, max_steps=max_steps, **robot)
     return MujocoBatchEnv(
-        raw.unwrapped.envs[0],
+        made.raw.unwrapped.envs[0],
         num_envs=num_envs,
         threads=threads,
         max_steps=max_steps,

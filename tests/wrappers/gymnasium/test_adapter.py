@@ -182,7 +182,11 @@ def test_a_missing_package_is_named(monkeypatch, error):
         ({"actions": spaces.MultiBinary(3)}, r"MultiBinary\(3\) are not supp"),
         ({"actions": spaces.Box(0, 7, (2,), np.int64)}, "Box of floats, Discrete and MultiD"),
         ({"actions": spaces.Box(-np.inf, 1, (2,))}, "action box must be finite"),
-        ({"observations": spaces.Sequence(spaces.Box(0, 1))}, "fixed size"),
+        ({"observations": spaces.Sequence(spaces.Box(0, 1))}, "fixed size; make them"),
+        (
+            {"observations": spaces.Dict(a=spaces.Box(0, 1), b=spaces.Sequence(spaces.Box(0, 1)))},
+            r"leave out 'b' by gymnasium.wrappers.FilterObservation\(env, \['a'\]\), or",
+        ),
     ],
 )
 def test_spaces_that_do_not_fit_are_named(settings, advice):

@@ -1,4 +1,4 @@
-"""One PettingZoo parallel env of several: its rows, how it ends, and checks of what it returns."""
+"""One copy of a parallel env of agents: its rows, how it ends, and checks of what it returns."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ FIELDS = ("observations", "rewards", "terminations", "truncations")
 class ParallelEnvSlot:
     """A raw parallel env whose results are checked and laid out as rows `(agent, feature)`.
 
-    PettingZoo ends agents one by one; `PettingZooEnv` says what becomes of the world then. What
+    PettingZoo ends agents one by one; `AgentsEnv` says what becomes of the world then. What
     became of agents that ended earlier does not matter, and an agent with both flags terminated.
 
     An agent that ends before the world does keeps the observation and reward that the env gave it
@@ -26,10 +26,13 @@ class ParallelEnvSlot:
     """
 
     def __init__(
-        self, index: int, raw: Any, layout: Layout, bounds: dict[Any, Bounds | None]
+        self, index: int, raw: Any, layout: Layout, bounds: dict[Any, Bounds | None], advice: str
     ) -> None:
-        """Take over `raw`, the env at `index`, with bounds of its agents' observations."""
-        self.raw, self.index = raw, index
+        """Take over `raw`, the env at `index`, with bounds of its agents' observations.
+
+        `advice` ends every message.
+        """
+        self.raw, self.index, self._advice = raw, index, advice
         self._layout, self._bounds = layout, bounds
         self._alive: list[Any] = []
         self._steps = 0
@@ -104,6 +107,8 @@ class ParallelEnvSlot:
         self.busy = True
         try:
             return getattr(self.raw, method)(*args, **kwargs)
+        except UsageError as error:
+            raise self._wrong(f"{error}") from error
         except Exception as error:
             raise self._wrong(f"{method}() raised {type(error).__name__}: {error}") from error
         finally:
@@ -181,7 +186,4 @@ class ParallelEnvSlot:
     def _wrong(self, what: str) -> UsageError:
         """Return the error that says which copy did it, and when."""
         when = f"step {self._steps} of its episode" if self._steps else "reset"
-        return UsageError(
-            f"{name_of(self.raw)}, env {self.index}, {when}: {what}. "
-            "pettingzoo.test.parallel_api_test(env) checks a parallel env"
-        )
+        return UsageError(f"{name_of(self.raw)}, env {self.index}, {when}: {what}. {self._advice}")
