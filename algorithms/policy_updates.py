@@ -98,6 +98,9 @@ class GradientUpdate:
             gradient.actor, config.lr, max_grad_norm=config.max_grad_norm, betas=betas
         )
 
+    needs_gradients = True
+    """Whether this window or a later one needs the env's gradients."""
+
     def begin(self, env_steps: int) -> None:
         """Do nothing: plain steps have no schedule of their own."""
 
@@ -147,6 +150,11 @@ class HybridUpdate:
         steps = self.config.weight_steps
         share = 1.0 if steps is None else max(0.0, 1 - env_steps / steps)
         self.weight = self.config.weight * share
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether this window or a later one needs the env's gradients: the weight never rises."""
+        return self.weight > 0
 
     def collect(self, policy: NoisyPolicy, horizon: int) -> Window:
         """Collect a window, with a graph if the gradient needs one and its weight is above 0."""

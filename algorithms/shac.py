@@ -37,6 +37,8 @@ from diffsurrogate.training.trainer import Metrics, Trainer
 
 FINAL_LR = 1e-5
 """Learning rate at the end of a linear schedule."""
+_EARLY = 200_000
+"""Env steps over which the learned gradient of robots fades out: later PPO's knows as much."""
 _SEGMENT = 4
 """Steps of a segment by default: further ahead, models of robots lead astray."""
 
@@ -101,8 +103,10 @@ class SHACConfig:
                 steps; False for SHAC and SHAC+, whose horizon adapts to the simulator's gradient,
                 and whose learning rates fall over the training.
             articulated: the env's bodies fall over where actions are large
-                (`MultiAgentVectorEnv.articulated`); begins with half of the exploration.
+                (`MultiAgentVectorEnv.articulated`); begins with half of the exploration. The weight
+                of learned gradients then falls from 1 to 0 over 200,000 env steps.
         """
+        falls = learned and articulated
         horizon = _whole(min(max(2048 // num_envs, 32), 128))
         batch_size = max(256, horizon * num_envs // 8)
         return cls(
@@ -115,7 +119,8 @@ class SHACConfig:
                 ppo=ClipConfig(
                     epochs=10, batch_size=batch_size, lr=5e-4, advantage="shared", target_kl=0.03
                 ),
-                weight=0.5,
+                weight=1.0 if falls else 0.5,
+                weight_steps=_EARLY if falls else None,
                 gradient=PathwiseConfig(
                     lam=0.95,
                     segment_length=_SEGMENT if learned else None,
@@ -259,7 +264,8 @@ class SHAC(Trainer):
         if self.entropy is not None:
             metrics |= self.entropy.adapt(window)
         metrics |= self.value.fit(window, target)  # eq. 8
-        metrics |= self.env.fit(window)  # last: models must not change under a live graph
+        if self.policy_update.needs_gradients:
+            metrics |= self.env.fit(window)  # last: models must not change under a live graph
         self.actor.update_normaliser(window.obs, window.alive_mask)
         self.critic.statistics.update(window.obs, window.alive_mask)
         return metrics

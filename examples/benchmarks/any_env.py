@@ -2,7 +2,7 @@
 
     python examples/benchmarks/any_env.py                            # all, several CPU-hours
     python examples/benchmarks/any_env.py --tasks pendulum cartpole  # some
-    python examples/benchmarks/any_env.py --tasks halfcheetah --methods shac++ weight-0 weight-1 ppo
+    python examples/benchmarks/any_env.py --tasks hopper --methods shac++ weight-0 ppo
     python examples/benchmarks/any_env.py --report-only
 
 Every method gets the same CPU-seconds of training on a task, one thread per run. Runs are folders
@@ -41,6 +41,7 @@ class Method:
     options: tuple[str, ...] = ()
 
 
+_CONSTANT = ("--shac.update.weight-steps", "None")
 METHODS = {
     "shac++": Method("#0a3d91", "shac++"),
     "ppo": Method("#009e73", "ppo"),
@@ -49,15 +50,11 @@ METHODS = {
         "#d55e00", "sb3-sac", ("--num-envs", "4", "--sb3.env-steps-per-gradient-step", "1")
     ),
     "weight-0": Method("#cc79a7", "shac++", ("--shac.update.weight", "0")),
-    "weight-1": Method("#56b4e9", "shac++", ("--shac.update.weight", "1")),
-    "falling": Method(
-        "#e69f00",
-        "shac++",
-        ("--shac.update.weight", "1", "--shac.update.weight-steps", "200000"),
-    ),
+    "weight-0.5": Method("#e69f00", "shac++", ("--shac.update.weight", "0.5", *_CONSTANT)),
+    "weight-1": Method("#56b4e9", "shac++", ("--shac.update.weight", "1", *_CONSTANT)),
 }
-"""`weight-0` is SHAC++ without its learned gradient: PPO's steps by the same settings; `falling`
-has weight 1 at first and 0 after 200,000 env steps."""
+"""`weight-0` is SHAC++ without its learned gradient: PPO's steps by the same settings. The default
+of robots falls from weight 1 to 0; the others keep theirs."""
 _USUAL = ("shac++", "ppo", "sb3-ppo", "sac")
 
 
@@ -203,8 +200,9 @@ Mean return of the deterministic policy in 64 episodes, medians over seeds. Ever
 same CPU-seconds of training, one thread, two runs at a time on two cores; the first columns of
 returns are at equal env steps, the last where the shortest run ends; then at equal CPU-seconds, in
 new episodes. sb3-ppo (with our preset) and sac (4 copies, a gradient step per env step) are
-Stable-Baselines3's; ppo, where it is run, is ours; weight-0 is SHAC++ without its learned gradient,
-weight-1 with twice the weight. Returns of several agents are summed.
+Stable-Baselines3's; ppo, where it is run, is ours. The weight of SHAC++'s learned gradient falls
+from 1 to 0 over 200,000 steps on robots and is .5 elsewhere; weight-0, weight-0.5 and weight-1 keep
+theirs, and weight-0 is SHAC++ without its learned gradient. Returns of several agents are summed.
 Made by `python examples/benchmarks/any_env.py`; curves in the PNG.
 
 """

@@ -1,5 +1,6 @@
 """What SHAC's policy descends: returns, the action penalty, PPO's clipped steps beside them."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -219,6 +220,18 @@ def test_the_weight_falls_evenly_over_its_env_steps(monkeypatch):
     resumed.load_state_dict(agent.state_dict())
     resumed.policy_update.begin(resumed.env_steps)
     assert resumed.policy_update.weight == 0.0
+
+
+def test_models_learn_as_long_as_their_gradient_has_a_weight():
+    env = learned_reach()
+    steps = 2 * env.num_envs * HORIZON
+    agent = SHAC(env, config(update=replace(hybrid(weight=0.8), weight_steps=steps)))
+    reports = agent.iterations(4)
+    assert ["reward_loss" in next(reports) for _ in range(2)] == [True, True]
+    before = copy.deepcopy(env.surrogates.state_dict())
+    assert ["reward_loss" in report for report in reports] == [False, False]
+    after = env.surrogates.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_a_pathwise_gradient_of_any_size_weighs_no_more_than_its_limit():
