@@ -181,6 +181,8 @@ def test_the_default_has_ppos_part_in_it_whatever_the_env(name, has, articulated
     env = LearnedDiffWrapper(bare)
     assert env.native_gradients == bare.native_gradients
     assert SHAC(env).config == SHACConfig.hybrid(2, articulated=articulated)
+    update = SHAC(env).config.update
+    assert (update.weight, update.weight_steps) == ((1.0, 200_000) if articulated else (0.5, None))
     assert env.config.termination
     assert not LearnedDiffWrapper(bare, config=SurrogateConfig()).config.termination
     assert SHAC(env, SHACConfig(horizon=5)).config.horizon == 5
