@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def writing(path: Path) -> Iterator[Path]:
             yield partial
             partial.replace(path)
     except UsageError:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be a file
+            partial.unlink()
         raise
 
 

@@ -319,4 +319,6 @@ def test_the_page_shows_it(kind, tmp_path, capsys):
 def test_bad_options_are_refused(capsys):
     assert main(["doctor", "gymnasium/Pendulum-v1", "--transitions", "0"]) == 2
     assert "transitions is 0" in capsys.readouterr().err
+    assert main(["doctor", "gymnasium/Pendulum-v1", "--out", __file__]) == 2
+    assert "test_doctor.py cannot be written" in capsys.readouterr().err
     assert main(["doctor", "vmas/nonsense"]) == 2

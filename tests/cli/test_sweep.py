@@ -72,7 +72,11 @@ def test_a_range_is_of_whole_numbers_where_the_option_is():
         ("ppo.clip.lr=0:1:log", "0 < LOW < HIGH on a logarithmic scale"),
         ("ppo.clip.lr=-1:1", "lr is -1.0; it must be at least 0"),
         ("ppo.clip.lrr=0:1", "did you mean --ppo.clip.lr?"),
+        ("ppo.clip.lr=1e-4:inf", "LOW < HIGH, finite"),
+        ("ppo.clip.lr=1e-4,,1e-3", "does not take an empty word"),
         ("ppo.clip.epochs=1.5:3", "does not take 1.5"),
+        ("seed=0,1", "seed, which sweep decides"),
+        ("--eval-every=1:3", "eval-every, which sweep decides"),
         ("ppo.clip.advantage=own,shared", "does not take own"),
     ],
 )
@@ -90,6 +94,17 @@ def test_a_dimension_stands_once():
 def test_what_a_sweep_decides_cannot_be_given_to_trainings(tmp_path, capsys):
     assert main(["sweep", *PENDULUM, "--out", str(tmp_path), "--", "--seed", "1"]) == 2
     assert "--seed after -- is what sweep decides" in capsys.readouterr().err
+
+
+def test_a_seed_stands_once(tmp_path, capsys):
+    assert sweep(tmp_path, "--seeds", "0", "0") == 2
+    assert "each once" in capsys.readouterr().err
+
+
+def test_a_sweep_stopped_in_its_first_trial_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "train", lambda *_: 130)
+    assert sweep(tmp_path) == 130
+    assert "repeat the command to go on" in capsys.readouterr().out
 
 
 def test_a_sweep_that_went_on_found_what_one_in_one_go_finds(tmp_path, monkeypatch, capsys):
@@ -182,6 +197,13 @@ def test_a_return_that_is_no_number_is_a_failure_and_three_end_the_sweep(study):
         study.tell(study.next(9), float("nan"))
     with pytest.raises(UsageError, match="first 3 trials failed, the last with: its return is nan"):
         study.next(9)
+
+
+def test_the_table_is_there_while_trials_run(study):
+    with study.told_of():
+        study.tell(study.next(2), 1.0)
+        study.next(2).lock.close()
+    assert [row["state"] for row in rows(study.folder)] == ["complete", "running"]
 
 
 def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch, capsys):

@@ -118,6 +118,8 @@ def test_evaluate_render_and_report_read_a_run(run, tmp_path, capsys):
     assert "shac.gamma" not in usual[4]
     assert "Not finished: unfinished" in text
     assert "No configuration of ours: foreign" in text
+    assert main(["report", str(run), "--out", str(run / "config.json")]) == 2
+    assert "report.md cannot be written" in capsys.readouterr().err
     page = (tmp_path / "report.html").read_text()
     assert "<td>1, 2</td>" in page
     assert "shac.gamma=0.9" in page

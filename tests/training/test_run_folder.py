@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.lock import FolderLock
-from diffsurrogate.training.run_folder import RunFolder, read_json
+from diffsurrogate.training.run_folder import RunFolder, read_json, write_text
 
 
 @pytest.fixture
@@ -162,6 +162,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(folder, monkeypatch):
         folder.save({"x": 2})
     assert folder.load("cpu") == {"x": 1}
     assert [file.name for file in (folder.path / "checkpoints").iterdir()] == ["last.pt"]
+
+
+def test_a_file_where_a_folder_is_needed_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"x\.md cannot be written .* File exists"):
+        write_text(tmp_path / "file" / "x.md", "text")
 
 
 def test_what_a_kill_left_of_a_file_is_removed(folder):

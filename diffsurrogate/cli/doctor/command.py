@@ -14,6 +14,7 @@ from diffsurrogate.cli.options import MadeOptions
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
+from diffsurrogate.training.checkpoint import advice
 from diffsurrogate.training.run_folder import write_text
 
 Chance = Literal["good", "fair", "poor"]
@@ -91,7 +92,8 @@ def doctor(options: DoctorOptions) -> int:
 
     torch.set_num_threads(1)
     env = options.make()
-    options.folder.mkdir(parents=True, exist_ok=True)
+    with advice(options.folder):  # not at the end only, minutes later
+        options.folder.mkdir(parents=True, exist_ok=True)
     try:
         found = diagnose(env, options.env, transitions=options.transitions, seed=options.seed)
         runs = options.race > 0 and not found.conduct.not_finite

@@ -57,7 +57,6 @@ def report(options: ReportOptions) -> int:
     found = _read(runs, options.folder)
     text = markdown_table(HEAD, found.rows) + "".join(f"\n{note}\n" for note in found.notes)
     out = options.out or options.folder
-    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.md", text)
     _draw(found, f"Runs in {options.folder}", out)
     print(text)

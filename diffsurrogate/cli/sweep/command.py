@@ -15,7 +15,7 @@ from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.config_file import yaml_of
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.cli.reproduce.pool import Call, RayPool
-from diffsurrogate.cli.sweep.space import Dimension, read_space, usual_space
+from diffsurrogate.cli.sweep.space import DECIDED, Dimension, read_space, usual_space
 from diffsurrogate.cli.sweep.study import Study, Trial
 from diffsurrogate.cli.train import train
 from diffsurrogate.config import require_range
@@ -24,7 +24,6 @@ from diffsurrogate.presets.recipe import Method
 from diffsurrogate.training.run_folder import RunFolder, write_text
 
 _INTERRUPTED = 130
-_RESERVED = {"out", "resume", "seed", "eval-every", "stop-at", "config", "film-steps", "progress"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +61,11 @@ class SweepOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything is started."""
         require_range(self, "trials", "evaluations", "jobs", low=1.0)
-        if not self.seeds or min(self.seeds) < 0:
-            raise UsageError(f"seeds are {self.seeds}; give at least one, none below 0")
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise UsageError(f"seeds are {self.seeds}; give at least one, each once, none below 0")
         for option in self.extra:
             name = option.partition("=")[0].removeprefix("--").removeprefix("no-")
-            if option.startswith("--") and name.replace("_", "-") in _RESERVED:
+            if option.startswith("--") and name.replace("_", "-") in DECIDED:
                 raise UsageError(f"{option} after -- is what sweep decides for each training")
 
     @property
@@ -93,6 +92,8 @@ def sweep(options: SweepOptions) -> int:
         status = work(options, study) if options.jobs == 1 else _side_by_side(options)
     for file in study.write():
         print(f"  {file}")
+    if status == _INTERRUPTED:
+        print("stopped; repeat the command to go on")
     best = study.best
     if best is None:
         print("no trial was trained to the end")
@@ -102,8 +103,6 @@ def sweep(options: SweepOptions) -> int:
     write_text(file, yaml_of(_with(options, words)))
     print(f"best: trial {best.number} with {best.value:.4g}: {shlex.join(words)}")
     print(f"train on with it by: diffsurrogate train --config {shlex.quote(str(file))} --seed 1")
-    if status == _INTERRUPTED:
-        print("stopped; repeat the command to go on")
     return status
 
 

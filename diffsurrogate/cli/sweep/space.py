@@ -1,5 +1,6 @@
 """What a sweep searches: options of `train`, each with a range or a list of values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.config import by_dotted_name
 from diffsurrogate.errors import UsageError
 
+DECIDED = {"out", "resume", "seed", "eval-every", "stop-at", "config", "film-steps", "progress"}
+"""Options of `train` that a sweep sets itself, for each training."""
 _USUAL: dict[str, tuple[str, ...]] = {
     "shac": (
         "shac.update.weight=0:1.5",
@@ -68,10 +71,13 @@ class Dimension:
                 numbers.
 
         Raises:
-            UsageError: it has another form, or the range is empty.
+            UsageError: it has another form, the range is empty or without end, or a sweep decides
+                the option itself.
         """
         name, equals, values = text.partition("=")
         name = name.removeprefix("--").replace("-", "_")
+        if (dashed := name.replace("_", "-")) in DECIDED:
+            raise UsageError(f"--search has {dashed}, which sweep decides for each training")
         if "," in values:
             return cls(name=name, choices=tuple(values.split(",")))
         low, colon, rest = values.partition(":")
@@ -86,8 +92,10 @@ class Dimension:
                 "NAME=A,B,C, such as ppo.clip.lr=1e-4:1e-2:log"
             )
         log = scale == "log"
-        if not bounds[0] < bounds[1] or (log and bounds[0] <= 0):
-            need = "0 < LOW < HIGH on a logarithmic scale" if log else "LOW < HIGH"
+        if not (bounds[0] < bounds[1] and all(map(math.isfinite, bounds))) or (
+            log and bounds[0] <= 0
+        ):
+            need = "0 < LOW < HIGH on a logarithmic scale" if log else "LOW < HIGH, finite"
             raise UsageError(f"--search {text} is no range; it must have {need}")
         whole = type(known.get(name)) is int
         return cls(name=name, low=bounds[0], high=bounds[1], log=log, whole=whole)
@@ -146,6 +154,6 @@ def read_space(texts: Sequence[str], words: Sequence[str]) -> list[Dimension]:
                 raise UsageError(f"--search {part.name} with {word}: {error}") from error
             except SystemExit as error:  # tyro has said why
                 raise UsageError(
-                    f"--search {part.name}: train does not take {word} for it"
+                    f"--search {part.name}: train does not take {word or 'an empty word'} for it"
                 ) from error
     return space

@@ -194,7 +194,7 @@ class Study:
 
     @contextmanager
     def told_of(self) -> Iterator[None]:
-        """Print a line about each trial that ends meanwhile, in whichever process."""
+        """Tell of each trial that ends meanwhile, in whichever process: a line, and the table."""
         told, over = {t.number for t in self.trials if t.state.is_finished()}, threading.Event()
         out = sys.stdout  # which a training is about to redirect to its log
 
@@ -203,6 +203,7 @@ class Study:
                 if trial.state.is_finished() and trial.number not in told:
                     told.add(trial.number)
                     print(f"trial {trial.number}: {self._text(trial)}", file=out, flush=True)
+                    self._write_table()
 
         def watch() -> None:
             while not over.wait(_EVERY):
@@ -227,7 +228,10 @@ class Study:
 
     def write(self) -> list[Path]:
         """Write the table and the pictures of what there is; return the files."""
-        files = [self.folder / "trials.csv"]
+        return [self._write_table(), *self._pictures()]
+
+    def _write_table(self) -> Path:
+        file = self.folder / "trials.csv"
         names = [part.name for part in self.space]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
@@ -236,8 +240,8 @@ class Study:
             values = [t.params.get(name, "") for name in names]
             value = "" if t.value is None else t.value
             table.writerow([t.number, _STATES[t.state.name], value, *values])
-        write_text(files[0], text.getvalue())
-        return files + self._pictures()
+        write_text(file, text.getvalue())
+        return file
 
     def _pictures(self) -> list[Path]:
         """Draw the values by trial and, once they differ, what each option matters."""
