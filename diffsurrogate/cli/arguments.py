@@ -92,7 +92,7 @@ class _Resumed:
 class _Several:
     """The options that are another for each of several runs."""
 
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = None
     seed: int | None = None
     out: Path | None = None
     resume: bool = False
@@ -138,9 +138,11 @@ def each_seed(arguments: Sequence[str]) -> list[list[str]]:
     """
     names, rest = _names_first(arguments)
     several, rest = _known(_Several(), rest)
-    if not several.seeds:
+    if several.seeds is None:
         return [list(arguments)]
     seeds = several.seeds
+    if not seeds:
+        raise UsageError("--seeds is empty; give a number for each run, such as --seeds 0 1 2")
     if several.seed is not None or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UsageError(
             f"--seeds are {', '.join(map(str, seeds))}; give each once, none below 0, and no --seed"
@@ -171,7 +173,7 @@ def _start(names: Mapping[str, Any]) -> NamedOptions:
     if len(names) < 2:
         raise UsageError(
             f"train {' '.join(names.values())} names no method and env; start with these: "
-            "diffsurrogate train METHOD ENV"
+            "diffsurrogate train METHOD ENV (also with --seeds and --resume)"
         )
     require_choice("method", names["method"], get_args(Method))
     return NamedOptions(method=names["method"], env=names["env"])

@@ -350,4 +350,8 @@ def what_differs(config: dict[str, Any]) -> tuple[str, ...]:
     had = TrainOptions.from_json(config)
     usual = TrainOptions.recommended(had.method, had.env, had.agents, had.network, had.preset)
     found = differences(usual.to_json() | {"preset": "default"}, had.to_json())
-    return tuple(f"{name}={now}" for name, _, now in found if name not in _NO_MATTER)
+    return tuple(f"{name}={_short(now)}" for name, _, now in found if name not in _NO_MATTER)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

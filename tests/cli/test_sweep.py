@@ -153,6 +153,12 @@ def test_the_best_trial_can_be_trained_from_its_file(tmp_path, capsys):
     assert "has command" in capsys.readouterr().err
 
 
+def test_a_sweep_does_not_go_into_the_folder_of_a_run(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert sweep(tmp_path) == 2
+    assert "is the folder of a run" in capsys.readouterr().err
+
+
 def test_a_trials_value_is_the_mean_over_seeds(tmp_path):
     assert sweep(tmp_path, "--seeds", "3", "5", trials=1) == 0
     folders = [tmp_path / "trials" / "0" / f"seed-{seed}" for seed in (3, 5)]

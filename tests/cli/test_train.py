@@ -326,7 +326,7 @@ def test_several_seeds_are_trained_one_after_another_and_go_on(tmp_path):
     assert [(s["seed"], s["updates"]) for s in summaries] == [(3, 3), (5, 3), (7, 3)]
 
 
-@pytest.mark.parametrize("seeds", [["1", "1"], ["-1"], ["1", "--seed", "2"]])
+@pytest.mark.parametrize("seeds", [["1", "1"], ["-1"], ["1", "--seed", "2"], []])
 def test_bad_seeds_are_refused(seeds, tmp_path, capsys):
     assert main([*CARTPOLE, "--out", str(tmp_path / "x"), "--seeds", *seeds]) == 2
-    assert "--seeds are" in capsys.readouterr().err
+    assert "--seeds " in capsys.readouterr().err

@@ -84,6 +84,8 @@ def sweep(options: SweepOptions) -> int:
     """Run all trials and write what was found; return the exit status, 1 if none succeeded."""
     search = options.search or usual_space(read_train(options.words))
     options = replace(options, search=tuple(search))
+    if (options.folder / "config.json").is_file():
+        raise UsageError(f"{options.folder} is the folder of a run; give another --out")
     space = read_space(options.search, options.words)
     study = _open(options, space)
     print(f"{options.trials} trials of {shlex.join(options.words)} in {options.folder}, over")
