@@ -27,6 +27,7 @@ from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.external.adapter import env_seeds
+from diffsurrogate.wrappers.external.agents import AgentsEnv
 from diffsurrogate.wrappers.sb3.config import SB3Config
 
 RUNS = {
@@ -162,7 +163,7 @@ def test_agents_of_pettingzoo_get_a_dict(run):
 def test_any_agents_get_a_dict_without_padding():
     env = as_multi_agent(lives(*[(9, TERMINATE)] * 3))
     env.reset()
-    form, plain = env.raw_form, super(type(env), env).raw_form
+    form, plain = env.raw_form, super(AgentsEnv, env).raw_form
     seen = {agent: env.raws[0].observation_space(agent).sample() for agent in "ac"}
     rows, answer = form.read(seen)
     assert rows.shape == (1, env.num_agents, env.obs_dim) and not rows[0, 1].any()

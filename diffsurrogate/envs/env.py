@@ -138,7 +138,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
-        self._returns = torch.zeros(num_envs, device=self.device)  # NaN of an episode that is cut
+        self._returns = torch.zeros(num_envs, device=self.device)  # -inf of an episode that is cut
         self._episode_start = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
     def __repr__(self) -> str:
@@ -519,7 +519,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             phases = -(-self.max_steps // every)
             steps = every * torch.randint(phases, (self.num_envs,), generator=generator)
             self._steps = steps.to(self.device)
-            self._returns = self._returns.masked_fill(self._steps > 0, torch.nan)
+            self._returns = self._returns.masked_fill(self._steps > 0, -torch.inf)
 
     def apply_action_mask(self, action: Tensor) -> Tensor:
         """Return continuous actions unchanged, and discrete ones as the simulator gets them.

@@ -159,7 +159,7 @@ def test_on_envs_of_others_a_network_keeps_its_form_and_takes_the_noise_of_hybri
 def test_what_was_changed_is_named():
     content = preset("ippo").to_json()
     content["ppo"]["clip"]["epochs"] = 7
-    assert what_differs(content) == "ppo.clip.epochs=7"
+    assert what_differs(content) == ("ppo.clip.epochs=7",)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_options_survive_json_and_do_not_differ_from_themselves(env, method, net
     options = TrainOptions.recommended(method, env, agents, network)
     content = json.loads(json.dumps(options.to_json()))
     assert TrainOptions.from_json(content) == options
-    assert what_differs(content) == ""
+    assert what_differs(content) == ()
     sections = {"shac", "surrogates", "ppo", "bppo", "sb3"} & content.keys()
     assert sections == SECTIONS.get(method, {"ppo"})
 

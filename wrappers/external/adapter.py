@@ -183,8 +183,8 @@ def check_count(num_envs: int, given: int | None = None) -> None:
 def not_drawn(error: Exception) -> UsageError:
     """Return the error to raise when the simulator fails to draw an env."""
     return UsageError(
-        f"this env could not be drawn ({error}); without a display, MuJoCo needs the environment "
-        "variable MUJOCO_GL=egl, and what draws into a window xvfb-run"
+        f"this env could not be drawn ({error}); without a display, MuJoCo's OpenGL needs the "
+        "environment variable MUJOCO_GL=egl, and what draws into a window xvfb-run"
     )
 
 
