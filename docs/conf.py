@@ -24,6 +24,7 @@ include_patterns = [
     "examples/benchmarks/README.md",
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "**/__pycache__", "tests", "*.egg-info"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
