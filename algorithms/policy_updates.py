@@ -89,6 +89,9 @@ PolicyGradient = PathwiseGradient | AllActionGradient
 class GradientUpdate:
     """Takes one plain optimiser step for each part of a window."""
 
+    needs_gradients = True
+    """Whether this window or a later one needs the env's gradients."""
+
     def __init__(
         self, config: GradientUpdateConfig, gradient: PolicyGradient, betas: tuple[float, float]
     ) -> None:
@@ -97,9 +100,6 @@ class GradientUpdate:
         self.optimiser = ClippedAdam(
             gradient.actor, config.lr, max_grad_norm=config.max_grad_norm, betas=betas
         )
-
-    needs_gradients = True
-    """Whether this window or a later one needs the env's gradients."""
 
     def begin(self, env_steps: int) -> None:
         """Do nothing: plain steps have no schedule of their own."""

@@ -92,7 +92,7 @@ class _Resumed:
 class _Several:
     """The options that are another for each of several runs."""
 
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] = ()
     seed: int | None = None
     out: Path | None = None
     resume: bool = False
@@ -131,15 +131,14 @@ def read_train(arguments: Sequence[str]) -> TrainOptions:
 
 
 def each_seed(arguments: Sequence[str]) -> list[list[str]]:
-    """Return what follows `train` for the run of each of --seeds; it alone if there are none.
+    """Return what follows `train` for the run of each of --seeds.
 
     Raises:
-        UsageError: a seed is below 0, stands there twice or beside --seed; or as `read_train`.
+        UsageError: there is none, a seed is below 0, stands there twice or beside --seed; or as
+            `read_train`.
     """
     names, rest = _names_first(arguments)
     several, rest = _known(_Several(), rest)
-    if several.seeds is None:
-        return [list(arguments)]
     seeds = several.seeds
     if not seeds:
         raise UsageError("--seeds is empty; give a number for each run, such as --seeds 0 1 2")
@@ -150,9 +149,8 @@ def each_seed(arguments: Sequence[str]) -> list[list[str]]:
     runs = []
     for seed in seeds:
         words = [*names.values(), *rest, "--seed", str(seed)]
-        folder = read_train(words).folder
-        if several.out is not None:
-            folder = several.out / f"seed-{seed}"
+        out = several.out
+        folder = read_train(words).folder if out is None else out / f"seed-{seed}"
         begun = several.resume and (folder / "config.json").is_file()
         runs.append([*words, "--out", str(folder), *(["--resume"] if begun else [])])
     return runs

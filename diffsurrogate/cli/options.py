@@ -350,8 +350,9 @@ def what_differs(config: dict[str, Any]) -> tuple[str, ...]:
     had = TrainOptions.from_json(config)
     usual = TrainOptions.recommended(had.method, had.env, had.agents, had.network, had.preset)
     found = differences(usual.to_json() | {"preset": "default"}, had.to_json())
-    return tuple(f"{name}={_short(now)}" for name, _, now in found if name not in _NO_MATTER)
+    return tuple(f"{name}={briefly(now)}" for name, _, now in found if name not in _NO_MATTER)
 
 
-def _short(value: Any) -> str:
+def briefly(value: object) -> str:
+    """Return a value as text, a float with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -131,7 +131,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.gradient_guard = GradientGuard()
         self._current: Tensor | None = None
         self._given_up = False
-        self._info_report, self._episode_report = EpisodeReport("info/"), EpisodeReport()
+        self._episode_report = EpisodeReport()
         self._reset_options: dict[str, Any] = {}  # of the reset that runs
         self._restarts_broken = False
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
@@ -373,16 +373,16 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             truncated = truncated | (broken & ~terminated)
         ended, obs = terminated | truncated, next_obs
         self._returns = self._returns + reward.detach().sum(-1)
-        if bool(ended.any()):
-            self._count_episodes(ended)
+        ends = bool(ended.any())
+        if ends:
             obs = self._step_checks.reset(self._reset_where, ended, steps, next_obs)
             self._step_checks.fresh(steps, obs)
             self._steps = torch.where(ended, 0, steps)
-            self._returns = torch.where(ended, 0.0, self._returns)
         self._current, self._episode_start = obs, ended
         info = {key: told for key, told in self._report().items() if key not in RESERVED}
-        if info:
-            self._info_report.add(info, ended)
+        if ends:
+            self._count_episodes(ended, steps, info)
+            self._returns = torch.where(ended, 0.0, self._returns)
         info |= {"final_obs": next_obs, "_final_obs": ended}
         return obs, reward, terminated, truncated, info
 
@@ -406,13 +406,15 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         that `randomise_episode_phase` has cut; and `info/NAME`, of the numbers that the env
         reported in the last step of each.
         """
-        return self._episode_report.take() | self._info_report.take()
+        return self._episode_report.take()
 
-    def _count_episodes(self, ended: Tensor) -> None:
-        """Add the episodes that end in this step to the report."""
+    def _count_episodes(self, ended: Tensor, steps: Tensor, info: dict[str, Tensor]) -> None:
+        """Add the episodes that end in this step, the `steps`-th of each, to the report."""
         whole = torch.where(self._returns.isfinite(), self._returns, torch.nan)
-        length = torch.where(whole.isnan(), torch.nan, self._steps)
-        self._episode_report.add({"episode_return": whole, "episode_length": length}, ended)
+        length = torch.where(whole.isnan(), torch.nan, steps)
+        told = {f"info/{name}": values for name, values in info.items()}
+        own = {"episode_return": whole, "episode_length": length}
+        self._episode_report.add(own | told, ended)
 
     def state(self) -> State:
         """Return everything that determines the env's future, random state included.

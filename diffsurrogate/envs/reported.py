@@ -10,9 +10,8 @@ RESERVED = frozenset({"final_obs", "_final_obs", "value_obs"})
 class EpisodeReport:
     """Means over ended episodes of the numbers that envs reported in their last step."""
 
-    def __init__(self, prefix: str = "") -> None:
-        """Start with no episode; `prefix` stands before all names."""
-        self._prefix = prefix
+    def __init__(self) -> None:
+        """Start with no episode."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
@@ -32,11 +31,7 @@ class EpisodeReport:
     def take(self) -> dict[str, float]:
         """Return the means over episodes that ended since the last call, by name."""
         counts = {name: int(count) for name, count in self._counts.items()}
-        means = {
-            f"{self._prefix}{name}": float(self._sums[name]) / count
-            for name, count in counts.items()
-            if count
-        }
+        means = {name: float(self._sums[name]) / count for name, count in counts.items() if count}
         self._sums, self._counts = {}, {}
         return means
 

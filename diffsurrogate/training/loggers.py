@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from diffsurrogate.config import by_dotted_name
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.callbacks import Logger
 
@@ -126,7 +127,7 @@ class MLflowLogger:
             self.client.set_terminated(run_id, "RUNNING")
             return run_id
         run_id = self.client.create_run(number, run_name=name).info.run_id
-        for key, value in _dotted(config).items():
+        for key, value in by_dotted_name(config).items():
             self.client.log_param(run_id, key, value)
         return run_id
 
@@ -139,15 +140,6 @@ class MLflowLogger:
     def close(self) -> None:
         """Mark the run as finished."""
         self.client.set_terminated(self.run_id)
-
-
-def _dotted(config: dict[str, Any], start: str = "") -> dict[str, Any]:
-    """Return nested values by dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        nested = isinstance(value, dict) and value
-        found |= _dotted(value, f"{start}{name}.") if nested else {f"{start}{name}": value}
-    return found
 
 
 def loggers(names: Iterable[str], folder: Path, config: dict[str, Any]) -> list[Logger]:

@@ -104,12 +104,12 @@ def doctor(options: DoctorOptions) -> int:
         write_text(options.folder / "doctor.txt", text)
         return 1
     verdict = verdict_of(found, results)
-    judged = verdict.text
-    text = f"{describe(found)}\n{judged}"
+    facts, judged = describe(found), verdict.text
+    text = f"{facts}\n{judged}"
     print(text)
     write_text(options.folder / "doctor.txt", text)
     page = options.folder / "doctor.html"
-    write_page(page, found, judged, describe(found))
+    write_page(page, found, judged, facts)
     print(f"\n{page} shows it with pictures")
     return 1 if verdict.faults else 0
 

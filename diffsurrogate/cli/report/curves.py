@@ -9,9 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from numpy.typing import NDArray
 
-from diffsurrogate.cli.report.table import Group, interquartile_mean
+from diffsurrogate.cli.report.table import Group, interquartile_means
 
 matplotlib.use("Agg")
 Rows = list[dict[str, float]]
@@ -69,14 +68,9 @@ def _draw_group(
             axis.plot(x, y, alpha=0.3, linewidth=1, **style)
         axis.plot(grid, values.mean(0), **style)
         return
-    mean, low, high = _intervals(values)
+    mean, low, high = interquartile_means(values)
     axis.fill_between(grid, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axis.plot(grid, mean, **style)
-
-
-def _intervals(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return interquartile means and the ends of their intervals, of columns of values."""
-    return np.array([interquartile_mean(list(column)) for column in values.T], dtype=float).T
 
 
 def _label(group: Group, among: Iterable[Group]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Group(NamedTuple):
@@ -44,21 +45,31 @@ def row_of(group: Group, summaries: list[dict[str, Any]]) -> list[str]:
 
 def interquartile_mean(values: list[float]) -> tuple[float, float | None, float | None]:
     """Return the interquartile mean and its 95 % bootstrap interval, None of fewer than 3."""
+    mean, low, high = interquartile_means(np.asarray(values, dtype=float)).tolist()
+    return (mean, low, high) if len(values) >= 3 else (mean, None, None)
+
+
+def interquartile_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return interquartile means over runs and the ends of their 95 % bootstrap intervals.
+
+    Args:
+        values: (run, *any).
+
+    Returns:
+        (3, *any): the mean, the low and the high end; the mean alone, thrice, of fewer than 3 runs.
+    """
     from scipy import stats  # the import takes seconds
 
-    data = np.asarray(values, dtype=float)
-    mean = float(stats.trim_mean(data, 0.25))
-    if len(data) < 3:
-        return mean, None, None
-    if np.ptp(data) == 0:
-        return mean, mean, mean
+    mean = stats.trim_mean(values, 0.25)
+    if len(values) < 3:
+        return np.stack([mean, mean, mean])
     interval = stats.bootstrap(
-        (data,),
+        (values,),
         lambda sample, axis: stats.trim_mean(sample, 0.25, axis=axis),
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return mean, float(interval.low), float(interval.high)
+    return np.stack([mean, interval.low, interval.high])
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

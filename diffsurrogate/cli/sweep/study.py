@@ -13,6 +13,7 @@ from typing import Any
 
 import filelock
 
+from diffsurrogate.cli.options import briefly
 from diffsurrogate.cli.sweep.space import Dimension
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_seed
@@ -222,9 +223,9 @@ class Study:
         """Return what a trial came to, and by which values."""
         if trial.state.name == "FAIL":
             return f"failed: {trial.user_attrs['error']}"
-        words = [f"{name}={_short(value)}" for name, value in trial.params.items()]
+        words = [f"{name}={briefly(value)}" for name, value in trial.params.items()]
         pruned = " (pruned)" if trial.state.name == "PRUNED" else ""
-        return f"{_short(trial.value)}{pruned}  {' '.join(words)}"
+        return f"{briefly(trial.value)}{pruned}  {' '.join(words)}"
 
     def write(self) -> list[Path]:
         """Write the table and the pictures of what there is; return the files."""
@@ -263,10 +264,6 @@ class Study:
 
     def _folder(self, number: int) -> Path:
         return self.folder / "trials" / str(number)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _optuna() -> Any:
