@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
 from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.actor_critic.hidden_states import actor_past, critic_past
 from diffsurrogate.algorithms.value_learning import ValueLearning
 from diffsurrogate.config import require_range
 from diffsurrogate.data.segments import minibatches
@@ -134,18 +135,18 @@ def all_action_loss(
         gamma: discount.
         reward_unit: a scalar, the reward scale by which predicted rewards are divided.
     """
-    obs = window.obs.detach().flatten(0, 1)
-    action = window.action.detach().flatten(0, 1)
+    obs, action = window.obs.detach(), window.action.detach()
     with torch.no_grad():
-        varied = counterfactual_actions(action)  # (agent, act_dim, batch, agent, act_dim)
-        before = obs.expand(*varied.shape[:3], *obs.shape[1:])
+        varied = counterfactual_actions(action)  # (agent, act_dim, time, env, agent, act_dim)
+        before = obs.expand(*varied.shape[:4], *obs.shape[2:])
         reward, after, continue_prob = env.predict_step(before, varied)
-        value = reward / reward_unit + gamma * continue_prob.unsqueeze(-1) * critic.target(after)
-        action_value = value.mean(-1).permute(2, 0, 1)  # (batch, agent, act_dim)
-    probability = actor(obs).softmax(-1)
+        next_value = critic.target_after(obs, after, critic_past(window))
+        value = reward / reward_unit + gamma * continue_prob.unsqueeze(-1) * next_value
+        action_value = value.mean(-1).permute(2, 3, 0, 1)  # (time, env, agent, act_dim)
+    probability = actor(obs, actor_past(window)).softmax(-1)
     expected = (probability * action_value).sum(-1)
     if window.alive_mask is not None:
-        expected = expected.where(window.alive_mask.flatten(0, 1), 0.0)
+        expected = expected.where(window.alive_mask, 0.0)
     return -expected.sum(-1).mean()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.exploration import NoiseState
-from diffsurrogate.actor_critic.recurrent import RecurrentActor
+from diffsurrogate.actor_critic.hidden_states import actor_past
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.distributed import as_many, mean_and_std, rows_of_ranks, share, world_size
 from diffsurrogate.envs.window import Window
@@ -60,12 +60,12 @@ class ClipConfig:
 
 
 def refuse_memory(method: str, *nets: NetConfig) -> None:
-    """Refuse recurrent networks, which only PPO, IPPO and MAPPO support."""
+    """Refuse recurrent networks, which methods of agents in turn do not support."""
     widest = max(net.gru_size for net in nets)
     if widest > 0:
         raise UsageError(
             f"net.gru_size is {widest}, but {method} learns policies and critics without a GRU; "
-            "leave it at 0, or train by PPO, IPPO or MAPPO"
+            "leave it at 0, or train by SHAC, PPO, IPPO or MAPPO"
         )
 
 
@@ -95,9 +95,9 @@ class PolicyBatch:
     """(time, env, agent)"""
     alive_mask: Tensor | None = None
     """(time, env, agent) bool: which agents were alive; None if all always were."""
-    memory: NoiseState | None = None
+    noise_state: NoiseState | None = None
     """Conditional distribution of correlated noise; None for white noise."""
-    recurrence: Recurrence | None = None
+    past: Recurrence | None = None
     """Initial hidden states and episode starts of a recurrent policy; None for others."""
 
     def minibatches(
@@ -117,18 +117,20 @@ class PolicyBatch:
             alive = part.get("alive_mask")
             return alive is not None and world_size() == 1 and not bool(alive.any())
 
-        if self.recurrence is not None:
+        state = self.noise_state
+        if self.past is not None:
             for envs in shuffled(num_envs, config, generator, steps=horizon):
                 part = {name: value[:, envs] for name, value in values.items()}
                 if not nobody(part):
-                    yield PolicyBatch(**part, recurrence=self.recurrence.of_envs(envs))
+                    chosen = None if state is None else state.of_envs(envs)
+                    yield PolicyBatch(**part, noise_state=chosen, past=self.past.of_envs(envs))
             return
         flat = {name: value.flatten(0, 1) for name, value in values.items()}
-        memory = None if self.memory is None else self.memory.flat()
-        for chosen in shuffled(horizon * num_envs, config, generator):
-            part = {name: value[chosen] for name, value in flat.items()}
+        state = None if state is None else state.flat()
+        for steps in shuffled(horizon * num_envs, config, generator):
+            part = {name: value[steps] for name, value in flat.items()}
             if not nobody(part):
-                yield PolicyBatch(**part, memory=None if memory is None else memory.at(chosen))
+                yield PolicyBatch(**part, noise_state=None if state is None else state.at(steps))
 
 
 @torch.no_grad()
@@ -136,8 +138,7 @@ def policy_batch(
     window: Window,
     actor: Actor,
     advantage: Tensor,
-    memory: NoiseState | None = None,
-    recurrence: Recurrence | None = None,
+    noise_state: NoiseState | None = None,
 ) -> PolicyBatch:
     """Record a window with its log-probabilities, before the policy is updated.
 
@@ -145,19 +146,18 @@ def policy_batch(
         window: observations and actions.
         actor: the policy that acted.
         advantage: (time, env, agent).
-        memory: conditional distribution of correlated noise; None for white noise.
-        recurrence: initial hidden states of a recurrent policy; None for others.
+        noise_state: conditional distribution of correlated noise; None for white noise.
     """
-    obs, action = window.obs.detach(), window.action.detach()
-    log_prob, _ = _evaluate_actions(actor, obs, action, memory, recurrence, entropy=False)
+    obs, action, past = window.obs.detach(), window.action.detach(), actor_past(window)
+    log_prob = actor.log_prob(obs, action, noise_state, past)
     return PolicyBatch(
         obs=obs,
         action=action,
         log_prob=log_prob,
         advantage=advantage,
         alive_mask=window.alive_mask,
-        memory=memory,
-        recurrence=recurrence,
+        noise_state=noise_state,
+        past=past,
     )
 
 
@@ -186,14 +186,11 @@ def clipped_epochs(
     reports = []
     for part in past.minibatches(config, generator):
         old, gain = part.log_prob, _gain(part, config, actor.config.net)
-        new, entropy = _evaluate_actions(
-            actor,
-            part.obs,
-            part.action,
-            part.memory,
-            part.recurrence,
-            entropy=config.entropy_weight > 0,
-        )
+        taken, entropy = (part.obs, part.action, part.noise_state, part.past), None
+        if config.entropy_weight > 0:
+            new, entropy = actor.evaluate_actions(*taken)
+        else:
+            new = actor.log_prob(*taken)
         alive = part.alive_mask
         if config.ratio == "joint":
             if alive is not None:  # dead agents' actions had no effect
@@ -252,24 +249,6 @@ def in_own_units(gain: Tensor, alive: Tensor | None) -> Tensor:
     if not bool(small.any()):
         return gain
     return torch.where(small, (gain - mean) / own.clamp(min=1e-12) * of_all, gain)
-
-
-def _evaluate_actions(
-    actor: Actor,
-    obs: Tensor,
-    action: Tensor,
-    memory: NoiseState | None,
-    recurrence: Recurrence | None,
-    *,
-    entropy: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Return log-densities of actions and, if requested, entropies, both (*any, agent)."""
-    if recurrence is not None:
-        assert isinstance(actor, RecurrentActor)
-        log_prob, entropies = actor.evaluate_actions(obs, action, recurrence)
-        return log_prob, entropies if entropy else None
-    log_prob = actor.log_prob(obs, action, memory)
-    return log_prob, actor.entropy(obs, action) if entropy else None
 
 
 def approximate_kl(new: Tensor, old: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.actor_critic.hidden_states import actor_past
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
@@ -81,7 +82,7 @@ class EntropyBonus:
 
     def of(self, window: Window) -> Tensor:
         """Return the bonus (time, env, agent) of a window's states; 0 for dead agents."""
-        entropy = self.actor.entropy(window.obs)
+        entropy = self.actor.entropy(window.obs, past=actor_past(window))
         size = self.target.abs().clamp(min=1e-6)
         bonus = self.weight().detach() * (entropy - self.target) / (2 * size)
         return bonus if window.alive_mask is None else bonus * window.alive_mask
@@ -89,7 +90,7 @@ class EntropyBonus:
     def adapt(self, window: Window) -> Metrics:
         """Move the temperature towards the target by one step, and report."""
         with torch.no_grad():
-            excess = self.actor.entropy(window.obs) - self.target
+            excess = self.actor.entropy(window.obs, past=actor_past(window)) - self.target
         excess = excess if window.alive_mask is None else excess[window.alive_mask]
         mean = excess.mean()
         if self.optimiser.lr > 0:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.hidden_states import actor_past, critic_past
 from diffsurrogate.algorithms.adaptive_horizon import AdaptiveHorizon
 from diffsurrogate.algorithms.all_action import AllActionConfig, require_models_if_discrete
 from diffsurrogate.algorithms.value_learning import ValueLearning
@@ -19,6 +20,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, shac_actor_loss
+from diffsurrogate.nets.config import HyperLinearConfig, HyperMLPConfig
 from diffsurrogate.nets.hypernet import HyperNet
 from diffsurrogate.nets.mlp import only_row
 from diffsurrogate.training.trainer import Metrics
@@ -150,6 +152,7 @@ class PathwiseGradient:
         segments = [self.env.rollout(policy, length)]
         for _ in range(horizon // length - 1):
             self.env.detach()
+            policy.detach()
             segments.append(self.env.rollout(policy, length))
         return Window.join(segments)
 
@@ -170,7 +173,8 @@ class PathwiseGradient:
             count=self.config.minibatches,
             generator=self.generator,
         ):
-            yield self.env.differentiate(part, NoisyPolicy(self.actor, part_noise))
+            policy = self.actor.replaying(part_noise, actor_past(part))
+            yield self.env.differentiate(part, policy)
 
     def report(self) -> Metrics:
         """Adapt the length of segments to the gradients since `parts`; return what was found."""
@@ -198,7 +202,8 @@ class PathwiseGradient:
             return loss
         one = torch.ones_like(self.actor.action_space.scale)
         if self.config.action_penalty_on == "means":
-            action = window.mask_dead_actions(self.actor(window.obs.detach()))
+            mean = self.actor(window.obs.detach(), actor_past(window))
+            action = window.mask_dead_actions(mean)
         else:
             action = self.actor.normalise_action(window.action)
         return loss + weight * action_penalty(action, -one, one)
@@ -242,7 +247,7 @@ class PathwiseGradient:
         """Return the negative return of a window with its graph, of all agents or one."""
         value_obs = window.next_obs if window.value_obs is None else window.value_obs
         reward = self.value.reward(window)
-        value = self.value.critic.target(value_obs)
+        value = self.value.critic.target_after(window.obs, value_obs, critic_past(window))
         if not self.config.bootstrap:
             value = torch.zeros_like(value)
         if agent is not None:
@@ -259,7 +264,9 @@ class PathwiseGradient:
 def learns_apart(config: AllActionConfig | PathwiseConfig, actor: ActorConfig, agents: int) -> bool:
     """Return whether each agent's weights follow its own return."""
     own = isinstance(config, PathwiseConfig) and config.credit != "shared"
-    return own and actor.net.apart and actor.order == "simultaneous" and agents > 1
+    generated = isinstance(actor.net, HyperLinearConfig | HyperMLPConfig)
+    apart = actor.net.apart and not (generated and actor.net.gru_size > 0)  # one GRU for all
+    return own and apart and actor.order == "simultaneous" and agents > 1
 
 
 def warn_of_opposed_rewards(reward: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch.profiler import record_function
 
 from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
 from diffsurrogate.actor_critic.exploration import NoiseState
+from diffsurrogate.actor_critic.hidden_states import critic_past
 from diffsurrogate.algorithms.all_action import AllActionConfig, AllActionGradient
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
@@ -176,7 +177,8 @@ class HybridUpdate:
         """
         actor = self.gradient.actor
         with torch.no_grad():
-            advantage = target - self.gradient.value.critic.target(window.obs)
+            critic = self.gradient.value.critic
+            advantage = target - critic.target(window.obs, critic_past(window))
         batch = policy_batch(window, actor, advantage, state)  # before the policy is updated
         config, individual = self.config.ppo, self.gradient.individual
         if individual:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
-from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
+from diffsurrogate.actor_critic.hidden_states import HiddenStates, critic_past
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
     clipped_epochs,
@@ -27,12 +27,11 @@ from diffsurrogate.algorithms.clipped_surrogate import (
 )
 from diffsurrogate.algorithms.value_learning import ReturnScale, discount_for
 from diffsurrogate.config import require_choices, require_range
-from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window, check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import td_lambda
 from diffsurrogate.nets.config import JointNetConfig, SeparateNetConfig
-from diffsurrogate.nets.recurrent import Recurrence
 from diffsurrogate.optimisation import ClippedAdam, mean_report
 from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.training.trainer import Metrics, Trainer
@@ -154,36 +153,19 @@ class PPO(Trainer):
         self.critic_optimiser = ClippedAdam(
             self.critic, self.config.critic_lr, max_grad_norm=limit, eps=_EPS
         )
+        self.hidden = HiddenStates(self.actor, self.critic, env)
         self.register(
             critic=self.critic,
             reward_scale=self.scale,
             actor_optimiser=self.actor_optimiser,
             critic_optimiser=self.critic_optimiser,
+            hidden=self.hidden,
         )
-        widths = {
-            "actor": self.config.actor.net.gru_size,
-            "critic": self.config.critic.net.gru_size,
-        }
-        self.hidden = {
-            name: torch.zeros(*shape[:2], width, device=env.device)
-            for name, width in widths.items()
-            if width > 0
-        }
-        """Hidden states of actor and critic, if recurrent: (env, agent, gru_size)."""
-        self.past: dict[str, Recurrence] = {}
-        """Hidden states before the current window, and its episode starts."""
 
     @classmethod
     def default_config(cls) -> PPOConfig:
         """Return the default hyperparameters."""
         return PPOConfig()
-
-    def policy(self, env: MultiAgentVectorEnv) -> Policy:
-        """Return a deterministic policy for an env, which keeps hidden states if recurrent."""
-        actor = self.predictor
-        if isinstance(actor, RecurrentActor):
-            return RecurrentPolicy(actor, env)
-        return super().policy(env)
 
     def iterate(self) -> Metrics:
         """Collect one window, then train the policy, the critic and the env's models on it."""
@@ -201,9 +183,8 @@ class PPO(Trainer):
                 return window.summary()
             window, noise = window.chosen(kept), noise[:, kept]
             target, advantage = target[:, kept], advantage[:, kept]
-            self.past = {name: past.of_envs(kept) for name, past in self.past.items()}
         report = self._policy_step(window, noise, advantage)
-        report |= self._fit_critic(window.obs, target)
+        report |= self._fit_critic(window, target)
         report |= window.summary() | {"value_target": float(target.mean())}
         report |= self.env.fit(window)
         self.actor.update_normaliser(window.obs, window.alive_mask)
@@ -211,24 +192,9 @@ class PPO(Trainer):
         return report
 
     def _collect(self, noise: Tensor) -> Window:
-        """Collect a window, and store the hidden states before it."""
-        hidden, episode_start, horizon = (
-            dict(self.hidden),
-            self.env.episode_start,
-            self.config.horizon,
-        )
-        if isinstance(self.actor, RecurrentActor):
-            policy = RecurrentPolicy(self.actor, self.env, noise=noise, hidden=hidden["actor"])
-            window = self.env.collect(policy, horizon)
-            self.hidden["actor"] = policy.hidden
-        else:
-            window = self.env.collect(NoisyPolicy(self.actor, noise), horizon)
-        episode_start = torch.cat([episode_start.unsqueeze(0), window.ended[:-1]])
-        self.past = {
-            name: Recurrence(hidden=value, episode_start=episode_start)
-            for name, value in hidden.items()
-        }
-        return window
+        """Collect a window, with the hidden states in it."""
+        policy = self.hidden.policy(self.env, noise)
+        return self.hidden.record(self.env.collect(policy, self.config.horizon), policy)
 
     @record_function("policy update")
     def _policy_step(self, window: Window, noise: Tensor, advantage: Tensor) -> Metrics:
@@ -236,7 +202,7 @@ class PPO(Trainer):
         clip = self.config.clip
         return clipped_epochs(
             self.actor,
-            policy_batch(window, self.actor, advantage, recurrence=self.past.get("actor")),
+            policy_batch(window, self.actor, advantage),
             config=clip,
             generator=self.minibatch_rng,
             optimiser=self.actor_optimiser,
@@ -249,7 +215,8 @@ class PPO(Trainer):
         if self.config.scale_rewards:
             self.scale.update(reward, window.ended)
             reward = reward / self.scale.scale
-        value, next_value = self._values(window)
+        past = critic_past(window)
+        value, next_value = self.critic.values_around(window.obs, window.next_obs, past)
         target = td_lambda(
             reward,
             next_value,
@@ -260,31 +227,21 @@ class PPO(Trainer):
         )
         return target, target - value
 
-    def _values(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Return the values of `obs` and of `next_obs`."""
-        if "critic" not in self.past:
-            return self.critic(window.obs), self.critic(window.next_obs)
-        past = self.past["critic"]
-        value, next_value, hidden = self.critic.values_around(window.obs, window.next_obs, past)
-        self.hidden["critic"] = hidden[-1]
-        return value, next_value
-
     @record_function("critic update")
-    def _fit_critic(self, obs: Tensor, target: Tensor) -> Metrics:
+    def _fit_critic(self, window: Window, target: Tensor) -> Metrics:
         losses = []
-        for value, wanted in self._value_minibatches(obs, target):
+        for value, wanted in self._value_minibatches(window, target):
             loss = (value - wanted).square().mean()
             self.critic_optimiser.step(loss, rows=value.numel())
             losses.append({"critic_loss": loss.detach()})
         return mean_report(losses)
 
-    def _value_minibatches(self, obs: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _value_minibatches(self, window: Window, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield values and targets of single steps, or if recurrent of whole windows."""
-        clip, past = self.config.clip, self.past.get("critic")
+        obs, clip, past = window.obs, self.config.clip, critic_past(window)
         if past is not None:
             for envs in shuffled(obs.shape[1], clip, self.minibatch_rng, steps=len(obs)):
-                value, _ = self.critic.unroll(obs[:, envs], past.of_envs(envs))
-                yield value, target[:, envs]
+                yield self.critic(obs[:, envs], past.of_envs(envs)), target[:, envs]
             return
         obs, target = obs.flatten(0, 1), target.flatten(0, 1)
         for chosen in shuffled(len(obs), clip, self.minibatch_rng):
@@ -296,12 +253,6 @@ class PPO(Trainer):
         share = self.iteration / self.total_iterations
         self.actor_optimiser.anneal(share, 0.0)
         self.critic_optimiser.anneal(share, 0.0)
-
-    def _state(self) -> State:
-        return {"hidden": dict(self.hidden)}
-
-    def _load_state(self, state: State) -> None:
-        self.hidden = dict(state["hidden"])
 
 
 class IPPO(PPO):

@@ -7,12 +7,13 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from diffsurrogate.actor_critic.actor import ActorConfig, NoisyPolicy
+from diffsurrogate.actor_critic.actor import ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess, resolve_noise
+from diffsurrogate.actor_critic.hidden_states import HiddenStates
 from diffsurrogate.algorithms.adaptive_horizon import MAX_GROWTH
-from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, refuse_memory, refuse_squash
+from diffsurrogate.algorithms.clipped_surrogate import ClipConfig, refuse_squash
 from diffsurrogate.algorithms.max_entropy import EntropyBonus, EntropyConfig
 from diffsurrogate.algorithms.pathwise import PathwiseConfig, learns_apart
 from diffsurrogate.algorithms.policy_updates import (
@@ -136,7 +137,12 @@ class SHACConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        refuse_memory("SHAC", self.actor.net, self.critic.net)
+        if self.critic.net.gru_size > 0 and self.value.capacity > 0:
+            raise UsageError(
+                f"critic.net.gru_size is {self.critic.net.gru_size}, but value.capacity is "
+                f"{self.value.capacity}: a recurrent critic learns from whole windows, which the "
+                "replay of single states does not keep; set value.capacity to 0"
+            )
         check_horizon(self.horizon)
         if self.gamma is not None:
             require_range(self, "gamma", low=0.0, high=1.0)
@@ -203,6 +209,7 @@ class SHAC(Trainer):
             self.register(
                 temperature=self.entropy.weight, temperature_optimiser=self.entropy.optimiser
             )
+        self.hidden = HiddenStates(self.actor, self.critic, env)
         shape = (env.num_envs, env.num_agents, env.act_dim)
         self.noise = NoiseProcess(noise, shape, self.noise_rng)
         self.value = ValueLearning(
@@ -235,6 +242,7 @@ class SHAC(Trainer):
             actor_optimiser=self.policy_update.optimiser,
             critic_optimiser=self.value.optimiser,
             noise=self.noise,
+            hidden=self.hidden,
         )
         if self.value.replay is not None:
             self.register(value_replay=self.value.replay)
@@ -247,8 +255,9 @@ class SHAC(Trainer):
         self.actor.freeze_normaliser(self.minibatch_rng)  # one window, one normalisation
         self.critic.statistics.snapshot()
         noise, noise_state = self.noise.draw_with_state(self.config.horizon)
-        window = self.policy_update.collect(NoisyPolicy(self.actor, noise), self.config.horizon)
-        window = self.as_on_all_ranks(window)
+        policy = self.hidden.policy(self.env, noise)
+        window = self.policy_update.collect(policy, self.config.horizon)
+        window = self.as_on_all_ranks(self.hidden.record(window, policy))
         target = self.value.targets(window)  # eq. 6 and 7, without a gradient
         kept = self.finite_copies(window)
         if kept is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from diffsurrogate.actor_critic.critic import Critic
+from diffsurrogate.actor_critic.hidden_states import critic_past
 from diffsurrogate.algorithms.max_entropy import EntropyBonus
 from diffsurrogate.config import require_range
 from diffsurrogate.data.replay import StratifiedReplay
@@ -132,7 +133,7 @@ class ValueLearning:
             self.scale.update(window.reward, window.ended)
         return td_lambda(
             self.reward(window),
-            self.critic.low_target(window.next_obs),
+            self.critic.low_target_after(window.obs, window.next_obs, critic_past(window)),
             window.terminated,
             window.truncated,
             gamma=self.gamma,
@@ -148,38 +149,52 @@ class ValueLearning:
     def fit(self, window: Window, target: Tensor) -> Metrics:
         """Train the critic on the targets of a window and on replayed ones."""
         self.sign_balance.update(window.reward)
-        obs, target = window.obs.flatten(0, 1), target.flatten(0, 1)
-        finite = target.isfinite().all(-1)
-        if not bool(finite.all()):
-            obs, target = obs[finite], target[finite]
-        if fewest(len(target)) == 0:
-            return {}
-        if self.replay is not None:
-            self.replay.add(target.mean(-1), {"obs": obs, "target": target})
         losses, expectile = [], self.config.expectile_at(self.sign_balance.share)
-        for batch in self._minibatches(obs, target):
-            value = self.critic.each(batch["obs"])
-            loss = expectile_loss(value, batch["target"].expand_as(value), expectile=expectile)
-            self.optimiser.step(loss * len(value), rows=value.shape[1])
+        for value, wanted in self._minibatches(window, target):
+            loss = expectile_loss(value, wanted.expand_as(value), expectile=expectile)
+            self.optimiser.step(loss * len(value), rows=value[0, ..., 0].numel())
             losses.append({"critic_loss": loss.detach()})
+        if not losses:
+            return {}
         self.critic.update_target()
-        report = mean_report(losses) | {"value_target": float(target.mean())}
+        mean = target[target.isfinite()].mean()
+        report = mean_report(losses) | {"value_target": float(mean)}
         if self.config.expectile_one_signed is not None:
             report["expectile"] = expectile
         return report
 
-    def _minibatches(self, obs: Tensor, target: Tensor) -> Iterator[dict[str, Tensor]]:
-        size = share(self.config.batch_size)
-        if self.replay is not None:
-            for _ in range(self.config.minibatches):
-                yield self.replay.sample(size, self.generator, self.config.balance)
+    def _minibatches(self, window: Window, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield values (ensemble, *batch, agent) and targets of steps, or of whole windows."""
+        past, size = critic_past(window), share(self.config.batch_size)
+        if past is not None:
+            finite = target.isfinite().all(-1).all(0).nonzero().squeeze(-1)
+            for chosen in self._shuffled(len(finite), max(size // len(target), 1)):
+                envs = finite[chosen.to(finite.device)]
+                yield self.critic.each(window.obs[:, envs], past.of_envs(envs)), target[:, envs]
             return
-        order = torch.empty(0, dtype=torch.long)
+        obs, target = window.obs.flatten(0, 1), target.flatten(0, 1)
+        finite = target.isfinite().all(-1)
+        if not bool(finite.all()):
+            obs, target = obs[finite], target[finite]
+        if self.replay is None:
+            for chosen in self._shuffled(len(obs), size):
+                yield self.critic.each(obs[chosen]), target[chosen]
+            return
+        if fewest(len(target)) == 0:
+            return
+        self.replay.add(target.mean(-1), {"obs": obs, "target": target})
         for _ in range(self.config.minibatches):
-            if len(order) < min(size, len(obs)):
-                order = torch.randperm(len(obs), generator=self.generator)
+            batch = self.replay.sample(size, self.generator, self.config.balance)
+            yield self.critic.each(batch["obs"]), batch["target"]
+
+    def _shuffled(self, rows: int, size: int) -> Iterator[Tensor]:
+        """Yield the indices of each minibatch; none if a rank has no rows."""
+        order = torch.empty(0, dtype=torch.long)
+        for _ in range(self.config.minibatches if fewest(rows) > 0 else 0):
+            if len(order) < min(size, rows):
+                order = torch.randperm(rows, generator=self.generator)
             chosen, order = order[:size], order[size:]
-            yield {"obs": obs[chosen], "target": target[chosen]}
+            yield chosen
 
 
 class RewardSignBalance(nn.Module):

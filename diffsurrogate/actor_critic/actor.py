@@ -19,6 +19,7 @@ from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import DiCoConfig, JointNetConfig, NetConfig, SeparateNetConfig
 from diffsurrogate.nets.dico import DiCoNet
 from diffsurrogate.nets.normaliser import RunningStatistics, mark_padding
+from diffsurrogate.nets.recurrent import Recurrence
 
 _ALL = slice(None)
 _LOG_STD = (-5.0, 2.0)
@@ -206,9 +207,12 @@ class Actor(nn.Module):
         mark_padding(actor, env.observation_mask)
         return actor
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """Return the normalised mean action before squashing, or logits of discrete actions."""
-        out = self._output_of(obs)
+    def forward(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
+        """Return the normalised mean action before squashing, or logits of discrete actions.
+
+        Here and below, a recurrent policy needs `past`, and `obs` (time, env, agent, obs_dim).
+        """
+        out = self._output_of(obs, past)
         return out if self.discrete else self._gaussian(out)[0]
 
     def act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
@@ -225,20 +229,29 @@ class Actor(nn.Module):
         """
         return self._gaussian(self._output_of(obs))
 
-    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
+    def log_prob(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        noise_state: NoiseState | None = None,
+        past: Recurrence | None = None,
+    ) -> Tensor:
         """Return the log-density of an action from `act`, with respect to normalised actions.
 
         Args:
             obs: (*batch, agent, obs_dim).
             action: (*batch, agent, act_dim), neither clamped nor squashed.
-            memory: conditional distribution of correlated noise; None for white noise.
+            noise_state: conditional distribution of correlated noise; None for white noise.
+            past: of a recurrent policy.
 
         Returns:
             (*batch, agent).
         """
-        return self._log_density(self._output_of(obs), action, memory)
+        return self._log_density(self._output_of(obs, past), action, noise_state)
 
-    def entropy(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+    def entropy(
+        self, obs: Tensor, action: Tensor | None = None, past: Recurrence | None = None
+    ) -> Tensor:
         """Return the entropy (*batch, agent) over normalised actions, in nats.
 
         That of a squashed Gaussian is of what tanh leaves, by quadrature.
@@ -246,9 +259,42 @@ class Actor(nn.Module):
         Args:
             obs: (*batch, agent, obs_dim).
             action: (*batch, agent, act_dim), used only if agents act one after another.
+            past: of a recurrent policy.
         """
         fixed = not (self.discrete or self.config.squash or self.state_dependent_std)
-        return self._entropy_of(obs if fixed else self._output_of(obs))
+        return self._entropy_of(obs if fixed else self._output_of(obs, past))
+
+    def evaluate_actions(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        noise_state: NoiseState | None = None,
+        past: Recurrence | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return `log_prob` and `entropy` by one pass through the network."""
+        out = self._output_of(obs, past)
+        return self._log_density(out, action, noise_state), self._entropy_of(out)
+
+    def exploring(
+        self, env: MultiAgentVectorEnv, noise: Tensor, hidden: Tensor | None = None
+    ) -> "NoisyPolicy":
+        """Return the policy with the noise of the env's next window (time, env, agent, act_dim).
+
+        Args:
+            env: on which it acts.
+            noise: unit normal.
+            hidden: (env, agent, gru_size) of a recurrent policy.
+        """
+        return NoisyPolicy(self, noise)
+
+    def replaying(self, noise: Tensor, past: Recurrence | None = None) -> "NoisyPolicy":
+        """Return the policy that acted in a recorded window, to be run again on it.
+
+        Args:
+            noise: (time, env, agent, act_dim), that of the window.
+            past: of a recurrent policy.
+        """
+        return NoisyPolicy(self, noise)
 
     def normalise_action(self, action: Tensor, agents: slice = _ALL) -> Tensor:
         """Map actions from their bounds to [-1, 1]."""
@@ -287,7 +333,7 @@ class Actor(nn.Module):
         """Return the network from inputs (*batch, agent, in_dim) to (*batch, agent, out_dim)."""
         return build_net(self.config.net, agents, in_dim, out_dim, head_gain=self.config.head_gain)
 
-    def _output_of(self, obs: Tensor) -> Tensor:
+    def _output_of(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
         """Return logits, or means and, if they depend on the state, log standard deviations."""
         inputs = self._inputs(obs)
         return self._masked(self.net(inputs), inputs)
@@ -338,14 +384,14 @@ class Actor(nn.Module):
         return self.action_space.denormalise(out, agents)
 
     def _log_density(
-        self, out: Tensor, action: Tensor, memory: NoiseState | None, agents: slice = _ALL
+        self, out: Tensor, action: Tensor, noise_state: NoiseState | None, agents: slice = _ALL
     ) -> Tensor:
         if self.discrete:
             return (action * out.log_softmax(-1)).sum(-1)
         out, log_std = self._gaussian(out, agents)
-        if memory is not None:
-            out = out + log_std.exp() * memory.carried[..., agents, :]
-            log_std = log_std + memory.fresh.log()
+        if noise_state is not None:
+            out = out + log_std.exp() * noise_state.carried[..., agents, :]
+            log_std = log_std + noise_state.fresh.log()
         unit = (self.normalise_action(action, agents) - out) / log_std.exp()
         density = -(0.5 * unit.square() + log_std + 0.5 * math.log(2 * math.pi))
         return self._of_free_features(density, agents)
@@ -383,6 +429,9 @@ class NoisyPolicy:
     def at(self, obs: Tensor, step: int | slice) -> Tensor:
         """Recompute the action at `step`; with a slice, `obs` has a leading time axis."""
         return self.actor.act(obs, self.noise[step])
+
+    def detach(self) -> None:
+        """Cut the graph of what a recurrent policy remembers."""
 
 
 def _mean_log_slope(mean: Tensor, std: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.functional.discrete_actions import one_hot_argmax, straight_through_one_hot
 from diffsurrogate.nets.mlp import mlp
+from diffsurrogate.nets.recurrent import Recurrence
 
 
 def build_actor(config: ActorConfig, env: MultiAgentVectorEnv) -> Actor:
@@ -137,12 +138,20 @@ class AutoregressiveActor(Actor):
         """Return the deterministic action of agents that act in this order, by their indices."""
         return self._chain(obs, None, order)[0]
 
-    def log_prob(self, obs: Tensor, action: Tensor, memory: NoiseState | None = None) -> Tensor:
+    def log_prob(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        noise_state: NoiseState | None = None,
+        past: Recurrence | None = None,
+    ) -> Tensor:
         """Return log-densities (*batch, agent) of actions, each given those before it."""
         each = self._each_given(obs, action)
-        return self._log_density(torch.cat(each, -2), action, memory)
+        return self._log_density(torch.cat(each, -2), action, noise_state)
 
-    def entropy(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+    def entropy(
+        self, obs: Tensor, action: Tensor | None = None, past: Recurrence | None = None
+    ) -> Tensor:
         """Return entropies (*batch, agent), each given the actions before it.
 
         Without `action`, given the deterministic ones.
@@ -150,6 +159,17 @@ class AutoregressiveActor(Actor):
         if action is None:
             return self._entropy_of(self._output_of(obs))
         return self._entropy_of(torch.cat(self._each_given(obs, action), -2))
+
+    def evaluate_actions(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        noise_state: NoiseState | None = None,
+        past: Recurrence | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return `log_prob` and `entropy`, each given the actions before it."""
+        out = torch.cat(self._each_given(obs, action), -2)
+        return self._log_density(out, action, noise_state), self._entropy_of(out)
 
     def log_std_of(self, agents: slice = slice(None)) -> Tensor:
         """Return log standard deviations, (agent, act_dim) if they are learned per agent."""
@@ -213,7 +233,7 @@ class AutoregressiveActor(Actor):
             ConditionedNet(self.config, in_dim, agents, out_dim) for _ in range(agents)
         )
 
-    def _output_of(self, obs: Tensor) -> Tensor:
+    def _output_of(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
         return self._chain(obs, None)[1]  # given deterministic actions
 
     def _acted_before(self, agent: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Critics: one value per agent, with a target network."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,20 +29,26 @@ class CriticConfig:
     normalise_obs: bool = True
     """Normalise observations by their running statistics, frozen during a window."""
     ensemble: int = 1
-    """Independent value functions, of SHAC only. Policies follow their mean; the smallest is the
-    value at the end of targets, against overestimation (SAPO, arXiv:2412.12089)."""
+    """Independent value functions, of SHAC only and without a GRU. Policies follow their mean; the
+    smallest is the value at the end of targets, against overestimation (SAPO, arXiv:2412.12089)."""
 
     def __post_init__(self) -> None:
         require_range(self, "head_gain", low=0.0)
         require_range(self, "ensemble", low=1.0)
         if not 0 <= self.target_decay < 1:
             raise UsageError(f"target_decay is {self.target_decay}; it must be in [0, 1)")
+        if self.ensemble > 1 and self.net.gru_size > 0:
+            raise UsageError(
+                f"ensemble is {self.ensemble}, but net.gru_size is {self.net.gru_size}; a "
+                "recurrent critic is a single one: leave one of them at its default"
+            )
 
 
 class Critic(nn.Module):
     """Maps obs `(*batch, agent, obs_dim)` to values `(*batch, agent)`.
 
-    A recurrent one (`gru_size` of its network) maps whole windows, by `unroll` and `values_around`.
+    A recurrent one (`gru_size` of its network) maps whole windows (time, env, agent, obs_dim), and
+    needs to know what came before them.
     """
 
     def __init__(self, config: CriticConfig, agents: int, obs_dim: int) -> None:
@@ -65,81 +72,103 @@ class Critic(nn.Module):
         mark_padding(critic, env.observation_mask)
         return critic
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
         """Return the online network's value.
 
         Raises:
-            UsageError: the critic is recurrent.
+            UsageError: the critic is recurrent, and there is no `past`.
         """
-        if self.config.net.gru_size > 0:
-            raise UsageError(
-                "this critic is recurrent, so an observation alone has no value; use unroll or "
-                "values_around"
-            )
-        out: Tensor = self.net(self._inputs(obs)).squeeze(-1)
-        return out
-
-    def unroll(self, obs: Tensor, past: Recurrence) -> tuple[Tensor, Tensor]:
-        """Return values along a window and the hidden states after each step.
-
-        Args:
-            obs: (time, *batch, agent, obs_dim).
-            past: hidden states before the window, and its episode starts.
-
-        Returns:
-            (time, *batch, agent) and (time, *batch, agent, gru_size).
-        """
-        out, hidden = self.net(self._inputs(obs), past)
-        return out.squeeze(-1), hidden
+        return self._of_all((self.net,), obs, past).squeeze(0)
 
     def values_around(
-        self, obs: Tensor, next_obs: Tensor, past: Recurrence
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the values of `obs` and `next_obs`, and the hidden states.
-
-        `next_obs`, from before any reset, is evaluated with the hidden state after its step, even
-        if the episode ended there.
+        self, obs: Tensor, next_obs: Tensor, past: Recurrence | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the online network's values of `obs` and of the observations that follow.
 
         Args:
             obs: (time, env, agent, obs_dim).
-            next_obs: (time, env, agent, obs_dim).
+            next_obs: (time, env, agent, obs_dim), from before any reset.
+            past: of a recurrent critic; see `target_after`.
+
+        Returns:
+            two of (time, env, agent).
+        """
+        nets = (self.net,)
+        after = self._after(nets, obs, next_obs, past)
+        return self._of_all(nets, obs, past).squeeze(0), after.squeeze(0)
+
+    def hidden_along(self, obs: Tensor, past: Recurrence) -> Tensor:
+        """Return the online network's hidden states after each step of a window.
+
+        Args:
+            obs: (time, env, agent, obs_dim).
             past: hidden states before the window, and its episode starts.
 
         Returns:
-            values of `obs` and of `next_obs`, both (time, env, agent), and hidden states after each
-            step (time, env, agent, gru_size).
+            (time, env, agent, gru_size).
         """
-        value, hidden = self.unroll(obs, past)
-        no_start = torch.zeros_like(past.episode_start).unsqueeze(0)
-        after = Recurrence(hidden=hidden, episode_start=no_start)
-        next_value, _ = self.unroll(next_obs.unsqueeze(0), after)
-        return value, next_value.squeeze(0), hidden
+        hidden: Tensor = self.net(self._inputs(obs), past)[1]
+        return hidden
 
-    def each(self, obs: Tensor) -> Tensor:
-        """Return the values of all online networks, (ensemble, *batch, agent)."""
-        inputs = self._inputs(obs)
-        return torch.stack([net(inputs).squeeze(-1) for net in (self.net, *self.more_nets)])
+    def each(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
+        """Return the values of all online networks, (ensemble, *batch, agent).
 
-    def target(self, obs: Tensor) -> Tensor:
+        Here and below, a recurrent critic needs `past`, and `obs` (time, env, agent, obs_dim).
+        """
+        return self._of_all((self.net, *self.more_nets), obs, past)
+
+    def target(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
         """Return the target networks' mean value, differentiable in the input only."""
-        return self._each_target(obs).mean(0)
+        return self._of_all(self._targets, obs, past).mean(0)
 
-    def low_target(self, obs: Tensor) -> Tensor:
-        """Return the smallest of the target networks' values."""
-        return self._each_target(obs).amin(0)
+    def target_after(self, obs: Tensor, next_obs: Tensor, past: Recurrence | None = None) -> Tensor:
+        """Return `target` of the observations that follow `obs`, from before any reset.
+
+        Args:
+            obs: (*batch, agent, obs_dim).
+            next_obs: (*any, *batch, agent, obs_dim), whatever may follow.
+            past: of a recurrent critic, which sees `next_obs` with its hidden state after `obs`,
+                even if the episode ended there.
+        """
+        return self._after(self._targets, obs, next_obs, past).mean(0)
+
+    def low_target_after(
+        self, obs: Tensor, next_obs: Tensor, past: Recurrence | None = None
+    ) -> Tensor:
+        """Return the smallest of the target networks' values after `obs`; as `target_after`."""
+        return self._after(self._targets, obs, next_obs, past).amin(0)
 
     @torch.no_grad()
     def update_target(self) -> None:
         """Move the target network towards the online network."""
-        targets = (self.target_net, *self.more_target_nets)
-        for target, net in zip(targets, (self.net, *self.more_nets), strict=True):
+        for target, net in zip(self._targets, (self.net, *self.more_nets), strict=True):
             for slow, fast in zip(target.parameters(), net.parameters(), strict=True):
                 slow.lerp_(fast, 1 - self.config.target_decay)
 
-    def _each_target(self, obs: Tensor) -> Tensor:
+    @property
+    def _targets(self) -> tuple[nn.Module, ...]:
+        return (self.target_net, *self.more_target_nets)
+
+    def _after(
+        self, nets: Sequence[nn.Module], obs: Tensor, next_obs: Tensor, past: Recurrence | None
+    ) -> Tensor:
+        """Return the values of what follows `obs`, (ensemble, *any, *batch, agent)."""
+        if past is None:
+            return self._of_all(nets, next_obs, None)
+        hidden = nets[0](self._inputs(obs), past)[1].expand(*next_obs.shape[:-1], -1)
+        return self._of_all(nets, next_obs.unsqueeze(0), Recurrence.after(hidden)).squeeze(1)
+
+    def _of_all(self, nets: Sequence[nn.Module], obs: Tensor, past: Recurrence | None) -> Tensor:
+        """Return the values of networks, (ensemble, *batch, agent)."""
         inputs = self._inputs(obs)
-        nets = (self.target_net, *self.more_target_nets)
-        return torch.stack([net(inputs).squeeze(-1) for net in nets])
+        if self.config.net.gru_size == 0:
+            return torch.stack([net(inputs).squeeze(-1) for net in nets])
+        if past is None:
+            raise UsageError(
+                "this critic is recurrent, so an observation alone has no value; give what came "
+                "before it"
+            )
+        return torch.stack([net(inputs, past)[0].squeeze(-1) for net in nets])
 
     def _inputs(self, obs: Tensor) -> Tensor:
         return self.statistics(obs) if self.config.normalise_obs else obs

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
@@ -14,7 +14,8 @@ from diffsurrogate.nets.recurrent import Recurrence, RecurrentNet
 class RecurrentActor(Actor):
     """An `Actor` with a hidden state per agent, which the caller keeps.
 
-    Methods of a single observation (`act`, `log_prob`, `entropy`) raise `UsageError`.
+    Observations are of whole windows, (time, env, agent, obs_dim), with what came before them;
+    `act` and `gaussian`, of a single observation, raise `UsageError`.
     """
 
     net: RecurrentNet
@@ -55,56 +56,45 @@ class RecurrentActor(Actor):
         out, after = self.unroll(obs.unsqueeze(0), past)
         return self._sample(out.squeeze(0), noise), after.squeeze(0)
 
-    def evaluate_actions(
-        self, obs: Tensor, action: Tensor, past: Recurrence
-    ) -> tuple[Tensor, Tensor]:
-        """Return the log-density and the entropy of actions along a window: (time, env, agent).
+    def exploring(
+        self, env: MultiAgentVectorEnv, noise: Tensor, hidden: Tensor | None = None
+    ) -> "ExploringPolicy":
+        """Return the policy with the noise of the env's next window; see `Actor`."""
+        hidden = self.nothing(env.num_envs) if hidden is None else hidden
+        return ExploringPolicy(self, env, noise, hidden)
 
-        Args:
-            obs: (time, env, agent, obs_dim).
-            action: (time, env, agent, act_dim), not clamped.
-            past: hidden states before the window, and its episode starts.
-        """
-        out, _ = self.unroll(obs, past)
-        return self._log_density(out, action, None), self._entropy_of(out)
+    def replaying(self, noise: Tensor, past: Recurrence | None = None) -> "ReplayedPolicy":
+        """Return the policy that acted in a recorded window; see `Actor`."""
+        return ReplayedPolicy(self, noise, _required(past))
 
     def _network(self, agents: int, in_dim: int, out_dim: int) -> nn.Module:
         gain = self.config.head_gain
         return build_recurrent_net(self.config.net, agents, in_dim, out_dim, head_gain=gain)
 
-    def _output_of(self, obs: Tensor) -> Tensor:
+    def _output_of(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
+        return self.unroll(obs, _required(past))[0]
+
+
+def _required(past: Recurrence | None) -> Recurrence:
+    if past is None:
         raise UsageError(
             "this policy is recurrent, so an observation alone does not determine its action; "
             "act by trainer.policy(env), which keeps the hidden states of that env"
         )
+    return past
 
 
 class RecurrentPolicy:
-    """A recurrent policy with the hidden states of one env; call it once per step of that env.
+    """A deterministic recurrent policy with the hidden states of one env.
 
-    Hidden states are reset at the env's `episode_start`, but not by `set_state`.
+    Call it once per step of that env. Hidden states are reset at the env's `episode_start`, but not
+    by `set_state`.
     """
 
-    def __init__(
-        self,
-        actor: RecurrentActor,
-        env: MultiAgentVectorEnv,
-        *,
-        noise: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> None:
-        """Start from initial or given hidden states.
-
-        Args:
-            actor: the policy.
-            env: its `episode_start` resets hidden states.
-            noise: (time, env, agent, act_dim) of one window, with actions not clamped; None acts
-                deterministically, with clamped actions.
-            hidden: (env, agent, gru_size) to continue from; None for the initial ones.
-        """
-        self.actor, self.env, self.noise = actor, env, noise
-        self.hidden = actor.nothing(env.num_envs) if hidden is None else hidden
-        self.step = 0
+    def __init__(self, actor: RecurrentActor, env: MultiAgentVectorEnv) -> None:
+        """Start from initial hidden states; the env's `episode_start` resets them."""
+        self.actor, self.env = actor, env
+        self.hidden = actor.nothing(env.num_envs)
 
     @torch.no_grad()
     def __call__(self, obs: Tensor) -> Tensor:
@@ -120,9 +110,77 @@ class RecurrentPolicy:
                 f"obs has the shape {tuple(obs.shape)}, but this policy keeps hidden states for "
                 f"an env with (env, agent, obs_dim) = {needed}; give that env's current_obs"
             )
-        noise = None if self.noise is None else self.noise[self.step]
-        action, self.hidden = self.actor.act_next(obs, noise, self.hidden, env.episode_start)
+        action, self.hidden = self.actor.act_next(obs, None, self.hidden, env.episode_start)
+        return clamp_to_box(action, env.action_low, env.action_high)
+
+
+class ExploringPolicy(NoisyPolicy):
+    """A recurrent policy with the noise of one window of an env, on which it acts step by step.
+
+    Afterwards `at` recomputes its steps in their order, as a `ReplayedPolicy` does.
+    """
+
+    actor: RecurrentActor
+
+    def __init__(
+        self, actor: RecurrentActor, env: MultiAgentVectorEnv, noise: Tensor, hidden: Tensor
+    ) -> None:
+        """Start at step 0 of `noise`, from hidden states (env, agent, gru_size)."""
+        super().__init__(actor, noise)
+        self.env, self.hidden = env, hidden
+        self.before: list[Tensor] = []
+        """Hidden states before each step so far, without a graph."""
+        self._starts: list[Tensor] = []
+        self._again: ReplayedPolicy | None = None
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Act on the env's current observation, (env, agent, obs_dim)."""
+        start = self.env.episode_start
+        self._starts.append(start)
+        self.before.append(torch.where(start[:, None, None], 0.0, self.hidden.detach()))
+        noise = self.noise[self.step]
+        action, self.hidden = self.actor.act_next(obs, noise, self.hidden, start)
         self.step += 1
-        if noise is None:
-            return clamp_to_box(action, env.action_low, env.action_high)
+        return action
+
+    def at(self, obs: Tensor, step: int | slice) -> Tensor:
+        """Recompute the action at `step`, as a `ReplayedPolicy` of the steps so far."""
+        if self._again is None or len(self._again.past.episode_start) < self.step:
+            past = Recurrence(hidden=self.before[0], episode_start=torch.stack(self._starts))
+            self._again = ReplayedPolicy(self.actor, self.noise, past)
+        return self._again.at(obs, step)
+
+    def detach(self) -> None:
+        """Cut the graph of the hidden states."""
+        self.hidden = self.hidden.detach()
+
+
+class ReplayedPolicy(NoisyPolicy):
+    """A recurrent policy in a recorded window, whose steps are recomputed in their order.
+
+    Gradients pass through the hidden states of the window, but not to those before it.
+    """
+
+    actor: RecurrentActor
+
+    def __init__(self, actor: RecurrentActor, noise: Tensor, past: Recurrence) -> None:
+        """Start from hidden states before the window; it knows where episodes start."""
+        super().__init__(actor, noise)
+        self.past, self.hidden = past, past.hidden
+
+    def at(self, obs: Tensor, step: int | slice) -> Tensor:
+        """Recompute the action at `step`, the one after the last; or of all steps at once.
+
+        Raises:
+            ValueError: steps are not taken in their order.
+        """
+        if isinstance(step, slice):
+            return self.actor._sample(self.actor.unroll(obs, self.past)[0], self.noise)
+        if step == 0:
+            self.step, self.hidden = 0, self.past.hidden
+        if step != self.step:
+            raise ValueError(f"step {step} was asked for, but {self.step} is next")
+        start = self.past.episode_start[step]
+        action, self.hidden = self.actor.act_next(obs, self.noise[step], self.hidden, start)
+        self.step += 1
         return action

@@ -49,8 +49,8 @@ def build_net(
     """
     if config.gru_size > 0:
         raise UsageError(
-            f"gru_size is {config.gru_size}, but only policies and critics of PPO, IPPO and MAPPO "
-            "are recurrent; leave it at 0"
+            f"gru_size is {config.gru_size}, but only policies and critics of SHAC, PPO, IPPO and "
+            "MAPPO are recurrent; leave it at 0"
         )
     if isinstance(config, DiCoConfig):
         return _diverse(config, agents, in_dim, out_dim, head_gain)

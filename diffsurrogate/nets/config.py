@@ -59,8 +59,8 @@ class _RecurrentNetConfig(BaseNetConfig):
 
     gru_size: int = 0
     """Size of the hidden state of a GRU in front of the network; 0 for a feed-forward network. Only
-    for policies and critics of PPO, IPPO and MAPPO. Joint and separate networks have one GRU per
-    agent; shared, hyper-linear and hyper-mlp ones share it (HyperMARL, section 5.4)."""
+    for policies and critics of SHAC, PPO, IPPO and MAPPO. Joint and separate networks have one GRU
+    per agent; shared, hyper-linear and hyper-mlp ones share it (HyperMARL, section 5.4)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,6 +26,30 @@ class Recurrence:
     episode_start: Tensor
     """(time, env) bool: the observation is the first of its episode."""
 
+    @classmethod
+    def along(cls, hidden: Tensor, ended: Tensor) -> "Recurrence":
+        """Return that of consecutive steps, from the hidden state before each.
+
+        Args:
+            hidden: (time, env, agent, gru_size), zero where an episode starts; only the first
+                counts, so that gradients pass through the others.
+            ended: (time, env) bool: the episode ended with this step.
+        """
+        starts = torch.zeros_like(ended)
+        starts[1:] = ended[:-1]
+        return cls(hidden=hidden[0], episode_start=starts)
+
+    @classmethod
+    def after(cls, hidden: Tensor) -> "Recurrence":
+        """Return that of a single step from hidden states (*batch, agent, gru_size)."""
+        starts = torch.zeros(1, *hidden.shape[:-2], dtype=torch.bool, device=hidden.device)
+        return cls(hidden=hidden, episode_start=starts)
+
+    def before_each(self, hidden: Tensor) -> Tensor:
+        """Return the hidden state before each step, from those after: (time, env, agent, size)."""
+        before = torch.cat([self.hidden.unsqueeze(0), hidden[:-1]])
+        return torch.where(self.episode_start[..., None, None], 0.0, before)
+
     def of_envs(self, chosen: Tensor) -> "Recurrence":
         """Select some envs."""
         return Recurrence(hidden=self.hidden[chosen], episode_start=self.episode_start[:, chosen])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
 from diffsurrogate.config import check_same_config, config_from_dict
 from diffsurrogate.distributed import (
     check_started,
@@ -235,7 +236,8 @@ class Trainer(ABC):
             env: the only env to use the policy on, once per step; hidden states are reset at its
                 episode starts.
         """
-        return self.predict
+        actor = self.predictor
+        return RecurrentPolicy(actor, env) if isinstance(actor, RecurrentActor) else self.predict
 
     def check_obs(self, obs: Tensor) -> None:
         """Refuse observations of another shape than `(*batch, agent, obs_dim)`."""

@@ -51,7 +51,7 @@ def test_targets_and_the_gradient_count_the_bonus():
     window = window_of(plain)
     expected = td_lambda(
         window.reward + soft.entropy.of(window),
-        soft.critic.low_target(window.next_obs),
+        soft.critic.low_target_after(window.obs, window.next_obs),
         window.terminated,
         window.truncated,
         gamma=soft.value.gamma,

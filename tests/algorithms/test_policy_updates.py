@@ -67,7 +67,7 @@ def test_actor_loss_by_hand(ends, value_obs, action_penalty_weight, action_penal
     with torch.no_grad():
         agent.actor.net.head.weight.zero_()
         agent.actor.net.head.bias.fill_(2.5)
-    agent.critic.target = lambda obs: obs[..., 0]
+    agent.critic.target_after = lambda obs, next_obs, past: next_obs[..., 0]
     six = torch.full((2, ENVS, AGENTS, OBS), 6.0)
     terminated = torch.zeros(2, ENVS, dtype=torch.bool)
     terminated[1] = ends
@@ -85,7 +85,7 @@ def test_actor_loss_by_hand(ends, value_obs, action_penalty_weight, action_penal
 
 def test_without_a_bootstrap_only_rewards_count():
     agent = SHAC(Reach(), config(gamma=0.5, update=pathwise(bootstrap=False)))
-    agent.critic.target = lambda obs: obs[..., 0]
+    agent.critic.target_after = lambda obs, next_obs, past: next_obs[..., 0]
     six = torch.full((2, ENVS, AGENTS, OBS), 6.0)
     never = torch.zeros(2, ENVS, dtype=torch.bool)
     window = Window(

@@ -15,6 +15,7 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig, NoisyPolicy
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.diversity import policy_diversity, visited
 from diffsurrogate.actor_critic.exploration import NoiseConfig, NoiseProcess
+from diffsurrogate.actor_critic.hidden_states import critic_past
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.algorithms.clipped_surrogate import (
     ClipConfig,
@@ -139,11 +140,11 @@ def test_the_ratio_of_an_unchanged_policy_with_memory_is_1(make_env, kind):
         obs = agent.env.current_obs
         window = agent._collect(agent.noise.draw(HORIZON))
         advantage = torch.randn(HORIZON, ENVS, agent.env.num_agents)
-        past = policy_batch(window, agent.actor, advantage, recurrence=agent.past["actor"])
+        past = policy_batch(window, agent.actor, advantage)
         parts = list(past.minibatches(ClipConfig(epochs=2, batch_size=13), agent.minibatch_rng))
         assert [part.log_prob.shape[1] for part in parts] == [2, 2, 2, 1] * 2
         for part in parts:
-            new, _ = agent.actor.evaluate_actions(part.obs, part.action, part.recurrence)
+            new = agent.actor.log_prob(part.obs, part.action, past=part.past)
             assert ((new - part.log_prob).exp() - 1).abs().max() < 1e-5
         assert torch.equal(window.obs[0], obs)
         ended += int(window.ended[:-1].sum())
@@ -169,16 +170,17 @@ def test_values_equal_those_of_a_critic_stepped_through_every_episode(make_env):
     for _ in range(4):
         window = agent._collect(agent.noise.draw(HORIZON))
         with torch.no_grad():
-            value, next_value = agent._values(window)
+            around = window.obs, window.next_obs, critic_past(window)
+            value, next_value = agent.critic.values_around(*around)
             for step in range(HORIZON):
                 for env in range(ENVS):
                     seen = window.obs[step : step + 1, env : env + 1]
                     led_to = window.next_obs[step : step + 1, env : env + 1]
                     before = Recurrence(hidden=lived[env], episode_start=torch.zeros(1, 1) > 0)
-                    expected, after = agent.critic.unroll(seen, before)
+                    expected = agent.critic(seen, before)
                     torch.testing.assert_close(value[step, env], expected[0, 0])
-                    then = Recurrence(hidden=after[0], episode_start=torch.zeros(1, 1) > 0)
-                    expected, _ = agent.critic.unroll(led_to, then)
+                    after = agent.critic.hidden_along(seen, before)
+                    expected = agent.critic(led_to, Recurrence.after(after[0]))
                     torch.testing.assert_close(next_value[step, env], expected[0, 0])
                     over = bool(window.ended[step, env])
                     lived[env] = torch.zeros(shape) if over else after[0]
@@ -190,8 +192,8 @@ def test_values_equal_those_of_a_critic_stepped_through_every_episode(make_env):
 
 def test_the_graph_does_not_cross_windows():
     agent = PPO(plain_reach(), settings()).learn(2 * HORIZON * ENVS)
-    assert set(agent.hidden) == {"actor", "critic"}
-    assert all(not hidden.requires_grad and hidden.any() for hidden in agent.hidden.values())
+    assert set(agent.hidden.now) == {"actor", "critic"}
+    assert all(not hidden.requires_grad and hidden.any() for hidden in agent.hidden.now.values())
 
 
 # --- where episodes begin ------------------------------------------------------------------------
@@ -258,7 +260,7 @@ def test_without_memory_the_policy_of_any_env_is_predict():
     agent = PPO(plain_reach(), settings(gru_size=(0, 9)))
     obs = torch.randn(ENVS, AGENTS, 5)
     assert torch.equal(agent.policy(plain_reach())(obs), agent.predict(obs))
-    assert agent.learn(2 * HORIZON * ENVS).hidden.keys() == {"critic"}
+    assert agent.learn(2 * HORIZON * ENVS).hidden.now.keys() == {"critic"}
 
 
 def test_the_ema_policy_is_recurrent_too():
@@ -295,7 +297,7 @@ def test_masked_actions_are_never_taken_and_policies_do_not_see_the_state():
     assert isinstance(actor, RecurrentActor)
     other = obs.clone()
     other[..., env.global_state_slice] = 7.0
-    hidden = agent.hidden["actor"]
+    hidden = agent.hidden.now["actor"]
     one, two = (actor.act_next(seen, None, hidden, env.episode_start)[1] for seen in (obs, other))
     assert torch.equal(one, two)
 
@@ -308,7 +310,7 @@ def test_densities_and_entropies_are_those_of_the_outputs():
     obs, action = torch.randn(HORIZON, ENVS, AGENTS, 5), torch.randn(HORIZON, ENVS, AGENTS, 2)
     episode_start = torch.zeros(HORIZON, ENVS, dtype=torch.bool)
     past = Recurrence(hidden=actor.nothing(ENVS), episode_start=episode_start)
-    log_prob, entropy = actor.evaluate_actions(obs, action, past)
+    log_prob, entropy = actor.evaluate_actions(obs, action, past=past)
     mean, _ = actor.unroll(obs, past)
     normal = torch.distributions.Normal(mean, actor.log_std.exp())
     torch.testing.assert_close(log_prob, normal.log_prob(action).sum(-1))

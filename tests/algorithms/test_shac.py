@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys.reach import Reach, config, mean_return, same
+from toys.reach import AGENTS, Reach, config, mean_return, same
 from toys.trainers import clipped
 
 from diffsurrogate.actor_critic.actor import ActorConfig
@@ -144,11 +144,15 @@ def test_without_a_replay_the_critic_learns_from_the_window(batch):
 def test_without_a_replay_no_state_comes_twice_before_all_came(batch, rounds):
     value = ValueLearningConfig(capacity=0, minibatches=5, batch_size=batch)
     agent = SHAC(Reach(), config(value=value))
-    obs = torch.arange(28.0).reshape(28, 1, 1)
-    batches = list(agent.value._minibatches(obs, obs[..., 0]))
-    assert [len(b["obs"]) for b in batches] == [min(batch, 28)] * 5
-    assert all(torch.equal(b["obs"][..., 0], b["target"]) for b in batches)
-    first = torch.cat([b["obs"] for b in batches[:rounds]]).flatten().tolist()
+    numbers = torch.arange(28.0).reshape(4, 7, 1).expand(-1, -1, AGENTS)
+    agent.env.reset(seed=0)
+    window = agent.env.collect(agent.predict, 4)
+    window = replace(window, obs=numbers.unsqueeze(-1).expand_as(window.obs))
+    agent.critic.each = lambda obs: obs[..., 0]
+    batches = list(agent.value._minibatches(window, numbers))
+    assert [len(target) for _, target in batches] == [min(batch, 28)] * 5
+    assert all(torch.equal(value, target) for value, target in batches)
+    first = torch.cat([target[:, 0] for _, target in batches[:rounds]]).tolist()
     assert len(set(first)) == len(first)
 
 

@@ -11,7 +11,6 @@ from toys.reach import Reach
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.algorithms.bppo import BPPOConfig
-from diffsurrogate.algorithms.shac import SHACConfig
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.build import build_net, build_recurrent_net
 from diffsurrogate.nets.config import (
@@ -218,10 +217,8 @@ RECURRENT = SurrogateConfig(reward=RewardConfig(net=JointNetConfig(gru_size=5)))
     ("build", "advice"),
     [
         (lambda: JointNetConfig(gru_size=-1), "gru_size is -1"),
-        (lambda: build_net(REMEMBERS, AGENTS, OBS, OUT), "policies and critics of PPO"),
+        (lambda: build_net(REMEMBERS, AGENTS, OBS, OUT), "policies and critics of SHAC"),
         (lambda: ActorConfig(net=REMEMBERS, order="listed"), "one after another"),
-        (lambda: SHACConfig(actor=ActorConfig(net=REMEMBERS)), "SHAC learns policies and critics"),
-        (lambda: SHACConfig(critic=CriticConfig(net=REMEMBERS)), "or train by PPO"),
         (lambda: BPPOConfig(critic=CriticConfig(net=REMEMBERS)), "agents in turn"),
         (
             lambda: Actor(ActorConfig(net=REMEMBERS), 1, OBS, -torch.ones(1, 2), torch.ones(1, 2)),

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from toys.reach import Reach, config, learned
+from toys.recurrent import PLAIN
 from toys.recurrent import settings as recurrent
 
+from diffsurrogate.actor_critic.actor import ActorConfig
+from diffsurrogate.actor_critic.critic import CriticConfig
 from diffsurrogate.actor_critic.exploration import NoiseConfig
 from diffsurrogate.algorithms.bppo import ARMAPPO, BPPO, HAPPO
 from diffsurrogate.algorithms.clipped_surrogate import ClipConfig
@@ -16,6 +19,7 @@ from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.algorithms.ppo import IPPO, MAPPO, PPO, PPOConfig
 from diffsurrogate.algorithms.shac import SHAC
+from diffsurrogate.algorithms.value_learning import ValueLearningConfig
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.nets.config import SeparateNetConfig
 from diffsurrogate.training.trainer import Trainer
@@ -25,6 +29,7 @@ from diffsurrogate.wrappers.sb3.on_policy import SB3PPO
 
 HORIZON, WINDOW = 4, 28
 """Steps of a window, of one env and of all seven."""
+MEMORY = replace(PLAIN, gru_size=9)
 SEPARATE = SeparateNetConfig(hidden=(8,))
 
 
@@ -97,6 +102,12 @@ _HYBRID = config(
     noise=NoiseConfig(),
     ema_decay=0.5,
 )
+_REMEMBERING = replace(
+    _HYBRID,
+    actor=ActorConfig(net=MEMORY, std=0.3),
+    critic=CriticConfig(net=MEMORY),
+    value=ValueLearningConfig(minibatches=2, batch_size=13, capacity=0),
+)
 TRAINERS = {
     "shac": Case(kind=SHAC, config=config(), differentiable=True),
     "shac+": Case(
@@ -107,6 +118,12 @@ TRAINERS = {
     ),
     "shac++": Case(kind=SHAC, config=config(), wrap=learned),
     "hybrid": Case(kind=SHAC, config=_HYBRID, wrap=learned),
+    "recurrent shac": Case(
+        kind=SHAC,
+        config=replace(_REMEMBERING, update=GradientUpdateConfig()),
+        differentiable=True,
+    ),
+    "recurrent hybrid": Case(kind=SHAC, config=_REMEMBERING, wrap=learned),
     "ppo": Case(kind=PPO, config=clipped(PPO)),
     "ippo": Case(kind=IPPO, config=clipped(IPPO)),
     "mappo": Case(kind=MAPPO, config=clipped(MAPPO)),

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffsurrogate import seeding
 from diffsurrogate.distributed import refuse_ranks
 from diffsurrogate.envs.action_space import clamp_to_box
-from diffsurrogate.envs.env import MultiAgentVectorEnv, State
+from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.checkpoint import check_finite
@@ -71,6 +71,10 @@ class SB3Trainer(Trainer):
         with self._random.in_force():
             self.model = self._make_model(rate)
         self.model.set_logger(Logger(folder=None, output_formats=[]))
+
+    def policy(self, env: MultiAgentVectorEnv) -> Policy:
+        """Return `predict`: these policies remember nothing."""
+        return self.predict
 
     def _predict(self, obs: Tensor, deterministic: bool) -> Tensor:
         agents = self.env.num_agents if self.slots.joint else 1
