@@ -42,6 +42,14 @@ class Method:
 
 
 _CONSTANT = ("--shac.update.weight-steps", "None")
+
+
+def _remembering(method: str) -> tuple[str, ...]:
+    """Return options for a policy and a critic with a GRU of 64."""
+    parts = ("actor", "critic")
+    return tuple(w for part in parts for w in (f"--{method}.{part}.net.gru-size", "64"))
+
+
 METHODS = {
     "shac++": Method("#0a3d91", "shac++"),
     "ppo": Method("#009e73", "ppo"),
@@ -52,6 +60,8 @@ METHODS = {
     "weight-0": Method("#cc79a7", "shac++", ("--shac.update.weight", "0")),
     "weight-0.5": Method("#e69f00", "shac++", ("--shac.update.weight", "0.5", *_CONSTANT)),
     "weight-1": Method("#56b4e9", "shac++", ("--shac.update.weight", "1", *_CONSTANT)),
+    "shac++-gru": Method("#7f3c8d", "shac++", _remembering("shac")),
+    "ppo-gru": Method("#80ba5a", "ppo", _remembering("ppo")),
 }
 """`weight-0` is SHAC++ without its learned gradient: PPO's steps by the same settings. The default
 of robots falls from weight 1 to 0; the others keep theirs."""
@@ -75,6 +85,7 @@ class Task:
         return [name for name in METHODS if name != "sac" or not self.discrete]
 
 
+_HIDDEN = ("--max-steps", "200", "--eval-steps", "200")  # they end by themselves, without saying so
 _LONG = ("--eval-every", "20")  # 64 episodes of up to 1000 steps are no trifle
 TASKS = {
     "pendulum": Task("gymnasium/Pendulum-v1", 25),
@@ -88,6 +99,10 @@ TASKS = {
     "reacher": Task("mujoco/Reacher-v5", 40),
     "pusher": Task("mujoco/Pusher-v5", 60),
     "double pendulum": Task("mujoco/InvertedDoublePendulum-v5", 25),
+    "hidden pendulum": Task("gymnasium/popgym:popgym-PositionOnlyPendulumEasy-v0", 60, _HIDDEN),
+    "hidden cartpole": Task(
+        "gymnasium/popgym:popgym-PositionOnlyCartPoleEasy-v0", 60, _HIDDEN, discrete=True
+    ),
     "reference": Task("mpe2/simple_reference_v3", 40, ("--eval-steps", "25"), discrete=True),
 }
 
