@@ -17,7 +17,7 @@ def calls() -> dict[tuple[str, str], int]:
 
 
 def test_an_iteration_of_shac_plus_plus_runs_through_few_files(calls):
-    assert len(files_in(calls)) <= 30
+    assert len(files_in(calls)) <= 31
     assert len(both_ways(calls)) <= 2
     assert calls["algorithms/shac.py", "wrappers/learned.py"] > 0  # the recording sees something
 

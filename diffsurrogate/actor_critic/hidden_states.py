@@ -26,11 +26,13 @@ class HiddenStates:
             if width > 0
         }
         """(env, agent, gru_size) before the env's next step."""
-        self._first = env.episode_start
+        self._starts = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        """(env,) bool: the window's first observation is the first of its episode."""
 
     def policy(self, env: MultiAgentVectorEnv, noise: Tensor) -> NoisyPolicy:
         """Return the policy that collects the env's next window, with its noise."""
-        self._first = env.episode_start
+        if self.now:
+            self._starts = env.episode_start
         return self.actor.exploring(env, noise, self.now.get("actor"))
 
     @torch.no_grad()
@@ -43,7 +45,7 @@ class HiddenStates:
             window = replace(window, actor_hidden=torch.stack(policy.before))
             self.now["actor"] = policy.hidden.detach()
         if "critic" in self.now:
-            starts = torch.cat([self._first.unsqueeze(0), window.ended[:-1]])
+            starts = torch.cat([self._starts.unsqueeze(0), window.ended[:-1]])
             past = Recurrence(hidden=self.now["critic"], episode_start=starts)
             after = self.critic.hidden_along(window.obs, past)
             window = replace(window, critic_hidden=past.before_each(after))
