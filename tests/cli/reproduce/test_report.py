@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys.grid_runs import GRID, fake
+from toys.grid_runs import GRID, TABLE, fake
 
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.reproduce.shacpp import published
@@ -45,7 +45,7 @@ def test_the_table_by_hand(tmp_path):
     }
     assert shac["cpu_seconds"] == 60
     assert (ppo["finished"], ppo["missing"]) == ([1, 2, 3], [])
-    assert "| dispersion | 1 | 0.30 | 0.80 |" in text
+    assert "| dispersion | 1 | 0.30 (3/3) | 0.80 (3/3) |" in text
     assert "| dispersion | 1 | 0.38 (1.00) | 1.00 (1.00) |" in text
     assert "| 0.50 of 0.60 | 0.38 | 1.00 | 0.72 | 0/3 | – | – | 20.0 | 3 all steps taken |" in text
     assert "†" not in text[text.index("## Return") :]
@@ -87,10 +87,34 @@ def test_unfinished_cells_are_marked_and_never_averaged_in_silence(tmp_path):
     assert (cells["shac++"]["mean"], cells["shac++"]["missing"]) == (None, [1, 2, 3])
     assert cells["shac"]["finished"] == [4, 5]
     assert "3 of 8 runs finished" in text
-    assert "| dispersion | 1 | 0.20† | 1.00 | … |" in text
-    assert "| dispersion | 1 | 0.20† (1.00) | 1.00† | … (1.00) |" in text
+    assert "| dispersion | 1 | 0.20 (1/3) | 1.00 (2/2) | not run |" in text
+    assert "| dispersion | 1 | 0.20† (1.00) | 1.00† | not run (1.00) |" in text
     assert "dispersion-1-shac-mlp mixes configurations, seeds 4 and 5: num_envs 4 and 5" in text
     assert "dispersion-1-ppo-mlp-9 cannot be read" in text
+
+
+def test_every_cell_has_a_figure_with_its_seeds_or_tells_why_there_is_none(tmp_path):
+    fake(tmp_path, "ppo", 42, 0.2)
+    fake(tmp_path, "mappo", 42, 0.9, done=False)
+    fake(tmp_path, "shac++", 42, 0.8)
+    assert main([*TABLE, "--out", str(tmp_path), "--report-only"]) == 0
+    text = (tmp_path / "table1.md").read_text()
+    returns = text[text.index("## Return") : text.index("## By the paper's")]
+    rows = [line.strip("| ").split(" | ") for line in returns.splitlines() if line[:1] == "|"][2:]
+    assert len(rows) == 12
+    cells = [cell for row in rows for cell in row[2:]]
+    counts = {cell: cells.count(cell) for cell in cells}
+    assert counts == {
+        "0.20 (1/3)": 1,
+        "0.80 (1/3)": 1,
+        "unfinished": 1,
+        "– [1]": 12,  # SHAC on Dispersion and Discovery, with either network
+        "– [2]": 4 * 5 - 2,  # the Transformer of a single agent, which SHAC has no gradient for
+        "not run": 120 - 33,
+    }
+    assert "- [1] its reward counts, and a count has no gradient" in returns
+    assert "- [2] there is nobody to attend to" in returns
+    assert "| dispersion | 3 | not run (0.22) |" in text
 
 
 @pytest.mark.parametrize(("there", "advice"), [(False, "there is no grid"), (True, "is a file")])
