@@ -10,6 +10,7 @@ from diffsurrogate.cli.reproduce.figures import Curve, draw_curves, draw_table
 from diffsurrogate.cli.reproduce.statistics import (
     Figures,
     Result,
+    diversities_of,
     figures_of,
     mixed_configurations,
     read_ceilings,
@@ -24,7 +25,8 @@ Return: of the deterministic policy at the end, in new episodes; the interquarti
 and its 95 % bootstrap interval.{maximum} Kept: the policy that did best in the evaluations on the
 way (`checkpoints/best.pt`), in the same new episodes. CPU-seconds are of training, without
 evaluations. Diversity: mean distance between what two agents do on one observation, 0 where all are
-alike (arXiv:2305.02128).
+alike (arXiv:2305.02128); Jensen-Shannon, at most 1 (arXiv:2412.04233), and for actions in a box
+Wasserstein, too. All runs of a row are compared on the same states, an equal number of each.
 † seeds are missing: figures are of the finished ones only, or measured against a best cell that
 may still change. In brackets: finished seeds of those asked for. – [1]: left out for reason 1
 below the table. – in the last table: not known, or without meaning there.
@@ -57,12 +59,13 @@ def write_table(
     known = read_ceilings(ceilings)
     wanted = {(cell, seed) for cell in cells for seed in seeds}
     wanted |= {(result.cell, result.seed) for result in results}
-    figures = figures_of(table, wanted, results, known)
+    diversities, without_policy = diversities_of(out / preset, results)
+    figures = figures_of(table, wanted, results, known, diversities)
     begun = {result.cell for result in results}
     grid = _Grid.of(table, figures, begun, left_out, preset)
     text = _markdown(table, figures, grid, preset)
     notes = mixed_configurations(results) + [
-        f"{name} cannot be read: {why}" for name, why in unreadable
+        f"{name} cannot be read: {why}" for name, why in [*unreadable, *without_policy]
     ]
     text += "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
     out.mkdir(parents=True, exist_ok=True)
@@ -206,6 +209,7 @@ def _details(table: PaperTable, figures: Sequence[Figures]) -> str:
         for name in rows[0]
         if not (name == "of the best script" and all(f.ceiling is None for f in figures))
         and not (name == "diversity" and all(f.diversity is None for f in figures))
+        and not (name == "Wasserstein" and all(f.wasserstein is None for f in figures))
     ]
     return markdown_table(shown, [[row[name] for name in shown] for row in rows])
 
@@ -236,6 +240,7 @@ def _row(table: PaperTable, f: Figures) -> dict[str, str]:
         "kept": _text(f.kept, ".3f"),
         "of the best script": _text(share, ".2f", of_ceiling),
         "diversity": _text(f.diversity, ".3f"),
+        "Wasserstein": _text(f.wasserstein, ".3f"),
         **(aims if table.over_maximum else {"paper": aims["paper"]}),
         "CPU-s per run": _text(f.cpu_seconds / len(f.finished) if f.finished else None, ".1f"),
         "ended": ", ".join(f"{count} {why}" for why, count in f.ended.items()) or "–",

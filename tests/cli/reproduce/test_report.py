@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toys.grid_runs import GRID, TABLE, fake
 
 from diffsurrogate.__main__ import main
+from diffsurrogate.actor_critic.diversity import policy_diversity
 from diffsurrogate.cli.reproduce.shacpp import published
 from diffsurrogate.cli.reproduce.table import Cell
+from diffsurrogate.trained_policy import load_policy
+from diffsurrogate.training.run_folder import RunFolder
 
 
 def report(out: Path, *options: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -146,3 +150,38 @@ def test_the_papers_figures():
     assert figure("dispersion", 3, "shac", "mlp") is None
     assert figure("dispersion", 20, "shac++", "mlp") is None
     assert figure("dispersion", 3, "mappo", "mlp") is None
+
+
+def test_policies_of_a_row_are_compared_on_the_same_states(tmp_path):
+    """States of both runs, an equal number of each; where agents see each other there is none."""
+    row = ["--tasks", "sampling", "--agents", "3", "--networks", "mlp"]
+    runs = {}
+    for method, seed in (("mappo", 1), ("mappo", 2), ("ppo", 1)):
+        run = tmp_path / "default" / f"sampling-3-{method}-mlp-{seed}"
+        command = ["train", method, "paper/sampling", "--agents", "3", "--seed", str(seed)]
+        command += ["--out", str(run), "--num-envs", "4", "--total-steps", "128"]
+        command += [
+            "--film-steps",
+            "0",
+            "--eval-envs",
+            "2",
+            "--eval-steps",
+            str(10 * seed),
+            "--stop-at",
+            "None",
+        ]
+        assert main(command) == 0
+        runs[method, seed] = run
+    first, second = (RunFolder(runs["mappo", seed]).seen() for seed in (1, 2))
+    assert (first.shape, second.shape) == ((20, 3, first.shape[-1]), (40, 3, first.shape[-1]))
+    assert RunFolder(runs["ppo", 1]).seen() is None
+    states = torch.cat([first, second[::2]])
+    policies = [load_policy(runs["mappo", seed], which="last").actor for seed in (1, 2)]
+    command = [*TABLE, *row, "--methods", "ppo", "mappo", "--seeds", "1", "2"]
+    assert main([*command, "--out", str(tmp_path), "--report-only"]) == 0
+    cells = {c["method"]: c for c in json.loads((tmp_path / "table1.json").read_text())["cells"]}
+    for name, distance in (("diversity", "jensen-shannon"), ("wasserstein", "wasserstein")):
+        values = [policy_diversity(policy, states, distance=distance) for policy in policies]
+        assert cells["mappo"][name] == pytest.approx(sum(values) / 2)
+        assert cells["ppo"][name] is None
+    assert "| diversity | Wasserstein |" in (tmp_path / "table1.md").read_text()
