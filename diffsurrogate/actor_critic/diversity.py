@@ -1,6 +1,7 @@
 """System Neural Diversity of a trained policy's agents (arXiv:2305.02128)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,27 +9,37 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import Actor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
-from diffsurrogate.functional.distances import choices_diversity, gaussian_diversity
+from diffsurrogate.functional.distances import (
+    choices_diversity,
+    gaussian_diversity,
+    gaussian_jensen_shannon_diversity,
+)
 
+Distance = Literal["jensen-shannon", "wasserstein"]
 _CHUNK = 2**22
 """Largest number of values compared at a time."""
+_SAMPLES = 64
+"""Of a Gaussian, and as many mirrored ones, for a Jensen-Shannon distance."""
 
 
 @torch.no_grad()
-def policy_diversity(actor: Actor, obs: Tensor) -> float:
+def policy_diversity(actor: Actor, obs: Tensor, *, distance: Distance | None = None) -> float:
     """Return the mean distance between two agents' action distributions on the same observation.
 
-    Discrete actions: the Jensen-Shannon distance, from 0 (all agents alike) to 1. Continuous ones:
-    the Wasserstein distance of the Gaussians over normalised actions, before squashing.
+    It depends on the observations: compare policies on the same ones.
 
     Args:
         actor: a policy whose agents see their own features only, such as `IPPO(env).predictor`.
         obs: (*batch, agent, obs_dim), such as from `visited`; every agent's policy is evaluated on
             the observations of all agents.
+        distance: jensen-shannon, from 0 (all agents alike) to 1, of Gaussians by samples; or
+            wasserstein, of Gaussians over normalised actions before squashing. None for
+            jensen-shannon if actions are discrete, wasserstein if they are continuous.
 
     Raises:
-        UsageError: there are fewer than 2 agents or no observations, the policy is recurrent, or
-            an agent's action depends on the other agents.
+        UsageError: there are fewer than 2 agents or no observations, the policy is recurrent, an
+            agent's action depends on the other agents, or `distance` is wasserstein of discrete
+            actions.
 
     Example:
         >>> from diffsurrogate import IPPO, make
@@ -46,17 +57,37 @@ def policy_diversity(actor: Actor, obs: Tensor) -> float:
     reason = why_not_comparable(actor)
     if reason is not None:
         raise UsageError(f"diversity compares agents on the same observation, but {reason}")
+    if distance == "wasserstein" and actor.discrete:
+        raise UsageError(
+            "distance is wasserstein, which is of Gaussians, but actions are discrete; use "
+            "jensen-shannon"
+        )
     total, seen = 0.0, obs.reshape(-1, 1, features)
-    act_dim = actor.action_space.scale.shape[-1]
-    for part in seen.split(max(1, _CHUNK // (agents * agents * act_dim))):
-        seen_by_all = part.expand(-1, agents, -1)
-        if actor.discrete:
-            value = choices_diversity(actor(seen_by_all).softmax(-1))
-        else:
-            mean, log_std = actor.gaussian(seen_by_all)
-            value = gaussian_diversity(mean, log_std.exp().expand_as(mean))
-        total += float(value) * len(part)
+    noise = None
+    if distance == "jensen-shannon" and not actor.discrete:
+        noise = _noise(actor.action_space.scale)
+    compared = agents * agents * actor.action_space.scale.shape[-1]
+    compared *= 1 if noise is None else len(noise)
+    for part in seen.split(max(1, _CHUNK // compared)):
+        total += float(_diversity(actor, part.expand(-1, agents, -1), noise)) * len(part)
     return total / len(seen)
+
+
+def _diversity(actor: Actor, obs: Tensor, noise: Tensor | None) -> Tensor:
+    if actor.discrete:
+        return choices_diversity(actor(obs).softmax(-1))
+    mean, log_std = actor.gaussian(obs)
+    std = log_std.exp().expand_as(mean)
+    if noise is None:
+        return gaussian_diversity(mean, std)
+    return gaussian_jensen_shannon_diversity(mean, std, noise)
+
+
+def _noise(like: Tensor) -> Tensor:
+    """Return standard normal rows (sample, act_dim), always the same, each with its mirror."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(_SAMPLES, like.shape[-1], generator=generator).to(like)
+    return torch.cat([noise, -noise])
 
 
 def why_not_comparable(actor: Actor) -> str | None:

@@ -47,6 +47,8 @@ Worthwhile = Callable[[dict[str, Any]], bool]
 """Is given an evaluation with its `env_steps`, and says whether to go on."""
 _WATCHED = 8
 """Envs of the last evaluation whose observations the policy's diversity is measured on."""
+_KEPT = 256
+"""States among these that are kept, for the policies of other runs."""
 
 
 def train(options: TrainOptions, worthwhile: Worthwhile | None = None) -> int:
@@ -403,6 +405,9 @@ class _Session:
             return policy(obs)
 
         final = self._timed_evaluation(watched, FINAL_SEED)
+        states = torch.stack(seen).flatten(0, 1)
+        some = torch.linspace(0, len(states) - 1, min(_KEPT, len(states))).long()
+        self.folder.write_seen(states[some])
         return final, policy_diversity(self.agent.predictor, torch.stack(seen))
 
     def _film(self, file: Path) -> str:

@@ -38,6 +38,31 @@ def wasserstein_distance(
     return ((mean - other_mean).square() + (std - other_std).square()).sum(-1).sqrt()
 
 
+def gaussian_jensen_shannon_distance(
+    mean: Float[Tensor, "*b act"],
+    std: Float[Tensor, "*b act"],
+    other_mean: Float[Tensor, "*b act"],
+    other_std: Float[Tensor, "*b act"],
+    noise: Float[Tensor, "sample act"],
+) -> Float[Tensor, "*b"]:
+    r"""Estimate the Jensen-Shannon distance of diagonal Gaussians, in [0, 1].
+
+    The divergence has no closed form; it is the mean of $\log_2 \frac{2 p}{p + q}$ over samples of
+    $p$, and likewise of $q$, which are $\mu + \sigma \epsilon$ for each row $\epsilon$ of `noise`.
+    A squashing that both have in common does not change it.
+    """
+
+    def divergence(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        sample = a.unsqueeze(-2) + b.unsqueeze(-2) * noise
+        own = (-0.5 * noise.square() - b.unsqueeze(-2).log()).sum(-1)
+        away = (sample - c.unsqueeze(-2)) / d.unsqueeze(-2)
+        other = (-0.5 * away.square() - d.unsqueeze(-2).log()).sum(-1)
+        return (own - torch.logaddexp(own, other)).mean(-1) / math.log(2) + 1
+
+    one = divergence(mean, std, other_mean, other_std)
+    return ((one + divergence(other_mean, other_std, mean, std)) / 2).clamp(0, 1).sqrt()
+
+
 def choices_diversity(probability: Float[Tensor, "*b agent act_dim"]) -> Float[Tensor, ""]:
     """Return the mean Jensen-Shannon distance between agents (HyperMARL, section 5.1.4).
 
@@ -59,6 +84,23 @@ def gaussian_diversity(
     """
     (mean, other_mean), (std, other_std) = _pairs(mean), _pairs(std)
     return wasserstein_distance(mean, std, other_mean, other_std).mean()
+
+
+def gaussian_jensen_shannon_diversity(
+    mean: Float[Tensor, "*b agent act"],
+    std: Float[Tensor, "*b agent act"],
+    noise: Float[Tensor, "sample act"],
+) -> Float[Tensor, ""]:
+    """Return the mean Jensen-Shannon distance between agents' Gaussians (HyperMARL, appendix A).
+
+    Args:
+        mean: by agent, on the same observation; at least 2 agents.
+        std: likewise.
+        noise: standard normal, for samples of all of them.
+    """
+    (mean, other_mean), (std, other_std) = _pairs(mean), _pairs(std)
+    distance = gaussian_jensen_shannon_distance(mean, std, other_mean, other_std, noise)
+    return distance.mean()
 
 
 def _pairs(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import advice, load_checkpoint, save_checkpoint, writing
@@ -22,7 +23,8 @@ class RunFolder:
     """The files of a run, written so that a killed process loses nothing.
 
     `config.json`, `metrics.csv` (one row per update), TensorBoard events, `checkpoints/last.pt`
-    and `best.pt`, a copy of the metrics beside them, `summary.json`. One process at a time may
+    and `best.pt`, `seen.pt` with observations of the last evaluation, a copy of the metrics beside
+    them, `summary.json`. One process at a time may
     train into it (`lock`); others may read.
     """
 
@@ -31,6 +33,7 @@ class RunFolder:
         self.path = path
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.best_path = path / "checkpoints" / "best.pt"
+        self.seen_path = path / "checkpoints" / "seen.pt"
         self._metrics = MetricsFile(path / "metrics.csv", path / "checkpoints" / "metrics.csv")
         self._events: Any = None
         self._purge_step: int | None = None
@@ -169,6 +172,21 @@ class RunFolder:
             UsageError: there is none, or it is damaged or not a checkpoint.
         """
         return load_checkpoint(self.best_path if best else self.checkpoint_path, device)
+
+    def write_seen(self, obs: Tensor) -> None:
+        """Keep observations (state, agent, obs_dim), on which to compare policies of runs."""
+        save_checkpoint(self.seen_path, {"obs": obs.cpu()})
+
+    def seen(self) -> Tensor | None:
+        """Return the observations that were kept, or None.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        if not self.seen_path.is_file():
+            return None
+        obs: Tensor = load_checkpoint(self.seen_path)["obs"]
+        return obs
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`, with versions and the class of machine."""

@@ -14,6 +14,7 @@ from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.distances import (
     choices_diversity,
+    gaussian_jensen_shannon_distance,
     jensen_shannon_distance,
     wasserstein_distance,
 )
@@ -38,6 +39,25 @@ def test_wasserstein_by_hand():
     std, wide = torch.ones(1, 2), torch.tensor([[13.0, 1.0]])
     assert wasserstein_distance(mean, std, other, std).tolist() == [5]
     assert wasserstein_distance(mean, std, other, wide).tolist() == [13]
+
+
+def test_jensen_shannon_of_gaussians_is_that_of_their_densities():
+    """Of one action, by sums over a fine grid; 1 where they have nothing in common."""
+    grid = torch.linspace(-30, 30, 60_001, dtype=torch.float64)
+    noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+
+    def density(mean: float, std: float) -> torch.Tensor:
+        found = torch.distributions.Normal(mean, std).log_prob(grid).exp()
+        return (found / found.sum()).float()
+
+    for mean, std in ((1.0, 1.0), (0.0, 3.0), (2.0, 0.5), (20.0, 1.0), (0.0, 1.0)):
+        expected = jensen_shannon_distance(density(0, 1), density(mean, std)).item()
+        one, other = (torch.zeros(1), torch.ones(1)), (torch.tensor([mean]), torch.tensor([std]))
+        both = [
+            gaussian_jensen_shannon_distance(*one, *other, noise).item(),
+            gaussian_jensen_shannon_distance(*other, *one, noise).item(),
+        ]
+        assert both == pytest.approx([expected, expected], abs=0.01)
 
 
 def test_diversity_is_the_mean_over_pairs_and_observations():
@@ -67,6 +87,18 @@ def test_a_policy_of_constants_has_the_distance_of_constants():
     set_answers(policy, [[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     obs = torch.randn(11, ENVS, AGENTS, OBS)
     assert policy_diversity(policy, obs) == pytest.approx(10 / 3)
+
+
+def test_policies_in_boxes_have_a_jensen_shannon_distance_too():
+    """Agents 0 and 2 are alike; agent 1 is 50 deviations away: two pairs of three at 1."""
+    policy = actor("separate")
+    set_answers(policy, [[0.0, 0.0], [30.0, 40.0], [0.0, 0.0]])
+    obs = torch.randn(11, ENVS, AGENTS, OBS)
+    value = policy_diversity(policy, obs, distance="jensen-shannon")
+    assert value == pytest.approx(2 / 3)
+    assert policy_diversity(policy, obs, distance="wasserstein") == policy_diversity(policy, obs)
+    with pytest.raises(UsageError, match="use jensen-shannon"):
+        policy_diversity(actor("separate", discrete=True), obs, distance="wasserstein")
 
 
 def test_a_deterministic_discrete_policy_has_the_share_of_differing_pairs_as_diversity():

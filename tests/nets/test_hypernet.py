@@ -111,6 +111,21 @@ def test_every_agent_of_a_new_mlp_hypernetwork_is_as_large_as_an_orthogonal_netw
         assert not torch.equal(weight[0], weight[1])
 
 
+def test_an_agent_of_a_new_mlp_hypernetwork_is_no_orthogonal_network():
+    """A sum of orthogonal matrices has singular values from 0 to 2 and more times the gain, where
+    an orthogonal one of gain √2 has √2 alone; an agent's mean square is not far from 2."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        config = HyperMLPConfig(hidden=(64, 64), identity_size=4)
+        for weight, _ in build_net(config, 4, 64, 9).generate()[:2]:
+            singular = torch.linalg.svdvals(weight) / math.sqrt(2)  # (agent, 64)
+            assert singular.min() < 0.2
+            assert 1.5 < singular.max() < 2.5
+            square = singular.square().mean(-1)
+            assert 0.3 < square.min() and square.max() < 1.8
+            assert square.mean().item() == pytest.approx(1.0, abs=0.1)
+
+
 def test_learned_identities_start_orthogonal_with_length_sqrt_2():
     identity = orthogonal_identity(3, 5)
     torch.testing.assert_close(identity @ identity.T, 2 * torch.eye(3))

@@ -1,7 +1,7 @@
 """`diffsurrogate reproduce`: a paper's table as a grid of trainings, whole or in part."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,12 +128,12 @@ def reproduce(options: ReproduceOptions) -> int:
         options.preset,
     )
     runs = _runs(table, options, cells)
-    notes = [f"left out, as {reason}: {', '.join(names)}" for reason, names in left_out.items()]
-    print("".join(f"{note}\n" for note in notes), end="")
+    for reason, those in left_out.items():
+        print(f"left out, as {reason}: {', '.join(cell.name for cell in those)}")
     if not runs:
         raise UsageError("nothing is left to train; ask for other methods, networks or agents")
     if options.report_only:
-        _report(table, options, cells, notes)
+        _report(table, options, cells, left_out)
         return 0
     if options.dry_run:
         states = states_of(runs)
@@ -153,7 +153,7 @@ def reproduce(options: ReproduceOptions) -> int:
         print(f"  {_again(options)}")
         return 128 + pool.signal
     try:
-        _report(table, options, cells, notes)
+        _report(table, options, cells, left_out)
     finally:  # the disk may be full for the table as well
         for run, why in failed.items():
             print(f"\nfailed ({why}): {run.title}, whose log {run.log} ends:")
@@ -183,12 +183,16 @@ def _runs(table: PaperTable, options: ReproduceOptions, cells: Sequence[Cell]) -
 
 
 def _report(
-    table: PaperTable, options: ReproduceOptions, cells: Sequence[Cell], notes: Sequence[str]
+    table: PaperTable,
+    options: ReproduceOptions,
+    cells: Sequence[Cell],
+    left_out: Mapping[str, Sequence[Cell]],
 ) -> None:
     from diffsurrogate.cli.reproduce.report import write_table  # the import takes seconds
 
     seeds, folder = tuple(dict.fromkeys(options.seeds or table.seeds)), options.folder
-    text = write_table(table, folder, options.preset, cells, seeds, options.ceilings, notes)
+    others = [cell for those in left_out.values() for cell in those]
+    text = write_table(table, folder, options.preset, cells, seeds, options.ceilings, others)
     more = folder / f"{table.name}.md"
     print(f"\n{text.split('## Cell')[0]}{more} has more, pictures beside it")
 

@@ -1,20 +1,25 @@
 """What a grid has trained: its runs, and what each cell of the table comes to."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
+from torch import Tensor
 
+from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.actor_critic.diversity import Distance, policy_diversity
 from diffsurrogate.cli.options import NOT_LEARNED_BY, TrainOptions
 from diffsurrogate.cli.report.table import interquartile_mean
 from diffsurrogate.cli.reproduce.figures import Curve
 from diffsurrogate.cli.reproduce.table import Cell, PaperTable
 from diffsurrogate.config import differences
 from diffsurrogate.errors import UsageError
+from diffsurrogate.trained_policy import load_policy
 from diffsurrogate.training.run_folder import RunFolder, read_json
 
 _MAY_DIFFER = NOT_LEARNED_BY | {"seed", "checkpoint_every"}
@@ -28,13 +33,13 @@ class Result:
     seed: int
     config: dict[str, Any]
     summary: dict[str, Any] | None
-    """None while it is not finished, and then so are the next four."""
+    """None while it is not finished, and then so are the next two, and `cpu_seconds`."""
     value: float | None
     """Return of the policy at the end, in new episodes: over the true maximum, or of one agent."""
     kept: float | None
     """Of the policy that did best in the evaluations on the way, in the same new episodes."""
-    diversity: float | None
-    """How differently the agents act on one observation; None also where that is not known."""
+    comparable: bool
+    """Whether its agents can be compared on one observation."""
     cpu_seconds: float | None
     """Of training."""
     curve: Curve
@@ -61,7 +66,10 @@ class Figures:
     kept: float | None
     """Interquartile mean of what the policies kept in `best.pt` earn."""
     diversity: float | None
-    """Mean of the policies' diversity, of those that have one."""
+    """Mean Jensen-Shannon distance of agents, over seeds, on states that all runs of the row have
+    in common; None where agents cannot be compared, or no run of the row kept its states."""
+    wasserstein: float | None
+    """The same with the Wasserstein distance; None also where actions are discrete."""
     by_row: float | None
     """Over the best cell of the row."""
     row_complete: bool
@@ -116,16 +124,15 @@ def _result(run: RunFolder, table: PaperTable) -> Result:
         raise UsageError(f"it is a run of {' '.join(map(str, had))}, against its name")
     summary = run.summary()
     over, agents = table.over_maximum, int((summary or {}).get("agents", 1))
-    known: dict[str, Any] = dict.fromkeys(("value", "kept", "diversity", "cpu_seconds"))
+    known: dict[str, Any] = dict.fromkeys(("value", "kept", "cpu_seconds"))
     if summary is not None:
         known["value"] = _return_in(summary, over, agents)
         known["kept"] = _return_in(summary["best_policy"], over, agents)
-        diversity = summary.get("diversity")
-        known["diversity"] = None if diversity is None else float(diversity)
         known["cpu_seconds"] = float(summary["cpu_seconds"])
     held = summary is not None and "reached" in summary["stopped"]
     curve = _curve(run, over, agents, held)
     config = options.to_json()
+    known["comparable"] = summary is not None and summary.get("diversity") is not None
     return Result(cell=cell, seed=seed, config=config, summary=summary, curve=curve, **known)
 
 
@@ -175,11 +182,53 @@ def read_ceilings(file: Path | None) -> Ceilings:
     return ceilings
 
 
+Diversities = Mapping[tuple[Cell, int], Mapping[Distance, float]]
+
+
+def diversities_of(
+    folder: Path, results: Sequence[Result]
+) -> tuple[Diversities, list[tuple[str, str]]]:
+    """Return how differently the agents of each run act, and the runs that cannot be read.
+
+    Policies are compared on the same states: an equal number from each run in the same row.
+    """
+    rows: dict[Any, dict[tuple[Cell, int], tuple[Actor, Tensor]]] = {}
+    unreadable = []
+    for result in results:
+        run = folder / f"{result.cell.name}-{result.seed}"
+        try:
+            seen = RunFolder(run).seen() if result.comparable else None
+            if seen is None:
+                continue
+            actor = load_policy(run, which="last").actor
+        except UsageError as error:
+            unreadable.append((run.name, " ".join(str(error).split())))
+            continue
+        assert isinstance(actor, Actor)  # agents of Stable-Baselines3 are not comparable
+        row = rows.setdefault((result.cell.row, seen.shape[1:]), {})
+        row[result.cell, result.seed] = actor, seen
+    found: dict[tuple[Cell, int], Mapping[Distance, float]] = {}
+    for row in rows.values():
+        fewest = min(len(seen) for _, seen in row.values())
+        states = torch.cat([seen[:: len(seen) // fewest][:fewest] for _, seen in row.values()])
+        found |= {key: _diversities(actor, states) for key, (actor, _) in row.items()}
+    return found, unreadable
+
+
+def _diversities(actor: Actor, states: Tensor) -> Mapping[Distance, float]:
+    distances: tuple[Distance, ...] = ("jensen-shannon", "wasserstein")
+    return {
+        distance: policy_diversity(actor, states, distance=distance)
+        for distance in distances[: 1 if actor.discrete else 2]
+    }
+
+
 def figures_of(
     table: PaperTable,
     wanted: Iterable[tuple[Cell, int]],
     results: Sequence[Result],
     ceilings: Ceilings,
+    diversities: Diversities,
 ) -> list[Figures]:
     """Return what each cell comes to, in the table's order."""
     seeds: dict[Cell, set[int]] = {}
@@ -216,7 +265,8 @@ def figures_of(
                 low=low,
                 high=high,
                 kept=_of(stats.trim_mean, _known(run.kept for run in those.values()), 0.25),
-                diversity=_of(np.mean, _known(run.diversity for run in those.values())),
+                diversity=_mean_distance(diversities, cell, "jensen-shannon"),
+                wasserstein=_mean_distance(diversities, cell, "wasserstein"),
                 by_row=mean / best if has_share and mean is not None else None,
                 row_complete=all(len(runs[other]) == len(seeds[other]) for other in row),
                 paper=table.published(cell),
@@ -230,6 +280,11 @@ def figures_of(
             )
         )
     return figures
+
+
+def _mean_distance(diversities: Diversities, cell: Cell, distance: Distance) -> float | None:
+    own = [found.get(distance) for (of, _), found in diversities.items() if of == cell]
+    return _of(np.mean, _known(own))
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

@@ -114,8 +114,8 @@ class PaperTable:
         networks: tuple[Network, ...] | None,
         variants: tuple[str, ...] | None,
         preset: Preset,
-    ) -> tuple[list[Cell], dict[str, list[str]]]:
-        """Return the cells asked for, and by reason the names of those that make no sense.
+    ) -> tuple[list[Cell], dict[str, list[Cell]]]:
+        """Return the cells asked for, and by reason those that make no sense.
 
         None asks for all, or for what the paper has.
 
@@ -125,7 +125,7 @@ class PaperTable:
         self._refuse_unknown("task", tasks, self.tasks)
         self._refuse_unknown("variant", variants, self.variants)
         ways = ("", *self.variants) if variants is None else ("", *variants)
-        cells, left_out = [], dict[str, list[str]]()
+        cells, left_out = [], dict[str, list[Cell]]()
         for task in dict.fromkeys(tasks or self.tasks):
             own = self.tasks[task].agents
             counts: list[int | None] = list(dict.fromkeys(agents or own)) if own else [None]
@@ -138,12 +138,16 @@ class PaperTable:
                 if not way or method in self.variants[way]
             ]
             for cell in sorted(set(asked), key=self.place):
-                reason = self._impossible(cell) or self.why_left_out(cell, preset)
+                reason = self.why_not(cell, preset)
                 if reason is None:
                     cells.append(cell)
                 else:
-                    left_out.setdefault(reason, []).append(cell.name)
+                    left_out.setdefault(reason, []).append(cell)
         return cells, left_out
+
+    def why_not(self, cell: Cell, preset: Preset) -> str | None:
+        """Return why a cell cannot be trained or makes no sense; None if it can and does."""
+        return self._impossible(cell) or self.why_left_out(cell, preset)
 
     def place(self, cell: Cell) -> tuple[int, ...]:
         """Sorts cells as the table reads."""

@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys.grid_runs import GRID, fake
+import torch
+from toys.grid_runs import GRID, TABLE, fake
 
 from diffsurrogate.__main__ import main
+from diffsurrogate.actor_critic.diversity import policy_diversity
 from diffsurrogate.cli.reproduce.shacpp import published
 from diffsurrogate.cli.reproduce.table import Cell
+from diffsurrogate.trained_policy import load_policy
+from diffsurrogate.training.run_folder import RunFolder
 
 
 def report(out: Path, *options: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -45,7 +49,7 @@ def test_the_table_by_hand(tmp_path):
     }
     assert shac["cpu_seconds"] == 60
     assert (ppo["finished"], ppo["missing"]) == ([1, 2, 3], [])
-    assert "| dispersion | 1 | 0.30 | 0.80 |" in text
+    assert "| dispersion | 1 | 0.30 (3/3) | 0.80 (3/3) |" in text
     assert "| dispersion | 1 | 0.38 (1.00) | 1.00 (1.00) |" in text
     assert "| 0.50 of 0.60 | 0.38 | 1.00 | 0.72 | 0/3 | – | – | 20.0 | 3 all steps taken |" in text
     assert "†" not in text[text.index("## Return") :]
@@ -87,10 +91,34 @@ def test_unfinished_cells_are_marked_and_never_averaged_in_silence(tmp_path):
     assert (cells["shac++"]["mean"], cells["shac++"]["missing"]) == (None, [1, 2, 3])
     assert cells["shac"]["finished"] == [4, 5]
     assert "3 of 8 runs finished" in text
-    assert "| dispersion | 1 | 0.20† | 1.00 | … |" in text
-    assert "| dispersion | 1 | 0.20† (1.00) | 1.00† | … (1.00) |" in text
+    assert "| dispersion | 1 | 0.20 (1/3) | 1.00 (2/2) | not run |" in text
+    assert "| dispersion | 1 | 0.20† (1.00) | 1.00† | not run (1.00) |" in text
     assert "dispersion-1-shac-mlp mixes configurations, seeds 4 and 5: num_envs 4 and 5" in text
     assert "dispersion-1-ppo-mlp-9 cannot be read" in text
+
+
+def test_every_cell_has_a_figure_with_its_seeds_or_tells_why_there_is_none(tmp_path):
+    fake(tmp_path, "ppo", 42, 0.2)
+    fake(tmp_path, "mappo", 42, 0.9, done=False)
+    fake(tmp_path, "shac++", 42, 0.8)
+    assert main([*TABLE, "--out", str(tmp_path), "--report-only"]) == 0
+    text = (tmp_path / "table1.md").read_text()
+    returns = text[text.index("## Return") : text.index("## By the paper's")]
+    rows = [line.strip("| ").split(" | ") for line in returns.splitlines() if line[:1] == "|"][2:]
+    assert len(rows) == 12
+    cells = [cell for row in rows for cell in row[2:]]
+    counts = {cell: cells.count(cell) for cell in cells}
+    assert counts == {
+        "0.20 (1/3)": 1,
+        "0.80 (1/3)": 1,
+        "unfinished": 1,
+        "– [1]": 12,  # SHAC on Dispersion and Discovery, with either network
+        "– [2]": 4 * 5 - 2,  # the Transformer of a single agent, which SHAC has no gradient for
+        "not run": 120 - 33,
+    }
+    assert "- [1] its reward counts, and a count has no gradient" in returns
+    assert "- [2] there is nobody to attend to" in returns
+    assert "| dispersion | 3 | not run (0.22) |" in text
 
 
 @pytest.mark.parametrize(("there", "advice"), [(False, "there is no grid"), (True, "is a file")])
@@ -122,3 +150,38 @@ def test_the_papers_figures():
     assert figure("dispersion", 3, "shac", "mlp") is None
     assert figure("dispersion", 20, "shac++", "mlp") is None
     assert figure("dispersion", 3, "mappo", "mlp") is None
+
+
+def test_policies_of_a_row_are_compared_on_the_same_states(tmp_path):
+    """States of both runs, an equal number of each; where agents see each other there is none."""
+    row = ["--tasks", "sampling", "--agents", "3", "--networks", "mlp"]
+    runs = {}
+    for method, seed in (("mappo", 1), ("mappo", 2), ("ppo", 1)):
+        run = tmp_path / "default" / f"sampling-3-{method}-mlp-{seed}"
+        command = ["train", method, "paper/sampling", "--agents", "3", "--seed", str(seed)]
+        command += ["--out", str(run), "--num-envs", "4", "--total-steps", "128"]
+        command += [
+            "--film-steps",
+            "0",
+            "--eval-envs",
+            "2",
+            "--eval-steps",
+            str(10 * seed),
+            "--stop-at",
+            "None",
+        ]
+        assert main(command) == 0
+        runs[method, seed] = run
+    first, second = (RunFolder(runs["mappo", seed]).seen() for seed in (1, 2))
+    assert (first.shape, second.shape) == ((20, 3, first.shape[-1]), (40, 3, first.shape[-1]))
+    assert RunFolder(runs["ppo", 1]).seen() is None
+    states = torch.cat([first, second[::2]])
+    policies = [load_policy(runs["mappo", seed], which="last").actor for seed in (1, 2)]
+    command = [*TABLE, *row, "--methods", "ppo", "mappo", "--seeds", "1", "2"]
+    assert main([*command, "--out", str(tmp_path), "--report-only"]) == 0
+    cells = {c["method"]: c for c in json.loads((tmp_path / "table1.json").read_text())["cells"]}
+    for name, distance in (("diversity", "jensen-shannon"), ("wasserstein", "wasserstein")):
+        values = [policy_diversity(policy, states, distance=distance) for policy in policies]
+        assert cells["mappo"][name] == pytest.approx(sum(values) / 2)
+        assert cells["ppo"][name] is None
+    assert "| diversity | Wasserstein |" in (tmp_path / "table1.md").read_text()
