@@ -47,7 +47,7 @@ class Window:
     continue_prob: Tensor | None = None
     """(time, env) `1 - terminated`, with the gradient of the termination model if there is one."""
     actor_hidden: Tensor | None = None
-    """(time, env, agent, hidden): hidden states of a recurrent policy before each step, zero
+    """(time, env, agent, feature): hidden states of a recurrent policy before each step, zero
     where an episode starts; None of others."""
     critic_hidden: Tensor | None = None
     """The same of a recurrent critic."""
