@@ -247,7 +247,7 @@ class Actor(nn.Module):
         Returns:
             (*batch, agent).
         """
-        return self._log_density(self._output_of(obs, past), action, noise_state)
+        return self._log_density(self._output_given(obs, action, past), action, noise_state)
 
     def entropy(
         self, obs: Tensor, action: Tensor | None = None, past: Recurrence | None = None
@@ -258,11 +258,12 @@ class Actor(nn.Module):
 
         Args:
             obs: (*batch, agent, obs_dim).
-            action: (*batch, agent, act_dim), used only if agents act one after another.
+            action: (*batch, agent, act_dim), used only if agents act one after another; None for
+                the deterministic one.
             past: of a recurrent policy.
         """
         fixed = not (self.discrete or self.config.squash or self.state_dependent_std)
-        return self._entropy_of(obs if fixed else self._output_of(obs, past))
+        return self._entropy_of(obs if fixed else self._output_given(obs, action, past))
 
     def evaluate_actions(
         self,
@@ -272,7 +273,7 @@ class Actor(nn.Module):
         past: Recurrence | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return `log_prob` and `entropy` by one pass through the network."""
-        out = self._output_of(obs, past)
+        out = self._output_given(obs, action, past)
         return self._log_density(out, action, noise_state), self._entropy_of(out)
 
     def exploring(
@@ -337,6 +338,10 @@ class Actor(nn.Module):
         """Return logits, or means and, if they depend on the state, log standard deviations."""
         inputs = self._inputs(obs)
         return self._masked(self.net(inputs), inputs)
+
+    def _output_given(self, obs: Tensor, action: Tensor | None, past: Recurrence | None) -> Tensor:
+        """Return `_output_of`; of agents that act one after another, given the actions before."""
+        return self._output_of(obs, past)
 
     def _gaussian(self, out: Tensor, agents: slice = _ALL) -> tuple[Tensor, Tensor]:
         """Return means and log standard deviations of the network's output."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig, gumbel
-from diffsurrogate.actor_critic.exploration import NoiseState
 from diffsurrogate.actor_critic.recurrent import RecurrentActor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.functional.discrete_actions import one_hot_argmax, straight_through_one_hot
@@ -138,39 +137,6 @@ class AutoregressiveActor(Actor):
         """Return the deterministic action of agents that act in this order, by their indices."""
         return self._chain(obs, None, order)[0]
 
-    def log_prob(
-        self,
-        obs: Tensor,
-        action: Tensor,
-        noise_state: NoiseState | None = None,
-        past: Recurrence | None = None,
-    ) -> Tensor:
-        """Return log-densities (*batch, agent) of actions, each given those before it."""
-        each = self._each_given(obs, action)
-        return self._log_density(torch.cat(each, -2), action, noise_state)
-
-    def entropy(
-        self, obs: Tensor, action: Tensor | None = None, past: Recurrence | None = None
-    ) -> Tensor:
-        """Return entropies (*batch, agent), each given the actions before it.
-
-        Without `action`, given the deterministic ones.
-        """
-        if action is None:
-            return self._entropy_of(self._output_of(obs))
-        return self._entropy_of(torch.cat(self._each_given(obs, action), -2))
-
-    def evaluate_actions(
-        self,
-        obs: Tensor,
-        action: Tensor,
-        noise_state: NoiseState | None = None,
-        past: Recurrence | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return `log_prob` and `entropy`, each given the actions before it."""
-        out = torch.cat(self._each_given(obs, action), -2)
-        return self._log_density(out, action, noise_state), self._entropy_of(out)
-
     def log_std_of(self, agents: slice = slice(None)) -> Tensor:
         """Return log standard deviations, (agent, act_dim) if they are learned per agent."""
         if self.own_log_std is None:
@@ -236,6 +202,16 @@ class AutoregressiveActor(Actor):
     def _output_of(self, obs: Tensor, past: Recurrence | None = None) -> Tensor:
         return self._chain(obs, None)[1]  # given deterministic actions
 
+    def _output_given(self, obs: Tensor, action: Tensor | None, past: Recurrence | None) -> Tensor:
+        if action is None:
+            return self._output_of(obs)
+        inputs, seen = self._inputs(obs), self.seen(action)
+        each = [
+            self._output(agent, inputs, seen, self._acted_before(agent))
+            for agent in range(len(self.net))
+        ]
+        return torch.cat(each, -2)
+
     def _acted_before(self, agent: int) -> Tensor:
         """Return (agent,) 1 for agents that act before `agent`, else 0."""
         place = torch.empty_like(self.agent_order)
@@ -246,13 +222,6 @@ class AutoregressiveActor(Actor):
         own = slice(agent, agent + 1)
         out = self.net[agent](inputs[..., agent, :], seen, acted).unsqueeze(-2)
         return self._masked(out, inputs, own)
-
-    def _each_given(self, obs: Tensor, action: Tensor) -> list[Tensor]:
-        inputs, seen = self._inputs(obs), self.seen(action)
-        return [
-            self._output(agent, inputs, seen, self._acted_before(agent))
-            for agent in range(len(self.net))
-        ]
 
     def _chain(
         self, obs: Tensor, noise: Tensor | None, order: Sequence[int] | None = None
