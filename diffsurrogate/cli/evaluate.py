@@ -54,6 +54,8 @@ class RenderOptions:
     """Of the reset."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the last."""
+    untrained: bool = False
+    """Show the same episodes by the policy as it was before training, in a row above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def evaluate_run(options: EvaluateOptions) -> int:
 
 def render_run(options: RenderOptions) -> int:
     """Write the film."""
-    from diffsurrogate.cli.figures import film  # the import takes seconds
+    from diffsurrogate.cli.figures import Take, film  # the import takes seconds
 
     folder = RunFolder.open(options.run)
     trained = TrainOptions.from_json(folder.config)
@@ -111,8 +113,12 @@ def render_run(options: RenderOptions) -> int:
     env = filmed_env(trained, options.num_envs)
     state = folder.load(env.device, best=options.best)
     policy = TrainedPolicy(trained.recipe, state, env).on(env)
+    takes = [Take(policy, env, "trained" if options.untrained else "")]
+    if options.untrained:
+        beginner, same = trained.make()[0], filmed_env(trained, options.num_envs)
+        takes.insert(0, Take(beginner.policy(same), same, "before training"))
     out = options.out or options.run / "rollout.gif"
-    frames = film(policy, env, out, steps=options.steps, seed=options.seed)
+    frames = film(takes, out, steps=options.steps, seed=options.seed)
     print(f"{out}: {frames} frames")
     return 0
 

@@ -1,6 +1,7 @@
 """The curve and the film a run leaves behind; neither needs a display."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -49,50 +50,60 @@ def save_figure(figure: Figure, file: Path, dpi: int = 120) -> None:
     plt.close(figure)
 
 
-def film(
-    predict: Callable[[Tensor], Tensor],
-    env: MultiAgentVectorEnv,
-    file: Path,
-    *,
-    steps: int,
-    seed: int,
-) -> int:
-    """Film the first episodes of all envs of `env` side by side; return the number of frames.
+@dataclass(frozen=True)
+class Take:
+    """A policy to film on an env of its own, and what to write on the film."""
+
+    predict: Callable[[Tensor], Tensor]
+    env: MultiAgentVectorEnv
+    """Made to be rendered."""
+    title: str = ""
+
+
+def film(takes: Sequence[Take], file: Path, *, steps: int, seed: int) -> int:
+    """Film the first episodes of all envs side by side, a row per take; return the frames.
 
     Args:
-        predict: the policy.
-        env: made to be rendered.
+        takes: policies, below each other.
         file: a GIF, small and in few colours; or an MP4.
         steps: longest film.
-        seed: of the reset.
+        seed: of every reset.
 
     Raises:
         UsageError: the env cannot be rendered, there is no such folder, or the file's name ends in
             neither .gif nor .mp4, which needs the extra `video`.
     """
     gif = _is_gif(file)
-    if env.render_mode != "rgb_array":
+    if any(take.env.render_mode != "rgb_array" for take in takes):
         raise UsageError("this env cannot be rendered without a display")
     if not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent} to write {file.name} to; make it first")
-    env.reset(seed=seed)
-    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    pictures = list(env.render() or ())
-    frames = [_row(pictures, few_colours=gif)]
-    with torch.no_grad():
-        for _ in range(steps):
-            _, _, terminated, truncated, _ = env.step(predict(env.current_obs))
-            running &= ~(terminated | truncated)
-            fresh = env.render() or ()
-            for index in running.nonzero().flatten().tolist():
-                pictures[index] = fresh[index]  # an ended episode keeps its last picture
-            frames.append(_row(pictures, few_colours=gif))
-            if not bool(running.any()):
-                break
+    rows = [list(_pictures(take, steps, seed)) for take in takes]
+    rows = [row + row[-1:] * (max(map(len, rows)) - len(row)) for row in rows]
+    frames = [_stacked(frame, few_colours=gif) for frame in zip(*rows, strict=True)]
     shown = frames + frames[-1:] * 8  # rest at the end before it starts over
     with writing(file) as partial:
         (_write_gif if gif else _write_mp4)(shown, partial)
     return len(frames)
+
+
+def _pictures(take: Take, steps: int, seed: int) -> Iterator[Image.Image]:
+    """Yield a row of pictures of all envs after each step, until the last episode has ended."""
+    env = take.env
+    env.reset(seed=seed)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    pictures = list(env.render() or ())
+    yield _row(pictures, take.title)
+    for _ in range(steps):
+        with torch.no_grad():
+            _, _, terminated, truncated, _ = env.step(take.predict(env.current_obs))
+        running &= ~(terminated | truncated)
+        fresh = env.render() or ()
+        for index in running.nonzero().flatten().tolist():
+            pictures[index] = fresh[index]  # an ended episode keeps its last picture
+        yield _row(pictures, take.title)
+        if not bool(running.any()):
+            break
 
 
 def _is_gif(file: Path) -> bool:
@@ -126,12 +137,24 @@ def _write_mp4(frames: list[Image.Image], file: Path) -> None:
     out.close()
 
 
-def _row(pictures: list[Any], *, few_colours: bool) -> Image.Image:
-    """Put pictures beside each other, small."""
+def _row(pictures: list[Any], title: str) -> Image.Image:
+    """Put pictures beside each other, small, below a title if there is one."""
     images = [Image.fromarray(np.asarray(picture)) for picture in pictures]
     scale = 200 / images[0].height
     size = (round(images[0].width * scale), 200)
-    row = Image.new("RGB", ((size[0] + 4) * len(images) - 4, size[1]), "white")
+    top = 20 if title else 0
+    row = Image.new("RGB", ((size[0] + 4) * len(images) - 4, size[1] + top), "white")
+    ImageDraw.Draw(row).text((4, 2), title, fill="black", font_size=14)
     for index, image in enumerate(images):
-        row.paste(image.resize(size), (index * (size[0] + 4), 0))
-    return row.quantize(32, dither=Image.Dither.NONE) if few_colours else row
+        row.paste(image.resize(size), (index * (size[0] + 4), top))
+    return row
+
+
+def _stacked(rows: Sequence[Image.Image], *, few_colours: bool) -> Image.Image:
+    """Put rows below each other."""
+    height = sum(row.height + 4 for row in rows) - 4
+    frame, top = Image.new("RGB", (max(row.width for row in rows), height), "white"), 0
+    for row in rows:
+        frame.paste(row, (0, top))
+        top += row.height + 4
+    return frame.quantize(32, dither=Image.Dither.NONE) if few_colours else frame

@@ -412,12 +412,12 @@ class _Session:
 
     def _film(self, file: Path) -> str:
         """Film the policy; return the file, or why there is none: a run never fails for that."""
-        from diffsurrogate.cli.figures import film
+        from diffsurrogate.cli.figures import Take, film
 
         try:
             env = filmed_env(self.options, 4)
             policy, steps = self.agent.policy(env), self.options.film_steps
-            film(policy, env, file, steps=steps, seed=FINAL_SEED)
+            film([Take(policy, env)], file, steps=steps, seed=FINAL_SEED)
         except UsageError as error:
             return f"no {file.name}: {' '.join(str(error).split())}"
         return f"{file}"

@@ -81,6 +81,10 @@ def test_a_gymnasium_env_is_filmed(method, more, lamp, tmp_path, monkeypatch, ca
     with Image.open(out / "rollout.gif") as four, Image.open(tmp_path / "a.gif") as two:
         assert four.size == (4 * 304 - 4, 200)
         assert two.size == (2 * 304 - 4, 200)
+    both = ["--num-envs", "2", "--untrained", "--out", str(tmp_path / "both.gif")]
+    assert main(["render", str(out), *both]) == 0
+    with Image.open(tmp_path / "both.gif") as film:
+        assert film.size == (2 * 304 - 4, 2 * 220 + 4)
     if method != "ppo":
         return
     video = tmp_path / "a.mp4"
