@@ -23,8 +23,9 @@ def only(pattern: str) -> Path:
 
 
 def sources(folder: str) -> list[str]:
-    """Return the Python files under a folder of the checkout, relative to the checkout."""
-    return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).rglob("*.py"))]
+    """Return the Python files and stubs under a folder of the checkout, relative to it."""
+    files = (path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".pyi"))
+    return [path.relative_to(ROOT).as_posix() for path in sorted(files)]
 
 
 def main() -> None:

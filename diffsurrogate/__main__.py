@@ -1,74 +1,93 @@
-"""The command line."""
+"""The command line.
+
+A command's own modules are imported once it is chosen: importing torch takes seconds.
+"""
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Annotated, Any
+from pkgutil import resolve_name
+from typing import Annotated, Any, NamedTuple, Union
 
 import tyro
 
-from diffsurrogate.cli.arguments import (
-    ConfigUsage,
-    TrainUsage,
-    each_seed,
-    names_method_and_env,
-    parse,
-    read_train,
-    resumed,
-    wants_help,
-)
-from diffsurrogate.cli.config_file import print_config
-from diffsurrogate.cli.doctor.command import DoctorOptions, doctor
-from diffsurrogate.cli.envs import EnvsOptions, list_envs
-from diffsurrogate.cli.evaluate import (
-    CheckOptions,
-    EvaluateOptions,
-    ExportOptions,
-    RenderOptions,
-    check_env,
-    evaluate_run,
-    export_run,
-    render_run,
-)
-from diffsurrogate.cli.options import TrainOptions
-from diffsurrogate.cli.report.command import ReportOptions, report
-from diffsurrogate.cli.reproduce.command import ReproduceOptions, reproduce, split_extra
-from diffsurrogate.cli.sweep.command import SweepOptions, sweep
-from diffsurrogate.cli.train import train
-from diffsurrogate.distributed import first_on_machine, started_together
+from diffsurrogate.cli.parsing import parse, split_extra, wants_help
 from diffsurrogate.errors import UsageError
 
-_Train = Annotated[TrainUsage, tyro.conf.subcommand("train")]
-_Config = Annotated[ConfigUsage, tyro.conf.subcommand("config")]
-_Evaluate = Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")]
-_Render = Annotated[RenderOptions, tyro.conf.subcommand("render")]
-_Export = Annotated[ExportOptions, tyro.conf.subcommand("export")]
-_Report = Annotated[ReportOptions, tyro.conf.subcommand("report")]
-_Reproduce = Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
-_Sweep = Annotated[SweepOptions, tyro.conf.subcommand("sweep")]
-_Check = Annotated[CheckOptions, tyro.conf.subcommand("check-gradients")]
-_Doctor = Annotated[DoctorOptions, tyro.conf.subcommand("doctor")]
-_Envs = Annotated[EnvsOptions, tyro.conf.subcommand("envs")]
-_COMMANDS: dict[type, Callable[[Any], int]] = {
-    EvaluateOptions: evaluate_run,
-    RenderOptions: render_run,
-    ExportOptions: export_run,
-    ReportOptions: report,
-    ReproduceOptions: reproduce,
-    SweepOptions: sweep,
-    CheckOptions: check_env,
-    DoctorOptions: doctor,
-    EnvsOptions: list_envs,
+
+class _Command(NamedTuple):
+    """What a command is made of, as names: a module in `cli`, and what it defines."""
+
+    options: str
+    run: str
+    """What the command does with its options; returns the exit status."""
+    summary: str
+    """The first line of its help."""
+
+
+_COMMANDS = {
+    "train": _Command(
+        "arguments:TrainUsage",
+        "train:train",
+        "Train a policy, and leave a run folder with checkpoints, metrics, a curve and a GIF.",
+    ),
+    "config": _Command(
+        "arguments:ConfigUsage",
+        "config_file:print_config",
+        "Print the configuration in force as YAML, which `train --config FILE` takes.",
+    ),
+    "evaluate": _Command(
+        "evaluate:EvaluateOptions",
+        "evaluate:evaluate_run",
+        "Evaluate a run's policy: deterministic, whole first episodes, fixed seed.",
+    ),
+    "render": _Command(
+        "evaluate:RenderOptions",
+        "evaluate:render_run",
+        "Film a run's policy as a GIF or MP4; needs no display.",
+    ),
+    "export": _Command(
+        "evaluate:ExportOptions",
+        "evaluate:export_run",
+        "Write a run's policy as one ONNX or .pt2 file, which acts without diffsurrogate.",
+    ),
+    "report": _Command(
+        "report.command:ReportOptions",
+        "report.command:report",
+        "Sum up all runs below a folder: interquartile means and bootstrap intervals over seeds.",
+    ),
+    "reproduce": _Command(
+        "reproduce.command:ReproduceOptions",
+        "reproduce.command:reproduce",
+        "Train the cells of a paper's table, and set ours beside the paper's figures.",
+    ),
+    "sweep": _Command(
+        "sweep.command:SweepOptions",
+        "sweep.command:sweep",
+        'Search for hyperparameters by Optuna: pip install "diffsurrogate[sweep]".',
+    ),
+    "check-gradients": _Command(
+        "evaluate:CheckOptions",
+        "evaluate:check_env",
+        "Compare an env's own gradients with finite differences; status 1 if they disagree.",
+    ),
+    "doctor": _Command(
+        "doctor.command:DoctorOptions",
+        "doctor.command:doctor",
+        "Try an env out: spaces, determinism, rewards, gradients, how well models fit it.",
+    ),
+    "envs": _Command(
+        "envs:EnvsOptions",
+        "envs:list_envs",
+        "List the ids of envs, one per line; lines that begin with # are remarks.",
+    ),
 }
-"""What each runs; all return the exit status."""
+"""All there are, in the order of the help."""
 _PATIENCE = 10.0
 """Seconds in which torchrun ends a process once the first has refused the same."""
-_OfRuns = _Evaluate | _Render | _Export | _Report
-_Command = _Train | _Config | _OfRuns | _Reproduce | _Sweep | _Check | _Doctor | _Envs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,19 +106,21 @@ def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"diffsurrogate {version('diffsurrogate')}")
         return 0
+    if not arguments or arguments[0] not in _COMMANDS:
+        return _show_commands(arguments)
+    from diffsurrogate.distributed import first_on_machine, started_together
+
     try:
         several = any(word.partition("=")[0] == "--seeds" for word in arguments)
         if several and arguments[0] == "train" and not wants_help(arguments):
             return _train_each(arguments[1:])
-        command = _parse(arguments)
-        if isinstance(command, TrainOptions):
-            return print_config(command) if arguments[0] == "config" else train(command)
-        if started_together() > 1:
+        options = _parse(arguments)
+        if arguments[0] not in ("train", "config") and started_together() > 1:
             raise UsageError(
                 f"torchrun has started {started_together()} processes, of which each would do all "
                 f"of {arguments[0]}; only train shares its work, so start this without torchrun"
             )
-        return _COMMANDS[type(command)](command)
+        return _imported(_COMMANDS[arguments[0]].run)(options)
     except UsageError as error:
         if not first_on_machine():
             time.sleep(_PATIENCE)
@@ -110,10 +131,35 @@ def _run(arguments: list[str]) -> int:
         return 130
 
 
+def _imported(place: str) -> Any:
+    """Return what is defined at `module:name` in `cli`."""
+    return resolve_name(f"diffsurrogate.cli.{place}")
+
+
+def _show_commands(arguments: list[str]) -> int:
+    """Show help, or say that there is no such command, which both end the program."""
+
+    @dataclass
+    class Options:
+        pass
+
+    commands = [
+        Annotated[Options, tyro.conf.subcommand(name, description=command.summary)]
+        for name, command in _COMMANDS.items()
+    ]
+    parse(
+        Union[tuple(commands)],  # noqa: UP007
+        prog="diffsurrogate",
+        description="Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO.",
+        args=arguments,
+    )
+    return 0
+
+
 def _train_each(arguments: list[str]) -> int:
     """Train a run for each of --seeds; return the first exit status that is not 0."""
-    for words in each_seed(arguments):
-        status = train(_parse(["train", *words]))
+    for words in _imported("arguments:each_seed")(arguments):
+        status = _imported("train:train")(_parse(["train", *words]))
         if status != 0:
             return status
     return 0
@@ -121,27 +167,30 @@ def _train_each(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> Any:
     """Return the options of a command; `train` and `config` have those of their method."""
-    first = arguments
-    if arguments[:1] in (["reproduce"], ["sweep"]):
-        first, extra = split_extra(arguments)
-    if arguments[:1] in (["train"], ["config"]):
-        if arguments[0] == "train" and "--resume" in arguments and not wants_help(arguments):
-            return resumed(arguments[1:])
-        if names_method_and_env(arguments[1:]):
-            return read_train(arguments[1:])
-        first = [arguments[0], "--help"] if wants_help(arguments) else arguments
-    description = "Learned gradients for any simulator: train with SHAC, SHAC+, SHAC++ and PPO."
-    command: _Command = parse(
-        _Command,
-        prog="diffsurrogate",
-        description=description,
-        args=first,
-    )
-    if isinstance(command, ReproduceOptions | SweepOptions):
-        return replace(command, extra=extra)
-    if isinstance(command, TrainUsage):
-        return TrainOptions.recommended(**vars(command))
-    return command
+    command, *words = arguments
+    if command in ("train", "config"):
+        return _parse_train(command, words)
+    extra: tuple[str, ...] = ()
+    if command in ("reproduce", "sweep"):
+        words, extra = split_extra(words)
+    kind = _imported(_COMMANDS[command].options)
+    options = parse(kind, prog=f"diffsurrogate {command}", args=words)
+    return replace(options, extra=extra) if command in ("reproduce", "sweep") else options
+
+
+def _parse_train(command: str, words: list[str]) -> Any:
+    """Return the options of `train` or `config`."""
+    from diffsurrogate.cli.arguments import names_method_and_env, read_train, resumed
+    from diffsurrogate.cli.options import TrainOptions
+
+    if command == "train" and "--resume" in words and not wants_help(words):
+        return resumed(words)
+    if names_method_and_env(words):
+        return read_train(words)
+    kind = _imported(_COMMANDS[command].options)
+    words = ["--help"] if wants_help(words) else words
+    options = parse(kind, prog=f"diffsurrogate {command}", args=words)
+    return TrainOptions.recommended(**vars(options))
 
 
 if __name__ == "__main__":

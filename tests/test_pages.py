@@ -4,6 +4,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy as np
 import pytest
 
 from diffsurrogate import recommended
-from diffsurrogate.__main__ import _COMMANDS, _parse, main
+from diffsurrogate.__main__ import _parse, main
 from diffsurrogate.cli.arguments import each_seed, read_train
-from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs import registry
 from diffsurrogate.envs.registry import known_ids, namespaces
 
@@ -181,7 +181,7 @@ def test_the_command_lines_are_understood(page, capsys):
             runs = [arguments]
             if "--seeds" in arguments and arguments[0] == "train":
                 runs = [["train", *words] for words in each_seed(arguments[1:])]
-            assert all(isinstance(_parse(words), (TrainOptions, *_COMMANDS)) for words in runs)
+            assert all(is_dataclass(_parse(words)) for words in runs)
 
 
 def test_the_readme_can_be_read_in_five_minutes():

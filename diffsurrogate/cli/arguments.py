@@ -6,11 +6,8 @@ as if its names and values were arguments, then those of the command line.
 """
 
 import difflib
-import io
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -23,6 +20,7 @@ from diffsurrogate.algorithms.pathwise import PathwiseConfig
 from diffsurrogate.algorithms.policy_updates import GradientUpdateConfig, HybridUpdateConfig
 from diffsurrogate.cli.config_file import read_settings, words_of
 from diffsurrogate.cli.options import NamedOptions, TrainOptions, check_format
+from diffsurrogate.cli.parsing import HELP_ALL, parse, wants_help
 from diffsurrogate.config import by_dotted_name, changed_to, differences, require_choice
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import NET_CONFIGS
@@ -45,8 +43,7 @@ VARIANTS: tuple[Mapping[str, type], ...] = (
     NET_CONFIGS,
 )
 """Classes that a setting may be one of, by the word that chooses it."""
-_HELP, _HELP_ALL = {"-h", "--help"}, "--help-all"
-_LEFT_TO_HELP_ALL = tuple(NET_CONFIGS.values())
+_LEFT_TOHELP_ALL = tuple(NET_CONFIGS.values())
 """Types of settings that --help leaves out."""
 
 
@@ -96,11 +93,6 @@ class _Several:
     seed: int | None = None
     out: Path | None = None
     resume: bool = False
-
-
-def wants_help(arguments: Sequence[str]) -> bool:
-    """Return whether help is asked for."""
-    return bool({*_HELP, _HELP_ALL} & set(arguments))
 
 
 def names_method_and_env(arguments: Sequence[str]) -> bool:
@@ -278,28 +270,6 @@ def _kind_of(names: set[str], kinds: Sequence[Any], *, whole: bool) -> type:
     return kinds[0]
 
 
-def parse(kind: Any, **options: Any) -> Any:
-    """Return what `tyro.cli` does, which reports every ValueError as a value it cannot read.
-
-    Raises:
-        UsageError: a class of options has refused its values.
-    """
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(kind, **options)
-    except SystemExit as stop:
-        error: BaseException | None = stop
-        while error is not None:
-            error = error.__context__
-            if isinstance(error, UsageError):
-                said = io.StringIO()
-                raise error from None
-        raise
-    finally:
-        sys.stderr.write(said.getvalue())
-
-
 def _known(start: T, arguments: Sequence[str]) -> tuple[T, list[str]]:
     """Return `start` as changed by those arguments that are its options, and the others."""
     return parse(
@@ -315,14 +285,14 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
     """
     program = f"diffsurrogate train {default.method} {default.env}"
     default, arguments = _with_variants(default, list(arguments))
-    everything = _HELP_ALL in arguments
+    everything = HELP_ALL in arguments
     options, unknown = parse(
         type(default),
         prog=program,
         description=f"Options of {default.method}, with the defaults for {default.env}. --config "
         "FILE takes them from a file of `diffsurrogate config` or a run's config.json, --seeds 0 1 "
         "trains a run for each. "
-        + ("" if everything else f"{_HELP_ALL} lists the settings of networks too.")
+        + ("" if everything else f"{HELP_ALL} lists the settings of networks too.")
         + _variants_help(default, everything),
         args=["--help"] if everything else arguments,
         default=default,
@@ -337,7 +307,7 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
         close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, 1, 0.4)
         raise UsageError(
             f"{default.method} has no option {word}"
-            f"{f'; did you mean {close[0]}?' if close else ';'} {program} {_HELP_ALL} lists what "
+            f"{f'; did you mean {close[0]}?' if close else ';'} {program} {HELP_ALL} lists what "
             "there is"
         )
     return options
@@ -405,7 +375,7 @@ def _short_help() -> tyro.constructors.ConstructorRegistry:
     def leave_out(
         info: tyro.constructors.StructTypeInfo,
     ) -> tyro.constructors.StructConstructorSpec | None:
-        if info.type not in _LEFT_TO_HELP_ALL:
+        if info.type not in _LEFT_TOHELP_ALL:
             return None
         return tyro.constructors.StructConstructorSpec(instantiate=info.type, fields=())
 

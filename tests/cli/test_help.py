@@ -1,13 +1,16 @@
-"""`train METHOD ENV --help`: what the method takes, no more, and not too long."""
+"""`train METHOD ENV --help`: what the method takes, no more, and not too long; and `--help`."""
 
+import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, get_args
 
 import pytest
 
-from diffsurrogate.__main__ import main
+from diffsurrogate.__main__ import _COMMANDS, _imported, main
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import Choice, Method, Network, Preset
@@ -80,3 +83,36 @@ def test_without_method_and_env_help_says_which_there_are(capsys):
         assert len(text.splitlines()) < 100
         assert all(method in text for method in METHODS)
         assert "METHOD ENV --help" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "Train a policy"),
+        (["--version"], 0, "diffsurrogate "),
+        ([], 2, "Missing subcommand"),
+        (["trian", "shac"], 2, "Available subcommands: train, config"),
+    ],
+    ids=["help", "version", "nothing", "misspelt"],
+)
+def test_what_needs_no_command_imports_no_torch(arguments, status, said):
+    code = "import sys, runpy\ntry: runpy.run_module('diffsurrogate', run_name='__main__')\n"
+    code += "finally: print('torch' in sys.modules)"
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == status
+    assert said in run.stdout + run.stderr
+    assert run.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_a_command_is_summed_up_by_the_first_lines_of_its_own_help(name, monkeypatch, capsys):
+    command = _COMMANDS[name]
+    first = (inspect.getdoc(_imported(command.options)) or "").split("\n\n")[0]
+    assert command.summary == first.replace("\n", " ")
+    assert callable(_imported(command.run))
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert command.summary in capsys.readouterr().out

@@ -107,15 +107,6 @@ class ReproduceOptions:
         return self.out if self.out is not None else Path("runs") / self.table
 
 
-def split_extra(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Return what stands before the first `--` and what stands after it."""
-    before = list(arguments)
-    if "--" not in before:
-        return before, ()
-    at = before.index("--")
-    return before[:at], tuple(before[at + 1 :])
-
-
 def reproduce(options: ReproduceOptions) -> int:
     """Run the grid and write its table; return the exit status, 1 if a run failed."""
     table = TABLES[options.table]

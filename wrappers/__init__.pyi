@@ -1,0 +1,3 @@
+from .learned import LearnedDiffWrapper as LearnedDiffWrapper
+from .split_agents import SplitAgents as SplitAgents
+from .team_reward import TeamReward as TeamReward
