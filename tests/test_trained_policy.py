@@ -1,5 +1,7 @@
 """A run's policy acts in the user's own env as the trainer does in ours."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -92,6 +94,21 @@ def test_it_acts_as_the_trainer_on_another_number_of_copies(run, name, which):
     assert np.array_equal(policy(obs.double().numpy()), given)
     spread = [torch.as_tensor(policy(obs, deterministic=False)).double() for _ in range(30)]
     assert torch.stack(spread).std(0).max() > 0
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in ("memory", "sb3-ppo")])
+def test_a_copy_acts_alike(run, name, copied):
+    env, policy = loaded(run(name), 3).env, load_policy(run(name))
+    assert torch.equal(copied(policy)(env.current_obs), policy(env.current_obs))
+
+
+def test_a_copy_remembers_what_was_seen(run):
+    policy, obs = load_policy(run("memory")), torch.ones(2, 1, 3)
+    policy(obs)
+    again = pickle.loads(pickle.dumps(policy))
+    assert torch.equal(again(obs), policy(obs))
+    assert not torch.equal(load_policy(run("memory"))(obs), policy(obs))
 
 
 @pytest.mark.parametrize("name", ["pendulum", "cartpole", "lake", "memory", "sb3-ppo"])

@@ -150,6 +150,16 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             f"{' (discrete)' if self.discrete_actions else ''}, {limit}>"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        why_not = self._why_not_copied()
+        if why_not:
+            raise UsageError(
+                f"this {type(self).__name__} cannot be copied or pickled: {why_not}; make another "
+                "like it instead, and save a trainer by agent.save(path), to be read by the "
+                "trainer's load(path, env)"
+            )
+        return vars(self)
+
     @property
     def obs_dim(self) -> int:
         """Features of one agent's observation."""
@@ -241,6 +251,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
         Called from another thread in the midst of a call. "" unless overridden.
         """
+        return ""
+
+    def _why_not_copied(self) -> str:
+        """Say why `copy.deepcopy` and `pickle` would fail or lose the state; "" if they do not."""
         return ""
 
     def detach(self) -> None:

@@ -60,6 +60,11 @@ _FEWEST = 10
 """Events from which a model of them is trained."""
 
 
+def _look_again(model: "EventModel", _: Any) -> None:
+    """Read the count of a loaded model; a function by name, which can be pickled."""
+    model._look()
+
+
 class EventModel(nn.Module):
     """Probability and size of an event, for each agent."""
 
@@ -78,9 +83,7 @@ class EventModel(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.active = False
         """Whether enough events were seen to learn from."""
-        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
-            lambda module, _: module._look()
-        )
+        self.register_load_state_dict_post_hook(_look_again)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def count(self, ordinary: Tensor) -> None:

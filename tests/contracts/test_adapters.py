@@ -3,9 +3,11 @@
 What is special to a library, values equal to its own above all, is tested beside its adapter.
 """
 
+import copy
 import functools
 import importlib.util
 import io
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     needs: str = "gymnasium"
     saves: bool = False
+    copies: bool = True
+    """Whether `copy.deepcopy` and `pickle` take it in the middle of an episode."""
     random: bool = True
     """Whether resets draw anything."""
     differentiable: bool = False
@@ -76,22 +80,31 @@ CASES = {
     ),
     "gymnasium": Case(env_id="gymnasium/Pendulum-v1"),
     "gymnasium, discrete": Case(env_id="gymnasium/Acrobot-v1"),
-    "mpe2": Case(env_id="mpe2/simple_tag_v3", options=PREDATORS, needs="mpe2"),
+    "mpe2": Case(env_id="mpe2/simple_tag_v3", options=PREDATORS, copies=False, needs="mpe2"),
     "mpe2, discrete": Case(
         env_id="mpe2/simple_speaker_listener_v4",
         options={"continuous_actions": False},
+        copies=False,
         needs="mpe2",
     ),
-    "pettingzoo": Case(env_id="pettingzoo/classic/rps_v2", random=False, needs="pettingzoo"),
-    "mujoco": Case(env_id="mujoco/HalfCheetah-v5", saves=True, needs="mujoco.batch"),
-    "mamujoco": Case(env_id="mamujoco/Ant-2x4", saves=True, needs="gymnasium_robotics"),
+    "pettingzoo": Case(
+        env_id="pettingzoo/classic/rps_v2", random=False, copies=False, needs="pettingzoo"
+    ),
+    "mujoco": Case(env_id="mujoco/HalfCheetah-v5", saves=True, copies=False, needs="mujoco.batch"),
+    "mamujoco": Case(
+        env_id="mamujoco/Ant-2x4", saves=True, copies=False, needs="gymnasium_robotics"
+    ),
     "mamujoco, one by one": Case(
-        env_id="mamujoco/HalfCheetah-2x3", options={"batched": False}, needs="gymnasium_robotics"
+        env_id="mamujoco/HalfCheetah-2x3",
+        options={"batched": False},
+        copies=False,
+        needs="gymnasium_robotics",
     ),
     "jaxmarl": Case(
         env_id=SPREAD,
         options={"action_type": "Continuous"},
         saves=True,
+        copies=False,
         needs="jaxmarl",
         unknown="takes no",
     ),
@@ -268,6 +281,45 @@ def test_a_saved_state_goes_on_exactly_in_another_env_or_is_refused_in_words(env
     assert equal(play(other, 2 * LIMIT, seed=1), expected)
     env.set_state(state)  # which stepping on has not changed
     assert equal(play(env, 2 * LIMIT, seed=1), expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_in_an_episode_goes_on_alike_or_is_refused_in_words(env, case, copied):
+    env.reset(seed=6)
+    play(env, 3)
+    if not case.copies:
+        with pytest.raises(UsageError, match=r"cannot be copied or pickled: .*; make another"):
+            copied(env)
+        return
+    again = copied(env)
+    expected = play(env, 2 * LIMIT, seed=1)
+    assert equal(play(again, 2 * LIMIT, seed=1), expected)
+
+
+def test_processes_and_compiled_functions_are_not_copied():
+    kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    raw = gymnasium.make_vec("Pendulum-v1", 2, vectorization_mode="async", vector_kwargs=kwargs)
+    with pytest.raises(UsageError, match="run in processes of their own; make another like it"):
+        copy.deepcopy(as_multi_agent(raw))
+    raw.close()
+    pytest.importorskip("jax")
+    from diffsurrogate.wrappers.jax.adapter import JaxEnv
+
+    env = JaxEnv(lambda key: (key, key), lambda s, a: (s, s, 0.0, False), act_dim=1, num_envs=2)
+    with pytest.raises(UsageError, match="compiled by JAX"):
+        pickle.dumps(env)
+
+
+def test_a_copy_of_a_new_env_begins_alike():
+    """Also where the library copies only how an env is made."""
+    pytest.importorskip("mpe2")
+    env = CASES["mpe2"].build(seed=3)
+    assert equal(play_anew(copy.deepcopy(env)), play_anew(env))
+
+
+def play_anew(env: MultiAgentVectorEnv) -> list[Tensor]:
+    env.reset(seed=1)
+    return play(env, 3)
 
 
 def test_envs_in_the_mask_are_reset_and_the_others_go_on(env, case):

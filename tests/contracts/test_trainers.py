@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -47,12 +48,37 @@ def test_only_false_from_the_callback_stops(case):
     assert seen == [28.0, 56.0, 84.0]
 
 
+def pickled(agent: Trainer) -> Trainer:
+    again: Trainer = pickle.loads(pickle.dumps(agent))
+    return again
+
+
 @pytest.mark.parametrize("name", [name for name in TRAINERS if name != "sb3"])
-def test_a_copy_between_windows_goes_on_alike(name):
-    """Not SB3's PPO, whose policy keeps its last distribution with the graph it came from."""
-    agent = TRAINERS[name].make().learn(2 * WINDOW)
-    copied = copy.deepcopy(agent)
-    assert not what_differs(agent.learn(3 * WINDOW), copied.learn(3 * WINDOW))
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_copy_between_windows_goes_on_alike(name, copied):
+    """And the original as if there were none."""
+    new, agent = (TRAINERS[name].make() for _ in range(2))
+    assert not what_differs(copied(new).learn(2 * WINDOW), agent.learn(2 * WINDOW))
+    other = copied(agent)
+    before = copy.deepcopy(agent.state_dict())
+    other.learn(3 * WINDOW)
+    assert not what_differs(agent, before)
+    assert not what_differs(agent.learn(3 * WINDOW), other)
+
+
+@pytest.mark.parametrize("name", ["shac++", "ppo"])
+@pytest.mark.parametrize("env_id", ["paper/dispersion", "gymnasium/Pendulum-v1"])
+def test_a_pickled_trainer_goes_on_in_envs_of_other_libraries(name, env_id):
+    agent = TRAINERS[name].make(TRAINERS[name].wrap(make(env_id, num_envs=ENVS, max_steps=9)))
+    again = pickled(agent.learn(2 * WINDOW))
+    assert not what_differs(agent.learn(3 * WINDOW), again.learn(3 * WINDOW))
+
+
+def test_sb3s_ppo_says_what_to_do_instead_of_a_copy():
+    agent = TRAINERS["sb3"].make()
+    for copied in (copy.deepcopy, pickled):
+        with pytest.raises(UsageError, match=r"agent.save\(path\) and go on by SB3PPO.load"):
+            copied(agent)
 
 
 @every_trainer

@@ -131,6 +131,16 @@ class ExternalEnv(MultiAgentVectorEnv):
         """Return what the raw env has once, `(env, 1, ...)`, for every agent, on the device."""
         return rows.to(self.device).repeat_interleave(self.num_agents, dim=1)
 
+    def _why_not_copied(self) -> str:
+        raw = getattr(self, "raw", None)
+        inner = getattr(raw, "unwrapped", raw)
+        if hasattr(inner, "processes"):
+            return "its sub-environments run in processes of their own"
+        raws = getattr(self, "raws", getattr(inner, "envs", ()))
+        if self._current is not None and any(map(_is_made_again, raws)):
+            return "its library copies how an env is made (EzPickle), not the state it is in"
+        return ""
+
     def _save(self) -> State:
         raise NotImplementedError(
             f"{self.library} has no way to save an env's state; a run that is resumed starts "
@@ -204,6 +214,13 @@ def sub_envs_of(
             "one: as_multi_agent(lambda: MyEnv(), num_envs=8)"
         )
     return [raw_env] + [make_another() for _ in range(count - 1) if make_another]
+
+
+def _is_made_again(raw: Any) -> bool:
+    """Return whether a copy of a raw env is one newly made, in no episode."""
+    inner = raw.unwrapped
+    single = getattr(inner, "single_agent_env", inner)  # in Gymnasium-Robotics' of several agents
+    return hasattr(single.unwrapped, "_ezpickle_args")
 
 
 def check_distinct(raws: Sequence[Any]) -> None:

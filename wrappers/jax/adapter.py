@@ -168,6 +168,9 @@ class JaxEnv(MultiAgentVectorEnv):
         """Keep no graph from the next step on."""
         self.gradients = frozenset()
 
+    def _why_not_copied(self) -> str:
+        return "its functions are compiled by JAX for this process"
+
     def _save(self) -> State:
         return {
             "keys": saved(self._keys),

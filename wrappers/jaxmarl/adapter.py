@@ -137,6 +137,9 @@ class JaxMARLEnv(ExternalEnv):
     def _cut_short(self) -> Tensor:
         return to_torch(self._cut)
 
+    def _why_not_copied(self) -> str:
+        return "its functions are compiled by JAX for this process"
+
     def _save(self) -> State:
         return self._batch.save(self._keys, self._state) | {"alive_mask": self._there.clone()}
 

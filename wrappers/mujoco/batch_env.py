@@ -57,6 +57,9 @@ class BatchEnv(ExternalEnv):
             "render_modes": ["rgb_array"],
         }
 
+    def _why_not_copied(self) -> str:
+        return "MuJoCo's batches of simulations have no copies"
+
     def _pictures(self, indices: Iterable[int]) -> tuple[NDArray[np.uint8], ...]:
         _ = self.current_obs
         try:

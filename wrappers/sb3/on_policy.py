@@ -50,6 +50,12 @@ class SB3PPO(SB3Trainer):
         if self.normaliser is not None:
             _load_moments(_moments_of(self.normaliser), own["normaliser"]["obs"])
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise UsageError(
+            "a trainer of Stable-Baselines3's PPO cannot be copied or pickled, as its VecNormalize "
+            "would lose its env; save it by agent.save(path) and go on by SB3PPO.load(path, env)"
+        )
+
     def _make_model(self, rate: Rate) -> PPO:
         config, slots = self.config, self.slots
         if slots.num_envs * config.horizon < 2:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import torch
@@ -143,6 +144,14 @@ class VmasEnv(MultiAgentVectorEnv):
         over agents) is left out.
         """
         return cls(wrapped._env, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # by value: VMAS's scenarios are classes without a module, and its agents hold lambdas
+        return {"pickled": cloudpickle.dumps(vars(self))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(cloudpickle.loads(state["pickled"]))
+        self.detach()  # a copy has no graph
 
     @property
     def scenario(self) -> BaseScenario:
