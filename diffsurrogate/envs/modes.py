@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from diffsurrogate.errors import UsageError
 
 _Value = TypeVar("_Value")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def usable(value: _Value) -> _Value:
@@ -20,7 +21,7 @@ def usable(value: _Value) -> _Value:
     return value
 
 
-def outside_inference_mode(method: Callable[..., Any]) -> Callable[..., Any]:
+def outside_inference_mode(method: _Method) -> _Method:
     """Let a method called in `torch.inference_mode()` run without a graph in ordinary mode.
 
     What it makes then outlives the mode: envs can be stepped, and trainers trained, later.
@@ -35,7 +36,7 @@ def outside_inference_mode(method: Callable[..., Any]) -> Callable[..., Any]:
         with torch.inference_mode(False), torch.no_grad():
             return method(*args, **kwargs)
 
-    return run
+    return cast(_Method, run)
 
 
 def keep_outside(cls: type, names: frozenset[str]) -> None:
