@@ -4,10 +4,11 @@ A command's own modules are imported once it is chosen: importing torch takes se
 """
 
 import os
+import shlex
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib.metadata import version
 from pkgutil import resolve_name
 from typing import Annotated, Any, NamedTuple, Union
@@ -15,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, Union
 import tyro
 
 from diffsurrogate.cli.parsing import parse, split_extra, wants_help
-from diffsurrogate.errors import UsageError
+from diffsurrogate.errors import UsageError, did_you_mean
 
 
 class _Command(NamedTuple):
@@ -170,12 +171,24 @@ def _parse(arguments: list[str]) -> Any:
     command, *words = arguments
     if command in ("train", "config"):
         return _parse_train(command, words)
-    extra: tuple[str, ...] = ()
-    if command in ("reproduce", "sweep"):
-        words, extra = split_extra(words)
-    kind = _imported(_COMMANDS[command].options)
-    options = parse(kind, prog=f"diffsurrogate {command}", args=words)
-    return replace(options, extra=extra) if command in ("reproduce", "sweep") else options
+    kind, program = _imported(_COMMANDS[command].options), f"diffsurrogate {command}"
+    if command not in ("reproduce", "sweep"):
+        return parse(kind, prog=program, args=words)
+    words, extra = split_extra(words)
+    options, unknown = parse(kind, prog=program, args=words, return_unknown_args=True)
+    if unknown:
+        raise UsageError(f"{command} has no {_hint(kind, unknown, extra)}; see {program} --help")
+    return replace(options, extra=extra)
+
+
+def _hint(kind: type, unknown: list[str], extra: tuple[str, ...]) -> str:
+    """Return which option is not one of a command, and what was probably meant."""
+    word = next((word for word in unknown if word.startswith("-")), None)
+    if word is None:
+        return f"argument {unknown[0]}"
+    own = [f"--{p.name.replace('_', '-')}" for p in fields(kind) if p.default is not MISSING]
+    end = f"; options of train go to the end, behind --: -- {shlex.join([*extra, *unknown])}"
+    return f"option {word}{did_you_mean(word.partition('=')[0], own) or end}"
 
 
 def _parse_train(command: str, words: list[str]) -> Any:

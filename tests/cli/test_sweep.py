@@ -96,6 +96,21 @@ def test_what_a_sweep_decides_cannot_be_given_to_trainings(tmp_path, capsys):
     assert "--seed after -- is what sweep decides" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["--num-envs", "4"], "behind --: -- --max-steps 9 --num-envs 4"),
+        (["--ppo.clip.lr=1e-3"], "behind --: -- --max-steps 9 --ppo.clip.lr=1e-3"),
+        (["--trails", "4"], "did you mean '--trials'?"),
+        (["--seed", "1"], "did you mean '--seeds'?"),
+        (["acrobot"], "sweep has no argument acrobot;"),
+    ],
+)
+def test_options_of_train_go_behind_the_dashes(words, advice, capsys):
+    assert main(["sweep", *PENDULUM, *words, "--", "--max-steps", "9"]) == 2
+    assert advice in capsys.readouterr().err
+
+
 def test_a_seed_stands_once(tmp_path, capsys):
     assert sweep(tmp_path, "--seeds", "0", "0") == 2
     assert "each once" in capsys.readouterr().err
@@ -141,6 +156,13 @@ def test_the_best_trial_can_be_trained_from_its_file(tmp_path, capsys):
     assert sweep(out) == 0
     best = max(rows(out), key=lambda row: float(row["value"]))
     assert {file.name for file in out.glob("*.png")} == {"history.png", "importance.png"}
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    first, common, head, _, *table = filter(None, capsys.readouterr().out.splitlines())
+    lr = f"ppo.clip.lr={float(best['ppo.clip.lr']):.4g}"
+    assert f"sweep of 2 trials; the best is trial {best['trial']} with " in first
+    assert lr in first and "total_steps=128" in common
+    assert sum(lr in row for row in table) == 1 and "total_steps" not in head + "".join(table)
     settings = yaml.safe_load((out / "best.yaml").read_text())
     assert settings["ppo"]["clip"]["lr"] == float(best["ppo.clip.lr"])
     again = tmp_path / "again"

@@ -20,6 +20,11 @@ from diffsurrogate.wrappers.external.spaces import into_box, padded_box
 MASK = "action_mask"
 """Where PettingZoo's envs say which choices are open: a key of observations, or of infos."""
 
+_BY_WRAPPER = (
+    "by a wrapper: pettingzoo.utils.BaseParallelWrapper, or gymnasium.Wrapper of an env whose "
+    "spaces are Tuple"
+)
+
 
 class Layout:
     """Where every agent's observation and action lie in rows `(agent, feature)`.
@@ -252,7 +257,7 @@ def _observations(
         if flat is None:
             raise UsageError(
                 f"the observations of agent {agent!r} are {space}, which cannot become a vector of "
-                "fixed size; make them one in a pettingzoo.utils.BaseParallelWrapper"
+                f"fixed size; make them one {_BY_WRAPPER}"
             )
         boxes.append(flat)
     with np.errstate(over="ignore"):  # the largest float64 becomes infinite
@@ -296,13 +301,12 @@ def _are_discrete(agents: Sequence[Any], of_agents: Sequence[gymnasium.Space[Any
         if not is_choice and not is_box:
             raise UsageError(
                 f"the actions of agent {agent!r} are {space}, which is not supported; only a Box "
-                "of floats, Discrete and MultiDiscrete are, make them one of these in a "
-                "pettingzoo.utils.BaseParallelWrapper"
+                f"of floats, Discrete and MultiDiscrete are, make them one of these {_BY_WRAPPER}"
             )
     if any(discrete) and not all(discrete):
         one, other = agents[discrete.index(True)], agents[discrete.index(False)]
         raise UsageError(
             f"agent {one!r} has Discrete actions and agent {other!r} a Box; all agents must have "
-            "the same kind, make it so in a pettingzoo.utils.BaseParallelWrapper"
+            f"the same kind, make it so {_BY_WRAPPER}"
         )
     return all(discrete)

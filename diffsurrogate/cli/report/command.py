@@ -1,5 +1,7 @@
 """`diffsurrogate report`: reads runs, and writes what they came to."""
 
+import csv
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from diffsurrogate.cli.options import what_differs
+from diffsurrogate.cli.options import briefly, what_differs
 from diffsurrogate.cli.report.table import HEAD, Group, markdown_table, row_of
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.run_folder import RunFolder, write_text
@@ -44,9 +46,25 @@ class _Found:
     """About runs that are left out."""
 
     @property
+    def common(self) -> tuple[str, ...]:
+        """Settings of all groups, if there are several; the table has those that differ."""
+        groups = list(self.summaries)
+        if len(groups) < 2:
+            return ()
+        return tuple(one for one in groups[0].settings if all(one in g.settings for g in groups))
+
+    @property
     def rows(self) -> list[list[str]]:
         """Of the table."""
-        return [row_of(*item) for item in sorted(self.summaries.items())]
+        nothing = ("as above",) if self.common else ()
+        return [
+            row_of(group._replace(settings=self.special(group) or nothing), summaries)
+            for group, summaries in sorted(self.summaries.items())
+        ]
+
+    def special(self, group: Group) -> tuple[str, ...]:
+        """Return the settings of a group that others have not."""
+        return tuple(setting for setting in group.settings if setting not in self.common)
 
 
 def report(options: ReportOptions) -> int:
@@ -55,10 +73,14 @@ def report(options: ReportOptions) -> int:
     if not runs:
         raise UsageError(f"there are no runs in {options.folder}; check the path")
     found = _read(runs, options.folder)
-    text = markdown_table(HEAD, found.rows) + "".join(f"\n{note}\n" for note in found.notes)
+    above = _sweeps(options.folder)
+    if found.common:
+        above.append(f"Settings of all runs: {', '.join(found.common)}")
+    text = "".join(f"{line}\n\n" for line in above) + markdown_table(HEAD, found.rows)
+    text += "".join(f"\n{note}\n" for note in found.notes)
     out = options.out or options.folder
     write_text(out / "report.md", text)
-    _draw(found, f"Runs in {options.folder}", out)
+    _draw(found, above, f"Runs in {options.folder}", out)
     print(text)
     print(out / "report.html")
     return 0
@@ -101,7 +123,29 @@ def _summary(run: RunFolder) -> dict[str, Any] | None:
     return summary if summary is not None and needed <= summary.keys() else None
 
 
-def _draw(found: _Found, title: str, out: Path) -> None:
+def _sweeps(folder: Path) -> list[str]:
+    """Return a line on each sweep in a folder: how many trials it has, and the best."""
+    lines = []
+    for file in sorted(folder.rglob("trials.csv")):
+        with file.open() as table:
+            trials = list(csv.DictReader(table))
+        complete = [trial for trial in trials if trial["state"] == "complete"]
+        line = f"{file.parent} is a sweep of {len(trials)} trials"
+        if complete:
+            best = max(complete, key=lambda trial: float(trial["value"]))
+            words = [f"{name}={_short(value)}" for name, value in list(best.items())[3:]]
+            line += f"; the best is trial {best['trial']} with {_short(best['value'])}: "
+            line += ", ".join(words)
+        lines.append(line)
+    return lines
+
+
+def _short(text: str) -> str:
+    """Return a number as `briefly` does, and other text as it is."""
+    return briefly(float(text)) if re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", text) else text
+
+
+def _draw(found: _Found, above: list[str], title: str, out: Path) -> None:
     """Write the page and the pictures."""
     from diffsurrogate.cli import html_page  # these imports take seconds
     from diffsurrogate.cli.figures import save_figure
@@ -113,6 +157,7 @@ def _draw(found: _Found, title: str, out: Path) -> None:
             "Returns of the trained policies in new episodes: interquartile means (IQM) over "
             "seeds, with 95 % bootstrap intervals of three seeds and more."
         ),
+        *(html_page.text(line) for line in above),
         html_page.table(HEAD, found.rows),
         *(html_page.text(note) for note in found.notes),
     ]
@@ -126,7 +171,7 @@ def _draw(found: _Found, title: str, out: Path) -> None:
         parts += [html_page.drawing(curves, caption, wide=True)]
         for group, file in sorted(found.films.items()):
             if (group.env, group.agents) == env:
-                told = " ".join([group.method, group.network, *group.settings])
+                told = " ".join([group.method, group.network, *found.special(group)])
                 parts += [html_page.film(file, f"{told}: {file.parent.name}")]
     write_text(out / "report.html", html_page.page(title, parts))
     if envs:

@@ -156,5 +156,9 @@ def test_what_is_not_one_agent_s_or_a_tuple_of_agents_is_refused():
         as_multi_agent(SyncVectorEnv([Pair] * 2))
     with pytest.raises(UsageError, match=r"actions of Tuple.* are not supported"):
         as_multi_agent(OneSees)
+    mixed = Pair()
+    mixed.action_space = spaces.Tuple((spaces.Discrete(3), spaces.Box(-1, 1)))
+    with pytest.raises(UsageError, match=r"'agent_0' has Discrete.* Box.* or gymnasium\.Wrapper"):
+        as_multi_agent(mixed)
     with pytest.raises(UsageError, match=r"CartPole-v1 does not take n_agents \(--agents\)"):
         make("gymnasium/CartPole-v1", num_envs=2, n_agents=3)

@@ -51,7 +51,7 @@ def test_envs_that_do_not_fit_are_refused():
         (nobody, {}, "lives has no possible_agents"),
         (wide, {}, r"agent 'b' are Sequence.*fixed size"),
         (unlike[0], {}, r"agent 'b' are MultiBinary\(2\), which is not supported"),
-        (unlike[1], {}, "'b' has Discrete actions and agent 'a' a Box"),
+        (unlike[1], {}, "'b' has Discrete actions and agent 'a' a Box.*BaseParallelWrapper"),
         (lives(*[(2, BOTH)] * 3, c=spaces.Box(-np.inf, 1, (2,))), {}, "box must be finite"),
     ]:
         with pytest.raises(UsageError, match=advice):
