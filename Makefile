@@ -43,7 +43,7 @@ demo: $(READY) ## train SHAC++ on the paper's Dispersion with 1 agent, into runs
 test: venv ## run the tests, less the slow ones
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
-test-slow: venv ## run the longer learning runs
+test-slow: venv ## run the longer learning runs, and the wheel in an environment of its own
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS) -m slow
 
 lint: venv ## ruff: rules and format
