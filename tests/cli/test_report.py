@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from diffsurrogate.cli.report.curves import draw, envs_of
-from diffsurrogate.cli.report.table import Group
+from diffsurrogate.cli.report.table import Group, interquartile_mean
 
 
 @pytest.fixture
@@ -51,6 +51,15 @@ def test_a_line_is_the_interquartile_mean_of_runs_that_keep_what_they_had(curves
     low, high = (f(band.get_paths()[0].vertices[:, 1]) for f in (np.min, np.max))
     assert (low, high) == (0.0, 900.0)
     plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("runs", "mean"),
+    [([1, 1, 100], 34), ([1, 2, 3, 100], 2.5), ([-50, 1, 2, 3, 100], 2)],
+    ids=["none of three is left out", "two of four", "two of five"],
+)
+def test_whole_runs_are_left_out_of_the_mean(runs, mean):
+    assert interquartile_mean([float(run) for run in runs])[0] == pytest.approx(mean)
 
 
 def test_a_label_says_what_differs_from_the_others_on_the_env(curves):

@@ -155,7 +155,8 @@ def _draw(found: _Found, above: list[str], title: str, out: Path) -> None:
     parts = [
         html_page.text(
             "Returns of the trained policies in new episodes: interquartile means (IQM) over "
-            "seeds, with 95 % bootstrap intervals of three seeds and more."
+            "seeds, which are plain means of three seeds or fewer, with 95 % bootstrap intervals "
+            "of three seeds and more."
         ),
         *(html_page.text(line) for line in above),
         html_page.table(HEAD, found.rows),

@@ -52,6 +52,8 @@ def interquartile_mean(values: list[float]) -> tuple[float, float | None, float 
 def interquartile_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return interquartile means over runs and the ends of their 95 % bootstrap intervals.
 
+    Whole runs are left out, as by rliable: none of up to 3, the best and the worst one of 4 to 7.
+
     Args:
         values: (run, *any).
 

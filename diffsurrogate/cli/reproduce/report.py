@@ -22,11 +22,12 @@ from diffsurrogate.training.run_folder import write_rows, write_text
 
 _RETURNS = """\
 Return: of the deterministic policy at the end, in new episodes; the interquartile mean over seeds
-and its 95 % bootstrap interval.{maximum} Kept: the policy that did best in the evaluations on the
-way (`checkpoints/best.pt`), in the same new episodes. CPU-seconds are of training, without
-evaluations. Diversity: mean distance between what two agents do on one observation, 0 where all are
-alike (arXiv:2305.02128); Jensen-Shannon, at most 1 (arXiv:2412.04233), and for actions in a box
-Wasserstein, too. All runs of a row are compared on the same states, an equal number of each.
+(of three or fewer the plain mean) and its 95 % bootstrap interval.{maximum} Kept: the policy that
+did best in the evaluations on the way (`checkpoints/best.pt`), in the same new episodes.
+CPU-seconds are of training, without evaluations. Diversity: mean distance between what two agents
+do on one observation, 0 where all are alike (arXiv:2305.02128); Jensen-Shannon, at most 1
+(arXiv:2412.04233), and for actions in a box Wasserstein, too. All runs of a row are compared on
+the same states, an equal number of each.
 † seeds are missing: figures are of the finished ones only, or measured against a best cell that
 may still change. In brackets: finished seeds of those asked for. – [1]: left out for reason 1
 below the table. – in the last table: not known, or without meaning there.
