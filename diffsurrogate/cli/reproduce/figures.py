@@ -1,7 +1,7 @@
 """Pictures of the grid: the table in colours, and learning curves."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +124,7 @@ def draw_curves(
     """Draw the finished seeds' returns, one panel per task and number of agents."""
     rows = list(dict.fromkeys(cell.row for cell in curves))
     tasks = list(dict.fromkeys(task for task, _ in rows))
+    styles = _Styles(table, curves)
     places = {row: [other for other in rows if other[0] == row[0]].index(row) for row in rows}
     across = 1 + max(places.values(), default=0)
     size = (3.4 * max(across, 2), 2.5 * max(len(tasks), 1) + 0.9)
@@ -136,7 +137,7 @@ def draw_curves(
         axis = axes[tasks.index(row[0]), places[row]]
         axis.set_axis_on()
         mine = {cell: runs for cell, runs in curves.items() if cell.row == row}
-        _panel(axis, table, mine, incomplete, against)
+        _panel(axis, table, mine, styles, incomplete, against)
         task, agents = row
         count = "" if agents is None else f", {agents} agent{'s' if agents > 1 else ''}"
         axis.set_title(f"{task}{count}", fontsize=10)
@@ -145,15 +146,57 @@ def draw_curves(
     label = "env steps" if against == "steps" else "CPU-seconds of training"
     for axis in axes[-1]:
         axis.set_xlabel(label)
-    _legend(figure, table, curves, incomplete)
+    _legend(figure, styles, missing=bool(incomplete))
     save_figure(figure, file, dpi=130)
 
 
-def _look(table: PaperTable, cell: Cell) -> tuple[str, str]:
-    """Return the names that a cell's colour and line stand for."""
-    other = cell.method if table.colour_by == "network" else cell.network
-    named = cell.network if table.colour_by == "network" else cell.method
-    return named, (cell.variant or "as it is") if table.variants else other
+class _Styles:
+    """Colours and lines of the cells in a picture, and its legend.
+
+    Colours stand for methods or networks, as the table says, and lines for the other, or for
+    variants; where only these differ, colours stand for them.
+    """
+
+    def __init__(self, table: PaperTable, cells: Iterable[Cell]) -> None:
+        self.table = table
+        looks = [
+            self._names(cell) for cell in sorted(cells, key=lambda c: table.place_of(c.column))
+        ]
+        known: list[str] = [*METHODS, *NETWORKS]
+        self.firsts = sorted({first for first, _ in looks}, key=known.index)
+        self.seconds = list(dict.fromkeys(second for _, second in looks))
+        self.by_second = len(self.firsts) == 1 and len(self.seconds) > 1
+
+    def of(self, cell: Cell) -> dict[str, Any]:
+        """Return a cell's colour and line."""
+        first, second = self._names(cell)
+        if self.by_second:
+            return self._own(second)
+        return {"color": _colour(first), "ls": _dashes(self.table, second)}
+
+    def handles(self) -> list[Line2D]:
+        """Return what the legend has."""
+        if self.by_second:
+            return [Line2D([], [], lw=1.6, label=name, **self._own(name)) for name in self.seconds]
+        lines = self.seconds if len(self.seconds) > 1 else []
+        return [
+            *(Line2D([], [], color=_colour(name), lw=2, label=name) for name in self.firsts),
+            *(
+                Line2D([], [], color="black", ls=_dashes(self.table, name), lw=1.6, label=name)
+                for name in lines
+            ),
+        ]
+
+    def _own(self, name: str) -> dict[str, Any]:
+        rounds, at = divmod(self.seconds.index(name), len(_PALETTE))
+        return {"color": _PALETTE[-1 - at], "ls": _LINES[rounds % len(_LINES)]}
+
+    def _names(self, cell: Cell) -> tuple[str, str]:
+        """Return the names that a cell's colour and line stand for."""
+        networks = self.table.colour_by == "network"
+        other = cell.method if networks else cell.network
+        named = cell.network if networks else cell.method
+        return named, (cell.variant or "as it is") if self.table.variants else other
 
 
 def _colour(name: str) -> str:
@@ -162,7 +205,7 @@ def _colour(name: str) -> str:
 
 
 def _dashes(table: PaperTable, name: str) -> Any:
-    """Return the line of what `_look` names second: solid for what the table has first."""
+    """Return the line of what a cell's line stands for: solid for what the table has first."""
     first = table.methods if table.colour_by == "network" else NETWORKS
     names = ("as it is", *table.variants) if table.variants else (*first, *METHODS)
     return _LINES[list(dict.fromkeys(names)).index(name) % len(_LINES)]
@@ -172,6 +215,7 @@ def _panel(
     axis: Axes,
     table: PaperTable,
     curves: Mapping[Cell, Sequence[Curve]],
+    styles: _Styles,
     incomplete: set[Cell],
     against: Literal["steps", "cpu"],
 ) -> None:
@@ -183,13 +227,10 @@ def _panel(
     lowest = -0.03
     for cell, runs in drawn.items():
         x, values = _common(runs, against, log)
-        colour, dashes = _look(table, cell)
-        style: dict[str, Any] = {
-            "color": _colour(colour),
-            "zorder": 2 + METHODS.index(cell.method) / 10,
-        }
+        look = styles.of(cell)
+        style = {"color": look["color"], "zorder": 2 + METHODS.index(cell.method) / 10}
         mean = values.mean(axis=0)
-        axis.plot(x, mean, ls=_dashes(table, dashes), lw=1.6, **style)
+        axis.plot(x, mean, ls=look["ls"], lw=1.6, **style)
         axis.fill_between(x, values.min(axis=0), values.max(axis=0), alpha=0.1, lw=0, **style)
         if cell in incomplete:
             axis.plot(x[-1:], mean[-1:], "o", mfc="white", ms=5, **style)
@@ -223,25 +264,14 @@ def _common(
     )
 
 
-def _legend(
-    figure: Figure,
-    table: PaperTable,
-    curves: Mapping[Cell, Sequence[Curve]],
-    incomplete: set[Cell],
-) -> None:
-    looks = [_look(table, cell) for cell in sorted(curves, key=lambda c: table.place_of(c.column))]
-    known: list[str] = [*METHODS, *NETWORKS]
-    colours = sorted({name for name, _ in looks}, key=known.index)
-    dashes = list(dict.fromkeys(name for _, name in looks))
-    handles = [Line2D([], [], color=_colour(name), lw=2, label=name) for name in colours]
-    handles += [
-        Line2D([], [], color="black", ls=_dashes(table, name), lw=1.6, label=name)
-        for name in dashes
-        if len(dashes) > 1
-    ]
-    if incomplete:
+def _legend(figure: Figure, styles: _Styles, *, missing: bool) -> None:
+    handles = styles.handles()
+    if missing:
         handles.append(
             Line2D([], [], color="black", marker="o", mfc="white", ls="", label="seeds missing")
         )
-    columns = max(1, round(figure.get_figwidth() / 1.2))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, int(figure.get_figwidth() / (0.5 + 0.09 * longest)))  # inches
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
