@@ -35,8 +35,9 @@ class Slow(Reach):
         return super().advance(state, action)
 
 
-def step(env):
+def step(env, caplog):
     env.reset(seed=0)
+    caplog.clear()  # on a busy machine a reset may take as long
     env.step(torch.zeros(env.num_envs, env.num_agents, env.act_dim))
 
 
@@ -46,7 +47,7 @@ def messages(caplog):
 
 def test_a_slow_step_is_named_at_growing_intervals(caplog):
     env = Slow()
-    step(env)
+    step(env, caplog)
     said = messages(caplog)
     assert 2 <= len(said) <= 5  # of 20 waits: after 1, 2, 4, 8 and 16 of them at the soonest
     assert said[0].startswith("waiting for Slow.step, 1 steps into an episode for")
@@ -55,10 +56,10 @@ def test_a_slow_step_is_named_at_growing_intervals(caplog):
 
 
 def test_no_warning_comes_of_a_fast_env_or_where_none_is_wanted(caplog):
-    step(Reach())
+    step(Reach(), caplog)
     warn_of_hanging_envs(None)
     env = Slow()
-    step(env)
+    step(env, caplog)
     assert messages(caplog) == []
     assert not env.hung
 
@@ -92,7 +93,7 @@ FACTORIES = [lambda index=index: Sleeper(index) for index in range(3)]
 
 def test_the_copy_in_this_process_that_is_slow_is_named(caplog):
     factories = iter(FACTORIES)
-    step(as_multi_agent(lambda: next(factories)(), num_envs=3))
+    step(as_multi_agent(lambda: next(factories)(), num_envs=3), caplog)
     assert "GymnasiumEnv.step of env 1 (Sleeper), 1 steps into" in messages(caplog)[0]
 
 
@@ -105,7 +106,7 @@ def test_the_worker_that_is_slow_is_named(kind, caplog):
         raw = AsyncVectorEnv(FACTORIES, autoreset_mode=AutoresetMode.SAME_STEP)
     env = as_multi_agent(raw)
     try:
-        step(env)
+        step(env, caplog)
     finally:
         env.close()
     named = f"GymnasiumEnv.step of env 1 (process {raw.processes[1].pid})"
