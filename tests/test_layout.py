@@ -345,6 +345,12 @@ def test_importing_the_package_needs_no_extra():
     assert run.stdout.decode().strip() == "set()"
 
 
+def test_modules_are_attributes_whatever_was_imported_before():
+    code = "import diffsurrogate; print(diffsurrogate.wrappers.SplitAgents.__name__)"
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True)
+    assert run.stdout.decode().strip() == "SplitAgents"
+
+
 def test_all_public_names_are_there():
     assert {"SHAC", "LearnedDiffWrapper", "make"} <= set(dir(diffsurrogate))
     for name in diffsurrogate.__all__:

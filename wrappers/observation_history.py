@@ -48,8 +48,8 @@ class ObservationHistory(EnvWrapper):
                 "models are to learn from the history too; wrap the other way round: "
                 "LearnedDiffWrapper(ObservationHistory(env.env, steps=...))"
             )
-        if steps < 2:
-            raise UsageError(f"steps is {steps}; a history needs at least 2 observations")
+        if not isinstance(steps, int) or steps < 2:
+            raise UsageError(f"steps is {steps!r}; a history needs an integer of at least 2")
         self.env = env = as_multi_agent(env)
         kept = torch.ones(env.obs_dim, dtype=torch.bool, device=env.device)
         for told_once in (env.action_mask_slice, env.global_state_slice):
@@ -100,6 +100,8 @@ class ObservationHistory(EnvWrapper):
         """Step the env; see `MultiAgentVectorEnv.step`."""
         self.check_action(actions)
         taken = self._space.executed(self.apply_action_mask(actions))
+        if self.alive_mask is not None:  # what the dead are told to do is not done
+            taken = taken * self.alive_mask.unsqueeze(-1)
         latest = [self.env.current_obs[..., self._kept], taken]
         obs, reward, terminated, truncated, info = self.env.step(actions)
         width = sum(part.shape[-1] for part in latest)

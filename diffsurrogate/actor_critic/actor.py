@@ -91,15 +91,11 @@ class ActorConfig:
                 "learn_std learns standard deviations that do not depend on the state, "
                 "state_dependent_std ones that do; leave one of them False"
             )
-        if (
-            self.order != "simultaneous"
-            or self.net.gru_size > 0
-            or isinstance(self.net, DiCoConfig)
-        ):
+        if self.order != "simultaneous" or isinstance(self.net, DiCoConfig):
             raise UsageError(
-                "state_dependent_std is for agents that act at once by a network without memory "
-                f"other than dico, but net is a {self.net.architecture} one with gru_size="
-                f"{self.net.gru_size}, and order is {self.order!r}; leave it False"
+                "state_dependent_std is for agents that act at once by a network other than dico, "
+                f"but net is a {self.net.architecture} one, and order is {self.order!r}; set it "
+                "to False"
             )
 
 

@@ -40,7 +40,7 @@ class CriticConfig:
         if self.ensemble > 1 and self.net.gru_size > 0:
             raise UsageError(
                 f"ensemble is {self.ensemble}, but net.gru_size is {self.net.gru_size}; a "
-                "recurrent critic is a single one: leave one of them at its default"
+                "recurrent critic is a single one: set ensemble to 1 or gru_size to 0"
             )
 
 

@@ -217,7 +217,8 @@ returns are at equal env steps, the last where the shortest run ends; then at eq
 new episodes. sb3-ppo (with our preset) and sac (4 copies, a gradient step per env step) are
 Stable-Baselines3's; ppo, where it is run, is ours. The weight of SHAC++'s learned gradient falls
 from 1 to 0 over 200,000 steps on robots and is .5 elsewhere; weight-0, weight-0.5 and weight-1 keep
-theirs, and weight-0 is SHAC++ without its learned gradient. Returns of several agents are summed.
+theirs, and weight-0 is SHAC++ without its learned gradient. Policy and critic of shac++-gru and
+ppo-gru have a GRU. Returns of several agents are summed.
 Made by `python examples/benchmarks/any_env.py`; curves in the PNG.
 
 """

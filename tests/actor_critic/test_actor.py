@@ -16,7 +16,6 @@ from diffsurrogate.nets.config import (
     DiCoConfig,
     JointNetConfig,
     SeparateNetConfig,
-    SharedNetConfig,
 )
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
@@ -284,7 +283,6 @@ def test_deviations_that_depend_on_the_state_are_around_the_configured_one_and_l
     ("other", "reason"),
     [
         ({"learn_std": True}, "one of them False"),
-        ({"net": SharedNetConfig(gru_size=4)}, "gru_size=4"),
         ({"net": DiCoConfig()}, "dico"),
         ({"net": SeparateNetConfig(), "order": "listed"}, "listed"),
     ],

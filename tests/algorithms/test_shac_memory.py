@@ -155,13 +155,22 @@ def test_a_part_of_a_window_goes_on_from_the_hidden_states_it_had():
             policy.at(part.obs[1], 2)
 
 
-def test_densities_are_those_of_the_noise_whatever_came_before():
+@pytest.mark.parametrize("state_dependent_std", [False, True])
+def test_densities_are_those_of_the_noise_whatever_came_before(state_dependent_std):
     """Window after window, of whole windows of any envs."""
-    agent = SHAC(learned(Reach(differentiable=False)), hybrid(), seed=1)
+    settings = hybrid()
+    actor = replace(
+        settings.actor,
+        learn_std=not state_dependent_std,
+        state_dependent_std=state_dependent_std,
+    )
+    agent = SHAC(learned(Reach(differentiable=False)), replace(settings, actor=actor), seed=1)
     for _ in range(3):
         agent.learn(agent.env_steps + 4 * ENVS)
         window, noise = window_of(agent)
-        density = torch.distributions.Normal(0.0, 1.0).log_prob(noise) - agent.actor.log_std
+        out, _ = agent.actor.unroll(window.obs, actor_past(window))
+        _, log_std = agent.actor._gaussian(out)
+        density = torch.distributions.Normal(0.0, 1.0).log_prob(noise) - log_std
         batch = policy_batch(window, agent.actor, window.reward)
         torch.testing.assert_close(batch.log_prob, density.sum(-1), atol=1e-4, rtol=1e-4)
 
@@ -227,7 +236,7 @@ def test_shac_plus_plus_recalls():
 @pytest.mark.parametrize(
     ("build", "advice"),
     [
-        (lambda: CriticConfig(net=MEMORY, ensemble=2), "a recurrent critic is a single one"),
+        (lambda: CriticConfig(net=MEMORY, ensemble=2), "set ensemble to 1"),
         (lambda: remembering(value=ValueLearningConfig()), "set value.capacity to 0"),
         (
             lambda: SHAC(
