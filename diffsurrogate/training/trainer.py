@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 import math
 import time
 import warnings
@@ -49,6 +50,7 @@ from diffsurrogate.training.callbacks import Callback, as_list, name_of, told
 from diffsurrogate.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
 
 Metrics = dict[str, float]
+_LOG = logging.getLogger("diffsurrogate")
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
 _SUMMED = {
     *("episodes_ended", "episodes_terminated", "broken_copies", "dropped_gradients"),
@@ -173,7 +175,8 @@ class Trainer(ABC):
         processes train one policy, each on its own `env`; all call this and `save`.
 
         Args:
-            total_steps: summed over all envs, rounded up to whole windows.
+            total_steps: summed over all envs, rounded up to whole windows; of the whole training,
+                not of this call: to train on, give more than `env_steps`.
             callback: one or several, called in turn with the trainer and the metrics of each
                 update; one that returns False, in one of several processes, stops all.
             progress_bar: whether to show one.
@@ -186,6 +189,12 @@ class Trainer(ABC):
         if total_steps < 1:
             raise UsageError(f"total_steps is {total_steps}; give at least 1")
         iterations = -(-total_steps // self.steps_per_iteration)
+        if iterations <= self.iteration:
+            _LOG.warning(
+                "nothing was learned: total_steps is %d and counts the whole training, of which %d "
+                "steps were taken before; give more to train on",
+                *(total_steps, self.env_steps),
+            )
         bar = tqdm(
             total=total_steps,
             initial=min(self.env_steps, total_steps),

@@ -156,6 +156,15 @@ def test_without_a_replay_no_state_comes_twice_before_all_came(batch, rounds):
     assert len(set(first)) == len(first)
 
 
+def test_a_training_that_is_over_says_so(caplog):
+    agent = SHAC(Reach(), config()).learn(3 * 28)
+    assert not caplog.records
+    agent.learn(28)
+    assert agent.env_steps == 84 and "of which 84 steps were taken before" in caplog.text
+    agent.learn(85)
+    assert agent.env_steps == 112 and len(caplog.records) == 1
+
+
 @pytest.mark.parametrize(("limit", "ages"), [(32, range(0, 32, 4)), (31, range(31))])
 def test_envs_are_staggered_by_windows_if_that_leaves_eight_ages(limit, ages):
     env = Reach(num_envs=997)
