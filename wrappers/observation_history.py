@@ -48,8 +48,8 @@ class ObservationHistory(EnvWrapper):
                 "models are to learn from the history too; wrap the other way round: "
                 "LearnedDiffWrapper(ObservationHistory(env.env, steps=...))"
             )
-        if not isinstance(steps, int) or steps < 2:
-            raise UsageError(f"steps is {steps!r}; a history needs an integer of at least 2")
+        if steps < 2:
+            raise UsageError(f"steps is {steps}; a history needs at least 2 observations")
         self.env = env = as_multi_agent(env)
         kept = torch.ones(env.obs_dim, dtype=torch.bool, device=env.device)
         for told_once in (env.action_mask_slice, env.global_state_slice):

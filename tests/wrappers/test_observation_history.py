@@ -104,8 +104,7 @@ def test_the_simulators_own_gradient_passes_through_the_history():
 
 
 def test_what_cannot_have_a_history_is_refused():
-    for steps in (1, 2.5, "3"):
-        with pytest.raises(UsageError, match="an integer of at least 2"):
-            ObservationHistory(plain_reach(), steps=steps)
+    with pytest.raises(UsageError, match="at least 2"):
+        ObservationHistory(plain_reach(), steps=1)
     with pytest.raises(UsageError, match="the other way round"):
         ObservationHistory(LearnedDiffWrapper(plain_reach()), steps=2)
