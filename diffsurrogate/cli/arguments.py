@@ -304,7 +304,14 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
     if unknown:
         flags = [f"--{name.replace('_', '-')}" for name in by_dotted_name(asdict(default))]
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
-        close = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), flags, 1, 0.4)
+        name = word.split("=")[0].replace("_", "-")
+        if name.endswith(".net.gru-size"):
+            raise UsageError(
+                f"{default.method} has no option {name} here: networks of the kind transformer, "
+                "transformer-id and dico, and those of Stable-Baselines3, have no GRU; choose "
+                "another"
+            )
+        close = difflib.get_close_matches(name, flags, 1, 0.4)
         raise UsageError(
             f"{default.method} has no option {word}"
             f"{f'; did you mean {close[0]}?' if close else ';'} {program} {HELP_ALL} lists what "
