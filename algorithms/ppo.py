@@ -159,8 +159,9 @@ class PPO(Trainer):
             reward_scale=self.scale,
             actor_optimiser=self.actor_optimiser,
             critic_optimiser=self.critic_optimiser,
-            hidden=self.hidden,
         )
+        if self.hidden.now:
+            self.register(hidden=self.hidden)
 
     @classmethod
     def default_config(cls) -> PPOConfig:

@@ -242,8 +242,9 @@ class SHAC(Trainer):
             actor_optimiser=self.policy_update.optimiser,
             critic_optimiser=self.value.optimiser,
             noise=self.noise,
-            hidden=self.hidden,
         )
+        if self.hidden.now:
+            self.register(hidden=self.hidden)
         if self.value.replay is not None:
             self.register(value_replay=self.value.replay)
 

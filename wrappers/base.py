@@ -80,3 +80,21 @@ class EnvWrapper(MultiAgentVectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Close the wrapped env."""
         self.env.close(**kwargs)
+
+
+class GradientWrapper(EnvWrapper):
+    """An `EnvWrapper` through which the wrapped env's own gradients pass."""
+
+    def detach(self) -> None:
+        """Cut the env's graph."""
+        self.env.detach()
+
+    def enable_gradients(self, *kinds: str) -> None:
+        """Turn on the env's own gradients."""
+        self.env.enable_gradients(*kinds)
+        self.gradients = self.env.gradients
+
+    def disable_gradients(self) -> None:
+        """Turn the env's own gradients off."""
+        self.env.disable_gradients()
+        self.gradients = self.env.gradients

@@ -11,11 +11,11 @@ from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.env import State
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.base import EnvWrapper
+from diffsurrogate.wrappers.base import GradientWrapper
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 
-class ObservationHistory(EnvWrapper):
+class ObservationHistory(GradientWrapper):
     """Shows every agent its last few observations and the actions between them.
 
     For partially observable envs: world models and critics see as much as the policy, without a
@@ -113,18 +113,8 @@ class ObservationHistory(EnvWrapper):
 
     def detach(self) -> None:
         """Cut the graph of the env and of the history."""
-        self.env.detach()
+        super().detach()
         self._past = self._past.detach()
-
-    def enable_gradients(self, *kinds: str) -> None:
-        """Turn on the env's own gradients."""
-        self.env.enable_gradients(*kinds)
-        self.gradients = self.env.gradients
-
-    def disable_gradients(self) -> None:
-        """Turn the env's own gradients off."""
-        self.env.disable_gradients()
-        self.gradients = self.env.gradients
 
     def state(self) -> State:
         """Return the wrapped env's state and the history."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.base import EnvWrapper
+from diffsurrogate.wrappers.base import GradientWrapper
 
 
-class SplitAgents(EnvWrapper):
+class SplitAgents(GradientWrapper):
     """Lets several agents act as one: each decides some entries of an action.
 
     Every agent earns the same share of the reward, so that returns, which are sums over agents,
@@ -107,20 +107,6 @@ class SplitAgents(EnvWrapper):
         shares = (reward / self.num_agents).expand(-1, self.num_agents)
         info = info | {"final_obs": self._seen(info["final_obs"])}
         return self._seen(obs), shares, terminated, truncated, info
-
-    def detach(self) -> None:
-        """Cut the env's graph."""
-        self.env.detach()
-
-    def enable_gradients(self, *kinds: str) -> None:
-        """Turn on the env's own gradients."""
-        self.env.enable_gradients(*kinds)
-        self.gradients = self.env.gradients
-
-    def disable_gradients(self) -> None:
-        """Turn the env's own gradients off."""
-        self.env.disable_gradients()
-        self.gradients = self.env.gradients
 
     def _seen(self, obs: Tensor) -> Tensor:
         """Return what each agent sees of the observation (env, 1, obs_dim)."""

@@ -93,9 +93,11 @@ class Critic(nn.Module):
         Returns:
             two of (time, env, agent).
         """
-        nets = (self.net,)
-        after = self._after(nets, obs, next_obs, past)
-        return self._of_all(nets, obs, past).squeeze(0), after.squeeze(0)
+        if past is None:
+            return self(obs), self(next_obs)
+        value, hidden = self.net(self._inputs(obs), past)
+        following = self(next_obs.unsqueeze(0), Recurrence.after(hidden))
+        return value.squeeze(-1), following.squeeze(0)
 
     def hidden_along(self, obs: Tensor, past: Recurrence) -> Tensor:
         """Return the online network's hidden states after each step of a window.

@@ -43,7 +43,7 @@ VARIANTS: tuple[Mapping[str, type], ...] = (
     NET_CONFIGS,
 )
 """Classes that a setting may be one of, by the word that chooses it."""
-_LEFT_TOHELP_ALL = tuple(NET_CONFIGS.values())
+_LEFT_TO_HELP_ALL = tuple(NET_CONFIGS.values())
 """Types of settings that --help leaves out."""
 
 
@@ -382,7 +382,7 @@ def _short_help() -> tyro.constructors.ConstructorRegistry:
     def leave_out(
         info: tyro.constructors.StructTypeInfo,
     ) -> tyro.constructors.StructConstructorSpec | None:
-        if info.type not in _LEFT_TOHELP_ALL:
+        if info.type not in _LEFT_TO_HELP_ALL:
             return None
         return tyro.constructors.StructConstructorSpec(instantiate=info.type, fields=())
 

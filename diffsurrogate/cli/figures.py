@@ -1,5 +1,6 @@
 """The curve and the film a run leaves behind; neither needs a display."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -78,9 +79,12 @@ def film(takes: Sequence[Take], file: Path, *, steps: int, seed: int) -> int:
         raise UsageError("this env cannot be rendered without a display")
     if not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent} to write {file.name} to; make it first")
-    rows = [list(_pictures(take, steps, seed)) for take in takes]
-    rows = [row + row[-1:] * (max(map(len, rows)) - len(row)) for row in rows]
-    frames = [_stacked(frame, few_colours=gif) for frame in zip(*rows, strict=True)]
+    frames: list[Image.Image] = []
+    last: tuple[Image.Image, ...] = ()
+    for fresh in itertools.zip_longest(*(_pictures(take, steps, seed) for take in takes)):
+        pairs = zip(fresh, last or fresh, strict=True)
+        last = tuple(old if new is None else new for new, old in pairs)  # one may end earlier
+        frames.append(_stacked(last, few_colours=gif))
     shown = frames + frames[-1:] * 8  # rest at the end before it starts over
     with writing(file) as partial:
         (_write_gif if gif else _write_mp4)(shown, partial)

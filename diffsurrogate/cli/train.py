@@ -408,7 +408,7 @@ class _Session:
         states = torch.stack(seen).flatten(0, 1)
         some = torch.linspace(0, len(states) - 1, min(_KEPT, len(states))).long()
         self.folder.write_seen(states[some])
-        return final, policy_diversity(self.agent.predictor, torch.stack(seen))
+        return final, policy_diversity(self.agent.predictor, states)
 
     def _film(self, file: Path) -> str:
         """Film the policy; return the file, or why there is none: a run never fails for that."""
