@@ -27,7 +27,7 @@ from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.losses import later_ratio, peer_clipped_loss
 from diffsurrogate.nets.config import SeparateNetConfig
 from diffsurrogate.optimisation import mean_report
-from diffsurrogate.training.trainer import Metrics
+from diffsurrogate.training.metrics import Metrics
 
 _SEPARATE = SeparateNetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
 

@@ -11,7 +11,7 @@ from diffsurrogate.config import require_range
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.optimisation import ClippedAdam
-from diffsurrogate.training.trainer import Metrics
+from diffsurrogate.training.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from diffsurrogate.functional.losses import action_penalty, lambda_actor_loss, s
 from diffsurrogate.nets.config import HyperLinearConfig, HyperMLPConfig
 from diffsurrogate.nets.hypernet import HyperNet
 from diffsurrogate.nets.mlp import only_row
-from diffsurrogate.training.trainer import Metrics
+from diffsurrogate.training.metrics import Metrics
 
 _OPPOSED = -0.9
 """Correlation of two agents' rewards below which their sum says little of either."""

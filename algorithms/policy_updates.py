@@ -30,7 +30,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.optimisation import ClippedAdam, Gradient, mean_report
-from diffsurrogate.training.trainer import Metrics
+from diffsurrogate.training.metrics import Metrics
 
 GradientConfig = AllActionConfig | PathwiseConfig
 

@@ -34,7 +34,8 @@ from diffsurrogate.functional.losses import td_lambda
 from diffsurrogate.nets.config import JointNetConfig, SeparateNetConfig
 from diffsurrogate.optimisation import ClippedAdam, mean_report
 from diffsurrogate.seeding import derive_seed, seeded
-from diffsurrogate.training.trainer import Metrics, Trainer
+from diffsurrogate.training.metrics import Metrics
+from diffsurrogate.training.trainer import Trainer
 
 _JOINT = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
 _SEPARATE = SeparateNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
@@ -177,7 +178,7 @@ class PPO(Trainer):
         noise = self.noise.draw(config.horizon)
         window = self.as_on_all_ranks(self._collect(noise))
         target, advantage = self._targets(window)
-        kept = self.finite_copies(window)
+        kept = self.broken_copies.finite_copies(window)
         if kept is not None:
             if len(kept) == 0:
                 self.actor_optimiser.count_skipped()

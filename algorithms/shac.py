@@ -34,7 +34,8 @@ from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import SharedNetConfig
 from diffsurrogate.seeding import derive_seed, seeded
-from diffsurrogate.training.trainer import Metrics, Trainer
+from diffsurrogate.training.metrics import Metrics
+from diffsurrogate.training.trainer import Trainer
 
 FINAL_LR = 1e-5
 """Learning rate at the end of a linear schedule."""
@@ -260,7 +261,7 @@ class SHAC(Trainer):
         window = self.policy_update.collect(policy, self.config.horizon)
         window = self.as_on_all_ranks(self.hidden.record(window, policy))
         target = self.value.targets(window)  # eq. 6 and 7, without a gradient
-        kept = self.finite_copies(window)
+        kept = self.broken_copies.finite_copies(window)
         if kept is not None:
             if len(kept) == 0:
                 self.policy_update.optimiser.count_skipped()

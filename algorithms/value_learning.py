@@ -18,7 +18,7 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.functional.losses import expectile_loss, td_lambda
 from diffsurrogate.nets.normaliser import HIDDEN
 from diffsurrogate.optimisation import ClippedAdam, mean_report
-from diffsurrogate.training.trainer import Metrics
+from diffsurrogate.training.metrics import Metrics
 
 DECAY = 0.97
 """Decay per window of the sums of positive and negative rewards."""

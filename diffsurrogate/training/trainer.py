@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import logging
-import math
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -24,9 +23,7 @@ from diffsurrogate.config import check_same_config, config_from_dict
 from diffsurrogate.distributed import (
     check_started,
     check_world_size,
-    fewest,
     is_any,
-    objects_of_ranks,
     rank,
     rank_seed,
     refuse_ranks,
@@ -46,21 +43,15 @@ from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.optimisation import ClippedAdam, ema_of
 from diffsurrogate.seeding import derive_env_seed, derive_seed
+from diffsurrogate.training.broken_copies import IN_A_ROW, BrokenCopies
 from diffsurrogate.training.callbacks import Callback, as_list, name_of, told
 from diffsurrogate.training.checkpoint import check_finite, load_checkpoint, save_checkpoint
+from diffsurrogate.training.metrics import Metrics, joint
 
-Metrics = dict[str, float]
 _LOG = logging.getLogger("diffsurrogate")
 SomeTrainer = TypeVar("SomeTrainer", bound="Trainer")
-_SUMMED = {
-    *("episodes_ended", "episodes_terminated", "broken_copies", "dropped_gradients"),
-    *("cached_transitions", "update_cpu_seconds"),
-}
-"""Metrics that are summed over ranks; of the others the mean is taken."""
-SKIPS_TO_WARN_OF = 10
-"""Consecutive updates with skipped gradients that cause a warning."""
 _NOT_FINITE = (
-    f"in each of the last {SKIPS_TO_WARN_OF} updates a gradient was not finite and was skipped "
+    f"in each of the last {IN_A_ROW} updates a gradient was not finite and was skipped "
     "(skipped_updates and dropped_gradients count them), so that little or nothing is learned; "
     "check the env's native gradients (check_gradients), or let LearnedDiffWrapper learn bounded "
     "ones over fewer steps (horizon, segment_length)"
@@ -90,7 +81,7 @@ class Trainer(ABC):
 
     config_type: ClassVar[type]
     leaves_out_broken: ClassVar[bool] = True
-    """Whether updates leave out envs with values that are not finite (`finite_envs`)."""
+    """Whether updates leave out envs with values that are not finite (`BrokenCopies`)."""
     actor: Actor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -126,9 +117,7 @@ class Trainer(ABC):
         self.started = False
         self.ranks = world_size()
         """Number of processes that train together."""
-        self.broken_copies = 0
-        """Windows of single envs that were left out, as a value was not finite."""
-        self._all_broken: list[int] = []  # consecutive iterations without any other env
+        self.broken_copies = BrokenCopies()
         self.ema_actor: AveragedModel | None = None
         self._parts: dict[str, Saved] = {}
         self._saved_copies: int | None = None  # of a checkpoint of which only the policy is used
@@ -323,12 +312,12 @@ class Trainer(ABC):
                 report = self.iterate() | self.env.episode_report()
             self.iteration += 1
             in_a_row = in_a_row + 1 if self._faults > faults else 0
-            if in_a_row == SKIPS_TO_WARN_OF:
+            if in_a_row == IN_A_ROW:
                 warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=2)
             if self.ema_actor is not None:
                 self.ema_actor.update_parameters(self.actor)
             report["skipped_updates"] = float(self.skipped)
-            report["broken_copies"] = float(self.broken_copies)
+            report["broken_copies"] = float(self.broken_copies.count)
             report["dropped_gradients"] = float(self.env.gradient_guard.dropped)
             report["env_steps"] = float(self.env_steps)
             report["update_cpu_seconds"] = time.process_time() - start
@@ -353,7 +342,7 @@ class Trainer(ABC):
             "streams": {name: stream.get_state() for name, stream in self._streams.items()},
             "config": asdict(self.config),
             "iteration": self.iteration,
-            "broken_copies": self.broken_copies,
+            "broken_copies": self.broken_copies.count,
             "total_iterations": self.total_iterations,
             "started": self.started,
             "seed": self.seed,
@@ -394,7 +383,7 @@ class Trainer(ABC):
             for name, stream in self._streams.items():
                 stream.set_state(state["streams"][name].cpu())
             self.iteration = state["iteration"]
-            self.broken_copies = state["broken_copies"]
+            self.broken_copies.count = state["broken_copies"]
             self.total_iterations = state["total_iterations"]
             self.started = state["started"]
             self.seed = state["seed"]
@@ -484,42 +473,6 @@ class Trainer(ABC):
         """Return the window, with an alive mask if that of any rank has one."""
         return window.with_alive_mask() if is_any(window.alive_mask is not None) else window
 
-    def finite_copies(self, window: Window) -> Tensor | None:
-        """Return the indices of the envs to learn from, and count the others; None for all.
-
-        An env with an observation, action or reward that is not finite costs its own share of the
-        update. Where a rank has no other, all ranks do without the update.
-
-        Raises:
-            UsageError: no env was finite in any of the last windows.
-
-        Warns:
-            RuntimeWarning: for the first time.
-        """
-        finite = window.finite_envs
-        kept = finite.nonzero().squeeze(-1)
-        found = "the envs of another process broke"
-        if len(kept) < len(finite):
-            found = window.first_not_finite()
-            if self.broken_copies == 0:
-                warnings.warn(
-                    f"{found}; its window is left out of the update (broken_copies counts such "
-                    "windows)",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            self.broken_copies += len(finite) - len(kept)
-        if fewest(len(kept)) > 0:
-            return None if len(kept) == len(finite) else kept
-        goes_on = self._all_broken and self._all_broken[-1] == self.iteration - 1
-        self._all_broken = [*(self._all_broken if goes_on else []), self.iteration]
-        if len(self._all_broken) == SKIPS_TO_WARN_OF:
-            raise UsageError(
-                f"in each of the last {SKIPS_TO_WARN_OF} updates no env gave finite values only; "
-                f"{found}; mend the env"
-            )
-        return kept[:0]
-
     def _state(self) -> State:
         """Return state of subclasses that is not in a registered part."""
         return {}
@@ -575,19 +528,6 @@ class Trainer(ABC):
 def ranks_of(state: State) -> int:
     """Return of how many processes the state of a training is."""
     return 1 + len(state.get("other_ranks", []))
-
-
-def joint(report: Metrics) -> Metrics:
-    """Return the metrics of all ranks: sums of counts, and means over ranks that have the rest."""
-    reports = objects_of_ranks(report)
-    if len(reports) == 1:
-        return report
-    found: Metrics = {}
-    for name in dict.fromkeys(name for one in reports for name in one):
-        values = [one[name] for one in reports if not math.isnan(one.get(name, math.nan))]
-        total = math.fsum(values)
-        found[name] = total if name in _SUMMED else total / len(values) if values else math.nan
-    return found
 
 
 def _plain(state: Any) -> Any:

@@ -14,7 +14,7 @@ from diffsurrogate.envs.env import State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.checkpoint import check_finite
-from diffsurrogate.training.trainer import Metrics
+from diffsurrogate.training.metrics import Metrics
 from diffsurrogate.wrappers.sb3.config import SB3OffPolicyConfig, SB3SACConfig, SB3TD3Config
 from diffsurrogate.wrappers.sb3.trainer import Rate, SB3Trainer
 

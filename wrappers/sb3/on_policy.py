@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from diffsurrogate.envs.env import State
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import check_finite
-from diffsurrogate.training.trainer import Metrics, Saved
+from diffsurrogate.training.metrics import Metrics
+from diffsurrogate.training.trainer import Saved
 from diffsurrogate.wrappers.sb3.config import SB3Config
 from diffsurrogate.wrappers.sb3.trainer import Rate, SB3Trainer
 

@@ -18,7 +18,8 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.observation_slices import without
 from diffsurrogate.seeding import derive_seed
 from diffsurrogate.training.checkpoint import check_finite
-from diffsurrogate.training.trainer import Metrics, Saved, Trainer
+from diffsurrogate.training.metrics import Metrics
+from diffsurrogate.training.trainer import Saved, Trainer
 from diffsurrogate.wrappers.sb3.config import SB3Config, SB3OffPolicyConfig
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, slot_rows, to_actions
 

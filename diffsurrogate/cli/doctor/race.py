@@ -9,7 +9,8 @@ from diffsurrogate.cli.options import MadeOptions, made_with
 from diffsurrogate.envs.registry import make
 from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.training.evaluate import evaluate
-from diffsurrogate.training.trainer import Metrics, Trainer
+from diffsurrogate.training.metrics import Metrics
+from diffsurrogate.training.trainer import Trainer
 
 Racer = Literal["ppo", "shac++"]
 _RACERS: tuple[Racer, ...] = ("ppo", "shac++")
