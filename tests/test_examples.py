@@ -1,6 +1,7 @@
 """The examples run, on a smaller budget."""
 
 import importlib.util
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,17 @@ def test_quickstart():
 def test_a_cold_start_makes_the_first_gradient_a_good_one():
     before, after = example("cold_start").main(windows=20, total_steps=2048)
     assert after > max(before, 0.9)
+
+
+def test_the_known_reward_is_the_envs():
+    pytest.importorskip("mujoco")
+    module = example("known_reward")
+    env = make("mujoco/HalfCheetah-v5", num_envs=5)
+    env.reset(seed=0)
+    window = env.collect(lambda obs: 2 * torch.rand(5, 1, 6) - 1, 30)
+    error = module.ForwardSpeed()(window.obs, window.action, window.next_obs) - window.reward
+    assert error.std() < 0.4 * window.reward.std()
+    assert math.isfinite(module.main(total_steps=4096, eval_steps=20))
 
 
 @pytest.mark.parametrize("smooth", [False, True])

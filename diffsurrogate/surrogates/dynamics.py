@@ -114,27 +114,3 @@ class LearnedDynamics(DynamicsModel):
 def repeat_to(rows: Tensor, action: Tensor) -> Tensor:
     """Repeat a batch to the number of actions, which `mixup_loss` stacks."""
     return rows.repeat(len(action) // len(rows), *[1] * (rows.dim() - 1))
-
-
-class GivenDynamics(DynamicsModel):
-    """A ready-made module of (obs, action), which is not trained."""
-
-    def __init__(self, module: nn.Module) -> None:
-        """Wrap the module; its actions are in the env's units."""
-        super().__init__()
-        self.module = module
-
-    def begin(self, obs: Tensor) -> None:
-        """Return no carry."""
-
-    def step(self, carry: None, obs: Tensor, action: Tensor) -> tuple[Tensor, None]:
-        """Return the module's next observation."""
-        return self.module(obs, action), None
-
-    def restart(self, carry: None, mask: Tensor, obs: Tensor) -> None:
-        """Return no carry."""
-
-    def predict(self, window: Window, action: Tensor) -> Tensor:
-        """Return the module's next observations."""
-        out: Tensor = self.module(window.obs, action)
-        return out

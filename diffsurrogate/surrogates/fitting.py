@@ -26,13 +26,15 @@ from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import mixup_loss
-from diffsurrogate.nets.normaliser import RESOLUTION, OrdinaryRange, ValuesSeen, mark_padding
+from diffsurrogate.nets.normaliser import OrdinaryRange, ValuesSeen, mark_padding
 from diffsurrogate.optimisation import ClippedAdam, mean_report
 from diffsurrogate.seeding import derive_seed, seeded
 from diffsurrogate.surrogates.action_world_model import ActionWorldModel, ActionWorldModelConfig
 from diffsurrogate.surrogates.config import SurrogateConfig
-from diffsurrogate.surrogates.dynamics import DynamicsModel, GivenDynamics, LearnedDynamics
+from diffsurrogate.surrogates.dynamics import LearnedDynamics
+from diffsurrogate.surrogates.given_models import GivenModelErrors, GivenReward, as_dynamics
 from diffsurrogate.surrogates.heads import RewardModel, RewardTrust, TerminationModel
+from diffsurrogate.surrogates.held_out import fvu, fvu_of_change, some_envs
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
 _Judged = tuple[Tensor, Tensor]
@@ -72,9 +74,8 @@ class Surrogates(nn.Module):
         sizes = (len(low), obs_dim, low.shape[-1])
         self.continuous = ContinuousFeatures(len(low), obs_dim, continuous)
         with seeded(derive_seed(seed, "models")):
-            self.reward, self.own_reward = _model(
-                reward, lambda: RewardModel(config.reward, *sizes)
-            )
+            model, self.own_reward = _model(reward, lambda: RewardModel(config.reward, *sizes))
+            self.reward = model if model is None or self.own_reward else GivenReward(model)
             model, self.own_dynamics = _model(
                 dynamics, lambda: build_dynamics(config.dynamics, *sizes)
             )
@@ -101,6 +102,10 @@ class Surrogates(nn.Module):
         self.termination_buffer = StratifiedReplay(capacity, 2, low.device)
         self.fits = 0
         self.trust = RewardTrust()
+        given = {"reward": reward, "dynamics": dynamics}
+        self.given = GivenModelErrors(
+            [name for name, model in given.items() if isinstance(model, nn.Module)]
+        )
         self.terminations_seen = 0
         self.steps_seen = 0
 
@@ -292,6 +297,7 @@ class Surrogates(nn.Module):
         if judged is not None and bool(self._learned_reward.ordinary.dense.all()):
             # a few rare rewards say nothing of the slope that leads to them
             self.trust.update(*judged)
+        self.given.update(report)
         return report
 
     def _trained(self) -> dict[str, nn.Module]:
@@ -417,11 +423,6 @@ def build_dynamics(
     return StepModel(config, agents, obs_dim, act_dim)
 
 
-def as_dynamics(module: nn.Module) -> DynamicsModel:
-    """Return a dynamics model unchanged, and any other module of (obs, action) wrapped."""
-    return module if isinstance(module, DynamicsModel) else GivenDynamics(module)
-
-
 class ContinuousFeatures(nn.Module):
     """Detects the observation features that a gradient may pass through.
 
@@ -467,51 +468,3 @@ class ContinuousFeatures(nn.Module):
         unsure = ~self.seen
         self.values.update(obs.reshape(-1, *self.seen.shape)[:, unsure].double(), unsure)
         self.seen |= self.values.measurement
-
-
-def fvu(predicted: Tensor, target: Tensor) -> float:
-    """Return the fraction of variance unexplained: mean squared error over target variance.
-
-    If the target is constant, the mean squared error.
-    """
-    variance = float(target.var(correction=0))
-    error = float((predicted - target).square().mean())
-    constant = variance <= RESOLUTION**2 * float(target.square().mean())
-    return error if constant else error / variance
-
-
-def fvu_by_feature(
-    predicted: Tensor, window: Window, continuous: Tensor, usual: Tensor | float = 0.0
-) -> Tensor:
-    """Return the unexplained fraction of each feature's mean squared change: (agent, obs_dim).
-
-    NaN for features that are not continuous, or hardly change in the window.
-
-    Args:
-        predicted: (time, env, agent, obs_dim), of `window.next_obs`.
-        window: the observed steps.
-        continuous: (agent, obs_dim) bool, the features to include.
-        usual: (agent, obs_dim), the usual size of a change, a hundredth of which is hardly any.
-    """
-    error = (predicted - window.next_obs).square().mean((0, 1))
-    change = (window.next_obs - window.obs).square().mean((0, 1))
-    moves = change > RESOLUTION**2 * window.next_obs.square().mean((0, 1))
-    moves &= change > (0.01 * usual) ** 2
-    return torch.where(continuous & moves, error / change, torch.nan)
-
-
-def fvu_of_change(
-    predicted: Tensor, window: Window, continuous: Tensor, usual: Tensor | float = 0.0
-) -> float:
-    """Return the mean of `fvu_by_feature` over features that change; 0 if none does."""
-    shares = fvu_by_feature(predicted, window, continuous, usual)
-    shares = shares[~shares.isnan()]
-    return float(shares.mean()) if len(shares) else 0.0
-
-
-def some_envs(window: Window, envs: int = 32) -> Window:
-    """Return the first `envs` envs of a window, enough to estimate errors; fewer of many agents."""
-    envs = max(min(envs, 4), 3 * envs // max(3, window.reward.shape[-1]))
-    if window.reward.shape[1] <= envs:
-        return window
-    return window.each(lambda values: values[:, :envs])

@@ -21,7 +21,7 @@ from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import JointNetConfig
-from diffsurrogate.surrogates.fitting import fvu
+from diffsurrogate.surrogates.held_out import fvu
 from diffsurrogate.training.run_folder import RunFolder, write_text
 
 JOINT = JointNetConfig(hidden=(128, 128), activation="silu")

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from diffsurrogate.config import changed_to
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.window import Window
+from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import JointNetConfig, SharedNetConfig, TransformerConfig
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
-from diffsurrogate.surrogates.fitting import Surrogates, fvu_by_feature
+from diffsurrogate.surrogates.fitting import Surrogates
 from diffsurrogate.surrogates.heads import RewardConfig, RewardModel, TerminationModel
+from diffsurrogate.surrogates.held_out import fvu_by_feature
 from diffsurrogate.surrogates.step_model import StepModel, StepModelConfig
 
 ENVS, AGENTS, OBS, ACT, HORIZON = 7, 3, 5, 2, 11
@@ -214,6 +216,42 @@ def test_a_perfect_ready_model_has_no_error(dynamics):
     report = models.fit(window(1))
     assert report["reward_error"] == pytest.approx(0.0, abs=1e-9)
     assert report["dynamics_error"] == pytest.approx(0.0, abs=1e-9)
+
+
+class Negative(TrueReward):
+    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        return -super().forward(obs, action, next_obs)
+
+
+class Still(nn.Module):
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        return obs + 0.0 * action.sum()
+
+
+@pytest.mark.parametrize(
+    "given", [{"reward": Negative()}, {"dynamics": Still()}], ids=["reward", "dynamics"]
+)
+def test_a_ready_model_that_the_env_contradicts_is_told_of_once(given):
+    models = surrogates(small(), **given)
+    for seed in range(3):  # the first window is not judged
+        models.fit(window(seed))
+    (name,) = given
+    with pytest.warns(RuntimeWarning, match=f"the {name} module given contradicts"):
+        models.fit(window(3))
+    models.fit(window(4))  # warnings are errors here
+
+
+def test_a_ready_model_of_the_wrong_shape_is_refused():
+    class Column(TrueReward):
+        def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+            return super().forward(obs, action, next_obs).unsqueeze(-1)
+
+    models = surrogates(small(), reward=Column())
+    with pytest.raises(UsageError, match=r"returned the shape .* 1\); \(\*batch, agent\)"):
+        models.predict_reward(*(getattr(window(0), part) for part in ("obs", "action", "next_obs")))
+    models = surrogates(small(), dynamics=nn.Bilinear(OBS, ACT, 1))
+    with pytest.raises(UsageError, match=r"dynamics module .* \(\*batch, agent, obs_dim\)"):
+        models.held_out_errors(window(0))
 
 
 def test_models_beat_what_they_started_from_on_windows_not_seen():

@@ -17,7 +17,7 @@ from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.nets.normaliser import ValuesSeen
 from diffsurrogate.seeding import derive_env_seed, derive_seed, seeded
 from diffsurrogate.surrogates.config import FitConfig, SurrogateConfig
-from diffsurrogate.surrogates.fitting import fvu_by_feature
+from diffsurrogate.surrogates.held_out import fvu_by_feature
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 HORIZON = 32

@@ -1,0 +1,100 @@
+"""Models that a user gives instead of having them learned."""
+
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from diffsurrogate.envs.window import Window
+from diffsurrogate.errors import UsageError
+from diffsurrogate.surrogates.dynamics import DynamicsModel
+
+_WRONG, _WINDOWS = 0.5, 3
+"""Fraction of variance unexplained, and windows in a row beyond it after which the user is told."""
+
+
+class GivenReward(nn.Module):
+    """A ready-made module of (obs, action, next_obs), which is not trained."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Wrap the module; its actions are in the env's units."""
+        super().__init__()
+        self.module = module
+
+    def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        """Return rewards `(*batch, agent)`.
+
+        Raises:
+            UsageError: the module returned another shape.
+        """
+        return _in_shape(self.module(obs, action, next_obs), obs.shape[:-1], "reward", "agent")
+
+
+class GivenDynamics(DynamicsModel):
+    """A ready-made module of (obs, action), which is not trained."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Wrap the module; its actions are in the env's units."""
+        super().__init__()
+        self.module = module
+
+    def begin(self, obs: Tensor) -> None:
+        """Return no carry."""
+
+    def step(self, carry: None, obs: Tensor, action: Tensor) -> tuple[Tensor, None]:
+        """Return the module's next observation."""
+        return self._next_obs(obs, action), None
+
+    def restart(self, carry: None, mask: Tensor, obs: Tensor) -> None:
+        """Return no carry."""
+
+    def predict(self, window: Window, action: Tensor) -> Tensor:
+        """Return the module's next observations."""
+        return self._next_obs(window.obs, action)
+
+    def _next_obs(self, obs: Tensor, action: Tensor) -> Tensor:
+        after = self.module(obs, action)
+        return _in_shape(after, obs.shape, "dynamics", "agent, obs_dim")
+
+
+def as_dynamics(module: nn.Module) -> DynamicsModel:
+    """Return a dynamics model unchanged, and any other module of (obs, action) wrapped."""
+    return module if isinstance(module, DynamicsModel) else GivenDynamics(module)
+
+
+class GivenModelErrors:
+    """Tells the user of a given model that the env contradicts."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Watch the models of these names, reward or dynamics."""
+        self.wrong = dict.fromkeys(names, 0)  # windows in a row
+
+    def update(self, report: dict[str, float]) -> None:
+        """Look at the errors on a new window.
+
+        Warns:
+            RuntimeWarning: once, a model left most of the variance of some windows unexplained.
+        """
+        for name in self.wrong:
+            error = report.get(f"{name}_error", 0.0)
+            if self.wrong[name] == _WINDOWS:
+                continue  # was told
+            self.wrong[name] = self.wrong[name] + 1 if error > _WRONG else 0
+            if self.wrong[name] == _WINDOWS:
+                warnings.warn(
+                    f"the {name} module given contradicts the env: it left {error:.2g} of the "
+                    f"variance unexplained ({name}_error; 0 is perfect, 1 no better than the "
+                    "mean); check its formula, units and signs, or let the model be learned "
+                    f"({name}=True)",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+
+def _in_shape(found: Tensor, needed: Sequence[int], name: str, last: str) -> Tensor:
+    if found.shape != needed:
+        raise UsageError(
+            f"the {name} module given returned the shape {tuple(found.shape)}; (*batch, {last}) = "
+            f"{tuple(needed)} is needed"
+        )
+    return found
