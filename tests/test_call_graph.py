@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def calls() -> dict[tuple[str, str], int]:
-    return recorded_calls(made(USUAL))
+    return recorded_calls(made(*USUAL))
 
 
 def test_an_iteration_of_shac_plus_plus_runs_through_few_files(calls):

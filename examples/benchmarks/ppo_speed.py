@@ -1,4 +1,4 @@
-"""What our PPO's updates cost beside Stable-Baselines3's and BenchMARL's, on Dispersion with 3 agents.
+"""What our PPO's updates cost beside Stable-Baselines3's and BenchMARL's, with 3 agents.
 
     python examples/benchmarks/ppo_speed.py
     python examples/benchmarks/ppo_speed.py --benchmarl VENV/bin/python  # with benchmarl and vmas
@@ -197,7 +197,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--benchmarl", help="Python interpreter with benchmarl and vmas")
-    parser.add_argument("--warmup", type=int, default=2, help="windows before the first that counts")
+    parser.add_argument(
+        "--warmup", type=int, default=2, help="windows before the first that counts"
+    )
     parser.add_argument("--rounds", type=int, default=8, help="windows that count, of each trainer")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--serve", choices=SERVED, help=argparse.SUPPRESS)
