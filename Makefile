@@ -51,13 +51,14 @@ lint: venv ## ruff: rules and format
 	$(BIN)/ruff format --check
 
 # In the checkout, wrappers/ and algorithms/ lie beside the package they are installed into; mypy
-# gets a tree of links that looks as installed.
-types: venv ## mypy, strict
+# gets a tree of links that looks as installed, with the scripts beside it.
+types: venv ## mypy, strict: the package, the examples and the benchmarks
 	@rm -rf $(TYPED) && mkdir -p $(TYPED)/diffsurrogate
 	@ln -s "$(CURDIR)"/diffsurrogate/* "$(CURDIR)/wrappers" "$(CURDIR)/algorithms" \
 	$(TYPED)/diffsurrogate/
+	@ln -s "$(CURDIR)"/examples/*.py "$(CURDIR)"/examples/benchmarks/*.py $(TYPED)/
 	cd $(TYPED) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" \
-	--cache-dir "$(CURDIR)/.mypy_cache" -p diffsurrogate
+	--cache-dir "$(CURDIR)/.mypy_cache" .
 
 check: lint types test ## the whole ritual before a commit
 

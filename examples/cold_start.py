@@ -42,7 +42,7 @@ def _cosine(agent: SHAC, env: LearnedDiffWrapper) -> float:
     report = env.compare_gradients(
         lambda: NoisyPolicy(agent.actor, noise),
         len(noise),
-        agent.policy_update.gradient.return_loss,
+        agent.policy_update.gradient.loss,
         agent.actor.net.parameters(),
     )
     return report["gradient_cosine"]

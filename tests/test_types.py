@@ -1,6 +1,6 @@
 """Pyright, in its default mode, finds no error in what users write, the package being installed.
 
-`make types` checks the package itself.
+`make types` checks the package itself, the examples and the benchmarks.
 """
 
 import json

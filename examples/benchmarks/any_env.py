@@ -137,7 +137,8 @@ def curves(out: Path, name: str, method: str) -> list[Curve]:
         last = RunFolder(folder).summary() or {}
         rows.append(last | {"evaluation_mean_return": last["mean_return"]})
         columns = ("env_steps", "cpu_seconds", "evaluation_mean_return")
-        found.append(tuple(np.array([row[column] for row in rows]) for column in columns))
+        steps, seconds, returns = (np.array([row[column] for row in rows]) for column in columns)
+        found.append((steps, seconds, returns))
     return found
 
 

@@ -1,26 +1,30 @@
 """Which files one training iteration runs through, and which pairs of files call both ways.
 
-    python examples/benchmarks/call_graph.py [METHOD ENV [AGENTS]]
+    python examples/benchmarks/call_graph.py
+    python examples/benchmarks/call_graph.py ppo gymnasium/CartPole-v1
 
 Trains two iterations of the recommended recipe (by default SHAC++ on the paper's Dispersion with
 three agents) and records every call of the second between files of this package.
 """
 
+import argparse
 import sys
 from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 import diffsurrogate.wrappers
+from diffsurrogate.presets.recipe import Method
 from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.training.trainer import Trainer
 
-USUAL = ["shac++", "paper/dispersion", "3"]
+USUAL: tuple[Method, str, int] = ("shac++", "paper/dispersion", 3)
+"""Method, env and number of agents."""
 DECORATORS = "diffsurrogate/envs/modes.py"
 """Wraps methods: a call goes through it to the method itself."""
 CHECKOUT = Path(diffsurrogate.wrappers.__file__).parent.parent
@@ -86,11 +90,10 @@ def summary(calls: dict[tuple[str, str], int]) -> str:
     return f"{len(files)} files, {len(calls)} pairs of caller and callee, {len(pairs)} both ways"
 
 
-def made(words: list[str]) -> Trainer:
+def made(method: Method, env: str, agents: int | None = None) -> Trainer:
     """Return a trainer after its first iteration."""
     torch.set_num_threads(1)
-    method, env, *agents = words
-    recipe = recommended(method, env, agents=int(agents[0]) if agents else None)
+    recipe = recommended(method, env, agents)
     run = replace(recipe.run, num_envs=min(8, recipe.run.num_envs))
     agent, _ = replace(recipe, run=run).make(seed=0)
     for _ in agent.iterations(1):
@@ -100,7 +103,13 @@ def made(words: list[str]) -> Trainer:
 
 def main() -> None:
     """Print the files, the pairs and the calls."""
-    calls = recorded_calls(made(sys.argv[1:] or USUAL))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("method", nargs="?", choices=get_args(Method))
+    parser.add_argument("env", nargs="?", default=USUAL[1])
+    parser.add_argument("agents", nargs="?", type=int)
+    asked = parser.parse_args()
+    recipe = USUAL if asked.method is None else (asked.method, asked.env, asked.agents)
+    calls = recorded_calls(made(*recipe))
     files, pairs = files_in(calls), both_ways(calls)
     print(summary(calls))
     print("\n".join(files))

@@ -17,18 +17,20 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import distributed, multiprocessing
 
 from diffsurrogate import distributed as ranks
 from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
+from diffsurrogate.algorithms.ppo import PPOConfig
 from diffsurrogate.algorithms.shac import SHACConfig
-from diffsurrogate.presets.recipe import Recipe
+from diffsurrogate.presets.recipe import Method, Recipe
 from diffsurrogate.presets.recommend import recommended
 from diffsurrogate.training.run_folder import write_rows
 
@@ -47,7 +49,7 @@ def work(case: str, times: int, rank: int, world: int, group: Path, pipe: Connec
         )
     waited = watch_collectives()
     method, env, *agents = case.split()
-    recipe = recommended(method, env, int(agents[0]) if agents else None)
+    recipe = recommended(cast(Method, method), env, int(agents[0]) if agents else None)
     agent, _ = larger(recipe, times).make(seed=0)
     iterations = agent.iterations(10**6)
     while (updates := pipe.recv()) > 0:
@@ -69,6 +71,7 @@ def larger(recipe: Recipe, times: int) -> Recipe:
         if isinstance(config.update, HybridUpdateConfig):
             config = replace(config, update=replace(config.update, ppo=grown(config.update.ppo)))
     else:
+        assert isinstance(config, PPOConfig)
         config = replace(config, clip=grown(config.clip))
     if models is not None:
         models = replace(models, fit=grown(models.fit))
@@ -80,9 +83,9 @@ def watch_collectives() -> list[float]:
     """Return a place in which the seconds of collectives add up."""
     seconds, call = [0.0], ranks._together
 
-    def timed(*args: Any) -> None:
+    def timed(collective: Callable[..., Any], *args: Any) -> None:
         start = time.perf_counter()
-        call(*args)
+        call(collective, *args)
         seconds[0] += time.perf_counter() - start
 
     ranks._together = timed

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffsurrogate import PPO, SHAC, LearnedDiffWrapper, TorchEnv, evaluate, make, recommended
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.presets.recipe import Method
 from diffsurrogate.training.run_folder import write_rows, write_text
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -106,7 +107,7 @@ class Task:
     env: type[Point] | str
     copies: int
     steps: int
-    methods: tuple[str, ...]
+    methods: tuple[Method, ...]
 
 
 TASKS = {
@@ -116,7 +117,7 @@ TASKS = {
 }
 
 
-def run(task: Task, method: str, seed: int) -> dict[str, Any]:
+def run(task: Task, method: Method, seed: int) -> dict[str, Any]:
     """Train by the default of the method; return the returns on the way and the CPU-seconds."""
 
     def made(copies: int, **kwargs: Any) -> MultiAgentVectorEnv:
@@ -125,7 +126,7 @@ def run(task: Task, method: str, seed: int) -> dict[str, Any]:
         return task.env(copies, seed=seed, **kwargs)
 
     if isinstance(task.env, str):
-        agent, _ = recommended(method, task.env).make(seed=seed)  # type: ignore[arg-type]
+        agent, _ = recommended(method, task.env).make(seed=seed)
     elif method == "ppo":
         agent = PPO(made(task.copies), seed=seed)
     elif method == "shac":

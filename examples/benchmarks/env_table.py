@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,7 +125,8 @@ def can_be_drawn(env_id: str) -> bool:
         if env.render_mode is None:
             env = make(env_id, num_envs=1, render_mode="rgb_array")
         env.reset(seed=0)
-        return bool(env.render()[0].ndim == 3)
+        frames = env.render()
+        return frames is not None and np.ndim(frames[0]) == 3
     except (UsageError, NotImplementedError):
         return False
 
@@ -160,7 +162,8 @@ def section(namespace: str) -> str:
     ids = known_ids(namespace)
     if ids is None:
         return f"{heading}\n\nAny id the library knows."
-    rows, failures = [], {}
+    rows: list[str] = []
+    failures: dict[str, list[str]] = {}
     maps = [env_id for env_id in ids if namespace in WITH_MAPS and "-" in env_id]
     for env_id in sorted(set(ids) - set(maps)):
         try:

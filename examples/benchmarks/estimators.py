@@ -12,17 +12,24 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, SHACConfig, SurrogateConfig, make
 from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.algorithms.pathwise import PathwiseGradient
 from diffsurrogate.surrogates.action_world_model import ActionWorldModelConfig
 from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.training.run_folder import write_rows
 
-MODELS = {"step": StepModelConfig(), "awm": ActionWorldModelConfig()}
+MODELS: dict[str, StepModelConfig | ActionWorldModelConfig] = {
+    "step": StepModelConfig(),
+    "awm": ActionWorldModelConfig(),
+}
+ANCHORS: tuple[Literal["real", "predicted"], ...] = ("real", "predicted")
+LOOPS: tuple[Literal["closed", "open"], ...] = ("closed", "open")
 
 
 @dataclass
@@ -51,6 +58,8 @@ def measure(env_id: str, config: SurrogateConfig, options: Options) -> dict[str,
     )
     env = LearnedDiffWrapper(simulator, config=config, seed=options.seed)
     agent = SHAC(env, SHACConfig(), seed=options.seed)
+    gradient = agent.policy_update.gradient
+    assert isinstance(gradient, PathwiseGradient)
     began = time.process_time()
     *_, metrics = agent.iterations(options.iterations)
     cpu_ms = (time.process_time() - began) / options.iterations * 1e3
@@ -63,8 +72,7 @@ def measure(env_id: str, config: SurrogateConfig, options: Options) -> dict[str,
             return NoisyPolicy(agent.actor, noise)
 
         env.detach()
-        loss = agent.policy_update.gradient.return_loss
-        rows.append(env.compare_gradients(policy, horizon, loss, parameters))
+        rows.append(env.compare_gradients(policy, horizon, gradient.return_loss, parameters))
         with torch.no_grad():
             env.rollout(policy(), horizon)  # move on to other states
     return {
@@ -87,7 +95,7 @@ def main() -> None:
     rows = []
     print("| env | dynamics | anchor | loop | cosine | norm ratio | CPU ms / iteration |")
     print("|---|---|---|---|---|---|---|")
-    switches = itertools.product(MODELS, ("real", "predicted"), ("closed", "open"))
+    switches = itertools.product(MODELS, ANCHORS, LOOPS)
     for (model, anchor, loop), env_id in itertools.product(list(switches), options.envs):
         config = replace(SurrogateConfig(), dynamics=MODELS[model], anchor=anchor, loop=loop)
         row = measure(env_id, config, options)

@@ -125,7 +125,7 @@ def in_a_write(of: str, call: int) -> Fault:
             file.flush()
             die()
 
-        torch.save = save
+        torch.save = save  # type: ignore[assignment]
 
     return fault
 
@@ -168,7 +168,7 @@ def in_a_row(of: str, call: int) -> Fault:
                     os.truncate(file, (before + file.stat().st_size) // 2)
                     die()
 
-        MetricsFile.append = append  # type: ignore[method-assign]
+        MetricsFile.append = append  # type: ignore[method-assign, assignment]
 
     return fault
 
@@ -276,14 +276,14 @@ def files(tmp: Path, whole: Whole, seed: int, names: list[str]) -> Iterator[Outc
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, kibibytes: int) -> Iterator[Callable[[], None]]:
+def small_disk(folder: Path, kibibytes: int) -> Iterator[Callable[[], object]]:
     """Mount a file system of its own; yield what gives it room."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", f"{folder}"]
     subprocess.run(command, check=True)
     try:
         grow = ["mount", "-o", "remount,size=64m", f"{folder}"]
-        yield lambda: subprocess.run(grow, check=True) and None
+        yield lambda: subprocess.run(grow, check=True)
     finally:
         subprocess.run(["umount", f"{folder}"], check=True)
         folder.rmdir()

@@ -152,7 +152,7 @@ def stop_at(update: int) -> Fault:
                     signal.raise_signal(signal.SIGINT)
                 yield metrics
 
-        Trainer.iterations = iterations  # type: ignore[method-assign]
+        Trainer.iterations = iterations  # type: ignore[method-assign, assignment]
 
     return fault
 

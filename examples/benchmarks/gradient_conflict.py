@@ -47,7 +47,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "gradient_conflict"
 ENVS, HORIZON, PARTS = 128, 16, 8
 PLAIN = JointNetConfig(hidden=(64, 64), activation="relu", layer_norm=False)
 SHARED = changed_to(SharedNetConfig, PLAIN, pool_others=False)
-NETS = {
+NETS: dict[str, NetConfig] = {
     "one network (FuPS)": SHARED,
     "one network with agent indices (FuPS+ID)": replace(SHARED, agent_id=True),
     "linear hypernetwork": changed_to(HyperLinearConfig, PLAIN),
@@ -71,8 +71,8 @@ def trainer(net: NetConfig, seed: int) -> IPPO:
     config = PPOConfig.ippo()
     clip = replace(config.clip, batch_size=1024, lr=5e-4, entropy_weight=0.01)
     config = replace(config, horizon=HORIZON, clip=clip, critic_lr=5e-4)
-    nets = {"actor": ActorConfig(net=net), "critic": CriticConfig(net=net)}
-    return IPPO(env, replace(config, **nets), seed=seed)
+    config = replace(config, actor=ActorConfig(net=net), critic=CriticConfig(net=net))
+    return IPPO(env, config, seed=seed)
 
 
 def measured(agent: IPPO) -> dict[str, float]:

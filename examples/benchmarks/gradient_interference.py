@@ -11,7 +11,7 @@ from torch import Tensor
 from diffsurrogate.actor_critic.actor import Actor
 
 
-def variance_over_weights(gradient: Float[Tensor, "weight"]) -> Float[Tensor, ""]:
+def variance_over_weights(gradient: Float[Tensor, " weight"]) -> Float[Tensor, ""]:
     """Return the variance of a gradient's entries, the paper's measure (section 5.2.3).
 
     It is taken at every update and averaged over the training. It depends on how many weights
@@ -34,7 +34,7 @@ def noise_scale(gradients: Float[Tensor, "sample weight"]) -> Float[Tensor, ""]:
     return variance_over_samples(gradients) / gradients.mean(0).square().sum()
 
 
-def pairwise_cosines(gradients: Float[Tensor, "agent weight"]) -> Float[Tensor, "pair"]:
+def pairwise_cosines(gradients: Float[Tensor, "agent weight"]) -> Float[Tensor, " pair"]:
     """Return the cosine of each pair i < j; below 0 one agent's step undoes the other's.
 
     A gradient of 0 is in nobody's way: its cosines are 0.
@@ -53,7 +53,7 @@ def conflict(gradients: Float[Tensor, "agent weight"]) -> dict[str, float]:
     }
 
 
-def gradients_of(losses: Float[Tensor, "loss"], weights: list[Tensor]) -> Float[Tensor, "loss w"]:
+def gradients_of(losses: Float[Tensor, " loss"], weights: list[Tensor]) -> Float[Tensor, "loss w"]:
     """Return the gradient of each loss with respect to all weights, 0 where none arrives."""
     rows = []
     for loss in losses:

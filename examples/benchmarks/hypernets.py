@@ -29,7 +29,7 @@ from diffsurrogate.nets.config import (
 )
 
 PLAIN = JointNetConfig(hidden=(64, 64), activation="tanh", layer_norm=False)
-NETS = {
+NETS: dict[str, NetConfig] = {
     "NoPS": changed_to(SeparateNetConfig, PLAIN),
     "FuPS+ID": changed_to(SharedNetConfig, PLAIN, pool_others=False, agent_id=True),
     "linear": changed_to(HyperLinearConfig, PLAIN),

@@ -17,7 +17,7 @@ import matplotlib
 import torch
 import tyro
 from matplotlib import pyplot as plt
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffsurrogate import SHAC, make, recommended
 from diffsurrogate.actor_critic.actor import NoisyPolicy
@@ -49,7 +49,9 @@ def loss_of(agent: SHAC, start: dict[str, Any], noise: Tensor, *, value: bool) -
 
 def line(agent: SHAC, moves: Tensor, noise: Tensor, *, value: bool) -> tuple[Tensor, Tensor]:
     """Return losses, and derivatives where there is a value, at each move of the weight."""
-    weight = agent.actor.net.head.weight
+    head = agent.actor.net.head
+    assert isinstance(head, nn.Linear)
+    weight = head.weight
     start, before = agent.env.state(), weight.detach().clone()
     losses, slopes = [], []
     for move in moves.tolist():
@@ -77,11 +79,11 @@ def main(
 ) -> None:
     """Train, move the weight and draw OUT.png; the numbers are in OUT.json."""
     torch.set_num_threads(1)
-    agent = SHAC(
-        make(env, num_envs=NUM_ENVS, differentiable=True, seed=seed),
-        recommended("shac", env).config,
-        seed=seed,
+    recipe = recommended("shac", env)
+    agent = recipe.make_agent(
+        make(env, num_envs=NUM_ENVS, differentiable=True, seed=seed), seed=seed
     )
+    assert isinstance(agent, SHAC)
     agent.learn(updates * agent.steps_per_iteration)
     agent.actor.freeze_normaliser(agent.minibatch_rng)
     moves = torch.linspace(-width, width, points)

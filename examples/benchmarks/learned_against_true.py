@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, MultiAgentVectorEnv, make
 from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.algorithms.pathwise import PathwiseGradient
 from diffsurrogate.gradients.estimator import policy_gradient
 from diffsurrogate.training.run_folder import write_rows, write_text
 
@@ -37,13 +38,16 @@ NUM_ENVS, EVERY = 64, 20
 def gradients(agent: SHAC, env: MultiAgentVectorEnv, noises: Sequence[Tensor]) -> list[Tensor]:
     """Return the policy's gradient of windows from the env's state, one for each noise."""
     state, found = env.state(), []
+    gradient = agent.policy_update.gradient
+    assert isinstance(gradient, PathwiseGradient)
+    weights: list[Tensor] = list(agent.actor.parameters())
     for noise in noises:
         env.set_state(state)
         env.detach()
-        loss = agent.policy_update.gradient.return_loss
-        weights = list(agent.actor.parameters())
         found.append(
-            policy_gradient(env, NoisyPolicy(agent.actor, noise), len(noise), loss, weights)
+            policy_gradient(
+                env, NoisyPolicy(agent.actor, noise), len(noise), gradient.return_loss, weights
+            )
         )
     env.set_state(state)
     env.detach()

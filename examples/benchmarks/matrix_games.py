@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
-from diffsurrogate import evaluate, make, recommended
+from diffsurrogate import PPOConfig, evaluate, make, recommended
 from diffsurrogate.presets.recipe import Method, Recipe
+from diffsurrogate.training.metrics import Metrics
 from diffsurrogate.training.run_folder import write_rows
-from diffsurrogate.training.trainer import Metrics, Trainer
+from diffsurrogate.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent.parent / "results"
 GAMES = ("climbing", "penalty")
@@ -59,8 +60,9 @@ def configured(name: str, game: str) -> Recipe:
     """Return what is recommended, with the changes."""
     method, actor, changes = METHODS[name]
     recipe = recommended(method, f"games/{game}")
-    actor = replace(recipe.config.actor, **actor)
-    config = replace(recipe.config, horizon=1, actor=actor, **changes)
+    assert isinstance(recipe.config, PPOConfig)
+    policy = replace(recipe.config.actor, **actor)
+    config = replace(recipe.config, horizon=1, actor=policy, **changes)
     return replace(recipe, run=replace(recipe.run, num_envs=PLAYS), config=config)
 
 

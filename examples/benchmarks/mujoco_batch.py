@@ -39,7 +39,7 @@ def compare(slow: MultiAgentVectorEnv, fast: MultiAgentVectorEnv, args: argparse
     for env in (slow, fast):
         env.reset(seed=0)
         seconds(env, args.steps)
-    pairs = []
+    pairs: list[tuple[tuple[float, float], tuple[float, float]]] = []
     deadline = time.perf_counter() + args.seconds
     while len(pairs) < 3 or time.perf_counter() < deadline:
         pairs.append((seconds(slow, args.steps), seconds(fast, args.steps)))

@@ -89,14 +89,16 @@ def main(
             print(f"{name} {method} seed {seed}: {used:.0f} CPU-s", flush=True)
         judge = make(name, num_envs=256, seed=1, **TASKS[name].options)
         side = torch.tensor([agent.startswith(TASKS[name].side) for agent in judge.agents])
-        for pair in itertools.product(METHODS, repeat=2):
-            found = [played(judge, *(agents[m, seed] for m in pair), side) for seed in seeds]
+        for first, second in itertools.product(METHODS, repeat=2):
+            found = [
+                played(judge, agents[first, seed], agents[second, seed], side) for seed in seeds
+            ]
             ours = [round(float(one[side].mean()), 3) for one in found]
             theirs = [round(float(one[~side].mean()), 3) for one in found]
-            row = {"env": name, "side": pair[0], "against": pair[1]}
+            row = {"env": name, "side": first, "against": second}
             rows.append(row | {"returns": ours, "returns_of_others": theirs})
             told = " | ".join(" / ".join(f"{v:g}" for v in values) for values in (ours, theirs))
-            lines.append(f"| {name} | {pair[0]} | {pair[1]} | {told} |")
+            lines.append(f"| {name} | {first} | {second} | {told} |")
             print(lines[-1], flush=True)
             write_rows(out.with_suffix(".json"), rows)
     text = "# Opposed agents\n\n"

@@ -57,6 +57,7 @@ def main(options: Options) -> None:
         agent.actor,
         agent.value,
         agent.minibatch_rng,
+        agent.config.horizon,
     )
     agent.actor.freeze_normaliser(agent.minibatch_rng)
     halves: dict[int | str, list[Tensor]] = {}
@@ -99,7 +100,7 @@ def flat_gradient(agent: SHAC, loss: Tensor) -> Tensor:
 
 def table(halves: dict[int | str, list[Tensor]], options: Options) -> str:
     """Return a row for the likelihood-ratio gradient and for each length."""
-    score = sum(halves[LIKELIHOOD_RATIO])
+    one, other = halves[LIKELIHOOD_RATIO]
     lines = [
         f"{options.env} after {options.total_steps:,} steps, {options.windows} windows, seed "
         f"{options.seed}\n",
@@ -108,7 +109,7 @@ def table(halves: dict[int | str, list[Tensor]], options: Options) -> str:
     ]
     for name, (first, second) in halves.items():
         row = name if name == LIKELIHOOD_RATIO else f"learned, segments of {name}"
-        with_score = float(cosine_similarity(first + second, score, dim=0))
+        with_score = float(cosine_similarity(first + second, one + other, dim=0))
         itself = float(cosine_similarity(first, second, dim=0))
         lines.append(f"| {row} | {with_score:.2f} | {itself:.3f} |")
     return "\n".join(lines)

@@ -33,6 +33,7 @@ from diffsurrogate import (
     recommended,
 )
 from diffsurrogate import evaluate as evaluate_policy
+from diffsurrogate.nets.config import JointNetConfig
 from diffsurrogate.training.run_folder import write_rows
 from diffsurrogate.wrappers.sb3.export import SB3VecEnv, as_policy
 

@@ -1,4 +1,4 @@
-"""What our PPO's windows cost beside Stable-Baselines3's and BenchMARL's, on Dispersion 3.
+"""What our PPO's updates cost beside Stable-Baselines3's and BenchMARL's, with 3 agents.
 
     python examples/benchmarks/ppo_speed.py
     python examples/benchmarks/ppo_speed.py --benchmarl VENV/bin/python  # with benchmarl and vmas

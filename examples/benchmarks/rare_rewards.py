@@ -25,6 +25,7 @@ from diffsurrogate import SHAC, LearnedDiffWrapper, SHACConfig, TorchEnv, evalua
 from diffsurrogate.algorithms.policy_updates import HybridUpdateConfig
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.normaliser import OrdinaryRange
+from diffsurrogate.optimisation import ClippedAdam
 from diffsurrogate.surrogates.dynamics import Batch
 from diffsurrogate.surrogates.heads import RewardModel
 from diffsurrogate.training.run_folder import write_rows, write_text
@@ -109,6 +110,8 @@ class Everything(OrdinaryRange):
 class TwoHot(RewardModel):
     """A distribution over bins that are even in the symmetric logarithm."""
 
+    bins: Tensor
+
     def __init__(self, *args: Any) -> None:
         """Build one output per bin."""
         super().__init__(*args)
@@ -147,11 +150,12 @@ def wrapped(reward: str, form: Form, seed: int) -> LearnedDiffWrapper:
         return env
     if form == "two-hot":
         torch.manual_seed(seed)
-        sizes = (env.num_agents, env.obs_dim, env.act_dim)
-        models.reward = TwoHot(env.config.reward, *sizes).requires_grad_(False)
-        models.optimisers["reward"] = torch.optim.Adam(
-            models.reward.parameters(), env.config.fit.lr
+        sizes, fit = (env.num_agents, env.obs_dim, env.act_dim), env.config.fit
+        models.reward = TwoHot(env.config.reward, *sizes)
+        models.optimisers["reward"] = ClippedAdam(
+            models.reward, fit.lr, max_grad_norm=fit.max_grad_norm
         )
+        models.reward.requires_grad_(False)
     assert models.reward is not None
     models.reward.ordinary, models.key_range = Everything(1), Everything(1)
     return env

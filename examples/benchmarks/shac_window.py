@@ -16,6 +16,7 @@ from statistics import median
 import torch
 
 from diffsurrogate import SHAC, MultiAgentVectorEnv, make, recommended
+from diffsurrogate.envs.window import Window
 
 
 def simulate(env: MultiAgentVectorEnv, horizon: int) -> float:
@@ -43,17 +44,17 @@ def update(agent: SHAC) -> tuple[float, float]:
     """Return the CPU-seconds of an update, and of the critic's training in it."""
     fit, spent = agent.value.fit, [0.0]
 
-    def timed(*args: torch.Tensor) -> dict[str, float]:
+    def timed(window: Window, target: torch.Tensor) -> dict[str, float]:
         start = time.process_time()
-        report = fit(*args)
+        report = fit(window, target)
         spent[0] = time.process_time() - start
         return report
 
-    agent.value.fit = timed
+    agent.value.fit = timed  # type: ignore[method-assign]
     start = time.process_time()
     agent.learn(agent.env_steps + agent.steps_per_iteration)
     took = time.process_time() - start
-    agent.value.fit = fit
+    agent.value.fit = fit  # type: ignore[method-assign]
     return took, spent[0]
 
 
@@ -72,11 +73,12 @@ def main() -> None:
         env, other = (
             make(f"mjx/{robot}", num_envs=args.num_envs, differentiable=True) for _ in range(2)
         )
-        agent = SHAC(env, recommended("shac", f"mjx/{robot}").config)
+        agent = recommended("shac", f"mjx/{robot}").make_agent(env)
+        assert isinstance(agent, SHAC)
         other.reset(seed=0)
         horizon = agent.config.horizon
         simulate(other, horizon), update(agent)  # compiles
-        pairs = []
+        pairs: list[tuple[float, float, float]] = []
         deadline = time.perf_counter() + args.seconds
         while len(pairs) < 3 or time.perf_counter() < deadline:
             pairs.append((simulate(other, horizon), *update(agent)))

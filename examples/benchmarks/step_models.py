@@ -17,11 +17,14 @@ import tyro
 
 from diffsurrogate import LearnedDiffWrapper, SurrogateConfig, recommended
 from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.algorithms.pathwise import PathwiseConfig, PathwiseGradient
 from diffsurrogate.algorithms.shac import SHAC
-from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.options import LearnedOptions, TrainOptions
 from diffsurrogate.envs.window import Window
 from diffsurrogate.nets.config import JointNetConfig
+from diffsurrogate.surrogates.dynamics import LearnedDynamics
 from diffsurrogate.surrogates.held_out import fvu
+from diffsurrogate.surrogates.step_model import StepModelConfig
 from diffsurrogate.training.run_folder import RunFolder, write_text
 
 JOINT = JointNetConfig(hidden=(128, 128), activation="silu")
@@ -49,6 +52,7 @@ class Options:
 def variants(preset: SurrogateConfig) -> dict[str, SurrogateConfig]:
     """Return the preset of a task, and each of its parts left out."""
     step = preset.dynamics
+    assert isinstance(step, StepModelConfig)
     plain = replace(step, net=JOINT, num_frequencies=0)
     of_state = replace(preset.reward, inputs="s,a")
     return {
@@ -68,7 +72,9 @@ def agent_of(run: Path, config: SurrogateConfig | None = None) -> SHAC:
     """Return the trainer of a run with its policy and critic, beside models that know nothing."""
     folder = RunFolder.open(run)
     options = TrainOptions.from_json(folder.config)
+    assert isinstance(options, LearnedOptions)
     update = options.shac.update
+    assert isinstance(update.gradient, PathwiseConfig)
     whole = replace(update.gradient, segment_length=None, minibatches=1)
     shac = replace(options.shac, update=replace(update, gradient=whole))
     surrogates = options.surrogates if config is None else config
@@ -97,8 +103,9 @@ def measure(
     for window in windows[2:]:
         env.surrogates.store(window)
     for _ in range(options.rounds):
-        env.surrogates.train_models(config.minibatches)
+        env.surrogates.train_models(config.fit.minibatches)
     models = env.surrogates
+    assert isinstance(models.dynamics, LearnedDynamics)
     errors: list[list[float]] = []
     for window in windows[:2]:
         action = models.action_space.normalise(models.action_space.executed(window.action))
@@ -107,7 +114,8 @@ def measure(
             reward = models.predict_reward(window.obs, window.action, window.next_obs)
         share = fvu(reward, window.reward)
         errors.append([share, models.held_out_errors(window)["dynamics_error"]])
-    weights = list(agent.actor.net.parameters())
+    gradient, weights = agent.policy_update.gradient, list(agent.actor.net.parameters())
+    assert isinstance(gradient, PathwiseGradient)
     cosines = []
     for length in options.lengths:
         found = []
@@ -118,8 +126,7 @@ def measure(
                 return NoisyPolicy(agent.actor, noise)
 
             env.detach()
-            loss = agent.policy_update.gradient.return_loss
-            found.append(env.compare_gradients(again, length, loss, weights))
+            found.append(env.compare_gradients(again, length, gradient.return_loss, weights))
             env.collect(policy(agent, 16), 16)  # on to other states
         cosines.append(statistics.median(row["gradient_cosine"] for row in found))
     return [statistics.mean(column) for column in zip(*errors, strict=True)] + cosines
@@ -143,6 +150,7 @@ def table(run: Path, options: Options) -> str:
     ]
     had = TrainOptions.from_json(RunFolder.open(run).config)
     preset = recommended(had.method, had.env, had.agents, had.network, had.preset).surrogates
+    assert preset is not None
     preset = replace(preset, adjoint_clip=None)  # gradients as they are
     for name, config in variants(preset).items():
         row = measure(run, config, windows, options)

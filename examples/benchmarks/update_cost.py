@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
-CASES = {
+Network = Literal["mlp", "shared", "transformer"]
+CASES: dict[str, tuple[str, int | None, Network, int]] = {
     # env, agents, network, envs
     "dispersion-3": ("paper/dispersion", 3, "mlp", 256),
     "dispersion-3-transformer": ("paper/dispersion", 3, "transformer", 256),
@@ -65,7 +66,7 @@ class Trainer:
         self.process.communicate()
 
 
-def serve(case: str, method: str) -> None:
+def serve(case: str, method: Literal["shac++", "ppo"]) -> None:
     """Make an update for every line of standard input."""
     from diffsurrogate import recommended
 
@@ -83,7 +84,7 @@ def serve(case: str, method: str) -> None:
         spent[0] += time.process_time() - start
         return found
 
-    simulator.step = timed
+    simulator.step = timed  # type: ignore[method-assign]
     for _ in sys.stdin:
         spent[0], start = 0.0, time.process_time()
         agent.learn(agent.env_steps + agent.steps_per_iteration)
@@ -115,8 +116,10 @@ def compare(case: str, against: str | None, warmup: int, rounds: int) -> dict[st
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
-    heads = ("case", "SHAC++, ms", "of it the simulator", "PPO, ms", "ratio", "peak, MB")
-    heads = (*heads, "before, ms, MB", "faster")
+    heads = (
+        *("case", "SHAC++, ms", "of it the simulator", "PPO, ms", "ratio", "peak, MB"),
+        *("before, ms, MB", "faster"),
+    )
     text = f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n"
     for row in rows:
         mine, ppo = 1000 * row["shac++ update"], 1000 * row["ppo update"]
