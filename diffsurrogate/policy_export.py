@@ -47,7 +47,7 @@ def export_policy(
     Agents that act one after another do so in the order of the policy's predictions.
 
     Args:
-        run: the run folder, or its policy.
+        run: the run folder, or a policy of `load_policy`.
         path: a name that ends in .onnx (extra `export`) or .pt2, which decides the format.
         which: the best checkpoint by evaluation or the last; of a run folder.
 
@@ -71,7 +71,7 @@ def export_policy(
     policy = run if isinstance(run, TrainedPolicy) else load_policy(run, which=which)
     if not isinstance(policy.actor, Actor):
         raise UsageError(
-            f"the policy of {policy.recipe.method} is one of Stable-Baselines3's, which says how "
+            f"the policy of {policy.method} is one of Stable-Baselines3's, which says how "
             "to export it (https://stable-baselines3.readthedocs.io/en/master/guide/export.html); "
             "its model is load_policy(RUN).actor.model, and of sb3-ppo load_policy(RUN).actor."
             "normaliser.normalize_obs is to be applied to observations before it"
@@ -161,8 +161,8 @@ def _facts(policy: TrainedPolicy, graph: _Graph) -> dict[str, str]:
     outputs = zip(graph.outputs, found if isinstance(found, tuple) else (found,), strict=True)
     return {
         "diffsurrogate": version("diffsurrogate"),
-        "env": policy.recipe.env,
-        "method": policy.recipe.method,
+        "env": policy.env_name,
+        "method": policy.method,
         "agents": json.dumps(list(policy.env.agents)),
         "action_low": json.dumps(low.tolist()),
         "action_high": json.dumps(high.tolist()),

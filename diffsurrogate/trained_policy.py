@@ -1,5 +1,7 @@
-"""A run's policy without the run: acts on observations of the user's own env, or on one of ours."""
+"""A policy without its training: acts on observations of the user's own env, or on one of ours."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsurrogate.actor_critic.actor import Actor
+from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
-from diffsurrogate.config import require_choice
+from diffsurrogate.config import config_from_dict, require_choice
 from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy
 from diffsurrogate.envs.observation_slices import available_actions
+from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import Recipe, sb3_trainer
 from diffsurrogate.seeding import derive_seed
-from diffsurrogate.training.checkpoint import check_finite
+from diffsurrogate.training.checkpoint import check_finite, load_checkpoint
 from diffsurrogate.training.run_folder import RunFolder
 from diffsurrogate.training.trainer import Trainer
 from diffsurrogate.wrappers.sb3.config import SB3Config, SB3OffPolicyConfig
@@ -26,22 +29,27 @@ from diffsurrogate.wrappers.sb3.config import SB3Config, SB3OffPolicyConfig
 
 def load_policy(
     run: str | Path,
+    env: Any = None,
     *,
     which: Literal["best", "last"] = "best",
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> "TrainedPolicy":
-    """Return the policy of a run, to act in the env it was trained on, wherever that is stepped.
+    """Return a policy, to act in the env it was trained on, wherever that is stepped.
 
     Args:
-        run: the run folder.
-        which: the best checkpoint by evaluation, as `evaluate --best` takes it, or the last.
+        run: the run folder, or a file that a trainer's `save` wrote.
+        env: of the kind it was trained on, for its spaces: one of ours, or what `as_multi_agent`
+            takes, such as the class of your env. A file needs it; that of a run folder is known.
+        which: the best checkpoint by evaluation, as `evaluate --best` takes it, or the last; of a
+            run folder.
         device: where to compute.
         seed: of samples.
 
     Raises:
-        UsageError: there is no run or no checkpoint, or it cannot be read; or the env, of which one
-            copy is made to know its spaces and closed again, cannot be made.
+        UsageError: there is no run or no checkpoint, or it cannot be read, or is of another kind of
+            env; a file was given without an env, or is of Stable-Baselines3's methods; or the env
+            of a run, of which one copy is made to know its spaces and closed again, cannot be made.
 
     Example:
         >>> import gymnasium
@@ -55,14 +63,46 @@ def load_policy(
     from diffsurrogate.cli.options import TrainOptions
 
     require_choice("which", which, ("best", "last"))
-    folder = RunFolder.open(Path(run))
+    path = Path(run)
+    if path.is_file():
+        return _of_file(path, env, device, seed)
+    folder = RunFolder.open(path)
     options = TrainOptions.from_json(folder.config)
     state = folder.load(device, best=which == "best")
-    env = evaluation_env(replace(options, device=str(device)), 1)
+    made = None if env is not None else evaluation_env(replace(options, device=str(device)), 1)
     try:
-        return TrainedPolicy(options.recipe, state, env, seed=seed)
+        spaces = as_multi_agent(env) if made is None else made
+        return TrainedPolicy.of_recipe(options.recipe, state, spaces, seed=seed)
     finally:
-        env.close()
+        if made is not None:
+            made.close()
+
+
+def _of_file(path: Path, env: Any, device: torch.device | str, seed: int) -> "TrainedPolicy":
+    """Return the policy of a file that a trainer's `save` wrote, or a run's checkpoint."""
+    state = load_checkpoint(path, device)
+    state = state.get("agent", state)
+    if env is None:
+        raise UsageError(
+            f"{path} holds a trainer, but not what its env observes and takes; give an env of that "
+            f"kind: load_policy({str(path)!r}, YourEnv)"
+        )
+    if "actor" not in state.get("config", {}):
+        raise UsageError(
+            f"{path} is of one of Stable-Baselines3's methods or of no trainer; load the former by "
+            "the class that wrote it, such as SB3PPO.load(path, env), and use its predict or model"
+        )
+    spaces = as_multi_agent(env)
+    shape = (spaces.num_agents, spaces.obs_dim, spaces.act_dim)
+    if tuple(state["shape"]) != shape:
+        raise UsageError(
+            f"{path} is of an env with (agents, obs_dim, act_dim) = {tuple(state['shape'])}, the "
+            f"one given has {shape}; give the kind it was trained on"
+        )
+    config = config_from_dict(ActorConfig, state["config"]["actor"])
+    with _told_if_unfit():
+        actor = _actor(config, state, spaces)
+    return TrainedPolicy(actor, spaces, method=state["trainer"], env_name=str(spaces), seed=seed)
 
 
 class TrainedPolicy:
@@ -80,9 +120,34 @@ class TrainedPolicy:
     """The network with its weights; of Stable-Baselines3's methods the trainer of its `model`."""
 
     def __init__(
-        self, recipe: Recipe, state: dict[str, Any], env: MultiAgentVectorEnv, *, seed: int = 0
+        self,
+        actor: Actor | Trainer,
+        env: MultiAgentVectorEnv,
+        *,
+        method: str,
+        env_name: str,
+        seed: int = 0,
     ) -> None:
-        """Build the policy.
+        """Let an actor act.
+
+        Args:
+            actor: see the class.
+            env: of the kind it was trained on, for its spaces.
+            method: that trained it.
+            env_name: id or description of the env.
+            seed: of samples.
+        """
+        self.actor, self.env, self._form = actor, env, env.raw_form
+        self.method, self.env_name = method, env_name
+        self._hidden: Tensor | None = None
+        own = derive_seed(seed, "samples")
+        self._generator = torch.Generator(env.device).manual_seed(own)
+
+    @classmethod
+    def of_recipe(
+        cls, recipe: Recipe, state: dict[str, Any], env: MultiAgentVectorEnv, *, seed: int = 0
+    ) -> "TrainedPolicy":
+        """Return the policy of a run's checkpoint.
 
         Args:
             recipe: of the run.
@@ -94,22 +159,18 @@ class TrainedPolicy:
             UsageError: the checkpoint is not of a training run on such an env, or its weights are
                 not finite.
         """
-        self.recipe, self.env, self._form = recipe, env, env.raw_form
-        self._hidden: Tensor | None = None
-        own = derive_seed(seed, "samples")
-        self._generator = torch.Generator(env.device).manual_seed(own)
-        try:
-            self.actor = _actor(recipe, state["agent"], env, seed)
-        except UsageError:
-            raise
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"the checkpoint does not fit the run's configuration ({error}); restore either"
-            ) from error
+        actor: Actor | Trainer
+        with _told_if_unfit():
+            if isinstance(recipe.config, SB3Config | SB3OffPolicyConfig):
+                actor = sb3_trainer(recipe.method, env, recipe.config, seed=seed)
+                actor.load_policy(state["agent"])
+            else:
+                actor = _actor(recipe.config.actor, state["agent"], env)
+        return cls(actor, env, method=recipe.method, env_name=recipe.env, seed=seed)
 
     def __repr__(self) -> str:
         """Return what was trained on what, on one line."""
-        return f"<policy of {self.recipe.method} on {self.recipe.env}>"
+        return f"<policy of {self.method} on {self.env_name}>"
 
     def __call__(self, obs: Any, deterministic: bool = True) -> Any:
         """Return the action, or actions, for what was observed.
@@ -183,15 +244,22 @@ class TrainedPolicy:
         return clamp_to_box(action, env.action_low, env.action_high)
 
 
-def _actor(
-    recipe: Recipe, state: dict[str, Any], env: MultiAgentVectorEnv, seed: int
-) -> Actor | Trainer:
-    """Return the actor with its weights; of Stable-Baselines3's methods, the trainer."""
-    if isinstance(recipe.config, SB3Config | SB3OffPolicyConfig):
-        trainer = sb3_trainer(recipe.method, env, recipe.config, seed=seed)
-        trainer.load_policy(state)
-        return trainer
-    actor = build_actor(recipe.config.actor, env).to(env.device)
+def _actor(config: ActorConfig, state: dict[str, Any], env: MultiAgentVectorEnv) -> Actor:
+    """Return the actor of a trainer's state, with its weights."""
+    actor = build_actor(config, env).to(env.device)
     check_finite(state["predictor"], "predictor", actor)
     actor.load_state_dict(state["predictor"])
     return actor
+
+
+@contextmanager
+def _told_if_unfit() -> Iterator[None]:
+    """Turn what goes wrong with a state of another configuration into one clear error."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"the checkpoint does not fit its configuration ({error}); restore either"
+        ) from error

@@ -113,7 +113,7 @@ def untrained(recipe: Recipe, env: MultiAgentVectorEnv) -> TrainedPolicy:
     rows = observed(env, 200, 1) * torch.linspace(0.5, 3, env.obs_dim)
     actor.update_normaliser(rows, rows.any(-1))
     actor.freeze_normaliser(torch.Generator().manual_seed(1))
-    return TrainedPolicy(recipe, {"agent": {"predictor": actor.state_dict()}}, env)
+    return TrainedPolicy.of_recipe(recipe, {"agent": {"predictor": actor.state_dict()}}, env)
 
 
 def asked(policy: TrainedPolicy, count: int, seed: int) -> tuple[Any, Any]:
@@ -220,7 +220,7 @@ def test_what_cannot_be_exported_is_refused(trained, tmp_path, capsys):
     assert "let it end in .onnx or .pt2" in capsys.readouterr().err
     recipe, env = recommended("sb3-ppo", "games/climbing"), make("games/climbing")
     state = {"agent": recipe.make_agent(env).state_dict()}
-    policy = TrainedPolicy(recipe, state, env)
+    policy = TrainedPolicy.of_recipe(recipe, state, env)
     with pytest.raises(UsageError, match=r"policy of sb3-ppo .*guide/export\.html.*actor\.model"):
         export_policy(policy, tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())

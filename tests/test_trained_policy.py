@@ -18,7 +18,19 @@ from mpe2 import simple_spread_v3
 from toys.masked import MaskedReach, closed_choices
 from toys.turnover import TERMINATE, lives
 
-from diffsurrogate import SHAC, TrainedPolicy, UsageError, evaluate, load_policy, make, recommended
+from diffsurrogate import (
+    SHAC,
+    ActorConfig,
+    LearnedDiffWrapper,
+    SHACConfig,
+    SharedNetConfig,
+    TrainedPolicy,
+    UsageError,
+    evaluate,
+    load_policy,
+    make,
+    recommended,
+)
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.options import TrainOptions
 from diffsurrogate.envs.env import MultiAgentVectorEnv
@@ -225,7 +237,7 @@ def test_a_closed_choice_is_never_taken():
     env = MaskedReach()
     recipe = replace(recommended("sb3-ppo", "games/climbing"), config=SB3Config(joint=False))
     state = {"agent": recipe.make_agent(env).state_dict()}
-    policy, (obs, _) = TrainedPolicy(recipe, state, env), env.reset(seed=0)
+    policy, (obs, _) = TrainedPolicy.of_recipe(recipe, state, env), env.reset(seed=0)
     opened = available_actions(obs, env.action_mask_slice)
     assert closed_choices(env, obs, policy.on(env)(obs)) > 0  # the env takes another then
     for deterministic in (True, False):
@@ -255,6 +267,54 @@ def test_a_folder_without_a_run_or_checkpoint_is_refused(run, tmp_path, monkeypa
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(UsageError, match="did you mean 'best'"):
         load_policy(run("native"), which="bets")
+
+
+class Drift(gymnasium.Env):
+    """A raw env of the user's, under no id."""
+
+    observation_space = spaces.Box(-9, 9, (3, 2), np.float32)
+    action_space = spaces.Discrete(4, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.normal(size=(3, 2)).astype(np.float32)
+        return self.place, {}
+
+    def step(self, action):
+        self.place = self.place + 0.1 * (action - 6)
+        return self.place, float(self.place[0, 1]), False, False, {}
+
+
+@pytest.mark.parametrize("gru_size", [0, 3])
+def test_a_trainer_saved_in_python_acts_in_the_users_own_env(gru_size, tmp_path):
+    net = SharedNetConfig(hidden=(8,), gru_size=gru_size)
+    config = SHACConfig(horizon=4, actor=ActorConfig(net=net), ema_decay=0.5)
+    env = LearnedDiffWrapper(as_multi_agent(Drift, num_envs=2, max_steps=7))
+    agent = SHAC(env, config, seed=1).learn(24)
+    agent.save(tmp_path / "agent.pt")
+    policy, raw = load_policy(tmp_path / "agent.pt", Drift), Drift()
+    assert repr(policy).startswith("<policy of SHAC on <")
+    ours, (obs, _) = agent.policy(env), raw.reset(seed=3)
+    rows, _ = env.reset(seed=3)
+    for _ in range(5):
+        rows[0] = torch.tensor(obs).flatten()
+        chosen, same = policy(obs), ours(rows)
+        assert chosen == 5 + same[0, 0].argmax()
+        obs, *_ = raw.step(chosen)
+        rows, *_ = env.step(same)
+
+
+def test_a_file_of_a_trainer_needs_its_kind_of_env(tmp_path):
+    agent = SHAC(make("diffsurrogate/cartpole-swingup", num_envs=3, differentiable=True))
+    agent.save(tmp_path / "agent.pt")
+    with pytest.raises(UsageError, match=r"not what its env observes .* load_policy\(.*YourEnv\)"):
+        load_policy(tmp_path / "agent.pt")
+    with pytest.raises(UsageError, match=r"= \(1, 5, 1\), the one given has \(1, 6, 4\)"):
+        load_policy(tmp_path / "agent.pt", Drift)
+    sb3 = recommended("sb3-ppo", "gymnasium/CartPole-v1").make(seed=0)[0]
+    sb3.save(tmp_path / "sb3.pt")
+    with pytest.raises(UsageError, match="Stable-Baselines3's methods"):
+        load_policy(tmp_path / "sb3.pt", make("gymnasium/CartPole-v1"))
 
 
 def test_on_another_number_of_copies_a_trainer_only_acts(run):

@@ -90,7 +90,7 @@ def evaluate_run(options: EvaluateOptions) -> int:
     trained = TrainOptions.from_json(folder.config)
     env = evaluation_env(trained, options.num_envs)
     state = folder.load(env.device, best=options.best)
-    policy = TrainedPolicy(trained.recipe, state, env).on(env)
+    policy = TrainedPolicy.of_recipe(trained.recipe, state, env).on(env)
     steps = trained.eval_steps if options.steps is None else options.steps
     result = evaluate(policy, env, steps=steps, seed=options.seed).summary()
     asked = {"num_envs": options.num_envs, "steps": steps or env.max_steps, "seed": options.seed}
@@ -112,7 +112,7 @@ def render_run(options: RenderOptions) -> int:
         )
     env = filmed_env(trained, options.num_envs)
     state = folder.load(env.device, best=options.best)
-    policy = TrainedPolicy(trained.recipe, state, env).on(env)
+    policy = TrainedPolicy.of_recipe(trained.recipe, state, env).on(env)
     takes = [Take(policy, env, "trained" if options.untrained else "")]
     if options.untrained:
         beginner, same = trained.make()[0], filmed_env(trained, options.num_envs)

@@ -383,7 +383,7 @@ class _Session:
             names = ("update", "env_steps", "cpu_seconds")
             return {name: self._best[name] for name in names} | final
         checkpoint = self.folder.load(self.env.device, best=True)
-        policy = TrainedPolicy(self.options.recipe, checkpoint, self.env).on(self.env)
+        policy = TrainedPolicy.of_recipe(self.options.recipe, checkpoint, self.env).on(self.env)
         update = checkpoint["agent"]["iteration"]
         where = {
             "update": update,

@@ -340,6 +340,7 @@ class Trainer(ABC):
             "parts": {name: _plain(part.state_dict()) for name, part in self._parts.items()},
             "predictor": self._predictor_state(),
             "streams": {name: stream.get_state() for name, stream in self._streams.items()},
+            "trainer": type(self).__name__,
             "config": asdict(self.config),
             "iteration": self.iteration,
             "broken_copies": self.broken_copies.count,
