@@ -226,6 +226,17 @@ def test_every_choice_and_any_observation_of_gymnasium_is_in_its_own_form():
         env.raw_form.read({"y": 1})
 
 
+def test_what_is_no_number_is_refused():
+    class Sensor(gymnasium.Env):
+        observation_space, action_space = spaces.Box(-1, 1, ()), spaces.Box(-1, 1, (1,))
+
+    form = as_multi_agent(Sensor).raw_form
+    assert form.read(0.5)[0].tolist() == [[[0.5]]]
+    for wrong in (None, "high"):
+        with pytest.raises(UsageError, match="numbers are needed"):
+            form.read(wrong)
+
+
 def test_padding_is_no_choice():
     acted = torch.tensor([[True, True, False], [True, True, True]])
     form = RawForm(["a", "b"], torch.ones(2, 5, dtype=torch.bool), acted, discrete=True)

@@ -41,7 +41,8 @@ class ActionSpace(nn.Module):
 
     def normalise(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
         """Map actions from their bounds to [-1, 1], for some of the agents."""
-        return (action - self.bias[agents]) / self.scale[agents].clamp(min=1e-8)
+        scale = self.scale[agents]
+        return (action - self.bias[agents]) / torch.where(scale > 0, scale, 1.0)
 
     def denormalise(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
         """Map normalised actions to the env's units."""

@@ -91,9 +91,7 @@ class RawForm:
         return f"give {short}(agent, obs_dim) = ({agents}, {obs_dim}) or (env, {agents}, {obs_dim})"
 
     def _rows(self, given: Any) -> Tensor:
-        if isinstance(given, Tensor):
-            return given.detach().to(self.seen.device, torch.float32)
-        return torch.tensor(np.asarray(given, np.float32), device=self.seen.device)
+        return float32_rows(given, self.seen.device)
 
     def _read_dict(self, obs: Mapping[Any, Any]) -> tuple[Tensor, Answer]:
         """Read what some agents see in one copy; those that are gone observe zeros."""
@@ -126,6 +124,20 @@ class RawForm:
                 f"obs has the keys {list(obs)}; give an observation of each of the agents "
                 f"{', '.join(map(str, self.agents))}{hint}"
             )
+
+
+def float32_rows(given: Any, device: torch.device) -> Tensor:
+    """Return observations in NumPy, torch or lists as float32 on a device.
+
+    Raises:
+        UsageError: they are no real numbers.
+    """
+    if isinstance(given, Tensor):
+        return given.detach().to(device, torch.float32)
+    rows = np.asarray(given)
+    if rows.dtype.kind not in "biuf":
+        raise UsageError(f"obs is a {type(given).__name__} of {rows.dtype}; numbers are needed")
+    return torch.tensor(rows.astype(np.float32), device=device)
 
 
 def _like(obs: Any, action: Tensor) -> Any:

@@ -111,6 +111,11 @@ class Window:
             return torch.ones_like(self.ended[0])
         return torch.stack([x.isfinite().transpose(0, 1).flatten(1).all(1) for x in parts]).all(0)
 
+    def finite_part(self) -> "Window":
+        """Leave out the envs that `finite_envs` does not have."""
+        finite = self.finite_envs
+        return self if bool(finite.all()) else self.chosen(finite.nonzero().squeeze(-1))
+
     def first_not_finite(self) -> str:
         """Say where a value is not finite: "the reward of env 3 at step 7 of the window is nan"."""
         parts = {"reward": self.reward, "observation": self.next_obs, "action": self.action}

@@ -23,11 +23,12 @@ MANY = 16
 _SLOTS, _HASH = 64, -7046029254386353131  # 64 slots by Fibonacci hashing
 _ROWS = 1024
 """Rows of a batch in which different whole numbers are counted."""
-RESOLUTION = 1e-6
+RESOLUTION = 2.5e-7
 """Deviations below this share of the mean are float32's rounding: the feature is constant."""
 _IN_CACHE = 65_536
 """Values that are summed at a time."""
-_SMALLEST = 1e-9
+SMALLEST = 1e-12
+"""Deviations below this are rounding as well, of values that should be 0."""
 LIMIT = 10.0
 """Largest normalised value, in standard deviations."""
 CHANGE_FLOOR = 0.005
@@ -271,7 +272,7 @@ class RunningStatistics(nn.Module):
         weight = self.count / self.count.sum(0).clamp(min=1)
         together = (weight * mean).sum(0)
         spread = (weight * (square + (mean - together).square())).sum(0)
-        share = (square / spread.clamp(min=_SMALLEST**2)).sqrt()
+        share = (square / spread.clamp(min=SMALLEST**2)).sqrt()
         moves = square.sqrt() > _rounding(mean)
         least = share.where(moves, torch.inf).amin(0)
         self.apart = least < torch.where(self.apart, VISIBLE, HIDDEN)
@@ -327,4 +328,4 @@ def _sum(rows: Tensor, valid: Tensor | None, function: Callable[[Tensor], Tensor
 
 def _rounding(mean: Tensor) -> Tensor:
     """Return the largest deviation that may be nothing but rounding."""
-    return RESOLUTION * mean.abs() + _SMALLEST
+    return RESOLUTION * mean.abs() + SMALLEST

@@ -145,7 +145,9 @@ class Surrogates(nn.Module):
             and training losses.
         """
         window = window.detach()
-        report = self._evaluate(some_envs(window, share(32))) if self.fits else {}
+        known = some_envs(window, share(32)).finite_part()
+        measurable = self.fits > 0 and fewest(known.reward.shape[1]) > 0
+        report = self._evaluate(known) if measurable else {}
         if self.own_reward and self.fits:
             report["model_trust"] = self.trust.value
         self.store(window)

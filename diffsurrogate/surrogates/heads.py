@@ -28,7 +28,12 @@ from diffsurrogate.distributed import (
 )
 from diffsurrogate.nets.build import build_net
 from diffsurrogate.nets.config import NetConfig, SharedNetConfig
-from diffsurrogate.nets.normaliser import OrdinaryRange, RunningStatistics, scale_of_change
+from diffsurrogate.nets.normaliser import (
+    SMALLEST,
+    OrdinaryRange,
+    RunningStatistics,
+    scale_of_change,
+)
 from diffsurrogate.seeding import seeded
 from diffsurrogate.surrogates.dynamics import Batch, repeat_to
 
@@ -104,7 +109,7 @@ class EventModel(nn.Module):
         known = (~events.isnan()).sum(0) > 0
         mean = torch.where(known, events.nanmean(0), self.mean)
         deviation = (events - mean).square().nanmean(0).sqrt()
-        deviation = torch.maximum(deviation, 1e-3 * mean.abs() + 1e-8)
+        deviation = torch.maximum(deviation, 1e-3 * mean.abs() + SMALLEST)
         self.mean, self.std = mean, torch.where(known, deviation, self.std)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +215,7 @@ class RewardModel(nn.Module):
         inputs = self._inputs(batch["obs"], batch["action"], batch["next_obs"])
         raw, ordinary = self.net(inputs).squeeze(-1), self.ordinary.holds(reward)
         if self.config.range == "bounded":
-            span = (self.high - self.low).clamp(min=1e-6)
+            span = (self.high - self.low).clamp(min=SMALLEST)
             place = ((reward - self.low) / span).clamp(0, 1)
             error = functional.binary_cross_entropy_with_logits(raw, place, reduction="none")
         else:

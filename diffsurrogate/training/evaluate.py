@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,16 +70,13 @@ def evaluate(
         seed: of the reset.
 
     Raises:
-        UsageError: the env is none of ours; `steps` is below 1, or missing for an env without a
-            time limit; or no env gave finite values only.
+        UsageError: the policy cannot be called; the env is none of ours; `steps` is below 1, or
+            missing for an env without a time limit; or no env gave finite values only.
 
     Warns:
         RuntimeWarning: some env gave a value that is not finite; its episode is left out.
     """
-    if not isinstance(env, MultiAgentVectorEnv):
-        raise UsageError(
-            f"evaluate cannot step a {type(env).__name__}; adapt it: as_multi_agent(env)"
-        )
+    _check(predict, env)
     steps = env.max_steps if steps is None else steps
     if steps is None:
         raise UsageError("the env has no time limit; give steps=..., the longest episode to run")
@@ -117,6 +115,19 @@ def evaluate(
         terminated=terminated[finite],
         info={name: told[finite] for name, told in last.items()},
     )
+
+
+def _check(predict: Any, env: Any) -> None:
+    """Refuse what is no policy, or no env of ours."""
+    if not callable(predict):
+        raise UsageError(
+            f"evaluate cannot call a {type(predict).__name__}; give a function of observations, "
+            "such as agent.predict"
+        )
+    if not isinstance(env, MultiAgentVectorEnv):
+        raise UsageError(
+            f"evaluate cannot step a {type(env).__name__}; adapt it: as_multi_agent(env)"
+        )
 
 
 def _tell_of_broken(finite: Tensor) -> None:

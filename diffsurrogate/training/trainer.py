@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+import math
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, SupportsInt, TypeVar, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ from diffsurrogate.envs.modes import (
     keep_outside,
     outside_inference_mode,
 )
+from diffsurrogate.envs.raw_form import float32_rows
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.optimisation import ClippedAdam, ema_of
@@ -171,12 +173,15 @@ class Trainer(ABC):
             progress_bar: whether to show one.
 
         Raises:
-            UsageError: `total_steps` is less than 1, or a callback is none.
+            UsageError: `total_steps` is no number from 1 on, or a callback is none.
         """
         from tqdm.auto import tqdm  # a bar of its own in notebooks
 
-        if total_steps < 1:
-            raise UsageError(f"total_steps is {total_steps}; give at least 1")
+        if not (isinstance(total_steps, SupportsInt) and 1 <= total_steps < math.inf):
+            raise UsageError(
+                f"total_steps is {total_steps!r}; give a number of at least 1 (10**12 to go on "
+                "until a callback returns False)"
+            )
         iterations = -(-total_steps // self.steps_per_iteration)
         if iterations <= self.iteration:
             _LOG.warning(
@@ -205,17 +210,16 @@ class Trainer(ABC):
         """Return actions, clamped to their bounds.
 
         Args:
-            obs: (*batch, agent, obs_dim), a float32 tensor or a NumPy array, as the actions are.
+            obs: (*batch, agent, obs_dim), a tensor or a NumPy array, as the actions are.
             deterministic: return the mean or most probable action instead of a sample.
 
         Raises:
             UsageError: `obs` has a wrong shape, or the policy is recurrent; use `policy` then.
         """
-        if isinstance(obs, Tensor):
-            self.check_obs(obs)
-            return self._predict(obs, deterministic)
-        rows = torch.tensor(obs, dtype=torch.float32, device=self.env.device)
-        return self.predict(rows, deterministic).cpu().numpy()
+        rows = float32_rows(obs, self.env.device)
+        self.check_obs(rows)
+        action = self._predict(rows, deterministic)
+        return action.to(obs.device) if isinstance(obs, Tensor) else action.cpu().numpy()
 
     def _predict(self, obs: Tensor, deterministic: bool) -> Tensor:
         """Return actions for observations of the right shape."""

@@ -35,6 +35,15 @@ def test_steps_are_counted_over_envs_and_rounded_up_to_whole_windows(case):
             agent.learn(steps)
 
 
+def test_a_number_of_steps_is_needed(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    agent: Any = TRAINERS["ppo"].make()
+    for steps in (math.inf, math.nan, "28"):
+        with pytest.raises(UsageError, match=f"total_steps is {steps!r}"):
+            agent.learn(steps)
+    assert agent.learn(1e2).env_steps == 112
+
+
 @every_trainer
 def test_only_false_from_the_callback_stops(case):
     agent, seen = case.make(), []
@@ -147,6 +156,22 @@ def test_predictions_have_the_shape_of_actions_in_the_box_and_no_graph(trained, 
         assert not action.requires_grad
     assert torch.equal(mean, agent.predict(obs, deterministic=True))
     assert not torch.equal(sample, other)
+
+
+def test_observations_may_be_of_any_kind_of_number(trained, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    case, agent = trained
+    if case.recurrent:
+        return
+    obs = torch.randn(ENVS, AGENTS, OBS)
+    action = agent.predict(obs)
+    assert torch.equal(agent.predict(obs.double()), action)
+    assert torch.equal(agent.predict(obs > 0), agent.predict((obs > 0).float()))
+    backwards = obs.numpy()[..., ::-1]
+    assert np.array_equal(agent.predict(backwards), agent.predict(backwards.copy()))
+    for wrong in (None, "obs", np.array([None])):
+        with pytest.raises(UsageError, match=r"obs is a .*numbers are needed"):
+            agent.predict(wrong)
 
 
 def test_a_policy_is_deterministic_and_refuses_other_shapes(trained):

@@ -1,5 +1,6 @@
 """Recorded data become windows without losing or inventing a step."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,7 +82,8 @@ def test_recorded_windows_of_any_policy_warm_the_wrapper_up():
         make("diffsurrogate/cartpole-swingup", num_envs=7),
         config=SurrogateConfig(fit=FitConfig(minibatches=20)),
     )
-    first = env.fit(next(record(bare, noise, windows=1)))
+    window = next(record(bare, noise, windows=1))
+    first = env.fit(replace(window, obs=window.obs.double(), reward=window.reward.double()))
     last = env.fit(record(bare, noise, windows=8))  # an iterator, so nothing is kept in memory
     assert "dynamics_error" not in first
     assert last["dynamics_error"] < 0.2

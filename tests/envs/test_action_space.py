@@ -26,6 +26,11 @@ def test_bounds_are_at_minus_1_and_1() -> None:
     assert SPACE.normalise(torch.tensor([2.0, 2.375]).expand(AGENTS, ACT))[0].tolist() == [0.5, 0.5]
 
 
+def test_the_unit_of_a_box_does_not_matter() -> None:
+    tiny = ActionSpace(LOW * 2.0**-40, HIGH * 2.0**-40)
+    assert torch.equal(tiny.normalise(LOW * 2.0**-40), SPACE.normalise(LOW))
+
+
 def test_denormalising_inverts_it_and_leaves_padding_at_its_bound() -> None:
     normalised = draw(ENVS, AGENTS, ACT)
     action = SPACE.denormalise(normalised)

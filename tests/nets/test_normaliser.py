@@ -57,12 +57,16 @@ def test_the_snapshot_stands_still_until_it_is_taken():
     [
         lambda x: x,
         lambda x: 1e-6 * x,
+        lambda x: 1e-10 * x,
         lambda x: 1e6 * x - 1e7,
         lambda x: x + 10_000,
         lambda x: (100 * x).round() + 10_000,
         lambda x: (10 * x).round() - 1000,
     ],
-    ids=["x", "1e-6 x", "1e6 x - 1e7", "x + 10000", "round(100 x) + 10000", "round(10 x) - 1000"],
+    ids=[
+        *["x", "1e-6 x", "1e-10 x", "1e6 x - 1e7", "x + 10000"],
+        *["round(100 x) + 10000", "round(10 x) - 1000"],
+    ],
 )
 @pytest.mark.parametrize("shared", [False, True])
 def test_unit_and_offset_of_a_measurement_are_forgotten(unit, shared):
@@ -94,6 +98,19 @@ def test_one_fraction_makes_a_feature_a_measurement_for_ever():
     statistics.snapshot()
     assert statistics.mean.item() == 2.0
     assert statistics.std.item() == pytest.approx(((4 + 4 + 2.25 + 2.25) / 6) ** 0.5)
+
+
+def test_a_small_change_of_a_large_number_is_seen():
+    """Metres of a map: 1,000,000 and one more or less, of which float32 tells sixteenths."""
+    metres = 1e6 + POINTS
+    torch.testing.assert_close(measured(metres)(metres), POINTS / UNIT, atol=0.2, rtol=0)
+
+
+def test_rounding_is_not_seen():
+    """What should be 0, and the last digit of a large number."""
+    digits = torch.where(POINTS > 0, 1e6, 1e6 + 0.0625)
+    for rounding in (1e-16 * POINTS, digits):
+        assert measured(rounding)(rounding).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("value", [0.3, -12_345.678, 0.0])

@@ -1,5 +1,6 @@
 """The learned models: what they start from, what they learn, and what they leave out."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -294,6 +295,22 @@ def test_gradient_attenuation_is_measured_on_unseen_windows():
     explained = models.dynamics.attenuation.of_change
     assert explained[:, :3].min() > 0.6
     assert explained[:, 4].max() < 0.55  # noise - s: only what comes of s can be known
+
+
+@EITHER_DYNAMICS
+@pytest.mark.parametrize("field", ["obs", "next_obs", "action", "reward"])
+def test_recorded_values_that_are_not_finite_leave_the_gradient_finite(dynamics, field):
+    """In one env of a window, then in all of the next."""
+    models, data = surrogates(small(dynamics=dynamics)), window(0)
+    for broken in (slice(0, 0), slice(2, 3), slice(None), slice(0, 0)):
+        values = getattr(data, field).clone()
+        values[1, broken] = torch.nan
+        report = models.fit(replace(data, **{field: values}))
+    assert math.isfinite(report["dynamics_error"])
+    action = data.action.clone().requires_grad_()
+    predicted = models.dynamics.predict(data, models.action_space.normalise(action))
+    predicted.sum().backward()
+    assert predicted.isfinite().all() and action.grad.isfinite().all()
 
 
 def test_discrete_entries_are_found_per_agent_and_stay_continuous_for_ever():

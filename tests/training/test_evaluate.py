@@ -75,6 +75,8 @@ def test_an_env_that_is_none_of_ours_is_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(UsageError, match=r"step a CartPoleEnv; adapt it: as_multi_agent\(env\)"):
         evaluate(still, CartPoleEnv())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"call a Countdown; .* such as agent\.predict"):
+        evaluate(Countdown(), Countdown(9))  # type: ignore[arg-type]
 
 
 class Breaking(Countdown):

@@ -6,6 +6,7 @@ where it is bounded. Numbers that are not finite pass: every env of ours checks 
 
 import contextlib
 import copy
+import functools
 import multiprocessing.connection
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
@@ -46,11 +47,28 @@ class KeepsLast(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
 
-def keep_last(raw: Any) -> None:
-    """Let an unwrapped vector env of this process keep last observations; does nothing else."""
+def keep_last(raw: Any) -> bool:
+    """Let an unwrapped vector env of this process keep last observations; return if it does."""
     envs = getattr(raw, "envs", None)
-    if isinstance(envs, list) and all(isinstance(env, gymnasium.Env) for env in envs):
-        envs[:] = [KeepsLast(env) for env in envs]
+    if not isinstance(envs, list) or not all(isinstance(env, gymnasium.Env) for env in envs):
+        return False
+    envs[:] = [KeepsLast(env) for env in envs]
+    return True
+
+
+def keep_options(raw: Any) -> None:
+    """Let an unwrapped vector env of Gymnasium leave the options of a reset as they are.
+
+    By itself it takes the mask of a partial reset out of them, and `RecordEpisodeStatistics` around
+    it then forgets the episodes of all copies.
+    """
+    raw.reset = functools.partial(_reset_with_a_copy, raw.reset)
+
+
+def _reset_with_a_copy(
+    reset: Any, *, seed: Any = None, options: dict[str, Any] | None = None
+) -> Any:
+    return reset(seed=seed, options=None if options is None else dict(options))
 
 
 class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):

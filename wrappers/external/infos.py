@@ -93,6 +93,13 @@ def of_each(infos: Sequence[Any]) -> Numbers:
     return found
 
 
+def of_list(infos: Sequence[Any]) -> Numbers:
+    """Return the numbers `(env,)` of a vector env's infos as a list, as `of_batch`."""
+    each = [info.get("final_info", info) for info in infos]
+    around = [{"episode": info["episode"]} if "episode" in info else {} for info in infos]
+    return of_each(each) | of_each(around)
+
+
 def mean_of_agents(infos: Any) -> dict[str, float]:
     """Return numbers of infos by agent, each the mean over the agents that have it."""
     values: dict[str, list[float]] = {}

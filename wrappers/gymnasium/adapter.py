@@ -22,8 +22,8 @@ from diffsurrogate.wrappers.external.adapter import (
     env_seeds,
     sub_envs_of,
 )
-from diffsurrogate.wrappers.external.checks import IndexedEnv, keep_last
-from diffsurrogate.wrappers.external.infos import keep_fractions, of_batch
+from diffsurrogate.wrappers.external.checks import IndexedEnv, keep_last, keep_options
+from diffsurrogate.wrappers.external.infos import keep_fractions, of_batch, of_list
 from diffsurrogate.wrappers.external.single_agent import SingleAgentEnv
 from diffsurrogate.wrappers.external.spaces import bounds_of, is_too_narrow
 from diffsurrogate.wrappers.gymnasium.agents import GymnasiumAgentsEnv, is_of_agents
@@ -76,14 +76,15 @@ class GymnasiumEnv(SingleAgentEnv):
             UsageError: the autoreset mode, the observations or the actions are not supported.
         """
         self._resets_itself = _check_autoreset(raw)
-        if self._resets_itself:
-            keep_last(raw.unwrapped)
+        self._keeps_last = self._resets_itself and keep_last(raw.unwrapped)
         keep_fractions(raw.unwrapped)
         if isinstance(raw.unwrapped, MultiAgentVectorEnv):
             raise UsageError(
                 f"this {type(raw).__name__} wraps one of our envs already; give that env (its .env)"
             )
         check_bounds = check_bounds and not any(map(is_too_narrow, _specs(raw)))
+        if isinstance(raw.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            keep_options(raw.unwrapped)
         super().__init__(
             raw,
             raw.single_observation_space,
@@ -181,15 +182,18 @@ class GymnasiumEnv(SingleAgentEnv):
         raw_action = self._raw_actions(action)
         with self._checks.calling("step()", self.raw):
             obs, reward, terminated, truncated, info = self.raw.step(raw_action)
-        self._tell(of_batch(info, self.num_envs))
+        listed = isinstance(info, list)  # Gymnasium's DictInfoToList
+        self._tell(of_list(info) if listed else of_batch(info, self.num_envs))
         before, self._obs = self._obs, self._flatten(obs)
         final = self._obs
         terminated = self._checks.flags("terminated", terminated)
         truncated = self._checks.flags("truncated", truncated)
         if self._resets_itself:
             self._reset_by_raw = np.logical_or(terminated, truncated)
-            final = self._final_obs(info)
-            self._checks.not_reused(final, self._obs, before, self._reset_by_raw)
+            finals = [one.get("final_obs") for one in info] if listed else info.get("final_obs")
+            final = self._final_obs(finals)
+            if not self._keeps_last:
+                self._checks.not_reused(final, self._obs, before, self._reset_by_raw)
         return self._stepped(final, reward, terminated, truncated)
 
     def _flatten(self, obs: Any) -> Tensor:
@@ -203,12 +207,11 @@ class GymnasiumEnv(SingleAgentEnv):
         with self._checks.calling("flattening the observation", index=index):
             return spaces.flatten(self.raw.single_observation_space, obs)
 
-    def _final_obs(self, info: dict[str, Any]) -> Tensor:
+    def _final_obs(self, finals: Any) -> Tensor:
         """Return the observations before the raw env reset itself, `(env, 1, obs_dim)`."""
         final = self._obs.clone()
-        finals = info.get("final_obs", [None] * self.num_envs)
         for index in np.flatnonzero(self._reset_by_raw).tolist():
-            last = finals[index]
+            last = None if finals is None else finals[index]
             one = None if last is None else self._flatten_one(last, index)
             final[index, 0] = self._last_row("final_obs", one, (self.obs_dim,), index)
         return final

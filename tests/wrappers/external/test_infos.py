@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers.vector import DictInfoToList
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordAll
 from pettingzoo import ParallelEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -131,9 +132,11 @@ def test_vmas_scenarios_report_too():
     assert torch.equal(info["agent_collisions"], torch.stack(raw).mean(0))
 
 
-def test_what_a_wrapper_around_a_vector_env_tells_of_ended_episodes_is_there():
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+@pytest.mark.parametrize("listed", [lambda env: env, DictInfoToList])
+def test_what_a_wrapper_around_a_vector_env_tells_of_ended_episodes_is_there(mode, listed):
     copies = [lambda limit=limit: TimeLimit(Task(), limit) for limit in (2, 5)]
-    env = as_multi_agent(RecordAll(SyncVectorEnv(copies, autoreset_mode=AutoresetMode.SAME_STEP)))
+    env = as_multi_agent(listed(RecordAll(SyncVectorEnv(copies, autoreset_mode=mode))))
     env.reset()
     told = [env.step(torch.zeros(ENVS, 1, 2))[-1].get("episode/l") for _ in range(3)]
     assert told[0] is None

@@ -71,6 +71,31 @@ def test_in_other_processes_they_are_refused():
     env.close()
 
 
+class Home(gymnasium.Env[Any, Any]):
+    """Ends where it starts, in arrays of its own."""
+
+    observation_space, action_space = Box(-9, 9, (1,)), Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        away = self.steps % LENGTH
+        return np.full(1, away, np.float32), 1.0, away == 0, False, {}
+
+
+@pytest.mark.parametrize("raw", [lambda: same_step(Home), lambda: DummyVecEnv([Home] * ENVS)])
+def test_an_env_that_ends_where_it_starts_is_not(raw):
+    env = as_multi_agent(raw())
+    env.reset(seed=0)
+    for _ in range(LENGTH):
+        env.step(torch.zeros(ENVS, 1, 1))
+    assert env.episode_report()["episode_length"] == LENGTH
+
+
 def test_an_env_that_always_sees_the_same_is_not():
     env = as_multi_agent(same_step(Still))
     env.reset(seed=0)
