@@ -102,7 +102,8 @@ def _of_file(path: Path, env: Any, device: torch.device | str, seed: int) -> "Tr
     config = config_from_dict(ActorConfig, state["config"]["actor"])
     with _told_if_unfit():
         actor = _actor(config, state, spaces)
-    return TrainedPolicy(actor, spaces, method=state["trainer"], env_name=str(spaces), seed=seed)
+    method = state.get("trainer", "a trainer")  # 0.2.0 did not tell
+    return TrainedPolicy(actor, spaces, method=method, env_name=str(spaces), seed=seed)
 
 
 class TrainedPolicy:
