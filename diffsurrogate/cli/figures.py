@@ -76,7 +76,10 @@ def film(takes: Sequence[Take], file: Path, *, steps: int, seed: int) -> int:
     """
     gif = _is_gif(file)
     if any(take.env.render_mode != "rgb_array" for take in takes):
-        raise UsageError("this env cannot be rendered without a display")
+        raise UsageError(
+            "this env cannot be rendered: its render_mode is not 'rgb_array'; make an env of your "
+            'own with render_mode="rgb_array"'
+        )
     if not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent} to write {file.name} to; make it first")
     frames: list[Image.Image] = []
