@@ -57,5 +57,6 @@ from .training.evaluate import Evaluation as Evaluation, evaluate as evaluate
 from .training.loggers import MLflowLogger as MLflowLogger, WandbLogger as WandbLogger
 from .training.run_folder import RunFolder as RunFolder
 from .wrappers.learned import LearnedDiffWrapper as LearnedDiffWrapper
+from .wrappers.observation_history import ObservationHistory as ObservationHistory
 
 __version__: str

@@ -25,8 +25,7 @@ class ObservationHistory(GradientWrapper):
     the env's own pass through.
 
     Example:
-        >>> from diffsurrogate import LearnedDiffWrapper, make
-        >>> from diffsurrogate.wrappers.observation_history import ObservationHistory
+        >>> from diffsurrogate import LearnedDiffWrapper, ObservationHistory, make
         >>> env = ObservationHistory(make("gymnasium/Pendulum-v1", num_envs=4), steps=3)
         >>> env.obs_dim  # 3 observations of 3 numbers, and 2 actions
         11

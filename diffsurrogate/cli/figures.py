@@ -76,7 +76,10 @@ def film(takes: Sequence[Take], file: Path, *, steps: int, seed: int) -> int:
     """
     gif = _is_gif(file)
     if any(take.env.render_mode != "rgb_array" for take in takes):
-        raise UsageError("this env cannot be rendered without a display")
+        raise UsageError(
+            "this env cannot be rendered: its render_mode is not 'rgb_array'; make an env of your "
+            'own with render_mode="rgb_array"'
+        )
     if not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent} to write {file.name} to; make it first")
     frames: list[Image.Image] = []
@@ -147,7 +150,8 @@ def _row(pictures: list[Any], title: str) -> Image.Image:
     scale = 200 / images[0].height
     size = (round(images[0].width * scale), 200)
     top = 20 if title else 0
-    row = Image.new("RGB", ((size[0] + 4) * len(images) - 4, size[1] + top), "white")
+    row = Image.new("RGB", ((size[0] + 4) * len(images) - 4, size[1] + top), "gray")
+    row.paste("white", (0, 0, row.width, top))
     ImageDraw.Draw(row).text((4, 2), title, fill="black", font_size=14)
     for index, image in enumerate(images):
         row.paste(image.resize(size), (index * (size[0] + 4), top))

@@ -1,9 +1,11 @@
 """Reading arguments by tyro; imports nothing that takes long, as the top level's help needs it."""
 
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -16,6 +18,15 @@ HELP_ALL = "--help-all"
 def wants_help(arguments: Sequence[str]) -> bool:
     """Return whether help is asked for."""
     return bool({"-h", "--help", HELP_ALL} & set(arguments))
+
+
+def started_as() -> str:
+    """Return how the command line was started, for commands to be copied."""
+    file = Path(sys.argv[0])
+    if (file.parent.name, file.name) == ("diffsurrogate", "__main__.py"):
+        return "python -m diffsurrogate"
+    own = file.suffix == ".py" and file.name != "__main__.py"
+    return f"python {shlex.quote(str(file))}" if own else "diffsurrogate"
 
 
 def split_extra(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

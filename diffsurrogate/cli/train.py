@@ -18,6 +18,7 @@ from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_compa
 from diffsurrogate.cli.build import evaluation_env, filmed_env
 from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
+from diffsurrogate.cli.parsing import started_as
 from diffsurrogate.distributed import (
     check_world_size,
     objects_of_ranks,
@@ -156,7 +157,7 @@ def _again(options: TrainOptions) -> str:
     """Return how to go on after Ctrl-C."""
     if not (options.folder / "config.json").is_file():
         return "the run had not begun"
-    return f"continue with: diffsurrogate train --resume --out {shlex.quote(str(options.folder))}"
+    return f"continue with: {started_as()} train --resume --out {shlex.quote(str(options.folder))}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -185,8 +186,8 @@ class _Session:
         self.env = evaluation_env(options, options.eval_envs)
         if self.env.max_steps is None and options.eval_steps is None:
             raise UsageError(
-                f"{options.env} has no time limit, so an evaluation would never end; give "
-                "--eval-steps, and --max-steps for training"
+                f"{options.env} tells no time limit, so an evaluation might never end; give "
+                "--eval-steps, and --max-steps too if its episodes do not end by themselves"
             )
         self.last = last_iteration(options, agent)
         self.history: list[dict[str, Any]] = []

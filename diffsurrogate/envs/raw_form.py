@@ -122,7 +122,7 @@ class RawForm:
             hint = did_you_mean(str(unknown[0]), map(str, self.agents)) if unknown else ""
             raise UsageError(
                 f"obs has the keys {list(obs)}; give an observation of each of the agents "
-                f"{', '.join(map(str, self.agents))}{hint}"
+                f"{', '.join(map(str, self.agents))}{hint}; or, in rows, {self._needed()}"
             )
 
 

@@ -84,7 +84,8 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
         hint = did_you_mean(namespace, _FACTORIES) if namespace not in _FACTORIES else ""
         raise UsageError(
             f"unknown env {env_id!r}; ids are namespace/name, with the namespaces "
-            f"{', '.join(namespaces())}{hint}"
+            f"{', '.join(namespaces())}{hint}; an id of your own is known to a script that calls "
+            "register_env, or imports what does"
         )
     if "device" in options:
         options["device"] = usable_device(options["device"])

@@ -64,6 +64,14 @@ def test_the_text_names_available_actions_and_the_global_state(healthy):
     assert "left out; --env-options state True shows it" in text
 
 
+def test_the_text_has_unlike_bounds_of_actions(healthy):
+    env = Reach()
+    env.action_low = torch.tensor([[-1.0, 0.0]] * AGENTS)
+    env.action_high = torch.tensor([[1.0, 2.5]] * AGENTS)
+    text = describe(replace(healthy[0], env=env))
+    assert "2 numbers in [-1, 1] and [0, 2.5] per agent" in text
+
+
 class Rare(Reach):
     """Pays far outside only: correlated noise gets there once in some hundred steps."""
 

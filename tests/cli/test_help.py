@@ -12,6 +12,7 @@ import pytest
 
 from diffsurrogate.__main__ import _COMMANDS, _imported, main
 from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.parsing import started_as
 from diffsurrogate.errors import UsageError
 from diffsurrogate.presets.recipe import Choice, Method, Network, Preset
 
@@ -25,6 +26,20 @@ def help_of(method: str, option: str, monkeypatch, capsys) -> str:
         main(["train", method, "paper/dispersion", option])
     assert stopped.value.code == 0
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("started", "told"),
+    [
+        ("/usr/bin/diffsurrogate", "diffsurrogate"),
+        ("/lib/diffsurrogate/__main__.py", "python -m diffsurrogate"),
+        ("my envs/reach.py", "python 'my envs/reach.py'"),
+        ("/lib/pytest/__main__.py", "diffsurrogate"),
+    ],
+)
+def test_commands_to_go_on_with_begin_as_the_user_began(started, told, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert started_as() == told
 
 
 def flags(text: str) -> list[str]:

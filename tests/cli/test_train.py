@@ -119,6 +119,8 @@ def test_evaluate_render_and_report_read_a_run(run, tmp_path, capsys):
     assert usual[4] == "as above"
     assert "Not finished: unfinished" in text
     assert "No configuration of ours: foreign" in text
+    assert main(["report", str(tmp_path / "unfinished")]) == 0
+    assert "No finished run.\n\nNot finished: unfinished" in capsys.readouterr().out
     assert main(["report", str(run), "--out", str(run / "config.json")]) == 2
     assert "report.md cannot be written" in capsys.readouterr().err
     page = (tmp_path / "report.html").read_text()

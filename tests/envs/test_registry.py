@@ -30,6 +30,7 @@ def _forget(monkeypatch):
         ("vmass/dispersion", "did you mean 'vmas'"),
         ("papr/dispersion", "did you mean 'paper'"),
         ("nothing-like-it/x", r"namespaces .*diffsurrogate, .*paper, .*vmas"),
+        ("mine/x", "a script that calls register_env"),
         ("vmas", "namespace/name"),
         ("vmas/", "namespace/name"),
         ("", "namespace/name"),

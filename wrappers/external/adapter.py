@@ -70,10 +70,19 @@ class ExternalEnv(MultiAgentVectorEnv):
         `make_another` makes further envs like it, where the adapter needs them.
 
         Raises:
-            UsageError: an option is not known; or as the class.
+            UsageError: an option is not known or not of the adapter; or as the class.
         """
         make: Callable[..., MultiAgentVectorEnv] = cls
-        check_names(cls.__name__, options, parameters_of(cls))
+        if options.pop("differentiable", False):
+            raise _no_gradients(f"a {cls.__name__}")
+        if "render_mode" in options and "render_mode" not in parameters_of(cls):
+            raise UsageError(
+                f"{cls.__name__} draws as the env given was made to; make that with "
+                f"render_mode={options['render_mode']!r}: as_multi_agent(lambda: "
+                f"YourEnv(render_mode={options['render_mode']!r}), num_envs=8)"
+            )
+        known = dict.fromkeys(parameters_of(cls.from_raw) + parameters_of(cls))
+        check_names(cls.__name__, options, [name for name in known if name != "make_another"])
         return make(raw, **options)
 
     def detach(self) -> None:
@@ -165,10 +174,7 @@ def check_options(
     """Refuse shared options (see `ExternalEnv`) that are out of range."""
     check_count(num_envs)
     if differentiable:
-        raise UsageError(
-            f"{env_id} has no gradients of its own; leave differentiable=False and learn them with "
-            "LearnedDiffWrapper, as train shac++ does"
-        )
+        raise _no_gradients(env_id)
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for the env's own")
     if render_mode is not None and not drawable:
@@ -177,6 +183,14 @@ def check_options(
         )
     if render_mode not in (None, "rgb_array"):
         raise UsageError(f"render_mode is {render_mode!r}; give 'rgb_array' or None")
+
+
+def _no_gradients(env: str) -> UsageError:
+    """Return the error to raise where `env` is asked for its own gradients."""
+    return UsageError(
+        f"{env} has no gradients of its own; leave differentiable=False and learn them with "
+        "LearnedDiffWrapper, as train shac++ does"
+    )
 
 
 def check_count(num_envs: int, given: int | None = None) -> None:

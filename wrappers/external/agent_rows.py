@@ -140,8 +140,14 @@ class Layout:
                 raise ValueError(complaint)
             rows[:, : len(seen)] = seen
             if self.action_mask_slice is not None:
-                what = "action_mask"
+                what = MASK
                 rows[:, self.action_mask_slice] = self.read_open(agent, obs, info)
+            elif self.discrete and isinstance(info, dict) and MASK in info:
+                what = MASK
+                raise ValueError(
+                    "in infos now, but was not after the first reset; give it from the reset on, "
+                    "or in observations"
+                )
         except ValueError as error:
             raise ValueError(f"the {what} of {agent!r} is {error}") from error
         return rows

@@ -11,6 +11,7 @@ from diffsurrogate.cli.doctor.findings import Diagnosis, Fit
 from diffsurrogate.cli.doctor.measure import HORIZON, diagnose
 from diffsurrogate.cli.doctor.race import Result, is_ahead, race
 from diffsurrogate.cli.options import MadeOptions
+from diffsurrogate.cli.parsing import started_as
 from diffsurrogate.config import require_range
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
@@ -155,7 +156,7 @@ def verdict_of(found: Diagnosis, results: Sequence[Result] = ()) -> Verdict:
 def _judge_race(found: Diagnosis, results: Sequence[Result], say: Callable[..., None]) -> None:
     *_, second, first = results
     figures = "; ".join(map(str, reversed(results)))
-    command = f"diffsurrogate train {first.method} {found.name}"
+    command = f"{started_as()} train {first.method} {found.name}"
     if not is_ahead(first, second):
         say("fair", f"a race ended even: {figures}", "train both for longer; ppo is the simpler")
     elif first.method == "ppo":
@@ -326,6 +327,15 @@ def _fit_rows(fit: Fit) -> list[tuple[str, str]]:
     return rows
 
 
+def _bounds(env: MultiAgentVectorEnv) -> str:
+    """Return the bounds of all numbers of actions, each pair of them once."""
+    low, high = env.action_low[env.valid_action_dims], env.action_high[env.valid_action_dims]
+    pairs = dict.fromkeys(zip(low.tolist(), high.tolist(), strict=True))
+    if len(pairs) > 4:
+        return f"boxes within [{float(low.min()):g}, {float(high.max()):g}]"
+    return " and ".join(f"[{least:g}, {most:g}]" for least, most in pairs)
+
+
 def describe(found: Diagnosis) -> str:
     """Return what was found as text, a line each."""
     env, conduct, met, own = found.env, found.conduct, found.random_play, found.own
@@ -333,8 +343,7 @@ def describe(found: Diagnosis) -> str:
     if env.action_mask_slice is not None:
         actions += ", not all of them open all the time,"
     if not env.discrete_actions:
-        low, high = float(env.action_low.min()), float(env.action_high.max())
-        actions += f" in [{low:g}, {high:g}]"
+        actions += f" in {_bounds(env)}"
     padded = int((~env.observation_mask).sum())
     padding = f", {padded} entries are padding" if padded else ""
     gradients = " and ".join(own.kinds) or f"none: {own.reason}"

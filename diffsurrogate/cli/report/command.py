@@ -76,7 +76,8 @@ def report(options: ReportOptions) -> int:
     above = _sweeps(options.folder)
     if found.common:
         above.append(f"Settings of all runs: {', '.join(found.common)}")
-    text = "".join(f"{line}\n\n" for line in above) + markdown_table(HEAD, found.rows)
+    text = "".join(f"{line}\n\n" for line in above)
+    text += markdown_table(HEAD, found.rows) if found.rows else "No finished run.\n"
     text += "".join(f"\n{note}\n" for note in found.notes)
     out = options.out or options.folder
     write_text(out / "report.md", text)
@@ -90,7 +91,7 @@ def _read(runs: list[RunFolder], folder: Path) -> _Found:
     found = _Found()
     unfinished, unreadable = [], []
     for run in runs:
-        name = str(run.path.relative_to(folder))
+        name = run.path.name if run.path == folder else str(run.path.relative_to(folder))
         summary = _summary(run)
         if summary is None:
             unfinished.append(name)

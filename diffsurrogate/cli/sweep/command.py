@@ -14,6 +14,7 @@ import tyro
 from diffsurrogate.cli.arguments import read_train
 from diffsurrogate.cli.config_file import yaml_of
 from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.parsing import started_as
 from diffsurrogate.cli.reproduce.pool import Call, RayPool
 from diffsurrogate.cli.sweep.space import DECIDED, Dimension, read_space, usual_space
 from diffsurrogate.cli.sweep.study import Study, Trial
@@ -104,7 +105,7 @@ def sweep(options: SweepOptions) -> int:
     file = options.folder / "best.yaml"
     write_text(file, yaml_of(_with(options, words)))
     print(f"best: trial {best.number} with {best.value:.4g}: {shlex.join(words)}")
-    print(f"train on with it by: diffsurrogate train --config {shlex.quote(str(file))} --seed 1")
+    print(f"train on with it by: {started_as()} train --config {shlex.quote(str(file))} --seed 1")
     return status
 
 

@@ -55,6 +55,18 @@ class Counter(gymnasium.Env[Any, Any]):
         return {"level": self.count, "place": np.array([self.count, self.steps], np.float64)}
 
 
+def test_options_of_make_are_taken_or_refused_with_advice():
+    env = as_multi_agent(Counter, num_envs=ENVS, differentiable=False)
+    assert env.gradients == frozenset()
+    for option, advice in (
+        ({"differentiable": True}, "no gradients of its own"),
+        ({"render_mode": "rgb_array"}, r"lambda: YourEnv\(render_mode='rgb_array'\)"),
+        ({"num_env": 3}, "takes num_envs, .*did you mean 'num_envs'"),
+    ):
+        with pytest.raises(UsageError, match=advice):
+            as_multi_agent(Counter, **option)
+
+
 class Unmasked(SyncVectorEnv):
     """Ignores which envs are to be reset."""
 

@@ -112,6 +112,24 @@ def adapted(where: str, **options: Any) -> MultiAgentVectorEnv:
     return as_multi_agent(lambda: Locks(where, several=several), num_envs=ENVS, seed=3, **options)
 
 
+class LateMask(Locks):
+    """Gives its masks from the first step on only."""
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        seen, _ = super().reset(seed, options)
+        self.masks = {
+            agent: [np.ones(size) for size in sizes] for agent, sizes in self.sizes.items()
+        }
+        return seen, {}
+
+
+def test_masks_in_infos_that_the_reset_did_not_have_are_refused():
+    env = as_multi_agent(lambda: LateMask("infos"), num_envs=2, seed=3)
+    env.reset()
+    with pytest.raises(UsageError, match=r"action_mask of 'a' is in infos now.*the reset on"):
+        env.step(env.action_high.expand(2, -1, -1))
+
+
 @pytest.mark.parametrize("where", ["observations", "infos"])
 @pytest.mark.parametrize("several", [False, True])
 def test_masks_are_columns_and_closed_choices_never_reach_the_env(where, several):
