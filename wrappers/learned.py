@@ -225,8 +225,7 @@ class LearnedDiffWrapper(EnvWrapper):
 
     def _fit_window(self, window: Any) -> dict[str, float]:
         check_window(window, (self.num_agents, self.obs_dim, self.act_dim))
-        window = window.to(self.device)
-        return self.surrogates.fit(window.each(lambda x: x if x.dtype == torch.bool else x.float()))
+        return self.surrogates.fit(window.to(self.device).float32())
 
     def detach(self) -> None:
         """Cut every graph, in the env and in the chain of predictions."""

@@ -141,6 +141,10 @@ class Window:
         """Move the window to a device."""
         return self.each(lambda tensor: tensor.to(device))
 
+    def float32(self) -> "Window":
+        """Return the window with numbers of float32, as models take them; flags stay."""
+        return self.each(lambda tensor: tensor if tensor.dtype == torch.bool else tensor.float())
+
     def each(self, change: Callable[[Tensor], Tensor]) -> "Window":
         """Apply a function to every tensor of the window."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
