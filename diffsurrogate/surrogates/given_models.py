@@ -1,5 +1,6 @@
 """Models that a user gives instead of having them learned."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 
@@ -17,9 +18,13 @@ class GivenReward(nn.Module):
     """A ready-made module of (obs, action, next_obs), which is not trained."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Wrap the module; its actions are in the env's units."""
+        """Wrap the module; its actions are in the env's units.
+
+        Raises:
+            UsageError: it takes something else.
+        """
         super().__init__()
-        self.module = module
+        self.module = _taking(module, "reward", ("obs", "action", "next_obs"))
 
     def forward(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """Return rewards `(*batch, agent)`.
@@ -34,9 +39,13 @@ class GivenDynamics(DynamicsModel):
     """A ready-made module of (obs, action), which is not trained."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Wrap the module; its actions are in the env's units."""
+        """Wrap the module; its actions are in the env's units.
+
+        Raises:
+            UsageError: it takes something else.
+        """
         super().__init__()
-        self.module = module
+        self.module = _taking(module, "dynamics", ("obs", "action"))
 
     def begin(self, obs: Tensor) -> None:
         """Return no carry."""
@@ -89,6 +98,17 @@ class GivenModelErrors:
                     RuntimeWarning,
                     stacklevel=2,
                 )
+
+
+def _taking(module: nn.Module, name: str, parts: Sequence[str]) -> nn.Module:
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(*parts)
+    except TypeError as error:
+        raise UsageError(
+            f"the {name} module given takes {signature}; it is called with ({', '.join(parts)})"
+        ) from error
+    return module
 
 
 def _in_shape(found: Tensor, needed: Sequence[int], name: str, last: str) -> Tensor:

@@ -255,6 +255,13 @@ def test_a_ready_model_of_the_wrong_shape_is_refused():
         models.held_out_errors(window(0))
 
 
+def test_a_ready_model_that_takes_something_else_is_refused():
+    with pytest.raises(UsageError, match=r"reward module given takes .*\(obs, action, next_obs\)"):
+        surrogates(small(), reward=TrueStep())
+    with pytest.raises(UsageError, match=r"dynamics module given takes .*\(obs, action\)"):
+        surrogates(small(), dynamics=TrueReward())
+
+
 def test_models_beat_what_they_started_from_on_windows_not_seen():
     """Error 1 is the mean reward, and "nothing moves"."""
     models = surrogates(small(FitConfig(minibatches=40, batch_size=128)))
