@@ -101,7 +101,10 @@ class GivenModelErrors:
 
 
 def _taking(module: nn.Module, name: str, parts: Sequence[str]) -> nn.Module:
-    signature = inspect.signature(module.forward)
+    try:
+        signature = inspect.signature(module.forward)
+    except ValueError:  # TorchScript has none
+        return module
     try:
         signature.bind(*parts)
     except TypeError as error:

@@ -262,6 +262,15 @@ def test_a_ready_model_that_takes_something_else_is_refused():
         surrogates(small(), dynamics=TrueReward())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_traced_module_is_taken():
+    """It has no signature."""
+    parts = [getattr(window(0), part) for part in ("obs", "action", "next_obs")]
+    traced = torch.jit.trace(TrueReward(), tuple(parts))
+    models = surrogates(small(), reward=traced)
+    assert torch.equal(models.predict_reward(*parts), TrueReward()(*parts))
+
+
 def test_models_beat_what_they_started_from_on_windows_not_seen():
     """Error 1 is the mean reward, and "nothing moves"."""
     models = surrogates(small(FitConfig(minibatches=40, batch_size=128)))
