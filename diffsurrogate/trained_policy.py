@@ -1,7 +1,7 @@
 """A policy without its training: acts on observations of the user's own env, or on one of ours."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,13 +69,10 @@ def load_policy(
     folder = RunFolder.open(path)
     options = TrainOptions.from_json(folder.config)
     state = folder.load(device, best=which == "best")
-    made = None if env is not None else evaluation_env(replace(options, device=str(device)), 1)
-    try:
-        spaces = as_multi_agent(env) if made is None else made
-        return TrainedPolicy.of_recipe(options.recipe, state, spaces, seed=seed)
-    finally:
-        if made is not None:
-            made.close()
+    if env is not None:
+        return TrainedPolicy.of_recipe(options.recipe, state, as_multi_agent(env), seed=seed)
+    with closing(evaluation_env(replace(options, device=str(device)), 1)) as made:
+        return TrainedPolicy.of_recipe(options.recipe, state, made, seed=seed)
 
 
 def _of_file(path: Path, env: Any, device: torch.device | str, seed: int) -> "TrainedPolicy":

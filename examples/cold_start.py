@@ -11,6 +11,7 @@ import torch
 
 from diffsurrogate import SHAC, LearnedDiffWrapper, make
 from diffsurrogate.actor_critic.actor import NoisyPolicy
+from diffsurrogate.algorithms.pathwise import PathwiseGradient
 from diffsurrogate.data.recordings import record
 
 
@@ -39,10 +40,12 @@ def main(windows: int = 40, total_steps: int = 50_000) -> tuple[float, float]:
 
 def _cosine(agent: SHAC, env: LearnedDiffWrapper) -> float:
     noise = torch.randn(8, env.num_envs, 1, 1, generator=torch.Generator().manual_seed(2))
+    gradient = agent.policy_update.gradient
+    assert isinstance(gradient, PathwiseGradient)
     report = env.compare_gradients(
         lambda: NoisyPolicy(agent.actor, noise),
         len(noise),
-        agent.policy_update.gradient.loss,
+        gradient.return_loss,
         agent.actor.net.parameters(),
     )
     return report["gradient_cosine"]

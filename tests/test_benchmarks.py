@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("vmas")
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples" / "benchmarks").glob("*.py"))
-WITHOUT_COMMAND_LINE = {"forked_runs.py", "gradient_interference.py", "scripted.py"}
+WITHOUT_COMMAND_LINE = {"forked_runs.py", "gradient_interference.py", "in_turns.py", "scripted.py"}
 """Parts of other scripts."""
 
 

@@ -80,7 +80,7 @@ class RawForm:
                 own = action.masked_fill(~self.acted, -1.0).argmax(-1).reshape(lead)
             else:
                 own = action.reshape(*lead, -1)
-            return _like(obs, own)
+            return in_kind_of(obs, own)
 
         return self._rows(obs).reshape(-1, agents, obs_dim), answer
 
@@ -111,7 +111,7 @@ class RawForm:
             found = {}
             for agent, place in places.items():
                 own = action[0, place, self.acted[place]]
-                found[agent] = _like(obs[agent], own.argmax() if self.discrete else own)
+                found[agent] = in_kind_of(obs[agent], own.argmax() if self.discrete else own)
             return found
 
         return rows, answer
@@ -140,6 +140,6 @@ def float32_rows(given: Any, device: torch.device) -> Tensor:
     return torch.tensor(rows.astype(np.float32), device=device)
 
 
-def _like(obs: Any, action: Tensor) -> Any:
+def in_kind_of(obs: Any, action: Tensor) -> Any:
     """Return an action as what it answers: a tensor on its device, or NumPy."""
     return action.to(obs.device) if isinstance(obs, Tensor) else action.cpu().numpy()[()]

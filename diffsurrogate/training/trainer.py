@@ -40,7 +40,7 @@ from diffsurrogate.envs.modes import (
     keep_outside,
     outside_inference_mode,
 )
-from diffsurrogate.envs.raw_form import float32_rows
+from diffsurrogate.envs.raw_form import float32_rows, in_kind_of
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.optimisation import ClippedAdam, ema_of
@@ -218,8 +218,8 @@ class Trainer(ABC):
         """
         rows = float32_rows(obs, self.env.device)
         self.check_obs(rows)
-        action = self._predict(rows, deterministic)
-        return action.to(obs.device) if isinstance(obs, Tensor) else action.cpu().numpy()
+        found: Array = in_kind_of(obs, self._predict(rows, deterministic))
+        return found
 
     def _predict(self, obs: Tensor, deterministic: bool) -> Tensor:
         """Return actions for observations of the right shape."""

@@ -11,8 +11,6 @@ machine slows all. Times are CPU-seconds of stepping and learning; ratios are me
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,41 +24,17 @@ EPOCHS, BATCH_SIZE, HIDDEN, LR = 4, 2048, 64, 1e-3
 PAIRS = {"sb3": "ours, one policy for all", "benchmarl": "ours, one network per agent"}
 
 
-class Trainer:
-    """A trainer in a process of its own."""
-
-    def __init__(self, name: str, python: str = sys.executable) -> None:
-        self.process = subprocess.Popen(
-            [python, "-P", __file__, "--serve", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-    def window(self) -> float:
-        """Let it collect a window and learn from it; return the CPU-seconds."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("took "):
-                return float(line.split()[1])
-        raise SystemExit(f"a trainer ended with status {self.process.wait()}")
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
-
-
 def serve(window: Callable[[], object]) -> None:
     """Collect and learn for every line of standard input."""
     for _ in sys.stdin:
         start = time.process_time()
         window()
-        print(f"took {time.process_time() - start}", flush=True)
+        tell(start)
+
+
+def tell(start: float) -> None:
+    """Print the CPU-seconds since then."""
+    print(json.dumps({"window": time.process_time() - start}), flush=True)
 
 
 def ours(joint: bool) -> Callable[[], object]:
@@ -128,7 +102,7 @@ def serve_benchmarl() -> None:
         """Wait for the next turn, once all agents have learned from a window."""
         nonlocal start
         if start is not None:
-            print(f"took {time.process_time() - start}", flush=True)
+            tell(start)
         sys.stdin.readline()
         start = time.process_time()
 
@@ -177,8 +151,14 @@ SERVED: dict[str, Callable[[], None]] = {
 
 def compare(theirs: str, python: str, warmup: int, rounds: int) -> dict[str, Any]:
     """Return median CPU-milliseconds of a window of theirs and ours, and of the ratios."""
-    trainers = [Trainer(theirs, python), Trainer(PAIRS[theirs])]
-    pairs = [[trainer.window() for trainer in trainers] for _ in range(warmup + rounds)][warmup:]
+    from in_turns import Trainer  # not beside what is served
+
+    trainers = [
+        Trainer(python, __file__, theirs),
+        Trainer(sys.executable, __file__, PAIRS[theirs]),
+    ]
+    turns = [[one.turn()["window"] for one in trainers] for _ in range(warmup + rounds)]
+    pairs = turns[warmup:]
     for trainer in trainers:
         trainer.close()
     other, own = (1000 * median(column) for column in zip(*pairs, strict=True))

@@ -10,9 +10,7 @@ medians over rounds. Peak memory is of the whole process, torch included.
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -34,36 +32,6 @@ CASES: dict[str, tuple[str, int | None, Network, int]] = {
     "transport-20": ("paper/transport", 20, "shared", 64),
     "transport-50": ("paper/transport", 50, "shared", 64),
 }
-
-
-class Trainer:
-    """A trainer in a process of its own."""
-
-    def __init__(self, python: str, case: str, method: str) -> None:
-        command = [python, "-P", __file__, "--serve", case, method]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-
-    def update(self) -> dict[str, float]:
-        """Let it make an update; return its CPU-seconds, the simulator's and the peak memory."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a trainer ended with status {self.process.wait()}")
-        found: dict[str, float] = json.loads(line)
-        return found
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
 
 
 def serve(case: str, method: Literal["shac++", "ppo"]) -> None:
@@ -95,13 +63,15 @@ def serve(case: str, method: Literal["shac++", "ppo"]) -> None:
 
 def compare(case: str, against: str | None, warmup: int, rounds: int) -> dict[str, Any]:
     """Return the medians of a case over rounds, and of ratios within them."""
-    trainers = {name: Trainer(sys.executable, case, name) for name in ("shac++", "ppo")}
+    from in_turns import Trainer  # not beside what is served
+
+    trainers = {name: Trainer(sys.executable, __file__, case, name) for name in ("shac++", "ppo")}
     if against is not None:
-        trainers["before"] = Trainer(against, case, "shac++")
+        trainers["before"] = Trainer(against, __file__, case, "shac++")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
     for _ in range(warmup + rounds):
         for name, trainer in trainers.items():
-            found[name].append(trainer.update())
+            found[name].append(trainer.turn())
     for trainer in trainers.values():
         trainer.close()
     row: dict[str, Any] = {"case": case}
