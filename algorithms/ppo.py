@@ -130,11 +130,6 @@ class PPO(Trainer):
         Raises:
             UsageError: the env is not a `MultiAgentVectorEnv`.
         """
-        if not isinstance(env, MultiAgentVectorEnv):
-            raise UsageError(
-                f"{type(self).__name__} cannot train on a {type(env).__name__}; adapt it: "
-                "as_multi_agent(env)"
-            )
         super().__init__(env, config or self.default_config(), seed)
         with seeded(derive_seed(seed, "weights")):
             actor = build_actor(self.config.actor, env)

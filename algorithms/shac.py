@@ -30,6 +30,7 @@ from diffsurrogate.algorithms.value_learning import (
 from diffsurrogate.config import require_choices, require_range
 from diffsurrogate.distributed import world_size
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import check_adapted
 from diffsurrogate.envs.window import check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.config import SharedNetConfig
@@ -295,14 +296,11 @@ def _whole(horizon: int) -> int:
 
 def _check_env(env: MultiAgentVectorEnv) -> None:
     """Refuse an env without both gradients, and say how to get them."""
-    if not isinstance(env, MultiAgentVectorEnv):
-        raise UsageError(
-            f"SHAC cannot train on a {type(env).__name__}; wrap it: SHAC(LearnedDiffWrapper(env))"
-        )
+    check_adapted(env, "SHAC cannot train on", "wrap it: SHAC(LearnedDiffWrapper({}))")
     if env.gradients != {"dynamics", "reward"}:
         has = " and ".join(sorted(env.gradients)) or "none"
         raise UsageError(
-            f"SHAC needs gradients of dynamics and reward, but {type(env).__name__} has {has}. "
+            f"SHAC needs gradients of dynamics and reward, but {env.name_in_errors} has {has}. "
             "Wrap it: SHAC(LearnedDiffWrapper(env)); or, if its simulator is differentiable, "
             "make it with differentiable=True"
         )

@@ -66,6 +66,11 @@ def export_policy(
         >>> export_policy("runs/NAME", "policy.onnx")["action"]  # doctest: +SKIP
         'float32 (batch, 1)'
     """
+    if not isinstance(run, TrainedPolicy) and Path(run).is_file():
+        raise UsageError(
+            f"{run} holds a trainer, but not what its env observes and takes; give the policy: "
+            f"export_policy(load_policy({str(run)!r}, YourEnv), {str(path)!r})"
+        )
     path = Path(path)
     as_onnx = _is_onnx(path)
     policy = run if isinstance(run, TrainedPolicy) else load_policy(run, which=which)

@@ -270,6 +270,12 @@ def test_another_shape_is_refused(run, name, shape, needed):
         load_policy(run(name))(np.zeros(shape))
 
 
+def test_a_folder_of_runs_names_one(run):
+    folder = run("native")
+    with pytest.raises(UsageError, match=f"give one of those in it, such as {folder.parent}"):
+        load_policy(folder.parent)
+
+
 def test_a_folder_without_a_run_or_checkpoint_is_refused(run, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="there is no run in"):
         load_policy(tmp_path)

@@ -45,6 +45,7 @@ VARIANTS: tuple[Mapping[str, type], ...] = (
 """Classes that a setting may be one of, by the word that chooses it."""
 _LEFT_TO_HELP_ALL = tuple(NET_CONFIGS.values())
 """Types of settings that --help leaves out."""
+_GRU = ".net.gru-size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,19 +306,33 @@ def _read(default: TrainOptions, arguments: Sequence[str], *markers: Any) -> Tra
         flags = [f"--{name.replace('_', '-')}" for name in by_dotted_name(asdict(default))]
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
         name = word.split("=")[0].replace("_", "-")
-        if name.endswith(".net.gru-size"):
+        if name.endswith(_GRU) and not any(flag.endswith(_GRU) for flag in _beside(name, flags)):
             raise UsageError(
                 f"{default.method} has no option {name} here: networks of the kind transformer, "
                 "transformer-id and dico, and those of Stable-Baselines3, have no GRU; choose "
                 "another"
             )
-        close = difflib.get_close_matches(name, flags, 1, 0.4)
+        near = _nearest(name, flags)
         raise UsageError(
             f"{default.method} has no option {word}"
-            f"{f'; did you mean {close[0]}?' if close else ';'} {program} {HELP_ALL} lists what "
+            f"{f'; did you mean {near}?' if near else ';'} {program} {HELP_ALL} lists what "
             "there is"
         )
     return options
+
+
+def _beside(name: str, flags: list[str]) -> list[str]:
+    """Return the options of the network that `name` is of; all if there is no such network."""
+    network = name.removesuffix("gru-size")
+    return [flag for flag in flags if flag.startswith(network)] or flags
+
+
+def _nearest(name: str, flags: list[str]) -> str | None:
+    """Return the option meant by an unknown one: of those with its last word, if there are any."""
+    last = name.removeprefix("--").rpartition(".")[2]
+    alike = [flag for flag in flags if flag.removeprefix("--").rpartition(".")[2] == last]
+    close = difflib.get_close_matches(name, alike or flags, 1, 0.0 if alike else 0.4)
+    return close[0] if close else None
 
 
 def _with_variants(default: TrainOptions, arguments: list[str]) -> tuple[TrainOptions, list[str]]:

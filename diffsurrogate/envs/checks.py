@@ -44,7 +44,6 @@ class StepChecks:
             shape: (env, agent, obs_dim) of observations.
             bounds: bounds of one env's observations; None for no check.
         """
-        self.name = name
         self._call = Call(name)
         self._agents = list(agents)
         self._bounds = bounds
@@ -54,6 +53,15 @@ class StepChecks:
             "terminated": ("(env,)", shape[:1]),
             "truncated": ("(env,)", shape[:1]),
         }
+
+    @property
+    def name(self) -> str:
+        """Of the env, for messages; adapters set that of the env they step."""
+        return self._call.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._call.name = name
 
     def step(
         self,
@@ -266,9 +274,10 @@ class StepChecks:
 
 
 def reason(error: Exception) -> str:
-    """Format an exception on one line: type, message, and where it was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+    """Format an exception on one line: type, message, and where it was raised, if in the call."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _finite_sum(*fields: Tensor) -> bool:

@@ -144,8 +144,10 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def __repr__(self) -> str:
         """Return kind and sizes, on one line."""
         limit = "no time limit" if self.max_steps is None else f"{self.max_steps} steps"
+        kind = type(self).__name__
+        of = "" if kind == self.name_in_errors else f" of {self.name_in_errors}"
         return (
-            f"<{type(self).__name__}: num_envs={self.num_envs}, agents={self.num_agents}, "
+            f"<{kind}{of}: num_envs={self.num_envs}, agents={self.num_agents}, "
             f"obs_dim={self.obs_dim}, act_dim={self.act_dim}"
             f"{' (discrete)' if self.discrete_actions else ''}, {limit}>"
         )
@@ -159,6 +161,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 "trainer's load(path, env)"
             )
         return vars(self)
+
+    @property
+    def name_in_errors(self) -> str:
+        """The class of the env, where an adapter steps one; else of this one."""
+        return self._step_checks.name
 
     @property
     def obs_dim(self) -> int:
@@ -270,7 +277,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         missing = sorted(set(kinds) - self.gradients)
         if missing:
             raise UsageError(
-                f"{type(self).__name__} has no {' and no '.join(missing)} gradient of its own; "
+                f"{self.name_in_errors} has no {' and no '.join(missing)} gradient of its own; "
                 "leave it to LearnedDiffWrapper to learn one"
             )
 
@@ -320,7 +327,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         check_seed(seed)
         mask = reset_mask(options, self.num_envs, seed)
         self._reset_options = other_options(
-            options, type(self).__name__, taken=self.takes_reset_options
+            options, self.name_in_errors, taken=self.takes_reset_options
         )
         try:
             return self._reset_now(mask, seed)
@@ -344,7 +351,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Reset the envs where `mask` (env,) is set, even in the middle of an episode."""
         if self.resets_itself:
             raise UsageError(
-                f"{type(self).__name__} resets an env only when its episode ends; leave out "
+                f"{self.name_in_errors} resets an env only when its episode ends; leave out "
                 'options={"reset_mask": ...}'
             )
         before = self.current_obs

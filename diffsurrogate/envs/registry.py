@@ -89,7 +89,21 @@ def make(env_id: str, **options: Any) -> MultiAgentVectorEnv:
         )
     if "device" in options:
         options["device"] = usable_device(options["device"])
+    _check_listed(namespace, name)
     return _load(_FACTORIES[namespace])(name, **options)
+
+
+def _check_listed(namespace: str, name: str) -> None:
+    """Refuse a name that a user's namespace does not list; libraries refuse theirs themselves."""
+    listed = _IDS.get(namespace)
+    if listed is None or isinstance(listed, str):
+        return
+    names = listed()
+    if name not in names:
+        raise UsageError(
+            f"unknown env {namespace}/{name}; the ids of {namespace} given to register_env are "
+            f"{', '.join(names)}{did_you_mean(name, names)}"
+        )
 
 
 def namespaces() -> list[str]:
@@ -121,7 +135,7 @@ def register_env(
     Args:
         namespace: the part before the slash.
         factory: makes an env from its name.
-        ids: lists the names, for `diffsurrogate envs`; None for no list.
+        ids: lists the names; others are refused. None for no list, and any name.
 
     Raises:
         UsageError: the namespace is empty or has a slash.
@@ -148,7 +162,9 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
         env: an instance of a registered type; any object with `num_envs`, `step` and `reset`, as of
             GPU simulators (`BatchedEnv`); or a function without arguments (or a class) that makes
             one: with `num_envs=8` it is called 8 times, if the adapter can batch single envs.
-        options: of the adapter.
+        options: of the adapter. `max_steps` only shortens the episodes of an env with a time limit
+            of its own (Gymnasium, PettingZoo); to lengthen them, make the env with another limit:
+            `as_multi_agent(lambda: gymnasium.make(id, max_episode_steps=500))`.
 
     Raises:
         UsageError: no adapter is registered for the type of `env`.
@@ -177,6 +193,27 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
         f"{', '.join(sorted(_ADAPTERS))}, and functions that make one of these. For your own type, "
         "call diffsurrogate.register_adapter(YourEnv, function), or subclass diffsurrogate.TorchEnv"
     )
+
+
+def check_adapted(env: Any, cannot: str, how: str | None = None) -> None:
+    """Refuse what is no `MultiAgentVectorEnv`.
+
+    Args:
+        env: what a user gave.
+        cannot: what cannot be done with it, such as "PPO cannot train on".
+        how: to adapt it, with {} for the env; None for `as_multi_agent`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(env, MultiAgentVectorEnv):
+        return
+    given, name, usual = f"a {type(env).__name__}", "env", "adapt it: as_multi_agent({})"
+    if isinstance(env, str):
+        given, name, usual = f"the name {env!r}", f"make({env!r})", "give {}"
+    elif isinstance(env, type):
+        given, name = f"the class {env.__name__}", env.__name__
+    raise UsageError(f"{cannot} {given}; {(how or usual).format(name)}")
 
 
 def _only_holder(adapted: MultiAgentVectorEnv, raw: Any) -> MultiAgentVectorEnv:

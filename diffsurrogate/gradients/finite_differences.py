@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.window import Window, check_horizon
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.gradient_report import GradientPart, GradientReport, compare
@@ -80,7 +80,7 @@ def check_gradients(
             f"tolerance is {tolerance} and pass_fraction {pass_fraction}; a tolerance above 0 and "
             "a fraction in (0, 1] are needed"
         )
-    before = env.state() if env._current is not None else None
+    before = _state_of(env) if env._current is not None else None
     env.reset(seed=seed)
     try:
         if horizon is None:
@@ -94,13 +94,23 @@ def check_gradients(
         if before is not None:
             env.set_state(before)
     return GradientReport(
-        env=type(env).__name__,
+        env=env.name_in_errors,
         horizon=horizon,
         warmup=warmup,
         tolerance=tolerance,
         reward=reward,
         dynamics=dynamics,
     )
+
+
+def _state_of(env: MultiAgentVectorEnv) -> State:
+    try:
+        return env.state()
+    except NotImplementedError as error:
+        raise UsageError(
+            "check_gradients steps from the same state again and again, but "
+            f"{env.name_in_errors} cannot save one: {error}"
+        ) from error
 
 
 def _usual_warmup(env: MultiAgentVectorEnv, horizon: int) -> int:
@@ -163,7 +173,7 @@ class _Probe:
 
     def __init__(self, env: MultiAgentVectorEnv, horizon: int, gamma: float, seed: int) -> None:
         self.env = env
-        self.start = env.state()
+        self.start = _state_of(env)
         self.generator = torch.Generator().manual_seed(seed)
         self.shape = (horizon, env.num_envs, env.num_agents, env.act_dim)
         self.half_width = (env.action_high - env.action_low) / 2

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.registry import check_adapted
 from diffsurrogate.envs.reported import RESERVED, last_of_episodes
 from diffsurrogate.errors import UsageError
 
@@ -16,7 +17,7 @@ EVALUATION_SEED = 1_000_003
 """Of evaluations on the way."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """Results of a policy in the first episode of every env, less those that broke."""
 
@@ -30,6 +31,12 @@ class Evaluation:
     """(env,) bool: the episode terminated."""
     info: dict[str, Tensor] = field(default_factory=dict)
     """(env,) per number that the env reports, such as `is_success`, at the episode's last step."""
+
+    def __repr__(self) -> str:
+        """Return the means, on one line."""
+        known = {name: value for name, value in self.summary().items() if value is not None}
+        means = ", ".join(f"{name}={value:.4g}" for name, value in known.items())
+        return f"<Evaluation of {len(self.returns)} episodes: {means}>"
 
     @property
     def mean_return(self) -> float:
@@ -124,10 +131,7 @@ def _check(predict: Any, env: Any) -> None:
             f"evaluate cannot call a {type(predict).__name__}; give a function of observations, "
             "such as agent.predict"
         )
-    if not isinstance(env, MultiAgentVectorEnv):
-        raise UsageError(
-            f"evaluate cannot step a {type(env).__name__}; adapt it: as_multi_agent(env)"
-        )
+    check_adapted(env, "evaluate cannot step")
 
 
 def _tell_of_broken(finite: Tensor) -> None:

@@ -80,7 +80,9 @@ class RunFolder:
             UsageError: there is no run in the folder.
         """
         if not (path / "config.json").is_file():
-            raise UsageError(f"there is no run in {path} (no config.json); check the path")
+            below = sorted(file.parent for file in path.glob("*/config.json"))
+            advice = f"give one of those in it, such as {below[0]}" if below else "check the path"
+            raise UsageError(f"there is no run in {path} (no config.json); {advice}")
         return cls(path)
 
     @property

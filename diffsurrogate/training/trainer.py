@@ -41,6 +41,7 @@ from diffsurrogate.envs.modes import (
     outside_inference_mode,
 )
 from diffsurrogate.envs.raw_form import float32_rows, in_kind_of
+from diffsurrogate.envs.registry import check_adapted
 from diffsurrogate.envs.window import Window
 from diffsurrogate.errors import UsageError
 from diffsurrogate.optimisation import ClippedAdam, ema_of
@@ -100,6 +101,7 @@ class Trainer(ABC):
             seed: of everything random, and of the env's first reset.
         """
         check_defaults()
+        check_adapted(env, f"{type(self).__name__} cannot train on")
         if type(config) is not self.config_type:
             raise UsageError(
                 f"{type(self).__name__} is set by {self.config_type.__name__}, not by "
@@ -277,13 +279,15 @@ class Trainer(ABC):
             UsageError: the file is not a valid checkpoint, does not fit env and config, or has
                 weights that are not finite.
         """
+        check_adapted(env, f"{cls.__name__} cannot be loaded on")
         state = load_checkpoint(Path(path), device=env.device)
         state = state.get("agent", state)  # a run's checkpoint holds more than the trainer
         if "seed" not in state:
             raise UsageError(
                 f"{path} is not of a trainer; give what {cls.__name__}.save or a run wrote"
             )
-        config = config or config_from_dict(cls.config_type, state.get("config", {}))
+        if config is None:
+            config = _saved_config(cls, state, path)
         agent = cls(env, config, seed=int(state["seed"]))
         agent.load_state_dict(state)
         return agent
@@ -528,6 +532,23 @@ class Trainer(ABC):
             return self.env.state()
         except NotImplementedError:
             return None
+
+
+def _saved_config(kind: type[Trainer], state: State, path: str | Path) -> Any:
+    """Return the configuration that a trainer of a kind was saved with.
+
+    Raises:
+        UsageError: the file is of a trainer that is set by another one.
+    """
+    try:
+        return config_from_dict(kind.config_type, state.get("config", {}))
+    except UsageError as error:
+        saved = state.get("trainer", kind.__name__)  # 0.2.0 did not tell
+        if saved == kind.__name__:
+            raise
+        raise UsageError(
+            f"{path} is of {saved}, not of {kind.__name__}; load it by {saved}.load(path, env)"
+        ) from error
 
 
 def ranks_of(state: State) -> int:

@@ -51,6 +51,8 @@ REFUSALS = {
     "shac++ paper/dispersion --surrogates.reward.net dico": "values and models",
     "ippo vmas/navigation --network dico --ppo.actor.net.gru_size 5": "have no GRU; choose",
     "shac++ vmas/navigation --network transformer --shac.actor.net.gru-size 5": "have no GRU",
+    "ppo games/climbing --shac.actor.net.gru_size 5": "did you mean --ppo.actor.net.gru-size?",
+    "ppo games/climbing --ppo.lr 0.1": "did you mean --ppo.clip.lr?",
     "shac++ paper/dispersion --shac.critic.net.gru_size 5": "set value.capacity to 0",
     "bppo games/climbing --bppo.actor.net.gru_size 5": "one after another",
     "happo games/climbing --bppo.critic.net.gru_size 5": "agents in turn",

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from diffsurrogate.cli.report.curves import draw, envs_of
-from diffsurrogate.cli.report.table import Group, interquartile_mean
+from diffsurrogate.cli.report.table import Group, interquartile_mean, table_of
 
 
 @pytest.fixture
@@ -60,6 +60,25 @@ def test_a_line_is_the_interquartile_mean_of_runs_that_keep_what_they_had(curves
 )
 def test_whole_runs_are_left_out_of_the_mean(runs, mean):
     assert interquartile_mean([float(run) for run in runs])[0] == pytest.approx(mean)
+
+
+def test_the_table_has_the_columns_that_say_something(curves):
+    groups = list(curves)[:2]
+    common = {"cpu_seconds": 2.0, "mean_return": 5.0, "info/is_success": 0.25, "info/lost": None}
+    unknown = {"normalised_return": None, "reached_0.9": None, "seed": 0} | common
+    known = {"normalised_return": 0.5, "reached_0.9": None, "seed": 0, "cpu_seconds": 2.0}
+    better = unknown | {"seed": 1, "info/is_success": 0.75}
+    head, row = table_of([(groups[0], [unknown, better])])
+    assert head[6:] == [
+        "return (IQM, 95 %)",
+        "CPU-s in all",
+        "reported at the end of episodes (mean)",
+    ]
+    assert row[5:] == ["0, 1", "5", "2.0", "is_success 0.5"]
+    head, first, second = table_of([(groups[0], [unknown]), (groups[1], [known])])
+    assert head[7:] == ["reached .9", "CPU-s in all", "reported at the end of episodes (mean)"]
+    assert first[7:] == ["-", "2.0", "is_success 0.25"]
+    assert second[7:] == ["0/1", "2.0", "-"]
 
 
 def test_a_label_says_what_differs_from_the_others_on_the_env(curves):

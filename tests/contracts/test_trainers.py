@@ -331,3 +331,24 @@ def test_an_env_that_was_not_adapted_is_refused(name, monkeypatch):
     advice = r"; (adapt it: as_multi_agent\(env\)|wrap it: SHAC\(LearnedDiffWrapper\(env\)\))"
     with pytest.raises(UsageError, match=f"{kind} cannot train on a NoneType{advice}"):
         TRAINERS[name].kind(None)
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (Reach, r"on the class Reach; adapt it: as_multi_agent\(Reach\)"),
+        ("gymnasium/Pendulum-v1", r"on the name '.*'; give make\('gymnasium/Pendulum-v1'\)"),
+    ],
+)
+def test_what_is_no_env_is_refused_wherever_it_is_given(given, advice, tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UsageError, match=f"PPO cannot train {advice}"):
+        TRAINERS["ppo"].kind(given)
+    with pytest.raises(UsageError, match=f"PPO cannot be loaded {advice}"):
+        TRAINERS["ppo"].kind.load(tmp_path / "agent.pt", given)
+
+
+def test_a_file_of_another_trainer_is_refused_by_its_name(tmp_path):
+    TRAINERS["shac++"].make().save(tmp_path / "agent.pt")
+    with pytest.raises(UsageError, match=r"agent.pt is of SHAC, not of PPO; load it by SHAC.load"):
+        TRAINERS["ppo"].kind.load(tmp_path / "agent.pt", TRAINERS["ppo"].env())

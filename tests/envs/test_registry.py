@@ -61,6 +61,13 @@ def test_make_passes_the_rest_of_the_id_and_the_options_on():
         make("min/x")
 
 
+def test_a_name_that_its_namespace_does_not_list_is_refused():
+    register_env("mine", lambda name, **options: Reach(), ids=lambda: ["reach", "far"])
+    assert isinstance(make("mine/reach"), Reach)
+    with pytest.raises(UsageError, match=r"mine/raech; .* are reach, far; did you mean 'reach'"):
+        make("mine/raech")
+
+
 @pytest.mark.parametrize("namespace", ["", "a/b"])
 def test_a_namespace_without_a_plain_name_is_refused(namespace):
     with pytest.raises(UsageError, match="without a slash"):

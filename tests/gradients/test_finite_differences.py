@@ -4,6 +4,7 @@ import pytest
 import torch
 from toys.reach import Reach
 
+from diffsurrogate.envs.registry import make
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients, extrapolate
 from diffsurrogate.gradients.gradient_report import compare
@@ -143,6 +144,15 @@ def test_window_longer_than_the_episode_is_refused():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         report_of(CartPoleSwingUp, **wrong)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_env_that_cannot_save_its_state_is_refused(begun):
+    env = make("gymnasium/Pendulum-v1", num_envs=2)
+    if begun:
+        env.reset(seed=0)
+    with pytest.raises(UsageError, match="PendulumEnv cannot save one: Gymnasium has no way"):
+        check_gradients(env)
 
 
 def test_env_is_left_as_it_was():

@@ -51,6 +51,12 @@ def test_returns_are_of_the_first_episode_summed_over_agents():
     assert result.normalised_return == pytest.approx(5 / 8)  # mean length 5, at best 8
 
 
+def test_it_prints_its_means():
+    text = repr(evaluate(still, Countdown(), steps=ENVS))
+    assert text.startswith(f"<Evaluation of {ENVS} episodes: ")
+    assert "mean_return=" in text
+
+
 def test_small_rewards_after_a_large_one_are_not_lost():
     """In float32, 2**26 + 1 is 2**26 again."""
     env = Countdown(max_steps=2)

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import functools
 import multiprocessing.connection
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -71,6 +71,13 @@ def _reset_with_a_copy(
     return reset(seed=seed, options=None if options is None else dict(options))
 
 
+def name_of_copies(raw: Any) -> str:
+    """Return the class of an unwrapped vector env's copies, or its own where they are not here."""
+    copies = getattr(raw, "envs", None) or []
+    kinds = {type(getattr(one, "unwrapped", one)).__name__ for one in copies}
+    return kinds.pop() if len(kinds) == 1 else type(raw).__name__
+
+
 class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """One of several envs that step together; its errors carry its index."""
 
@@ -83,36 +90,56 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Reset the env."""
-        obs, info = self._call(self.env.reset, **kwargs)
-        self._check_shape(obs)
+        obs, info = self._call("reset", "obs, info", **kwargs)
+        self._check_form(obs)
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the env."""
-        obs, reward, terminated, truncated, info = self._call(self.env.step, action)
-        self._check_shape(obs)
+        five = "obs, reward, terminated, truncated, info"
+        obs, reward, terminated, truncated, info = self._call("step", five, action)
+        self._check_form(obs)
         reward = one_number(reward)
         if np.shape(reward) != ():
             raise SubEnvError(self.index, f"its reward has shape {np.shape(reward)}; () is needed")
         return obs, reward, terminated, truncated, info
 
-    def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, method: str, needed: str, *args: Any, **kwargs: Any) -> Any:
+        """Return what a method of the env gave, a tuple of what is `needed`."""
         self.busy = True
         try:
-            return method(*args, **kwargs)
+            given = getattr(self.env, method)(*args, **kwargs)
         except UsageError:
             raise
         except Exception as error:
             raise SubEnvError(self.index, reason(error)) from error
         finally:
             self.busy = False
+        count = len(given) if isinstance(given, tuple | list) else None
+        if count != needed.count(",") + 1:
+            told = f"a {type(given).__name__}" if count is None else f"{count} values"
+            raise SubEnvError(self.index, f"it returned {told}; give {needed}")
+        return given
 
-    def _check_shape(self, obs: Any) -> None:
-        space = self.env.observation_space
-        if isinstance(space, gymnasium.spaces.Box) and np.shape(obs) != space.shape:
-            raise SubEnvError(
-                self.index, f"its observation has shape {np.shape(obs)}; {space.shape} is needed"
-            )
+    def _check_form(self, obs: Any) -> None:
+        misfit = _misfit(self.env.observation_space, obs)
+        if misfit is not None:
+            raise SubEnvError(self.index, f"its observation{misfit}")
+
+
+def _misfit(space: gymnasium.Space[Any], obs: Any) -> str | None:
+    """Say where an observation is not of the shape or has not the parts that its space has."""
+    if isinstance(space, gymnasium.spaces.Box) and np.shape(obs) != space.shape:
+        return f" has shape {np.shape(obs)}; {space.shape} is needed"
+    if not isinstance(space, gymnasium.spaces.Dict):
+        return None
+    if not isinstance(obs, Mapping):
+        return f" is a {type(obs).__name__}; a dict with {', '.join(space)} is needed"
+    for key, part in space.items():
+        misfit = _misfit(part, obs[key]) if key in obs else " is missing"
+        if misfit is not None:
+            return f"[{key!r}]{misfit}"
+    return None
 
 
 class ExternalChecks:
@@ -316,7 +343,7 @@ def awaited_env(raw: Any) -> str:
         return f"env {index} (process {processes[index].pid})"
     envs = getattr(raw, "envs", ())
     busy = [env for env in envs if isinstance(env, IndexedEnv) and env.busy]
-    return f"env {busy[0].index} ({type(busy[0].unwrapped).__name__})" if busy else ""
+    return f"env {busy[0].index}" if busy else ""
 
 
 def await_answers(raw: Any) -> None:

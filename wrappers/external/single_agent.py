@@ -14,7 +14,12 @@ from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.raw_form import Answer, RawForm
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import ExternalEnv
-from diffsurrogate.wrappers.external.checks import ExternalChecks, awaited_env, end_if_stuck
+from diffsurrogate.wrappers.external.checks import (
+    ExternalChecks,
+    awaited_env,
+    end_if_stuck,
+    name_of_copies,
+)
 from diffsurrogate.wrappers.external.spaces import (
     action_box,
     agent_names,
@@ -65,7 +70,7 @@ class SingleAgentEnv(ExternalEnv):
             self._raw_shape = observations.shape
         self._cut = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._obs = torch.zeros(self.num_envs, 1, self.obs_dim)
-        self._step_checks.name = type(raw.unwrapped).__name__
+        self._step_checks.name = name_of_copies(raw.unwrapped)
         self._checks = ExternalChecks(self._step_checks.name, self.num_envs)
         self._bounds = bounds
 

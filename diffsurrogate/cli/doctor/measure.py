@@ -174,7 +174,7 @@ def _experience(env: MultiAgentVectorEnv, windows: Mapping[NoiseKind, list[Windo
         reward_mean=float(finite.mean()),
         reward_deviation=float(finite.std(correction=0)),
         smallest_reward=float(finite.min()),
-        largest_reward=float(finite.max()),
+        largest_reward=float(finite.max()) + 0.0,  # no -0
         team_reward=bool((reward == reward[:, :1]).all()) and env.num_agents > 1,
         terminated=sum(int(window.terminated.sum()) for window in everything),
         truncated=sum(int((w.truncated & ~w.terminated).sum()) for w in everything),

@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from diffsurrogate.cli.options import briefly, what_differs
-from diffsurrogate.cli.report.table import HEAD, Group, markdown_table, row_of
+from diffsurrogate.cli.report.table import Group, markdown_table, table_of
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.run_folder import RunFolder, write_text
 
@@ -54,13 +54,13 @@ class _Found:
         return tuple(one for one in groups[0].settings if all(one in g.settings for g in groups))
 
     @property
-    def rows(self) -> list[list[str]]:
-        """Of the table."""
+    def table(self) -> list[list[str]]:
+        """The head, and a row for each group."""
         nothing = ("as above",) if self.common else ()
-        return [
-            row_of(group._replace(settings=self.special(group) or nothing), summaries)
+        return table_of(
+            (group._replace(settings=self.special(group) or nothing), summaries)
             for group, summaries in sorted(self.summaries.items())
-        ]
+        )
 
     def special(self, group: Group) -> tuple[str, ...]:
         """Return the settings of a group that others have not."""
@@ -77,11 +77,12 @@ def report(options: ReportOptions) -> int:
     if found.common:
         above.append(f"Settings of all runs: {', '.join(found.common)}")
     text = "".join(f"{line}\n\n" for line in above)
-    text += markdown_table(HEAD, found.rows) if found.rows else "No finished run.\n"
+    table = found.table
+    text += markdown_table(table[0], table[1:]) if found.summaries else "No finished run.\n"
     text += "".join(f"\n{note}\n" for note in found.notes)
     out = options.out or options.folder
     write_text(out / "report.md", text)
-    _draw(found, above, f"Runs in {options.folder}", out)
+    _draw(found, table, above, f"Runs in {options.folder}", out)
     print(text)
     print(out / "report.html")
     return 0
@@ -146,7 +147,7 @@ def _short(text: str) -> str:
     return briefly(float(text)) if re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", text) else text
 
 
-def _draw(found: _Found, above: list[str], title: str, out: Path) -> None:
+def _draw(found: _Found, table: list[list[str]], above: list[str], title: str, out: Path) -> None:
     """Write the page and the pictures."""
     from diffsurrogate.cli import html_page  # these imports take seconds
     from diffsurrogate.cli.figures import save_figure
@@ -160,7 +161,7 @@ def _draw(found: _Found, above: list[str], title: str, out: Path) -> None:
             "of three seeds and more."
         ),
         *(html_page.text(line) for line in above),
-        html_page.table(HEAD, found.rows),
+        html_page.table(table[0], table[1:]),
         *(html_page.text(note) for note in found.notes),
     ]
     for env in envs:

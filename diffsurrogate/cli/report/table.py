@@ -18,10 +18,20 @@ class Group(NamedTuple):
     """What is not as recommended."""
 
 
-HEAD = (
+_HEAD = (
     *("env", "agents", "method", "network", "settings", "seeds", "return (IQM, 95 %)"),
     *("reached .9", "CPU-s to .9 (median)", "steps to .9 (median)", "CPU-s in all"),
+    "reported at the end of episodes (mean)",
 )
+_NOTHING = "-"
+
+
+def table_of(groups: Iterable[tuple[Group, list[dict[str, Any]]]]) -> list[list[str]]:
+    """Return the head and a row for each group, without columns that have nothing to say."""
+    rows = [row_of(group, summaries) for group, summaries in groups]
+    columns = zip(_HEAD, *rows, strict=True)
+    said = [column for column in columns if set(column[1:]) != {_NOTHING}]
+    return [list(row) for row in zip(*said, strict=True)]
 
 
 def row_of(group: Group, summaries: list[dict[str, Any]]) -> list[str]:
@@ -36,11 +46,22 @@ def row_of(group: Group, summaries: list[dict[str, Any]]) -> list[str]:
         ", ".join(group.settings) or "default",
         ", ".join(str(seed) for seed in sorted(s["seed"] for s in summaries)),
         f"{mean:.3g}" if low is None else f"{mean:.3g} [{low:.3g}, {high:.3g}]",
-        f"{len(reached)}/{len(summaries)}" if known else "-",
-        f"{np.median(cpu):.1f}" if reached else "-",
-        f"{np.median(steps):,.0f}" if reached else "-",
+        f"{len(reached)}/{len(summaries)}" if known else _NOTHING,
+        f"{np.median(cpu):.1f}" if reached else _NOTHING,
+        f"{np.median(steps):,.0f}" if reached else _NOTHING,
         f"{np.mean([s['cpu_seconds'] for s in summaries]):.1f}",
+        _reported(summaries) or _NOTHING,
     ]
+
+
+def _reported(summaries: list[dict[str, Any]]) -> str:
+    """Return the means over seeds of the numbers that envs report in their infos."""
+    told: dict[str, list[float]] = {}
+    for summary in summaries:
+        for name, value in summary.items():
+            if name.startswith("info/") and value is not None and np.isfinite(value):
+                told.setdefault(name.removeprefix("info/"), []).append(value)
+    return ", ".join(f"{name} {np.mean(values):.3g}" for name, values in told.items())
 
 
 def interquartile_mean(values: list[float]) -> tuple[float, float | None, float | None]:

@@ -72,7 +72,7 @@ def test_numbers_outside_of_the_space_are_refused_unless_one_says_otherwise(nest
         at = "[5]" if lie == "end far" else place
         error = caught(liars(lie, AutoresetMode.SAME_STEP, nested=nested))
         assert str(error) == (
-            f"SyncVectorEnv: the {field} of env 3 at step 3 is outside of its space: 8 at {at}, "
+            f"Liar: the {field} of env 3 at step 3 is outside of its space: 8 at {at}, "
             "where the space has [-7, 7]; widen the observation space, or pass check_bounds=False"
         )
     env = as_multi_agent(liars("far", AutoresetMode.DISABLED, nested=nested), check_bounds=False)
@@ -141,7 +141,7 @@ def test_a_lie_names_the_env_the_step_and_the_field(lie, advice, elsewhere):
     if elsewhere and lie in ("array", "shape", "raise"):
         advice = r"one of the 5 envs failed at step 3 in step\(\): (Value|Key)Error: "
     assert re.search(advice, str(error))
-    assert str(error).startswith("SyncVectorEnv: ")
+    assert str(error).startswith("Liar: ")
     assert isinstance(error.__cause__, KeyError) == (lie == "raise")
 
 
@@ -179,6 +179,58 @@ def test_a_failed_reset_is_named():
     env.raw.envs[2].env.reset = lambda **settings: 1 / 0
     with pytest.raises(UsageError, match=r"env 2 failed at the reset in reset\(\): ZeroDivision"):
         env.reset()
+
+
+class Formless(gymnasium.Env):
+    """Returns what it is told to."""
+
+    observation_space = spaces.Dict(
+        goal=spaces.Box(-7, 7, (2,)), body=spaces.Dict(arm=spaces.Box(-7, 7, (3,)))
+    )
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, obs: Any = None, rest: tuple[Any, ...] = (0.0, False, False, {})) -> None:
+        whole = {"goal": np.zeros(2), "body": {"arm": np.zeros(3)}}
+        self.obs, self.rest = whole if obs is None else obs, rest
+
+    def reset(self, *, seed=None, options=None):
+        return self.obs, {}
+
+    def step(self, action):
+        return self.obs, *self.rest
+
+
+class Seedless(Formless):
+    def reset(self):
+        return self.obs, {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (lambda: Formless({"goal": np.zeros(2)}), r"its observation\['body'\] is missing"),
+        (
+            lambda: Formless({"goal": np.zeros(2), "body": {"arm": np.zeros(5)}}),
+            r"its observation\['body'\]\['arm'\] has shape \(5,\); \(3,\) is needed",
+        ),
+        (lambda: Formless(np.zeros(5)), "its observation is a ndarray; a dict with goal, body is"),
+        (lambda: Formless(rest=(0.0, False, {})), "it returned 4 values; give obs, reward, term"),
+        (lambda: Seedless(), r"got an unexpected keyword argument 'seed'$"),
+    ],
+)
+def test_the_form_of_what_a_copy_returns_is_named(kind, advice):
+    env = as_multi_agent(kind, num_envs=2)
+    with pytest.raises(UsageError, match=rf"less: env 0 failed .*{advice}"):
+        env.reset(seed=0)
+        env.step(torch.zeros(2, 1, 1))
+
+
+def test_messages_name_the_users_class():
+    env = as_multi_agent(lambda: gymnasium.wrappers.TimeLimit(Liar(), 9), num_envs=2)
+    assert repr(env).startswith("<GymnasiumEnv of Liar: num_envs=2")
+    with pytest.raises(UsageError, match="Liar has no dynamics gradient"):
+        env.enable_gradients("dynamics")
+    assert as_multi_agent(SyncVectorEnv([Liar] * 2)).name_in_errors == "Liar"
 
 
 @forks
