@@ -14,6 +14,13 @@ def evaluation_env(options: TrainOptions, num_envs: int, **more: Any) -> MultiAg
     return make(options.env, num_envs=num_envs, device=options.device, **more, **made)
 
 
+def evaluation_steps(options: TrainOptions, env: MultiAgentVectorEnv) -> int | None:
+    """Return the longest evaluation episode; None for the time limit of `env`, if it has one."""
+    if options.eval_steps is not None or env.max_steps is not None:
+        return options.eval_steps
+    return options.max_steps
+
+
 def filmed_env(options: TrainOptions, num_envs: int) -> MultiAgentVectorEnv:
     """Make another env to film.
 

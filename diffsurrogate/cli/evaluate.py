@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import tyro
 
-from diffsurrogate.cli.build import evaluation_env, filmed_env
+from diffsurrogate.cli.build import evaluation_env, evaluation_steps, filmed_env
 from diffsurrogate.cli.options import FINAL_SEED, MadeOptions, TrainOptions
 from diffsurrogate.envs.waiting import USUAL, warn_of_hanging_envs
 from diffsurrogate.errors import UsageError
@@ -27,7 +27,7 @@ class EvaluateOptions:
     num_envs: int = 512
     """Episodes."""
     steps: int | None = None
-    """Longest episode; None for the run's own --eval-steps or the env's time limit."""
+    """Longest episode; None for what the run was evaluated with."""
     seed: int = FINAL_SEED
     """Of the reset; with as many --num-envs as the run's --eval-envs, the default repeats the
     evaluation at its end."""
@@ -91,7 +91,7 @@ def evaluate_run(options: EvaluateOptions) -> int:
     env = evaluation_env(trained, options.num_envs)
     state = folder.load(env.device, best=options.best)
     policy = TrainedPolicy.of_recipe(trained.recipe, state, env).on(env)
-    steps = trained.eval_steps if options.steps is None else options.steps
+    steps = evaluation_steps(trained, env) if options.steps is None else options.steps
     result = evaluate(policy, env, steps=steps, seed=options.seed).summary()
     asked = {"num_envs": options.num_envs, "steps": steps or env.max_steps, "seed": options.seed}
     write_json(options.run / "evaluation.json", {**result, **asked, "best": options.best})

@@ -152,7 +152,8 @@ class TrainOptions(RunConfig, _FirstOptions):
     cpu_limit: float | None = None
     """CPU-seconds of training, without evaluations, after which to stop."""
     eval_steps: int | None = None
-    """Length of an evaluation episode; None for the env's own time limit."""
+    """Length of an evaluation episode; None for the env's own time limit, or --max-steps where it
+    tells none."""
     threads: int = 1
     """CPU threads; small networks are fastest with 1."""
     film_steps: int = 200

@@ -15,7 +15,7 @@ from torch.profiler import profile, schedule
 from tqdm import tqdm
 
 from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
-from diffsurrogate.cli.build import evaluation_env, filmed_env
+from diffsurrogate.cli.build import evaluation_env, evaluation_steps, filmed_env
 from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
 from diffsurrogate.cli.parsing import started_as
@@ -184,10 +184,11 @@ class _Session:
         self.folder = RunFolder(options.folder)
         self.loggers: list[Logger] = []
         self.env = evaluation_env(options, options.eval_envs)
-        if self.env.max_steps is None and options.eval_steps is None:
+        self.evaluation_steps = evaluation_steps(options, self.env)
+        if self.env.max_steps is None and self.evaluation_steps is None:
             raise UsageError(
                 f"{options.env} tells no time limit, so an evaluation might never end; give "
-                "--eval-steps, and --max-steps too if its episodes do not end by themselves"
+                "--max-steps, or --eval-steps if its episodes end by themselves"
             )
         self.last = last_iteration(options, agent)
         self.history: list[dict[str, Any]] = []
@@ -347,7 +348,7 @@ class _Session:
         self, predict: Callable[[Tensor], Tensor], seed: int
     ) -> dict[str, float | None]:
         began = time.process_time()
-        result = evaluate(predict, self.env, steps=self.options.eval_steps, seed=seed)
+        result = evaluate(predict, self.env, steps=self.evaluation_steps, seed=seed)
         self.evaluation_cpu_seconds += time.process_time() - began
         return result.summary()
 

@@ -233,6 +233,16 @@ def test_a_race_decides_what_is_recommended(healthy, returns, chance, said):
     assert said in verdict.text
 
 
+def test_the_command_to_go_on_by_works_without_a_time_limit(healthy, monkeypatch):
+    found = replace(healthy[0], name="own/env")
+    monkeypatch.setattr(found.env, "max_steps", None)
+    results = [
+        Result(method=method, cpu_seconds=1.0, env_steps=64, mean_return=mean, error=0.5)
+        for method, mean in (("ppo", 1.0), ("shac++", 9.0))
+    ]
+    assert "train shac++ own/env --eval-steps 1000" in verdict_of(found, results).text
+
+
 def test_slopes_are_followed_within_episodes_only(healthy):
     """Of eight steps: what follows a reset depends on nothing before it."""
     growth = healthy[0].fit.growth

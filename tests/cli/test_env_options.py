@@ -8,7 +8,7 @@ import pytest
 from diffsurrogate.__main__ import main
 from diffsurrogate.cli.options import TrainOptions
 
-SMALL = ["--num-envs", "5", "--eval-envs", "3", "--eval-steps", "6", "--max-steps", "6"]
+SMALL = ["--num-envs", "5", "--eval-envs", "3", "--max-steps", "6"]
 CHOICES = ["--agents", "3", "--env-options", "continuous_actions", "False", "n_food", "2"]
 
 
@@ -20,6 +20,8 @@ def test_a_run_keeps_what_its_env_was_made_with(tmp_path, capsys):
     assert config["env_options"] == {"continuous_actions": False, "n_food": 2}
     assert TrainOptions.from_json(config).env_options == config["env_options"]
     assert (out / "rollout.gif").stat().st_size > 100
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["episode_length"] <= 6  # the env tells no limit, so that of training holds
     capsys.readouterr()
     assert main(["evaluate", str(out), "--num-envs", "3"]) == 0  # 9 choices, not 2 forces
     assert "mean_return" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 
 from diffsurrogate.cli.doctor.findings import Diagnosis, Fit
 from diffsurrogate.cli.doctor.measure import HORIZON, diagnose
-from diffsurrogate.cli.doctor.race import Result, is_ahead, race
+from diffsurrogate.cli.doctor.race import LONGEST, Result, is_ahead, race
 from diffsurrogate.cli.options import MadeOptions
 from diffsurrogate.cli.parsing import started_as
 from diffsurrogate.config import require_range
@@ -157,6 +157,8 @@ def _judge_race(found: Diagnosis, results: Sequence[Result], say: Callable[..., 
     *_, second, first = results
     figures = "; ".join(map(str, reversed(results)))
     command = f"{started_as()} train {first.method} {found.name}"
+    if found.env.max_steps is None:
+        command += f" --eval-steps {LONGEST}"
     if not is_ahead(first, second):
         say("fair", f"a race ended even: {figures}", "train both for longer; ppo is the simpler")
     elif first.method == "ppo":

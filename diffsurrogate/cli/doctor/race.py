@@ -15,7 +15,7 @@ from diffsurrogate.training.trainer import Trainer
 Racer = Literal["ppo", "shac++"]
 _RACERS: tuple[Racer, ...] = ("ppo", "shac++")
 _EPISODES = 64
-_LONGEST = 1000
+LONGEST = 1000
 """Steps of an evaluation episode where the env has no time limit."""
 
 
@@ -61,7 +61,7 @@ def _train(method: Racer, options: MadeOptions, seconds: float) -> Result:
     used = time.process_time() - started
     made = made_with(recipe.agents, options.env_options)
     judge = make(options.env, num_envs=_EPISODES, device=options.device, **made)
-    limit = None if judge.max_steps is not None else _LONGEST
+    limit = None if judge.max_steps is not None else LONGEST
     returns = evaluate(agent.predict, judge, steps=limit, seed=options.seed + 1).returns.double()
     return Result(
         method=method,
