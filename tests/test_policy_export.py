@@ -224,10 +224,10 @@ def test_what_cannot_be_exported_is_refused(trained, tmp_path, capsys):
     policy = TrainedPolicy.of_recipe(recipe, state, env)
     with pytest.raises(UsageError, match=r"policy of sb3-ppo .*guide/export\.html.*actor\.model"):
         export_policy(policy, tmp_path / "policy.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_a_trainer_is_exported_by_its_policy(tmp_path):
     PPO(Reach(num_envs=2)).save(tmp_path / "agent.pt")
     with pytest.raises(UsageError, match=r"export_policy\(load_policy\('.*agent.pt', YourEnv\)"):
         export_policy(tmp_path / "agent.pt", tmp_path / "policy.pt2")
-    assert not list(tmp_path.iterdir())

@@ -452,4 +452,6 @@ class _Session:
 def _text(row: dict[str, Any]) -> str:
     if row["normalised_return"] is not None:
         return f"normalised return {row['normalised_return']:.3f}"
-    return f"return {row['mean_return']:.1f}"
+    success = row.get("info/is_success")
+    told = "" if success is None else f", success {success:.0%}"
+    return f"return {row['mean_return']:.1f}{told}"

@@ -61,6 +61,7 @@ class StepChecks:
 
     @name.setter
     def name(self, name: str) -> None:
+        """Name the env in messages from now on."""
         self._call.name = name
 
     def step(

@@ -18,6 +18,7 @@ from PIL import Image
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.cli.options import TrainOptions
+from diffsurrogate.cli.train import _text
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.checkpoint import load_checkpoint, save_checkpoint
 from diffsurrogate.training.lock import FolderLock
@@ -333,3 +334,18 @@ def test_several_seeds_are_trained_one_after_another_and_go_on(tmp_path):
 def test_bad_seeds_are_refused(seeds, tmp_path, capsys):
     assert main([*CARTPOLE, "--out", str(tmp_path / "x"), "--seeds", *seeds]) == 2
     assert "--seeds " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"normalised_return": 0.5, "mean_return": 5.0}, "normalised return 0.500"),
+        ({"normalised_return": None, "mean_return": -5.0}, "return -5.0"),
+        (
+            {"normalised_return": None, "mean_return": -5.0, "info/is_success": 0.25},
+            "return -5.0, success 25%",
+        ),
+    ],
+)
+def test_an_evaluation_is_told_in_few_words(row, text):
+    assert _text(row) == text
