@@ -223,8 +223,19 @@ def test_every_choice_and_any_observation_of_gymnasium_is_in_its_own_form():
     )
     one_hot = torch.tensor([[[0.0, 1, 0, 0], [0, 0, 0, 1]]])
     assert answer(one_hot).tolist() == [2, 8] and Odd.action_space.contains(answer(one_hot))
-    with pytest.raises(UsageError, match=r"obs is a dict of \['y'\], but observations are of Dict"):
-        env.raw_form.read({"y": 1})
+    several = {"x": np.stack([seen["x"]] * 3), "k": np.array([seen["k"]] * 3)}
+    three, answer = env.raw_form.read(several)
+    assert torch.equal(three, rows.expand(3, 2, 7))
+    assert answer(one_hot.expand(3, 2, 4)).tolist() == [[2, 8]] * 3
+    far = env.raw_form.read({"x": 9 * np.ones((2, 2)), "k": 0})[0]  # bounds are not asked for
+    assert far.max() == 9
+    for wrong, said in [
+        ({"y": 1}, r"obs is a dict of \['y'\], but observations are of Dict"),
+        (several | {"k": 1}, r"obs\['x'\] has shape \(3, 2, 2\); \(2, 2\) is needed, but obs"),
+        ({"x": seen["x"], "k": 7}, "but observations are of Dict"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            env.raw_form.read(wrong)
 
 
 def test_what_is_no_number_is_refused():

@@ -28,9 +28,9 @@ class RunFolder:
     train into it (`lock`); others may read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Set the paths; nothing is written yet."""
-        self.path = path
+        self.path = path = Path(path)
         self.checkpoint_path = path / "checkpoints" / "last.pt"
         self.best_path = path / "checkpoints" / "best.pt"
         self.seen_path = path / "checkpoints" / "seen.pt"
@@ -40,13 +40,14 @@ class RunFolder:
         self._lock: FolderLock | None = None
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any]) -> "RunFolder":
+    def create(cls, path: str | Path, config: dict[str, Any]) -> "RunFolder":
         """Start a run in a folder that is new or empty, and lock it.
 
         Raises:
             UsageError: the folder exists and is not empty, cannot be made, or another process has
                 just started a run in it.
         """
+        path = Path(path)
         cls._check_empty(path)
         folder = cls(path)
         folder.lock()
@@ -73,12 +74,13 @@ class RunFolder:
         )
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: str | Path) -> "RunFolder":
         """Open an existing run.
 
         Raises:
             UsageError: there is no run in the folder.
         """
+        path = Path(path)
         if not (path / "config.json").is_file():
             below = sorted(file.parent for file in path.glob("*/config.json"))
             advice = f"give one of those in it, such as {below[0]}" if below else "check the path"

@@ -122,12 +122,12 @@ class IndexedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return given
 
     def _check_form(self, obs: Any) -> None:
-        misfit = _misfit(self.env.observation_space, obs)
-        if misfit is not None:
-            raise SubEnvError(self.index, f"its observation{misfit}")
+        said = misfit(self.env.observation_space, obs)
+        if said is not None:
+            raise SubEnvError(self.index, f"its observation{said}")
 
 
-def _misfit(space: gymnasium.Space[Any], obs: Any) -> str | None:
+def misfit(space: gymnasium.Space[Any], obs: Any) -> str | None:
     """Say where an observation is not of the shape or has not the parts that its space has."""
     if isinstance(space, gymnasium.spaces.Box) and np.shape(obs) != space.shape:
         return f" has shape {np.shape(obs)}; {space.shape} is needed"
@@ -136,9 +136,9 @@ def _misfit(space: gymnasium.Space[Any], obs: Any) -> str | None:
     if not isinstance(obs, Mapping):
         return f" is a {type(obs).__name__}; a dict with {', '.join(space)} is needed"
     for key, part in space.items():
-        misfit = _misfit(part, obs[key]) if key in obs else " is missing"
-        if misfit is not None:
-            return f"[{key!r}]{misfit}"
+        said = misfit(part, obs[key]) if key in obs else " is missing"
+        if said is not None:
+            return f"[{key!r}]{said}"
     return None
 
 

@@ -1,12 +1,13 @@
 """What vector envs of single-agent envs have in common, whichever library they are of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from diffsurrogate.wrappers.external.checks import (
     ExternalChecks,
     awaited_env,
     end_if_stuck,
+    misfit,
     name_of_copies,
 )
 from diffsurrogate.wrappers.external.spaces import (
@@ -131,7 +133,7 @@ class SingleAgentEnv(ExternalEnv):
 class _OfSpaces(RawForm):
     """Of a raw env with one observation and one action space; our own arrays are read too.
 
-    Boxes are read one by one or as a batch, observations of other spaces one by one.
+    Observations are read one by one, or as the batch that a vector env gives.
     """
 
     def __init__(
@@ -160,8 +162,7 @@ class _OfSpaces(RawForm):
         lead = self._lead(obs)
         if lead is None:
             return super().read(obs)
-        one = not isinstance(self.space, spaces.Box)
-        seen = self._rows(spaces.flatten(self.space, obs) if one else obs)
+        seen = self._rows(self._flat(obs, lead))
         agents, obs_dim = self.seen.shape
 
         def answer(action: Tensor) -> Any:
@@ -173,13 +174,44 @@ class _OfSpaces(RawForm):
 
     def _lead(self, obs: Any) -> tuple[int, ...] | None:
         """Return the axes before those of `space`; None if `obs` is not of it."""
-        if not isinstance(self.space, spaces.Box):
-            return () if self.space.contains(obs) else None
-        shape, own = tuple(np.shape(obs)), self.space.shape
-        return next((lead for lead in ((), shape[:1]) if shape == (*lead, *own)), None)
+        return _lead_of(self.space, obs)
+
+    def _flat(self, obs: Any, lead: tuple[int, ...]) -> Any:
+        """Return observations as arrays, whose last axes are one observation."""
+        if isinstance(self.space, spaces.Box):
+            return obs
+        if not lead:
+            return spaces.flatten(self.space, obs)
+        several = iterate(batch_space(self.space, lead[0]), obs)
+        return np.stack([spaces.flatten(self.space, one) for one in several])
 
     def _needed(self) -> str:
         return f"give an observation of {self.space}, or {super()._needed().removeprefix('give ')}"
 
     def _check_agents(self, obs: Any) -> None:
-        raise UsageError(f"obs is a dict of {list(obs)}, but observations are of {self.space}")
+        said = misfit(self.space, obs) if obs.keys() == set(self.space) else None
+        found = f" is a dict of {list(obs)}" if said is None else said
+        raise UsageError(f"obs{found}, but observations are of {self.space}, one or a batch")
+
+
+def _lead_of(space: gymnasium.Space[Any], obs: Any) -> tuple[int, ...] | None:
+    """Return the axes before those of a space: none, or the batch's; None if `obs` is not of it."""
+    if isinstance(space, spaces.Box):
+        shape = tuple(np.shape(obs))
+        return next((lead for lead in ((), shape[:1]) if shape == (*lead, *space.shape)), None)
+    parts: list[tuple[gymnasium.Space[Any], Any]] = []
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, Mapping) or obs.keys() != space.spaces.keys():
+            return None
+        parts = [(part, obs[key]) for key, part in space.items()]
+    elif isinstance(space, spaces.Tuple):
+        if not isinstance(obs, tuple) or len(obs) != len(space):
+            return None
+        parts = list(zip(space.spaces, obs, strict=True))
+    if parts:
+        leads = {_lead_of(part, one) for part, one in parts}
+        return leads.pop() if len(leads) == 1 else None
+    if space.contains(obs):
+        return ()
+    several = isinstance(obs, np.ndarray) and obs.ndim > 0
+    return (len(obs),) if several and batch_space(space, len(obs)).contains(obs) else None
