@@ -244,6 +244,8 @@ def test_what_is_no_number_is_refused():
 
     form = as_multi_agent(Sensor).raw_form
     assert form.read(0.5)[0].tolist() == [[[0.5]]]
+    with pytest.raises(UsageError, match=r"a dict of \['eye'\], but observations are of Box"):
+        as_multi_agent(gymnasium.make("Pendulum-v1")).raw_form.read({"eye": 0.5})
     for wrong in (None, "high"):
         with pytest.raises(UsageError, match="numbers are needed"):
             form.read(wrong)

@@ -183,14 +183,16 @@ class _OfSpaces(RawForm):
         if not lead:
             return spaces.flatten(self.space, obs)
         several = iterate(batch_space(self.space, lead[0]), obs)
-        return np.stack([spaces.flatten(self.space, one) for one in several])
+        rows: list[Any] = [spaces.flatten(self.space, one) for one in several]
+        return np.stack(rows)
 
     def _needed(self) -> str:
         return f"give an observation of {self.space}, or {super()._needed().removeprefix('give ')}"
 
     def _check_agents(self, obs: Any) -> None:
-        said = misfit(self.space, obs) if obs.keys() == set(self.space) else None
-        found = f" is a dict of {list(obs)}" if said is None else said
+        found = f" is a dict of {list(obs)}"
+        if isinstance(self.space, spaces.Dict) and obs.keys() == self.space.spaces.keys():
+            found = misfit(self.space, obs) or found
         raise UsageError(f"obs{found}, but observations are of {self.space}, one or a batch")
 
 
