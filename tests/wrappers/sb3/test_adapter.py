@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused_with_advice(make_raw, options, advice):
 LIES: list[tuple[str, str]] = [
     (
         "nan",
-        r"DummyVecEnv: the observation of env 3 at step 3 .* is not finite: nan for .* at \[5\]",
+        r"Liar: the observation of env 3 at step 3 .* is not finite: nan for .* at \[5\]",
     ),
     (
         "reward",
