@@ -16,6 +16,11 @@ class EnvWrapper(MultiAgentVectorEnv):
     env: MultiAgentVectorEnv
     """The wrapped env."""
 
+    def __init__(self, **described: Any) -> None:
+        """Describe the env, as `MultiAgentVectorEnv`; `env` must be set already."""
+        super().__init__(**described)
+        self.gradient_guard = self.env.gradient_guard  # one count, and one switch
+
     def __repr__(self) -> str:
         """Return what it wraps."""
         return f"{type(self).__name__}({self.env!r})"

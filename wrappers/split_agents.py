@@ -12,6 +12,7 @@ from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.base import GradientWrapper
+from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 
 class SplitAgents(GradientWrapper):
@@ -44,9 +45,14 @@ class SplitAgents(GradientWrapper):
                 The global state of an env that has it (`global_state_slice`) follows in every row.
 
         Raises:
-            UsageError: the env has several agents or choices, an entry of the action is left over
-                or shared, or an index is out of range.
+            UsageError: the env has several agents or choices or is a `LearnedDiffWrapper`, an entry
+                of the action is left over or shared, or an index is out of range.
         """
+        if isinstance(env, LearnedDiffWrapper):
+            raise UsageError(
+                "models are to learn of the agents that act, and would not be trained here; wrap "
+                "the other way round: LearnedDiffWrapper(SplitAgents(env.env, ...))"
+            )
         self.env = env = as_multi_agent(env)
         if env.num_agents != 1:
             raise UsageError(

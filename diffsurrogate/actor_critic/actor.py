@@ -108,7 +108,7 @@ class Actor(nn.Module):
 
     log_std: Tensor
     missing: Tensor | None
-    """(agent, act_dim) bool: discrete actions that are only padding."""
+    """(agent, act_dim) bool: action features, or discrete actions, that are only padding."""
     flags: Tensor | None
     """(obs_dim,) bool: features of the action mask, which pass no gradient."""
     _in_turn: ClassVar[bool] = False
@@ -297,6 +297,12 @@ class Actor(nn.Module):
         """Map actions from their bounds to [-1, 1]."""
         return self.action_space.normalise(action, agents)
 
+    @property
+    def free_features(self) -> Tensor:
+        """(agent, act_dim) bool: no padding, and with bounds that differ."""
+        free = self.action_space.scale > 0
+        return free if self.missing is None else free & ~self.missing
+
     def log_std_of(self, agents: slice = _ALL) -> Tensor:
         """Return log standard deviations that broadcast over (*batch, agent, act_dim)."""
         return self.log_std
@@ -408,8 +414,8 @@ class Actor(nn.Module):
         return self._of_free_features(each, agents).expand(out.shape[:-1])
 
     def _of_free_features(self, values: Tensor, agents: slice = _ALL) -> Tensor:
-        """Sum over action features, without those whose bounds coincide (padding)."""
-        return torch.where(self.action_space.scale[agents] > 0, values, 0.0).sum(-1)
+        """Sum over `free_features`."""
+        return torch.where(self.free_features[agents], values, 0.0).sum(-1)
 
 
 class NoisyPolicy:

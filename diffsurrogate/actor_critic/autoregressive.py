@@ -146,8 +146,10 @@ class AutoregressiveActor(Actor):
     # --- one agent at a time: (*batch, act_dim) ---------------------------------------------------
 
     def seen(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
-        """Return actions as networks see them: one-hot if discrete, else normalised."""
-        return action if self.discrete else self.normalise_action(action, agents)
+        """Return actions as networks see them: one-hot if discrete, else normalised, padding 0."""
+        if self.discrete:
+            return action
+        return self.normalise_action(action, agents).where(self.free_features[agents], 0.0)
 
     def output(self, agent: int, obs: Tensor, seen: Tensor) -> Tensor:
         """Return one agent's means or logits (*batch, 1, act_dim), given the actions before it.

@@ -77,10 +77,11 @@ def _diversity(actor: Actor, obs: Tensor, noise: Tensor | None) -> Tensor:
     if actor.discrete:
         return choices_diversity(actor(obs).softmax(-1))
     mean, log_std = actor.gaussian(obs)
-    std = log_std.exp().expand_as(mean)
+    std, common = log_std.exp().expand_as(mean), actor.free_features.all(0)
+    mean, std = mean[..., common], std[..., common]
     if noise is None:
         return gaussian_diversity(mean, std)
-    return gaussian_jensen_shannon_diversity(mean, std, noise)
+    return gaussian_jensen_shannon_diversity(mean, std, noise[..., common])
 
 
 def _noise(like: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ def windows_from_minari(
     Args:
         dataset: a `minari.MinariDataset`, or any iterable of episodes with `observations`
             (step + 1, [agent,] obs_dim), `actions` (step, [agent,] act_dim), `rewards`
-            (step,) or (step, agent), `terminations` and `truncations` (step,).
+            (step, agent) or (step,), of which agents get equal shares, `terminations` and
+            `truncations` (step,).
         horizon: steps of a window.
         batch: largest number of trajectories in a window.
         device: where the windows go.
@@ -74,7 +75,7 @@ def _segments(episode: Any, horizon: int) -> Iterator[dict[str, Tensor]]:
             "the others is needed"
         )
     if reward.ndim == 1:
-        reward = reward.unsqueeze(-1).expand(-1, obs.shape[1])
+        reward = reward.unsqueeze(-1).expand(-1, obs.shape[1]) / obs.shape[1]
     whole = {
         "obs": obs[:-1],
         "action": action,

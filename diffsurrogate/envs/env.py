@@ -138,7 +138,8 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
         self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
-        self._returns = torch.zeros(num_envs, device=self.device)  # -inf of an episode that is cut
+        # float64 for long episodes; -inf of one that is cut
+        self._returns = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
         self._episode_start = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
     def __repr__(self) -> str:
@@ -393,7 +394,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if broken is not None:
             truncated = truncated | (broken & ~terminated)
         ended, obs = terminated | truncated, next_obs
-        self._returns = self._returns + reward.detach().sum(-1)
+        self._returns = self._returns + reward.detach().double().sum(-1)
         ends = bool(ended.any())
         if ends:
             obs = self._step_checks.reset(self._reset_where, ended, steps, next_obs)
@@ -468,7 +469,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)
         self._steps = state["steps"].to(self.device, copy=True)
-        self._returns = state["returns"].to(self.device, copy=True)
+        self._returns = state["returns"].to(self.device, torch.float64, copy=True)
         self._episode_start = state["began"].to(self.device, copy=True)
 
     @record_function("simulate window")

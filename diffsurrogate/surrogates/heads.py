@@ -270,8 +270,9 @@ class RewardTrust:
         Warns:
             UserWarning: it was low for many windows.
         """
+        predicted, reward = predicted.double(), reward.double()  # squares of float32 lose the rest
         pairs = torch.stack([predicted, reward, predicted**2, reward**2, predicted * reward])
-        new = mean_over_ranks(pairs.double().mean(-1), pairs.shape[-1]).tolist()
+        new = mean_over_ranks(pairs.mean(-1), pairs.shape[-1]).tolist()
         if not all(map(math.isfinite, new)):
             self.value *= 0.9
             return

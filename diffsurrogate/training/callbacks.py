@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from diffsurrogate.config import require_range
 from diffsurrogate.distributed import is_any, rank
+from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import as_multi_agent
 from diffsurrogate.errors import UsageError
 from diffsurrogate.training.evaluate import EVALUATION_SEED, evaluate
@@ -119,7 +120,7 @@ class EvalCallback(TrainingCallback):
 
     def begin(self, trainer: Any) -> None:
         """Refuse the env that is trained on; evaluate a policy that was not trained yet."""
-        if self.env is trainer.env or self.env is getattr(trainer.env, "env", None):
+        if _innermost(self.env) is _innermost(trainer.env):
             raise UsageError(
                 "EvalCallback has the env that is trained on, which evaluating would reset; make "
                 "another one for it"
@@ -148,6 +149,13 @@ class EvalCallback(TrainingCallback):
         if self.best is not None and is_best:
             trainer.save(self.best)
         return found
+
+
+def _innermost(env: Any) -> Any:
+    """Return the env that wrappers of ours are around."""
+    while isinstance(inner := getattr(env, "env", None), MultiAgentVectorEnv):
+        env = inner
+    return env
 
 
 class CheckpointCallback(TrainingCallback):

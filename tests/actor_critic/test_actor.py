@@ -290,3 +290,14 @@ def test_deviations_that_depend_on_the_state_are_around_the_configured_one_and_l
 def test_deviations_that_depend_on_the_state_refuse_what_they_cannot_follow(other, reason):
     with pytest.raises(UsageError, match=reason):
         ActorConfig(state_dependent_std=True, **other)
+
+
+def test_padded_features_have_neither_density_nor_entropy():
+    acts = torch.tensor([[True, False], [True, True], [True, True]])
+    policy = Actor(ActorConfig(net=NET, std=0.5), AGENTS, OBS, LOW, HIGH, available=acts)
+    obs, count = draw(ENVS, AGENTS, OBS), torch.tensor([1.0, 2.0, 2.0]).expand(ENVS, AGENTS)
+    at_mean = -math.log(0.5) - 0.5 * math.log(2 * math.pi)  # of one feature
+    action = policy.act(obs, None)
+    action[:, 0, 1] += 0.7  # says nothing
+    torch.testing.assert_close(policy.log_prob(obs, action), at_mean * count)
+    torch.testing.assert_close(policy.entropy(obs), (0.5 - at_mean) * count)

@@ -152,3 +152,15 @@ def test_what_is_built_depends_on_the_order():
     assert type(build_actor(ActorConfig(net=NET, order="listed"), env)) is AutoregressiveActor
     game = build_actor(ActorConfig(net=NET, order="listed"), make("games/climbing"))
     assert game.discrete
+
+
+@seeing
+def test_padded_features_say_nothing_to_later_agents(conditioning):
+    policy = actor(conditioning=conditioning)
+    policy.missing = torch.tensor([[False, True], [False, False], [False, False]])
+    obs, noise = draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT, seed=2)
+    other = noise.clone()
+    other[:, 0, 1] += 1.0
+    one, two = policy.act(obs, noise), policy.act(obs, other)
+    assert torch.equal(one[:, 1:], two[:, 1:])
+    torch.testing.assert_close(policy.log_prob(obs, one), policy.log_prob(obs, two))

@@ -41,6 +41,22 @@ def test_wasserstein_by_hand():
     assert wasserstein_distance(mean, std, other, wide).tolist() == [13]
 
 
+@pytest.mark.parametrize("distance", ["jensen-shannon", "wasserstein"])
+def test_features_that_an_agent_does_not_have_do_not_tell_it_from_others(distance):
+    acts = torch.tensor([[True, False], [True, True], [True, True]])
+    box = torch.ones(AGENTS, 2)
+    policy = Actor(
+        ActorConfig(net=SeparateNetConfig(hidden=(8,))), AGENTS, OBS, -box, box, available=acts
+    )
+    for weights in policy.net.parameters():
+        weights.data.zero_()
+    bias = next(p for p in policy.net.parameters() if p.shape == (AGENTS, 2))
+    for feature, differs in ((1, False), (0, True)):
+        bias.data[0, feature] = 3.0
+        found = policy_diversity(policy, torch.zeros(1, AGENTS, OBS), distance=distance)
+        assert (found > 0.1) == differs
+
+
 def test_jensen_shannon_of_gaussians_is_that_of_their_densities():
     """Of one action, by sums over a fine grid; 1 where they have nothing in common."""
     grid = torch.linspace(-30, 30, 60_001, dtype=torch.float64)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toys.reach import Reach
 
 from diffsurrogate import SHAC, ActorConfig, LearnedDiffWrapper, SHACConfig, make
 from diffsurrogate.actor_critic.exploration import NoiseConfig
@@ -102,3 +103,9 @@ def test_a_bonus_without_effect_is_refused(env, actor, reason):
 def test_a_target_at_or_above_zero_is_refused():
     with pytest.raises(UsageError, match="below 0"):
         EntropyConfig(temperature=1.0, target=0.0)
+
+
+def test_the_target_counts_no_padding():
+    env = Reach()
+    env.valid_action_dims[0, 1] = False  # as of an agent with one number less
+    assert SHAC(env, config(target=-0.5)).entropy.target.tolist() == [-0.5, -1.0, -1.0]

@@ -117,6 +117,19 @@ def test_noise_does_not_bias_a_mean_inside_the_box():
     assert same(weights_before, list(agent.actor.parameters()))
 
 
+def test_padding_is_not_penalised():
+    env = Reach()
+    env.valid_action_dims[:, 1] = False
+    losses = []
+    for weight in (0.0, 0.1):
+        agent = SHAC(env, config(update=pathwise(action_penalty_weight=weight)))
+        env.reset(seed=0)
+        window = env.collect(agent.predict, HORIZON)
+        window = replace(window, action=torch.full_like(window.action, 3.0))  # 2 outside
+        losses.append(agent.policy_update.gradient.loss(window).item())
+    assert losses[1] - losses[0] == pytest.approx(0.1 * 2**2, rel=1e-5)
+
+
 @pytest.mark.parametrize("action_penalty_on", ["samples", "means"])
 def test_the_penalty_moves_a_mean_back_into_the_box(action_penalty_on):
     update = replace(pathwise(action_penalty_on=action_penalty_on), lr=0.05)

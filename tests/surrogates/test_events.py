@@ -127,3 +127,11 @@ def test_trust_is_of_the_direction_not_of_the_size(predicted, trust):
     found = RewardTrust()
     found.update(torch.tensor(predicted), torch.tensor([0.0, 1.0, 0.0, 1.0]))
     assert found.value == pytest.approx(trust)
+
+
+def test_trust_does_not_depend_on_an_offset_of_rewards():
+    noise = torch.Generator().manual_seed(0)
+    predicted, reward = 1e5 + torch.randn(2, 2048, generator=noise)
+    found = RewardTrust()
+    found.update(predicted, reward)
+    assert found.value == 0.0  # of a correlation of about 0.02

@@ -6,7 +6,16 @@ import sys
 import pytest
 from toys.reach import ENVS, HORIZON, Reach, config
 
-from diffsurrogate import CheckpointCallback, EvalCallback, LogCallback, MLflowLogger, WandbLogger
+from diffsurrogate import (
+    PPO,
+    CheckpointCallback,
+    EvalCallback,
+    LearnedDiffWrapper,
+    LogCallback,
+    MLflowLogger,
+    ObservationHistory,
+    WandbLogger,
+)
 from diffsurrogate.__main__ import main
 from diffsurrogate.algorithms.shac import SHAC
 from diffsurrogate.errors import UsageError
@@ -62,6 +71,14 @@ def test_the_env_that_is_trained_on_is_not_evaluated_on():
     env = Reach()
     with pytest.raises(UsageError, match="make another one"):
         SHAC(env, config()).learn(WINDOW, EvalCallback(env))
+
+
+def test_nor_is_one_evaluated_on_around_the_same_simulator():
+    env = Reach()
+    around = LearnedDiffWrapper(ObservationHistory(env, steps=2))
+    for other in (env, ObservationHistory(env, steps=3)):
+        with pytest.raises(UsageError, match="make another one"):
+            PPO(around).learn(WINDOW, EvalCallback(other))
 
 
 def test_a_checkpoint_stands_at_the_end_and_training_goes_on_from_it(tmp_path):

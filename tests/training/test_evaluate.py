@@ -63,6 +63,7 @@ def test_small_rewards_after_a_large_one_are_not_lost():
     first = lambda s, a, n: torch.full((ENVS, AGENTS), 2.0**26).where(n["left"].max() > 6, 1.0)  # noqa: E731
     env.reward = first  # type: ignore[method-assign]
     assert evaluate(still, env).returns[1:].tolist() == [3 * (2.0**26 + 1)] * (ENVS - 1)
+    assert env.episode_report()["episode_return"] == 3 * (2.0**26 + 1)
 
 
 def test_what_is_cut_is_not_called_terminated():

@@ -95,3 +95,8 @@ def test_what_cannot_be_split_is_refused():
         SplitAgents(make("vmas/navigation", num_envs=2, n_agents=2), {"a": [0, 1]})
     with pytest.raises(UsageError, match="one choice"):
         SplitAgents(make("gymnasium/CartPole-v1", num_envs=2), {"a": [0], "b": [1]})
+
+
+def test_models_of_the_undivided_agent_are_refused():
+    with pytest.raises(UsageError, match="the other way round"):
+        SplitAgents(LearnedDiffWrapper(robot(1)), {"a": range(6)})

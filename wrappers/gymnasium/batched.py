@@ -42,7 +42,8 @@ class BatchedEnv(ExternalEnv):
     float32 and without a graph; they are copied, as such simulators write into their buffers.
 
     A step may return Gymnasium's five values, or rsl_rl's four: observations, reward, done, infos.
-    What `infos["time_outs"]` has is a truncation.
+    An end that `infos["time_outs"]` has is a truncation; what it says of envs that did not end is
+    left over from an earlier step, as in legged_gym.
 
     **Last observations.** Those in infos (`final_obs`, `final_observation`, ...) are taken. A
     simulator that does not reset ended envs itself (mjlab with `auto_reset=False`, ManiSkill's envs
@@ -235,7 +236,7 @@ class BatchedEnv(ExternalEnv):
         terminated, truncated = flags
         over_time = infos.get("time_outs")
         if over_time is not None:
-            late = (self._column('infos["time_outs"]', over_time) != 0) & ~truncated
+            late = (self._column('infos["time_outs"]', over_time) != 0) & terminated & ~truncated
             terminated, truncated = terminated & ~late, truncated | late
         return obs, reward, terminated, truncated, infos
 

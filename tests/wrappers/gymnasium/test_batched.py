@@ -129,6 +129,20 @@ class TorchVector(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self.env.step(action)
 
 
+class Leftover(RslRl):
+    """Tells of time-outs only in steps in which copies are reset, as legged_gym."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extras: dict[str, Any] = {}
+
+    def step(self, action: Tensor) -> Any:
+        *rest, ended, infos = super().step(action)
+        if bool(ended.any()):
+            self.extras = infos
+        return *rest, ended, self.extras
+
+
 ROW = torch.tensor([[[float(env), LIMIT, LIMIT, LIMIT, env]] for env in range(ENVS)])
 
 
@@ -287,3 +301,13 @@ def test_mjlab_itself():
             assert bool(truncated.all()) == (step % 4 == 0)
             assert torch.equal(info["final_obs"], obs) == (step % 4 != 0)
         PPO(env, seed=0).learn(500)
+
+
+def test_time_outs_of_an_earlier_step_end_nothing():
+    raw = Leftover()
+    env = as_multi_agent(raw, num_envs=ENVS, action_bound=1.0)
+    env.reset(seed=0)
+    raw.env.episode_length_buf += torch.tensor([0, 1, 1, 0, 1])
+    found = [env.step(ACTION)[3].int().tolist() for _ in range(5)]
+    nobody, some, others = [0, 0, 0, 0, 0], [0, 1, 1, 0, 1], [1, 0, 0, 1, 0]
+    assert found == [nobody, some, others, nobody, some]

@@ -19,6 +19,7 @@ from diffsurrogate.algorithms.shac import SHAC, SHACConfig
 from diffsurrogate.errors import UsageError
 from diffsurrogate.gradients.finite_differences import check_gradients
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
+from diffsurrogate.wrappers.observation_history import ObservationHistory
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="needs the extra jax"
@@ -294,3 +295,22 @@ def test_a_folder_that_cannot_be_made_turns_nothing_on(tmp_path):
     config = FakeConfig(jax_compilation_cache_dir=None, jax_enable_compilation_cache=True)
     keep_compiled(config, tmp_path / "file" / "folder")
     assert config.jax_compilation_cache_dir is None
+
+
+def test_a_wrapper_counts_the_gradients_that_the_env_in_it_drops():
+    import jax.numpy as jnp
+
+    from diffsurrogate.wrappers.jax.adapter import JaxEnv
+
+    def step(place: Any, action: Any) -> tuple[Any, Any, Any, Any]:
+        after = place + 0.1 * action
+        nothing = jnp.sqrt(jnp.square(after - after)).sum()  # 0, with a gradient of NaN
+        return after, after, nothing - jnp.square(after).sum(), False
+
+    inner = JaxEnv(
+        lambda key: (jnp.ones(2), jnp.ones(2)), step, act_dim=2, num_envs=ENVS, differentiable=True
+    )
+    env = ObservationHistory(inner, steps=2)
+    (report,) = SHAC(env, SHACConfig(horizon=STEPS)).iterations(1)
+    assert report["dropped_gradients"] == ENVS * STEPS
+    assert "non-finite in 5 of 5 envs" in str(check_gradients(env))
