@@ -58,6 +58,11 @@ class EnvWrapper(MultiAgentVectorEnv):
         """Return what the wrapped env reported of ended episodes."""
         return self.env.episode_report()
 
+    @property
+    def reported_episodes(self) -> dict[str, int]:
+        """Over how many episodes the wrapped env's last means are."""
+        return self.env.reported_episodes
+
     def max_return(self) -> Tensor | None:
         """Return the wrapped env's largest attainable return, (env,)."""
         return self.env.max_return()

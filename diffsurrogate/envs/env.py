@@ -430,6 +430,11 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         return self._episode_report.take()
 
+    @property
+    def reported_episodes(self) -> dict[str, int]:
+        """Over how many episodes the means of the last `episode_report` are, by name."""
+        return self._episode_report.episodes
+
     def _count_episodes(self, ended: Tensor, steps: Tensor, info: dict[str, Tensor]) -> None:
         """Add the episodes that end in this step, the `steps`-th of each, to the report."""
         whole = torch.where(self._returns.isfinite(), self._returns, torch.nan)

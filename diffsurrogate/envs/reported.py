@@ -14,6 +14,8 @@ class EpisodeReport:
         """Start with no episode."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
+        self.episodes: dict[str, int] = {}
+        """Over how many episodes the last means are, by name."""
 
     def add(self, numbers: dict[str, Tensor], ended: Tensor) -> None:
         """Count the episodes that ended in this step.
@@ -31,7 +33,8 @@ class EpisodeReport:
     def take(self) -> dict[str, float]:
         """Return the means over episodes that ended since the last call, by name."""
         counts = {name: int(count) for name, count in self._counts.items()}
-        means = {name: float(self._sums[name]) / count for name, count in counts.items() if count}
+        self.episodes = {name: count for name, count in counts.items() if count}
+        means = {name: float(self._sums[name]) / count for name, count in self.episodes.items()}
         self._sums, self._counts = {}, {}
         return means
 

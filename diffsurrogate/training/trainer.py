@@ -329,7 +329,7 @@ class Trainer(ABC):
             report["dropped_gradients"] = float(self.env.gradient_guard.dropped)
             report["env_steps"] = float(self.env_steps)
             report["update_cpu_seconds"] = time.process_time() - start
-            yield joint(report)
+            yield joint(report, self.env.reported_episodes)
 
     def state_dict(self) -> State:
         """Return the whole state of the training, in tensors and plain numbers.

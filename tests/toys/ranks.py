@@ -197,6 +197,7 @@ def everything(folder: Path) -> None:
         refusal(lambda: list(PPO(Reach(num_envs=3 + rank), clipped(PPO)).iterations(1))),
     ]
     found["stopped"] = stopped_by_the_second()
+    found["uneven episodes"] = uneven_episodes()
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -332,3 +333,12 @@ def stopped_by_the_second() -> int:
         return not (distributed.get_rank() == 1 and agent.iteration == 2)
 
     return PPO(Reach(), clipped(PPO)).learn(10_000, callback=stop).iteration
+
+
+def uneven_episodes() -> dict[str, float]:
+    """Return the metrics of 8 steps in episodes of 2 on the first rank and of 4 on the second."""
+    env = Reach(differentiable=False)
+    env.max_steps = 2 if distributed.get_rank() == 0 else 4
+    settings = replace(clipped(PPO), horizon=8, randomise_episode_phase=False)
+    (metrics,) = PPO(env, settings).iterations(1)
+    return metrics

@@ -145,6 +145,12 @@ def test_copies_that_break_on_one_rank_are_left_out_and_a_whole_rank_costs_the_u
     assert [row["skipped_updates"] for row in every] == [0, 1, 1, 1]
 
 
+def test_means_over_episodes_count_each_once(ranks):
+    """Each copy ends 4 episodes of 2 steps on the first rank, and 2 of 4 on the second."""
+    for metrics in (one["uneven episodes"] for one in ranks):
+        assert metrics["episode_length"] == pytest.approx((4 * 2 + 2 * 4) / 6)
+
+
 def test_a_callback_of_one_rank_stops_all(ranks):
     assert [one["stopped"] for one in ranks] == [2, 2]
 

@@ -146,3 +146,5 @@ class JaxMARLEnv(ExternalEnv):
     def _restore(self, state: State) -> None:
         self._keys, self._state = self._batch.load(state, self.device)
         self._there = state["alive_mask"].to(self.device, copy=True)
+        rows = (self.num_envs, self.num_agents, self.obs_dim)
+        self._obs = to_jax(torch.zeros(rows, device=self.device))  # until the next step

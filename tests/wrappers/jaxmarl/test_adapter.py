@@ -265,6 +265,10 @@ def test_a_state_goes_on_in_an_env_made_anew_with_keys_inside_and_in_no_other():
     state = saved(env)
     anew.set_state(state)
     assert equal(play(env, given), play(anew, given))
+    later = as_multi_agent(corridor()(), num_envs=3)
+    later.set_state(state)
+    before, mask = later.current_obs, torch.tensor([False, True, False])
+    assert torch.equal(later.reset(options={"reset_mask": mask})[0][~mask], before[~mask])
     state["simulator"]["state"][0] = torch.zeros(3, 5)
     with pytest.raises(UsageError, match="not one of 3 copies of this Corridor"):
         anew.set_state(state)
