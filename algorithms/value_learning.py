@@ -182,10 +182,12 @@ class ValueLearning:
             return
         if fewest(len(target)) == 0:
             return
-        self.replay.add(target.mean(-1), {"obs": obs, "target": target})
+        unit = self.scale.scale  # which later windows change
+        kept = target * unit
+        self.replay.add(kept.mean(-1), {"obs": obs, "target": kept})
         for _ in range(self.config.minibatches):
             batch = self.replay.sample(size, self.generator, self.config.balance)
-            yield self.critic.each(batch["obs"]), batch["target"]
+            yield self.critic.each(batch["obs"]), batch["target"] / unit
 
     def _shuffled(self, rows: int, size: int) -> Iterator[Tensor]:
         """Yield the indices of each minibatch; none if a rank has no rows."""

@@ -71,10 +71,11 @@ class ValuesSeen(nn.Module):
         """
         fraction = (rows != rows.round()) & rows.isfinite()
         self.fractional[features] |= any_over_ranks(fraction.any(0))
-        some = rows[:: max(1, len(rows) // _ROWS)].round().long()
-        slot = ((some * _HASH) >> 58) & (_SLOTS - 1)  # the top six bits
-        found = torch.zeros(rows.shape[1], _SLOTS, dtype=torch.bool, device=rows.device)
-        self.slots[features] |= any_over_ranks(found.scatter(1, slot.T, True))
+        some = rows[:: max(1, len(rows) // _ROWS)]
+        slot = ((some.round().long() * _HASH) >> 58) & (_SLOTS - 1)  # the top six bits
+        slot = slot.where(some.isfinite(), _SLOTS)  # one more, which is left out
+        found = torch.zeros(rows.shape[1], _SLOTS + 1, dtype=torch.bool, device=rows.device)
+        self.slots[features] |= any_over_ranks(found.scatter(1, slot.T, True)[:, :_SLOTS])
 
 
 class OrdinaryRange(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from toys.by_hand import AGENTS, ENVS, flags, rows
-from toys.reach import HORIZON, Reach, config, weights
+from toys.reach import ACT, HORIZON, OBS, Reach, config, weights
 from toys.trainers import clipped
 
 from diffsurrogate.actor_critic.critic import Critic, CriticConfig
@@ -25,6 +25,7 @@ from diffsurrogate.algorithms.value_learning import (
     discount_for,
 )
 from diffsurrogate.envs.registry import make
+from diffsurrogate.envs.window import Window
 from diffsurrogate.wrappers.learned import LearnedDiffWrapper
 
 # --- the running deviation of discounted returns ------------------------------------------------
@@ -236,3 +237,23 @@ def test_every_value_function_learns_the_targets():
         assert (value - target).square().mean() < 0.5 * spread
     moved = [list(net.parameters()) for net in agent.critic.more_target_nets]
     assert all(not torch.equal(a, b) for a, b in zip(before[0], moved[0], strict=True))
+
+
+def test_replayed_targets_are_in_the_unit_of_now():
+    """At γ = 0, rewards of 1 and then of 7 have a root mean square of 1 and then of 5."""
+    value = ValueLearningConfig(minibatches=1, batch_size=512, bins=1)
+    learner = SHAC(
+        Reach(num_envs=ENVS, agents=AGENTS), config(scale_rewards=True, gamma=0.0, value=value)
+    ).value
+    zeros, never = torch.zeros(HORIZON, ENVS, AGENTS, OBS), torch.zeros(HORIZON, ENVS).bool()
+    for size in (1.0, 7.0):
+        window = Window(
+            obs=zeros,
+            action=zeros[..., :ACT],
+            reward=size + zeros[..., 0],
+            next_obs=zeros,
+            terminated=never,
+            truncated=never,
+        )
+        ((_, target),) = learner._minibatches(window, learner.targets(window))
+    torch.testing.assert_close(target.unique(), torch.tensor([1 / 5, 7 / 5]))

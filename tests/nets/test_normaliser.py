@@ -91,6 +91,12 @@ def test_many_whole_numbers_are_measurements(values, measurement):
     assert measured(batch).measurement.item() is measurement
 
 
+def test_what_is_not_finite_is_no_number_of_its_own():
+    batch = torch.arange(MANY, dtype=torch.float32).repeat(3)[:, None]
+    batch[5:8] = torch.tensor([[torch.nan], [torch.inf], [-torch.inf]])
+    assert not measured(batch).measurement.item()
+
+
 def test_one_fraction_makes_a_feature_a_measurement_for_ever():
     statistics = RunningStatistics((1,))
     for rows in ([[0.0], [4.0]], [[0.5], [3.5]], [[2.0], [2.0]]):
