@@ -219,10 +219,13 @@ class BPPO(PPO):
         config = self.config.clip
         for chosen in shuffled(len(batch.obs), config, self.minibatch_rng):
             part = batch.at(chosen)
+            alive = part.alive_mask[:, agent]
+            if not bool(alive.any()):
+                continue
             out = self.actor.output(agent, part.obs, self.actor.seen(part.action))
             loss, new = self._loss(agent, out, part, ratio[chosen], peer_grad[chosen])
             norm = self.actor_optimiser.step(loss)
-            report = step_report(loss, norm, new, part.log_prob[:, agent], config)
+            report = step_report(loss, norm, new[alive], part.log_prob[alive, agent], config)
             yield report | {"peer_slope": peer_grad[chosen].abs().mean()}
             if config.target_kl is not None and bool(report["kl"] > config.target_kl):
                 break
@@ -233,11 +236,14 @@ class BPPO(PPO):
         agents, agent_order = range(batch.gain.shape[1]), actor.agent_order.tolist()
         for chosen in shuffled(len(batch.obs), config, self.minibatch_rng):
             part = batch.at(chosen)
+            alive = part.alive_mask
+            if not bool(alive.any()):
+                continue
             # separate from `part.action`: no gradient through an agent's own action
             seen = actor.seen(part.action).detach().requires_grad_(self.config.use_peer_gradient)
             outs = [actor.output(agent, part.obs, seen) for agent in agents]
             new = [actor.log_prob_of(agent, outs[agent], part.action) for agent in agents]
-            log_ratio = (torch.stack(new, -1) - part.log_prob).where(part.alive_mask, 0.0)
+            log_ratio = (torch.stack(new, -1) - part.log_prob).where(alive, 0.0)
             ratio = torch.ones_like(log_ratio)
             log_ratio_grad = torch.zeros_like(part.action)
             if self.config.use_peer_ratio:
@@ -251,7 +257,8 @@ class BPPO(PPO):
             ]
             loss = torch.stack(losses).sum()
             norm = self.actor_optimiser.step(loss)
-            report = step_report(loss, norm, torch.stack(new, -1), part.log_prob, config)
+            densities = torch.stack(new, -1)[alive], part.log_prob[alive]
+            report = step_report(loss, norm, *densities, config)
             yield report | {"peer_slope": peer_grad.abs().mean()}
             if config.target_kl is not None and bool(report["kl"] > config.target_kl):
                 break

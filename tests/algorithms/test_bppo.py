@@ -1,5 +1,6 @@
 """BPPO and its relatives: feedback, who learns when, saving, and what they refuse."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -299,3 +300,25 @@ def test_all_action_gradients_refuse_agents_that_act_one_after_another():
 def test_happo_refuses_the_settings_of_bppo():
     with pytest.raises(UsageError, match=r"no peer gradient, .* start from BPPOConfig.happo\(\)"):
         HAPPO(Reach(), BPPOConfig())
+
+
+@pytest.mark.parametrize("scheme", ["sequential", "simultaneous"])
+def test_the_divergence_is_of_live_agents_alone(scheme):
+    """Of a single step, before which old and new densities differ by .1 where agents are alive."""
+    clip = replace(HAPPO.default_config().clip, epochs=1)
+    order = {} if scheme == "sequential" else {"update_order": "backward"}
+    settings = replace(HAPPO.default_config(), scheme=scheme, clip=clip, **order)
+    agent = HAPPO(plain_reach(), settings)
+    past = batch(11)
+    alive = draw(11, AGENTS, seed=6) > 0
+    with torch.no_grad():
+        now = agent.actor.log_prob(past.obs, past.action)
+    past = replace(past, log_prob=torch.where(alive, now - 0.1, now - 3.0), alive_mask=alive)
+    nothing = torch.ones(11), torch.zeros(11, 2)
+    steps = (
+        agent._update_all(past)
+        if scheme == "simultaneous"
+        else (agent._update_one(1, past, *nothing))
+    )
+    (report,) = steps
+    assert report["kl"].item() == pytest.approx(math.exp(0.1) - 1 - 0.1, rel=1e-3)
