@@ -180,6 +180,8 @@ class Actor(nn.Module):
         self.action_space = ActionSpace(low, high, discrete=discrete)
         missing = None if available is None or bool(available.all()) else ~available
         self.register_buffer("missing", missing, persistent=False)
+        if missing is not None and isinstance(self.net, DiCoNet):
+            self.net.compare_only(self.free_features.all(0))
         log_std = torch.full((low.shape[-1],), config.std).log()
         if config.learn_std:
             self.log_std = nn.Parameter(log_std)

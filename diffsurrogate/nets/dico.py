@@ -6,7 +6,7 @@ agents' means stays the desired one.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffsurrogate.distributed import mean_over_ranks
@@ -27,6 +27,8 @@ class DiCoNet(nn.Module):
 
     measured: Tensor
     """() diversity of the individual parts before scaling."""
+    common: Tensor | None
+    """(out_dim,) bool: outputs by which agents are compared; None for all."""
 
     def __init__(
         self, shared: nn.Module, own: nn.Module, diversity: float | None, agents: int, in_dim: int
@@ -42,7 +44,9 @@ class DiCoNet(nn.Module):
         """
         super().__init__()
         self.shared, self.own, self.diversity = shared, own, diversity
-        first = self._diversity_on(torch.randn(_SAMPLE, agents, in_dim))
+        self.in_shape = (agents, in_dim)
+        self.register_buffer("common", None, persistent=False)
+        first = self._diversity_on(torch.randn(_SAMPLE, *self.in_shape))
         self.register_buffer("measured", first)
 
     def forward(self, x: Float[Tensor, "*b agent i"]) -> Float[Tensor, "*b agent o"]:
@@ -52,6 +56,11 @@ class DiCoNet(nn.Module):
             own = own * (self.diversity / self.measured.clamp(min=1e-6))
         out: Tensor = self.shared(x) + own
         return out
+
+    def compare_only(self, common: Bool[Tensor, " o"]) -> None:
+        """Compare agents by these outputs only, which all of them have."""
+        self.common = common.to(self.measured.device)
+        self.measured.copy_(self._diversity_on(torch.randn(_SAMPLE, *self.in_shape)))
 
     def measure(self, x: Float[Tensor, "*b agent i"]) -> None:
         """Measure the diversity on a sample of these features, and scale by it from now on."""
@@ -65,4 +74,5 @@ class DiCoNet(nn.Module):
         # random, as a regular stride could hit the same agent and env every time
         chosen = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
         mean = self.own(seen[chosen.to(x.device)].expand(-1, agents, features))
+        mean = mean if self.common is None else mean[..., self.common]
         return gaussian_diversity(mean, torch.zeros_like(mean))

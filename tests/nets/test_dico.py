@@ -125,6 +125,15 @@ def test_agents_that_learned_are_as_far_apart_as_told(make_agent):
     assert policy_diversity(agent.actor, obs) == pytest.approx(DICO.diversity, rel=0.2)
 
 
+def test_features_that_only_some_agents_have_do_not_count():
+    env = Reach()
+    env.valid_action_dims[0, 1] = False
+    actor = Actor.of(ActorConfig(net=DICO), env)
+    obs = torch.randn(1000, AGENTS, OBS)
+    actor.update_normaliser(obs)
+    assert policy_diversity(actor, obs) == pytest.approx(0.4, rel=0.05)
+
+
 def test_what_has_no_diversity_is_refused():
     config = DiCoConfig()
     with pytest.raises(UsageError, match="values and models"):
