@@ -100,7 +100,10 @@ class LearnedDiffWrapper(EnvWrapper):
             self.config,
             obs_dim=self.obs_dim,
             action_space=ActionSpace(
-                self.action_low, self.action_high, discrete=self.discrete_actions
+                self.action_low,
+                self.action_high,
+                discrete=self.discrete_actions,
+                used=self.valid_action_dims,
             ),
             reward=reward,
             dynamics=dynamics,

@@ -19,11 +19,24 @@ class ActionSpace(nn.Module):
     high: Tensor
     bias: Tensor
     scale: Tensor
+    used: Tensor | None
 
-    def __init__(self, low: Tensor, high: Tensor, *, discrete: bool = False) -> None:
-        """Store the bounds (agent, act_dim); those of discrete actions are 0 and 1."""
+    def __init__(
+        self, low: Tensor, high: Tensor, *, discrete: bool = False, used: Tensor | None = None
+    ) -> None:
+        """Store the bounds (agent, act_dim); those of discrete actions are 0 and 1.
+
+        Args:
+            low: smallest actions.
+            high: largest actions.
+            discrete: actions are one-hot rows.
+            used: (agent, act_dim) bool, False where continuous actions are only padding; None if
+                nothing is.
+        """
         super().__init__()
         self.discrete = discrete
+        padded = not discrete and used is not None and not bool(used.all())
+        self.register_buffer("used", used if padded else None, persistent=False)
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
         self.register_buffer("bias", (low + high) / 2, persistent=False)
@@ -33,11 +46,12 @@ class ActionSpace(nn.Module):
         """Return the actions a simulator executes (*batch, agent, act_dim), differentiable.
 
         Continuous actions are clamped (zero gradient outside the bounds); discrete ones become
-        one-hot, with the straight-through gradient.
+        one-hot, with the straight-through gradient. Padding is the middle of its bounds.
         """
         if self.discrete:
             return straight_through_one_hot(action, action)
-        return clamp_to_box(action, self.low, self.high)
+        clamped = clamp_to_box(action, self.low, self.high)
+        return clamped if self.used is None else clamped.where(self.used, self.bias)
 
     def normalise(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
         """Map actions from their bounds to [-1, 1], for some of the agents."""

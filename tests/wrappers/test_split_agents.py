@@ -100,3 +100,18 @@ def test_what_cannot_be_split_is_refused():
 def test_models_of_the_undivided_agent_are_refused():
     with pytest.raises(UsageError, match="the other way round"):
         SplitAgents(LearnedDiffWrapper(robot(1)), {"a": range(6)})
+
+
+def test_models_do_not_see_the_padding_of_actions():
+    env = LearnedDiffWrapper(SplitAgents(robot(), SHARES))
+    SHAC(env).learn(200)
+    obs = env.current_obs
+    action = torch.linspace(-0.9, 0.9, 27).view(3, 3, 3)
+    other = action.where(env.valid_action_dims, 0.3).requires_grad_()
+    assert not torch.equal(action, other)
+    predicted = env.predict_step(obs, other)
+    for one, same in zip(env.predict_step(obs, action), predicted, strict=True):
+        assert torch.equal(one, same)
+    (predicted[0].sum() + predicted[1].sum()).backward()
+    assert not other.grad[:, ~env.valid_action_dims].any()
+    assert other.grad[:, env.valid_action_dims].any()
