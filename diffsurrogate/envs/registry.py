@@ -162,8 +162,8 @@ def as_multi_agent(env: Any, **options: Any) -> MultiAgentVectorEnv:
         env: an instance of a registered type; any object with `num_envs`, `step` and `reset`, as of
             GPU simulators (`BatchedEnv`); or a function without arguments (or a class) that makes
             one: with `num_envs=8` it is called 8 times, if the adapter can batch single envs.
-        options: of the adapter. `max_steps` only shortens the episodes of an env with a time limit
-            of its own (Gymnasium, PettingZoo); to lengthen them, make the env with another limit:
+        options: of the adapter. `max_steps` shortens the episodes of an env with a time limit of
+            its own (Gymnasium, PettingZoo), and is refused beyond it; make the env with another:
             `as_multi_agent(lambda: gymnasium.make(id, max_episode_steps=500))`.
 
     Raises:

@@ -23,7 +23,7 @@ class ExternalEnv(MultiAgentVectorEnv):
     only where it differs, and refuses what it cannot do:
 
     - `num_envs`: sub-environments that step together.
-    - `max_steps`: steps until truncation, if fewer than the env's own time limit; None for that.
+    - `max_steps`: steps until truncation, no more than the env's own time limit; None for that.
     - `seed`: of the first reset without one, from which every sub-environment gets its own; None
       leaves it to the library.
     - `device`: where the tensors live; the simulator computes on the CPU.
@@ -46,18 +46,22 @@ class ExternalEnv(MultiAgentVectorEnv):
         device: torch.device | str,
         seed: int | None,
         limits: Iterable[int | None],
+        max_steps: int | None,
         **described: Any,
     ) -> None:
         """Describe the env.
 
         Args:
-            device, seed: see the class.
-            limits: of time, of which the shortest holds; None for no limit.
+            device, seed, max_steps: see the class.
+            limits: of time, of the raw envs, of which the shortest holds; None for no limit.
             described: what else `MultiAgentVectorEnv` takes.
+
+        Raises:
+            UsageError: `max_steps` is beyond the env's own time limit.
         """
-        known = [limit for limit in limits if limit is not None]
-        shortest = min(known, default=None)
-        super().__init__(device=usable_device(device), max_steps=shortest, **described)
+        own = min((limit for limit in limits if limit is not None), default=None)
+        steps = shortened(own, max_steps)
+        super().__init__(device=usable_device(device), max_steps=steps, **described)
         self._seed = seed
         self._told: dict[str, Tensor] = {}
 
@@ -160,6 +164,21 @@ class ExternalEnv(MultiAgentVectorEnv):
         raise NotImplementedError(
             f"{self.library} has no way to restore an env's state; call reset(seed=...) instead"
         )
+
+
+def shortened(own: int | None, max_steps: int | None) -> int | None:
+    """Return the time limit of an env that has its `own`, with a `max_steps` that was asked for.
+
+    Raises:
+        UsageError: more steps than the env's own are asked for.
+    """
+    if own is None or max_steps is None or max_steps <= own:
+        return own if max_steps is None else max_steps
+    raise UsageError(
+        f"max_steps is {max_steps}, but the env itself ends its episodes after {own} steps; give "
+        "at most that, or make the env with a longer time limit, if it takes one "
+        f"(max_episode_steps={max_steps} in gymnasium.make, max_cycles in PettingZoo)"
+    )
 
 
 def check_options(

@@ -49,6 +49,7 @@ class AgentsEnv(ExternalEnv):
         raws: list[Any],
         *,
         limits: Iterable[int | None],
+        max_steps: int | None,
         seed: int | None,
         device: torch.device | str,
         check_bounds: bool,
@@ -59,7 +60,7 @@ class AgentsEnv(ExternalEnv):
 
         Args:
             raws: parallel envs.
-            limits, seed, device, check_bounds: see `ExternalEnv`.
+            limits, max_steps, seed, device, check_bounds: see `ExternalEnv`.
             masks_in_infos, state_size: see `Layout`.
 
         Raises:
@@ -80,6 +81,7 @@ class AgentsEnv(ExternalEnv):
             observation_space=layout.observation_box,
             action_space=layout.action_box,
             limits=limits,
+            max_steps=max_steps,
             seed=seed,
             device=device,
             check_bounds=False,  # each agent's own are checked, by its name

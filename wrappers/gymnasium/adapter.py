@@ -90,7 +90,8 @@ class GymnasiumEnv(SingleAgentEnv):
             raw.single_observation_space,
             raw.single_action_space,
             _bounds(raw) if check_bounds else None,
-            limits=(time_limit(raw), max_steps),
+            limits=(time_limit(raw),),
+            max_steps=max_steps,
             seed=seed,
             device=device,
         )

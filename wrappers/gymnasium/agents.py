@@ -54,7 +54,8 @@ class GymnasiumAgentsEnv(AgentsEnv):
         limits = [None if raw.spec is None else raw.spec.max_episode_steps for raw in raws]
         super().__init__(
             [AgentsByName(raw) for raw in raws],
-            limits=(*limits, max_steps),
+            limits=limits,
+            max_steps=max_steps,
             seed=seed,
             device=device,
             check_bounds=check_bounds,

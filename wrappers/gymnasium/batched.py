@@ -131,7 +131,8 @@ class BatchedEnv(ExternalEnv):
             observation_space=groups.box(len(agents)),
             action_space=action_box(actions),
             check_bounds=check_bounds,
-            limits=(max_steps, None if resets_itself else limit),
+            limits=(None if resets_itself else limit,),
+            max_steps=max_steps,
             seed=seed,
             device=own,
         )

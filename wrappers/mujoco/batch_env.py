@@ -45,7 +45,8 @@ class BatchEnv(ExternalEnv):
             agents=agents,
             observation_space=observation_space,
             action_space=action_space,
-            limits=(max_steps,),
+            limits=(),
+            max_steps=max_steps,
             seed=seed,
             device=device,
         )

@@ -13,7 +13,7 @@ from gymnasium.error import DependencyNotInstalled
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
-from diffsurrogate.wrappers.external.adapter import check_options
+from diffsurrogate.wrappers.external.adapter import check_options, shortened
 from diffsurrogate.wrappers.external.mujoco_warnings import quiet_mujoco
 
 try:
@@ -77,8 +77,8 @@ def make(
             "Ant-4x2" or "ManySegmentSwimmer-10x2"; the scenario alone with a partition of your
             own, `agent_factorization` (a dict of partition, edges and globals).
         num_envs, seed, device, differentiable: see `ExternalEnv`.
-        max_steps: steps until truncation, if fewer than the robot's own (1000; Reacher 50, Pusher
-            100).
+        max_steps: steps until truncation, no more than the robot's own (1000; Reacher 50, Pusher
+            100); None for these.
         render_mode: "rgb_array" or None; both allow pictures where envs step together,
             and not at all otherwise.
         batched: False to step envs one after another, True to be told why they cannot step
@@ -107,7 +107,7 @@ def make(
     raw = _raw(name, scenario, robot)
     spec = raw.single_agent_env.spec
     own = TIME_LIMIT if spec is None else spec.max_episode_steps or TIME_LIMIT
-    limit = min(max_steps or own, own)
+    limit = shortened(own, max_steps)
     must = bool(batched) or threads != 1 or render_mode is not None
     if batched is not False:
         try:

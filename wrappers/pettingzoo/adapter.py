@@ -63,7 +63,8 @@ class PettingZooEnv(AgentsEnv):
         masked, size = _probe(raws[0], seed, state=state)
         super().__init__(
             raws,
-            limits=(*map(time_limit, raws), max_steps),
+            limits=map(time_limit, raws),
+            max_steps=max_steps,
             seed=seed,
             device=device,
             check_bounds=check_bounds,

@@ -96,6 +96,7 @@ class AdaptedVecEnv(SingleAgentEnv):
             raw.action_space,
             bounds_of(observations) if check_bounds else None,
             limits=(),
+            max_steps=None,
             seed=seed,
             device=device,
         )
