@@ -33,7 +33,7 @@ class Rows:
 class Compiled:
     """An env's functions, compiled once for all envs made of them and each number of copies.
 
-    A state is a pytree. Its floating-point leaves, `moving`, carry gradients; the `rest` (counters,
+    A state is a pytree. Its real and complex leaves, `moving`, carry gradients; the `rest` (counters,
     random keys) does not. `params` are shared by all copies and pass no gradient; other values of
     the same shapes need no new compilation. They are a list of leaves here: MJX's model takes a
     third of a millisecond to flatten, at each call.
@@ -55,7 +55,7 @@ class Compiled:
         self.shape = shape
         """Of one copy's state: a pytree of `jax.ShapeDtypeStruct`."""
         leaves, self._tree = jax.tree.flatten(shape)
-        self.is_moving = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+        self.is_moving = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
         self.leaves = leaves
         options = compiler_options() if quick else None
         over_copies = functools.partial(jax.vmap, in_axes=(0, None))
@@ -366,7 +366,8 @@ class _Step(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, obs: Tensor, reward: Tensor, *after: Tensor) -> tuple[Any, ...]:
-        later = ([to_jax(x) for x in after], to_jax(obs), to_jax(reward))
+        # of a complex leaf, JAX's gradient is the conjugate of torch's
+        later = ([to_jax(x.conj().resolve_conj()) for x in after], to_jax(obs), to_jax(reward))
         moving, action = ctx.compiled.gradient(*ctx.given, later)
-        gradients = ctx.guard.finite_rows([to_torch(x) for x in (action, *moving)])
+        gradients = ctx.guard.finite_rows([to_torch(x).conj() for x in (action, *moving)])
         return None, None, None, None, *gradients

@@ -102,6 +102,28 @@ def test_gradients_equal_finite_differences():
     assert report.reward.median_error < 1e-3
 
 
+def test_a_complex_state_carries_gradients():
+    """Of z = 1, turned by a and then by b: Im z squared is sin(a + b)^2, its slope sin(2a + 2b)."""
+    import jax.numpy as jnp
+
+    from diffsurrogate.wrappers.jax.adapter import JaxEnv
+
+    def reset(key: Any) -> tuple[Any, Any]:
+        return {"z": jnp.ones((), jnp.complex64)}, jnp.array([1.0, 0.0])
+
+    def step(state: Any, action: Any) -> tuple[Any, Any, Any, Any]:
+        z = state["z"] * jnp.exp(1j * action[0])
+        return {"z": z}, jnp.stack([z.real, z.imag]), z.imag**2, False
+
+    env = JaxEnv(reset, step, act_dim=1, num_envs=2, differentiable=True)
+    env.reset(seed=0)
+    first = torch.tensor([0.3, 0.7]).view(2, 1, 1).requires_grad_()
+    env.step(first)
+    reward = env.step(torch.full((2, 1, 1), 0.2))[1]
+    (slope,) = torch.autograd.grad(reward.sum(), first)
+    torch.testing.assert_close(slope.flatten(), torch.tensor([1.0, 1.8]).sin())
+
+
 def test_without_differentiable_nothing_has_a_graph_and_gradients_can_be_learned():
     env = made()
     assert env.gradients == frozenset()
