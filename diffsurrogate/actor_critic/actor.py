@@ -321,7 +321,7 @@ class Actor(nn.Module):
         """Update the observation statistics, after the policy has learned from a window.
 
         They take effect in the next window. A `DiCoNet` measures its diversity on the same
-        observations, normalised by the new statistics.
+        observations, of agents that are alive, normalised by the new statistics.
 
         Args:
             obs: (*batch, agent, obs_dim).
@@ -330,7 +330,7 @@ class Actor(nn.Module):
         self.statistics.update(obs, alive_mask)
         if isinstance(self.net, DiCoNet):
             self.statistics.snapshot()
-            self.net.measure(self._inputs(obs))
+            self.net.measure(self._inputs(obs), alive_mask)
 
     # --- for some of the agents, which `out` and other arguments have on their agent axis ---------
 

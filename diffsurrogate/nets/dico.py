@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from diffsurrogate.distributed import mean_over_ranks
+from diffsurrogate.distributed import is_any, mean_over_ranks
 from diffsurrogate.functional.distances import gaussian_diversity
 
 _SAMPLE = 4096
@@ -62,14 +62,24 @@ class DiCoNet(nn.Module):
         self.common = common.to(self.measured.device)
         self.measured.copy_(self._diversity_on(torch.randn(_SAMPLE, *self.in_shape)))
 
-    def measure(self, x: Float[Tensor, "*b agent i"]) -> None:
-        """Measure the diversity on a sample of these features, and scale by it from now on."""
-        self.measured.copy_(mean_over_ranks(self._diversity_on(x)))
+    def measure(
+        self, x: Float[Tensor, "*b agent i"], alive_mask: Bool[Tensor, "*b agent"] | None = None
+    ) -> None:
+        """Measure the diversity on a sample of these features, and scale by it from now on.
+
+        Args:
+            x: of all agents.
+            alive_mask: the agents whose features count; None for all.
+        """
+        seen = x if alive_mask is None else x[alive_mask]
+        if is_any(seen.numel() > 0):
+            rows = seen.numel() // x.shape[-1]
+            self.measured.copy_(mean_over_ranks(self._diversity_on(seen), rows))
 
     @torch.no_grad()
-    def _diversity_on(self, x: Tensor) -> Tensor:
-        """Return the diversity of the individual parts, all evaluated on every agent's features."""
-        agents, features = x.shape[-2:]
+    def _diversity_on(self, x: Float[Tensor, "*row i"]) -> Tensor:
+        """Return the diversity of the individual parts, all evaluated on every row of features."""
+        agents, features = self.in_shape
         seen = x.reshape(-1, 1, features)
         # random, as a regular stride could hit the same agent and env every time
         chosen = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[:_SAMPLE]

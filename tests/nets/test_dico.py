@@ -145,3 +145,13 @@ def test_what_has_no_diversity_is_refused():
         Actor(ActorConfig(net=config), AGENTS, OBS, *box, discrete=True)
     with pytest.raises(UsageError, match="diversity"):
         DiCoConfig(diversity=-1.0)
+
+
+def test_what_dead_agents_see_does_not_count():
+    actor = Actor.of(ActorConfig(net=DICO, normalise_obs=False), Reach())
+    obs = torch.randn(1000, AGENTS, OBS)
+    alive_mask = torch.arange(1000).unsqueeze(1) < torch.tensor([100, 200, 50])
+    obs = torch.where(alive_mask.unsqueeze(-1), obs, 0.0)
+    actor.update_normaliser(obs, alive_mask)
+    seen = obs[alive_mask].unsqueeze(1).expand(-1, AGENTS, -1)
+    assert policy_diversity(actor, seen) == pytest.approx(0.4)
