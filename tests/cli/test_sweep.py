@@ -196,6 +196,15 @@ def study(tmp_path):
     return Study(tmp_path, space, {}, seed=0, warm_up=1, prune=True)
 
 
+def test_a_sweep_keeps_its_file_in_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "lr? {a} #1 50%20"
+    space = [Dimension.parse("ppo.clip.lr=1e-4:1e-2", {})]
+    study = Study(folder, space, {}, seed=0, warm_up=1, prune=False)
+    study.tell(study.next(1), 1.0)
+    assert (folder / "study.db").is_file()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_a_trial_behind_the_median_is_pruned(study):
     for value in (1.0, 2.0, 3.0, 4.0, 5.0):
         trial = study.next(9)

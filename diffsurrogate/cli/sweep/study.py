@@ -110,8 +110,7 @@ class Study:
             with self._alone():
                 self._study = optuna.create_study(
                     storage=optuna.storages.RDBStorage(
-                        f"sqlite:///{(folder / 'study.db').resolve()}",
-                        engine_kwargs={"connect_args": {"timeout": 60}},
+                        _url(folder / "study.db"), engine_kwargs={"connect_args": {"timeout": 60}}
                     ),
                     study_name="sweep",
                     direction="maximize",
@@ -264,6 +263,14 @@ class Study:
 
     def _folder(self, number: int) -> Path:
         return self.folder / "trials" / str(number)
+
+
+def _url(file: Path) -> str:
+    """Return SQLAlchemy's URL of an SQLite file, as Optuna takes it."""
+    from sqlalchemy import URL
+
+    url = URL.create("sqlite", database=str(file.resolve())).render_as_string()
+    return url.replace("{", "{{").replace("}", "}}")  # Optuna formats it
 
 
 def _optuna() -> Any:
