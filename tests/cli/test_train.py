@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,27 @@ def test_a_limit_does_not_forgo_the_last_evaluation(limit, stopped, tmp_path):
     assert [int(float(row["update"])) for row in rows] == [0, 1]
     returns = [float(row["evaluation_mean_return"]) for row in rows]
     assert summary["best_policy"]["update"] == returns.index(max(returns))
+
+
+def test_a_run_stopped_in_its_last_update_ends_as_one_that_was_not(trained, tmp_path, monkeypatch):
+    iterate, out = SHAC.iterate, tmp_path / "run"
+
+    def stopped(agent):
+        if agent.iteration == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return iterate(agent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SHAC, "iterate", stopped)
+        assert main([*CARTPOLE, *steps(2), "--seed", "1", "--out", str(out)]) == 130
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    for name in ("evaluation_mean_return", "reward"):
+        one, other = (
+            [row.get(name) for row in RunFolder(path).metrics()] for path in (trained, out)
+        )
+        assert one == other
+    one, other = (RunFolder(path).summary()["best_policy"] for path in (trained, out))
+    assert {**one, "cpu_seconds": 0} == {**other, "cpu_seconds": 0}
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
