@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import dacite
+import numpy as np
 
 from diffsurrogate.errors import UsageError, did_you_mean
 
@@ -14,12 +15,24 @@ T = TypeVar("T")
 def require_range(
     config: object, *names: str, low: float = float("-inf"), high: float = float("inf")
 ) -> None:
-    """Refuse fields of a configuration outside [low, high]; NaN always is."""
+    """Refuse fields of a configuration outside [low, high]; NaN always is.
+
+    And what is no whole number, in a field of whole numbers.
+    """
+    kinds = get_type_hints(type(config))
     for name in names:
         value = getattr(config, name)
+        if kinds.get(name) in (int, int | None):
+            require_whole(name, value)
         if not low <= value <= high:
             bound = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
             raise UsageError(f"{name} is {value}; it must be {bound}")
+
+
+def require_whole(name: str, value: object) -> None:
+    """Refuse what is no whole number, such as 2.5 or 1e3."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UsageError(f"{name} is {value!r}; it must be a whole number, such as 10, not 10.0")
 
 
 def require_choices(config: object) -> None:

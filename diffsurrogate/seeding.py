@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from diffsurrogate.errors import UsageError
+
 GLOBAL_STREAMS = threading.RLock()
 """Held by whoever uses torch's, NumPy's and Python's global random streams; other threads wait."""
 
@@ -39,7 +41,12 @@ def derive_seed(seed: int, purpose: str) -> int:
 
     Streams with the same seed would be identical: exploration noise would be a function of the
     initial states.
+
+    Raises:
+        UsageError: the seed is no whole number of at least 0.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise UsageError(f"seed is {seed!r}; give a whole number of at least 0")
     entropy = [seed, *purpose.encode()]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

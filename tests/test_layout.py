@@ -39,7 +39,7 @@ ADAPTERS = {
 FOR_EVERYBODY = {"errors", "seeding", "config", "distributed", "optimisation"}
 MAY_IMPORT = {
     "errors": set(),
-    "seeding": set(),
+    "seeding": {"errors"},
     "config": {"errors"},
     "distributed": {"errors", "seeding"},
     "optimisation": {"distributed"},

@@ -102,6 +102,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (BPPOConfig, {"update_order": "random", **AT_ONCE}, "scheme='sequential'"),
     (BPPOConfig, {"use_peer_ratio": False}, "use_peer_ratio=True"),
     (BPPOConfig, {"actor": ALONE}, "actor.conditioning is 'none'; set it to False"),
+    (PPOConfig, {"horizon": 2.5}, "horizon is 2.5; it must be a whole number"),
+    (HybridUpdateConfig, {"weight_steps": 1e6}, "weight_steps is 1000000.0; it must be a whole"),
     (ActionWorldModelConfig, {"heads": 3}, "heads = 3 must divide width = 64"),
     (ActionWorldModelConfig, {"predict": "velocity"}, "change.*absolute"),
 ]

@@ -7,6 +7,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from diffsurrogate.config import require_whole
 from diffsurrogate.envs.action_space import ActionSpace
 from diffsurrogate.envs.env import State
 from diffsurrogate.envs.registry import as_multi_agent
@@ -47,6 +48,7 @@ class ObservationHistory(GradientWrapper):
                 "models are to learn from the history too; wrap the other way round: "
                 "LearnedDiffWrapper(ObservationHistory(env.env, steps=...))"
             )
+        require_whole("steps", steps)
         if steps < 2:
             raise UsageError(f"steps is {steps}; a history needs at least 2 observations")
         self.env = env = as_multi_agent(env)

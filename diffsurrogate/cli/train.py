@@ -225,7 +225,8 @@ class _Session:
                 self.cpu_seconds += metrics["update_cpu_seconds"]
                 metrics["cpu_seconds"] = self.cpu_seconds
                 self.wall_seconds = time.monotonic() - before
-                ends = self.done() and (self.stopped != _INTERRUPTED or agent.iteration == self.last)
+                last = agent.iteration == self.last  # Ctrl-C in it changes nothing
+                ends = self.done() and (last or self.stopped != _INTERRUPTED)
                 if agent.iteration % options.eval_every == 0 or ends:
                     metrics |= self._evaluate(bar)
                 self._log(metrics)

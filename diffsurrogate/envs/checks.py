@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from diffsurrogate.config import require_whole
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.modes import usable
 from diffsurrogate.envs.waiting import Call
@@ -322,13 +323,16 @@ def check_world(
         max_steps: steps after which an episode is truncated; None for never.
 
     Raises:
-        UsageError: a number is below 1, there are no agents, observations or actions have no
-            entries, or the action box is infinite.
+        UsageError: a number is below 1 or not whole, there are no agents, observations or actions
+            have no entries, or the action box is infinite.
     """
+    require_whole("num_envs", num_envs)
     if num_envs < 1:
         raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
     if not agents:
         raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
+    if max_steps is not None:
+        require_whole("max_steps", max_steps)
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for no time limit")
     for what, space in (("observations", observation_space), ("actions", action_space)):

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from diffsurrogate.config import require_whole
 from diffsurrogate.errors import UsageError
 
 
@@ -239,6 +240,7 @@ def _stack_alive(steps: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
 
 def check_horizon(horizon: int) -> None:
     """Refuse a horizon below one step."""
+    require_whole("horizon", horizon)
     if horizon < 1:
         raise UsageError(f"horizon is {horizon}; a window needs at least 1 step")
 

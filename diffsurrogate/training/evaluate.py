@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffsurrogate.config import require_whole
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.envs.registry import check_adapted
 from diffsurrogate.envs.reported import RESERVED, last_of_episodes
@@ -87,6 +88,7 @@ def evaluate(
     steps = env.max_steps if steps is None else steps
     if steps is None:
         raise UsageError("the env has no time limit; give steps=..., the longest episode to run")
+    require_whole("steps", steps)
     if steps < 1:
         raise UsageError(f"evaluation takes {steps} steps; give steps=..., at least 1")
     env.reset(seed=seed)

@@ -44,6 +44,13 @@ def test_a_number_of_steps_is_needed(monkeypatch):
     assert agent.learn(1e2).env_steps == 112
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "3"])
+def test_a_seed_is_a_whole_number(seed, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(UsageError, match=f"seed is {seed!r}; give a whole number"):
+        TRAINERS["ppo"].make(seed=seed)
+
+
 @every_trainer
 def test_only_false_from_the_callback_stops(case):
     agent, seen = case.make(), []

@@ -1,5 +1,6 @@
 """The base protocol, on an env whose every number can be worked by hand."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -68,12 +69,15 @@ def test_window_needs_a_step(horizon):
         ({"num_envs": 0}, "num_envs is 0"),
         ({"agents": []}, "no agents"),
         ({"max_steps": 0}, "max_steps is 0"),
+        ({"num_envs": 2.5}, "num_envs is 2.5; it must be a whole number"),
+        ({"max_steps": 2.5}, "max_steps is 2.5; it must be a whole number"),
         ({"action_space": box(-np.inf, 1, ACT)}, "action box must be finite"),
         ({"action_space": box(-1, 1, 0)}, r"actions of .* = \(3, 0\) have no entries"),
         ({"observation_space": box(-1, 1, 0)}, "observations .*; give at least one number"),
     ],
 )
-def test_impossible_env_is_refused_at_construction(change, message):
+def test_impossible_env_is_refused_at_construction(change, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for users
     given = {
         "num_envs": ENVS,
         "agents": ["a", "b", "c"],

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffsurrogate.config import require_whole
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.registry import usable_device
 from diffsurrogate.errors import UsageError
@@ -214,6 +215,7 @@ def _no_gradients(env: str) -> UsageError:
 
 def check_count(num_envs: int, given: int | None = None) -> None:
     """Refuse a number of envs below 1, or another than that of a vector env that was `given`."""
+    require_whole("num_envs", num_envs)
     if given is not None and num_envs != given:
         raise UsageError(
             f"num_envs is {num_envs}, but this vector env has {given} envs; make it with the "

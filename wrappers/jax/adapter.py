@@ -22,7 +22,7 @@ class JaxEnv(MultiAgentVectorEnv):
     """Copies of an env that is two pure functions of one copy, compiled and differentiated by JAX.
 
     `reset(key)` returns state and obs; `step(state, action)` returns state, obs, reward and
-    terminated. The state is a pytree: its real and complex leaves carry gradients, others (counters,
+    terminated. The state is a pytree: real and complex leaves carry gradients, others (counters,
     random keys) do not. Of one agent, obs is `(obs_dim,)`, the action `(act_dim,)` and the reward a
     scalar; with `agents` all three have the agents' axis in front. Randomness in `step` needs a key
     in the state. The time limit is `max_steps`, never `terminated`.

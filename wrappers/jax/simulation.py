@@ -33,10 +33,10 @@ class Rows:
 class Compiled:
     """An env's functions, compiled once for all envs made of them and each number of copies.
 
-    A state is a pytree. Its real and complex leaves, `moving`, carry gradients; the `rest` (counters,
-    random keys) does not. `params` are shared by all copies and pass no gradient; other values of
-    the same shapes need no new compilation. They are a list of leaves here: MJX's model takes a
-    third of a millisecond to flatten, at each call.
+    A state is a pytree. Its real and complex leaves, `moving`, carry gradients; the `rest`
+    (counters, random keys) does not. `params` are shared by all copies and pass no gradient; other
+    values of the same shapes need no new compilation. They are a list of leaves here: MJX's model
+    takes a third of a millisecond to flatten, at each call.
     """
 
     def __init__(

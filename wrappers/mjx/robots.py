@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium
 
+from diffsurrogate.config import require_whole
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.jax.library import jax
 from diffsurrogate.wrappers.mjx.solver import constrained_acceleration
@@ -84,6 +85,7 @@ def load(file: str, substeps: int, contact: Contact, *, muscles: bool = False) -
     Raises:
         UsageError: the substeps or the contact are out of range.
     """
+    require_whole("substeps", substeps)
     if substeps < 1:
         raise UsageError(f"substeps is {substeps}; at least 1 is needed")
     contact.check(substeps)

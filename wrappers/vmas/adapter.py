@@ -15,6 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from diffsurrogate.config import require_whole
 from diffsurrogate.envs.env import MultiAgentVectorEnv, State
 from diffsurrogate.envs.modes import check_defaults
 from diffsurrogate.errors import UsageError
@@ -388,9 +389,11 @@ def make(
         UsageError: VMAS has no such scenario, or the scenario no such argument or gradient.
     """
     check_defaults()
+    require_whole("num_envs", num_envs)
     if num_envs < 1:
         raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
     if n_agents is not None:
+        require_whole("n_agents", n_agents)
         if n_agents < 1:
             raise UsageError(f"n_agents is {n_agents}; at least 1 agent is needed")
         scenario_kwargs["n_agents"] = n_agents

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -220,10 +221,12 @@ def test_stiffer_contacts_need_no_new_compilation():
         ({"stiffness": 100.0}, "a time constant of 0.002 s, .* give substeps=17, or .* at most 23"),
         ({"stiffness": -1.0}, "a finite number above 0"),
         ({"substeps": 0}, "at least 1"),
+        ({"substeps": 2.5}, "substeps is 2.5; it must be a whole number"),
         ({"stifness": 2.0}, "does not take stifness; .*did you mean 'stiffness'"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message):
+def test_options_out_of_range_are_refused(options, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for users
     with pytest.raises(UsageError, match=message):
         make("mjx/hopper", **options)
 
