@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+from diffsurrogate.cli.report.command import ReportOptions, report
 from diffsurrogate.cli.report.curves import draw, envs_of
 from diffsurrogate.cli.report.table import Group, interquartile_mean, table_of
 
@@ -86,3 +87,15 @@ def test_a_label_says_what_differs_from_the_others_on_the_env(curves):
     texts = [[t.get_text() for t in figure.axes[i].get_legend().texts] for i in (1, 3)]
     assert texts == [["ppo", "shac++ shac.gamma=0.9"], ["ppo"]]
     plt.close(figure)
+
+
+@pytest.mark.parametrize("text", ["", "subject,answer\n1,2\n"])
+def test_a_table_of_trials_that_is_not_of_a_sweep_is_passed_over(text, tmp_path, capsys):
+    for name, content in (("run/config.json", "{}"), ("people/trials.csv", text)):
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_text(content)
+    assert report(ReportOptions(folder=tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "Not finished: run" in out
+    assert "sweep" not in out

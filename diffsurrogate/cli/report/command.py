@@ -129,8 +129,11 @@ def _sweeps(folder: Path) -> list[str]:
     """Return a line on each sweep in a folder: how many trials it has, and the best."""
     lines = []
     for file in sorted(folder.rglob("trials.csv")):
-        with file.open() as table:
-            trials = list(csv.DictReader(table))
+        with file.open(errors="replace") as text:
+            table = csv.DictReader(text)
+            if (table.fieldnames or [])[:3] != ["trial", "state", "value"]:
+                continue  # not of a sweep
+            trials = list(table)
         complete = [trial for trial in trials if trial["state"] == "complete"]
         line = f"{file.parent} is a sweep of {len(trials)} trials"
         if complete:
