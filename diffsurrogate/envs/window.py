@@ -7,7 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from diffsurrogate.config import require_whole
 from diffsurrogate.errors import UsageError
 
 
@@ -239,8 +238,9 @@ def _stack_alive(steps: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
 
 
 def check_horizon(horizon: int) -> None:
-    """Refuse a horizon below one step."""
-    require_whole("horizon", horizon)
+    """Refuse a horizon below one step, or with a part of one."""
+    if isinstance(horizon, float):
+        raise UsageError(f"horizon is {horizon}; it must be a whole number of steps")
     if horizon < 1:
         raise UsageError(f"horizon is {horizon}; a window needs at least 1 step")
 

