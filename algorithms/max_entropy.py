@@ -72,7 +72,7 @@ class EntropyBonus:
                 "temperature at 0"
             )
         self.actor = actor
-        free = actor.free_features.sum(-1)
+        free = actor.action_space.free.sum(-1)
         self.target = config.target * free
         """(agent,) of the entropy, in nats."""
         self.weight = Temperature(config.temperature).to(free.device)

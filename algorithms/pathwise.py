@@ -206,7 +206,7 @@ class PathwiseGradient:
             action = window.mask_dead_actions(mean)
         else:
             action = self.actor.normalise_action(window.action)
-        action = action.where(self.actor.free_features, 0.0)
+        action = action.where(self.actor.action_space.free, 0.0)
         return loss + weight * action_penalty(action, -one, one)
 
     def _individual_loss(self, window: Window, share: Tensor | None) -> Tensor:

@@ -14,7 +14,6 @@ from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import build_actor
 from diffsurrogate.actor_critic.recurrent import RecurrentActor, RecurrentPolicy
 from diffsurrogate.config import config_from_dict, require_choice
-from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy
 from diffsurrogate.envs.observation_slices import available_actions
 from diffsurrogate.envs.registry import as_multi_agent
@@ -239,7 +238,7 @@ class TrainedPolicy:
                 )
             going_on = torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
             action, self._hidden = actor.act_next(obs, noise, hidden, going_on)
-        return clamp_to_box(action, env.action_low, env.action_high)
+        return actor.action_space.executed(action)
 
 
 def _actor(config: ActorConfig, state: dict[str, Any], env: MultiAgentVectorEnv) -> Actor:

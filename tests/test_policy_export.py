@@ -173,6 +173,18 @@ def test_it_acts_as_the_policy_on_any_number_of_copies(case, ending, tmp_path):
     assert (action != action[:1]).any(0).all()  # all of it depends on what is seen
 
 
+def test_padded_actions_are_the_middle_of_their_bounds(tmp_path):
+    recipe, env = in_turn()
+    env.valid_action_dims[1, 1] = False  # as of an agent with one number less
+    policy, path = untrained(recipe, env), tmp_path / "policy.pt2"
+    export_policy(policy, path)
+    obs, expected = asked(policy, 5, seed=1)
+    (action,) = by_torch(path)(obs)
+    middle = float(env.action_low[1, 1] + env.action_high[1, 1]) / 2
+    assert action[:, 1, 1].tolist() == expected[:, 1, 1].tolist() == [middle] * 5
+    assert (action[:, 2, 1] != middle).all()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "pendulum"

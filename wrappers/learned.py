@@ -103,7 +103,7 @@ class LearnedDiffWrapper(EnvWrapper):
                 self.action_low,
                 self.action_high,
                 discrete=self.discrete_actions,
-                used=self.valid_action_dims,
+                valid=self.valid_action_dims,
             ),
             reward=reward,
             dynamics=dynamics,

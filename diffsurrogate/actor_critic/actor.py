@@ -107,8 +107,6 @@ class Actor(nn.Module):
     """
 
     log_std: Tensor
-    missing: Tensor | None
-    """(agent, act_dim) bool: action features, or discrete actions, that are only padding."""
     flags: Tensor | None
     """(obs_dim,) bool: features of the action mask, which pass no gradient."""
     _in_turn: ClassVar[bool] = False
@@ -125,7 +123,7 @@ class Actor(nn.Module):
         high: Tensor,
         *,
         discrete: bool = False,
-        available: Tensor | None = None,
+        valid: Tensor | None = None,
         action_mask_slice: slice | None = None,
         global_state_slice: slice | None = None,
     ) -> None:
@@ -138,8 +136,7 @@ class Actor(nn.Module):
             low: lower bounds of actions.
             high: upper bounds.
             discrete: actions are discrete, one-hot over act_dim.
-            available: (agent, act_dim) bool, False where an agent's action is padding; None if
-                none is.
+            valid: (agent, act_dim) bool, False where an agent's action is padding; None if none is.
             action_mask_slice: slice of obs with the action mask; None without.
             global_state_slice: slice of obs that policies do not see; None without.
 
@@ -177,11 +174,9 @@ class Actor(nn.Module):
         outputs = low.shape[-1] * (2 if self.state_dependent_std else 1)
         self.net = self._network(agents, seen, outputs)
         self.statistics = RunningStatistics((agents, obs_dim), shared=config.net.same_for_all)
-        self.action_space = ActionSpace(low, high, discrete=discrete)
-        missing = None if available is None or bool(available.all()) else ~available
-        self.register_buffer("missing", missing, persistent=False)
-        if missing is not None and isinstance(self.net, DiCoNet):
-            self.net.compare_only(self.free_features.all(0))
+        self.action_space = ActionSpace(low, high, discrete=discrete, valid=valid)
+        if self.action_space.valid is not None and isinstance(self.net, DiCoNet):
+            self.net.compare_only(self.action_space.free.all(0))
         log_std = torch.full((low.shape[-1],), config.std).log()
         if config.learn_std:
             self.log_std = nn.Parameter(log_std)
@@ -198,7 +193,7 @@ class Actor(nn.Module):
             env.action_low,
             env.action_high,
             discrete=env.discrete_actions,
-            available=env.valid_action_dims,
+            valid=env.valid_action_dims,
             action_mask_slice=env.action_mask_slice,
             global_state_slice=env.global_state_slice,
         )
@@ -299,12 +294,6 @@ class Actor(nn.Module):
         """Map actions from their bounds to [-1, 1]."""
         return self.action_space.normalise(action, agents)
 
-    @property
-    def free_features(self) -> Tensor:
-        """(agent, act_dim) bool: no padding, and with bounds that differ."""
-        free = self.action_space.scale > 0
-        return free if self.missing is None else free & ~self.missing
-
     def log_std_of(self, agents: slice = _ALL) -> Tensor:
         """Return log standard deviations that broadcast over (*batch, agent, act_dim)."""
         return self.log_std
@@ -364,8 +353,9 @@ class Actor(nn.Module):
 
     def _masked(self, out: Tensor, inputs: Tensor, agents: slice = _ALL) -> Tensor:
         """Mask the logits of padded or unavailable actions; `inputs` are of all agents."""
-        if self.discrete and self.missing is not None:
-            out = out.masked_fill(self.missing[agents], -1e9)
+        valid = self.action_space.valid
+        if self.discrete and valid is not None:
+            out = out.masked_fill(~valid[agents], -1e9)
         if self.action_mask_slice is not None:
             columns = self.action_mask_slice
             if (
@@ -403,7 +393,7 @@ class Actor(nn.Module):
             log_std = log_std + noise_state.fresh.log()
         unit = (self.normalise_action(action, agents) - out) / log_std.exp()
         density = -(0.5 * unit.square() + log_std + 0.5 * math.log(2 * math.pi))
-        return self._of_free_features(density, agents)
+        return self._sum_of_free(density, agents)
 
     def _entropy_of(self, out: Tensor, agents: slice = _ALL) -> Tensor:
         if self.discrete:
@@ -413,11 +403,11 @@ class Actor(nn.Module):
         each = log_std + 0.5 * (1 + math.log(2 * math.pi))
         if self.config.squash:
             each = each + _mean_log_slope(mean, log_std.exp())
-        return self._of_free_features(each, agents).expand(out.shape[:-1])
+        return self._sum_of_free(each, agents).expand(out.shape[:-1])
 
-    def _of_free_features(self, values: Tensor, agents: slice = _ALL) -> Tensor:
-        """Sum over `free_features`."""
-        return torch.where(self.free_features[agents], values, 0.0).sum(-1)
+    def _sum_of_free(self, values: Tensor, agents: slice = _ALL) -> Tensor:
+        """Sum over action features that are no padding."""
+        return torch.where(self.action_space.free[agents], values, 0.0).sum(-1)
 
 
 class NoisyPolicy:

@@ -149,7 +149,7 @@ class AutoregressiveActor(Actor):
         """Return actions as networks see them: one-hot if discrete, else normalised, padding 0."""
         if self.discrete:
             return action
-        return self.normalise_action(action, agents).where(self.free_features[agents], 0.0)
+        return self.normalise_action(action, agents).where(self.action_space.free[agents], 0.0)
 
     def output(self, agent: int, obs: Tensor, seen: Tensor) -> Tensor:
         """Return one agent's means or logits (*batch, 1, act_dim), given the actions before it.

@@ -77,7 +77,7 @@ def _diversity(actor: Actor, obs: Tensor, noise: Tensor | None) -> Tensor:
     if actor.discrete:
         return choices_diversity(actor(obs).softmax(-1))
     mean, log_std = actor.gaussian(obs)
-    std, common = log_std.exp().expand_as(mean), actor.free_features.all(0)
+    std, common = log_std.exp().expand_as(mean), actor.action_space.free.all(0)
     mean, std = mean[..., common], std[..., common]
     if noise is None:
         return gaussian_diversity(mean, std)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from diffsurrogate.actor_critic.actor import Actor, NoisyPolicy
-from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv
 from diffsurrogate.errors import UsageError
 from diffsurrogate.nets.build import build_recurrent_net
@@ -111,7 +110,7 @@ class RecurrentPolicy:
                 f"an env with (env, agent, obs_dim) = {needed}; give that env's current_obs"
             )
         action, self.hidden = self.actor.act_next(obs, None, self.hidden, env.episode_start)
-        return clamp_to_box(action, env.action_low, env.action_high)
+        return self.actor.action_space.executed(action)
 
 
 class ExploringPolicy(NoisyPolicy):

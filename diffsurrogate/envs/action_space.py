@@ -19,10 +19,11 @@ class ActionSpace(nn.Module):
     high: Tensor
     bias: Tensor
     scale: Tensor
-    used: Tensor | None
+    valid: Tensor | None
+    """(agent, act_dim) bool, False where an agent's action is padding; None without padding."""
 
     def __init__(
-        self, low: Tensor, high: Tensor, *, discrete: bool = False, used: Tensor | None = None
+        self, low: Tensor, high: Tensor, *, discrete: bool = False, valid: Tensor | None = None
     ) -> None:
         """Store the bounds (agent, act_dim); those of discrete actions are 0 and 1.
 
@@ -30,13 +31,12 @@ class ActionSpace(nn.Module):
             low: smallest actions.
             high: largest actions.
             discrete: actions are one-hot rows.
-            used: (agent, act_dim) bool, False where continuous actions are only padding; None if
-                nothing is.
+            valid: (agent, act_dim) bool, False where an agent's action is padding; None if none is.
         """
         super().__init__()
         self.discrete = discrete
-        padded = not discrete and used is not None and not bool(used.all())
-        self.register_buffer("used", used if padded else None, persistent=False)
+        padded = valid is not None and not bool(valid.all())
+        self.register_buffer("valid", valid if padded else None, persistent=False)
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
         self.register_buffer("bias", (low + high) / 2, persistent=False)
@@ -51,7 +51,13 @@ class ActionSpace(nn.Module):
         if self.discrete:
             return straight_through_one_hot(action, action)
         clamped = clamp_to_box(action, self.low, self.high)
-        return clamped if self.used is None else clamped.where(self.used, self.bias)
+        return clamped if self.valid is None else clamped.where(self.valid, self.bias)
+
+    @property
+    def free(self) -> Tensor:
+        """(agent, act_dim) bool: no padding, and with bounds that differ."""
+        free = self.scale > 0
+        return free if self.valid is None else free & self.valid
 
     def normalise(self, action: Tensor, agents: slice = slice(None)) -> Tensor:
         """Map actions from their bounds to [-1, 1], for some of the agents."""

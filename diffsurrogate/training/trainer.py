@@ -32,7 +32,6 @@ from diffsurrogate.distributed import (
     states_at_rank_0,
     world_size,
 )
-from diffsurrogate.envs.action_space import clamp_to_box
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy, State
 from diffsurrogate.envs.modes import (
     check_defaults,
@@ -231,7 +230,7 @@ class Trainer(ABC):
                 shape = (*obs.shape[:-1], self.env.act_dim)
                 noise = torch.randn(shape, generator=self.predict_rng, device=obs.device)
             action = self.predictor.act(obs, noise)
-        return clamp_to_box(action, self.env.action_low, self.env.action_high)
+        return self.predictor.action_space.executed(action)
 
     def policy(self, env: MultiAgentVectorEnv) -> Policy:
         """Return a deterministic policy for an env: `predict`, unless the policy is recurrent.

@@ -294,7 +294,7 @@ def test_deviations_that_depend_on_the_state_refuse_what_they_cannot_follow(othe
 
 def test_padded_features_have_neither_density_nor_entropy():
     acts = torch.tensor([[True, False], [True, True], [True, True]])
-    policy = Actor(ActorConfig(net=NET, std=0.5), AGENTS, OBS, LOW, HIGH, available=acts)
+    policy = Actor(ActorConfig(net=NET, std=0.5), AGENTS, OBS, LOW, HIGH, valid=acts)
     obs, count = draw(ENVS, AGENTS, OBS), torch.tensor([1.0, 2.0, 2.0]).expand(ENVS, AGENTS)
     at_mean = -math.log(0.5) - 0.5 * math.log(2 * math.pi)  # of one feature
     action = policy.act(obs, None)

@@ -157,7 +157,7 @@ def test_what_is_built_depends_on_the_order():
 @seeing
 def test_padded_features_say_nothing_to_later_agents(conditioning):
     policy = actor(conditioning=conditioning)
-    policy.missing = torch.tensor([[False, True], [False, False], [False, False]])
+    policy.action_space.valid = torch.tensor([[True, False], [True, True], [True, True]])
     obs, noise = draw(ENVS, AGENTS, OBS), draw(ENVS, AGENTS, ACT, seed=2)
     other = noise.clone()
     other[:, 0, 1] += 1.0

@@ -46,7 +46,7 @@ def test_features_that_an_agent_does_not_have_do_not_tell_it_from_others(distanc
     acts = torch.tensor([[True, False], [True, True], [True, True]])
     box = torch.ones(AGENTS, 2)
     policy = Actor(
-        ActorConfig(net=SeparateNetConfig(hidden=(8,))), AGENTS, OBS, -box, box, available=acts
+        ActorConfig(net=SeparateNetConfig(hidden=(8,))), AGENTS, OBS, -box, box, valid=acts
     )
     for weights in policy.net.parameters():
         weights.data.zero_()

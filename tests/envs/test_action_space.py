@@ -62,6 +62,20 @@ def test_executed_actions_are_clamped_without_a_gradient_outside() -> None:
     assert torch.equal(action.grad[:, :2, 1], inside[:, :2, 1].float())
 
 
+def test_padding_is_executed_as_the_middle_of_its_bounds_and_passes_no_gradient() -> None:
+    valid = torch.tensor([[True, True], [True, False], [True, True]])
+    space = ActionSpace(LOW, HIGH, valid=valid)
+    assert torch.equal(space.free, torch.tensor([[1, 1], [1, 0], [1, 0]]).bool())
+    assert ActionSpace(LOW, HIGH, valid=torch.ones(AGENTS, ACT).bool()).valid is None
+    action = space.denormalise(0.9 * draw(ENVS, AGENTS, ACT).tanh()).requires_grad_()
+    executed = space.executed(action)
+    assert (executed[:, 1, 1] == 0.0).all()
+    assert torch.equal(executed[:, valid], action[:, valid])
+    executed.sum().backward()
+    assert action.grad is not None
+    assert not action.grad[:, ~valid].any()
+
+
 def test_executed_discrete_actions_are_one_hot_with_the_gradient_of_the_numbers_given() -> None:
     space = ActionSpace(torch.zeros(AGENTS, 4), torch.ones(AGENTS, 4), discrete=True)
     action = draw(ENVS, AGENTS, 4).softmax(-1).requires_grad_()

@@ -239,7 +239,7 @@ def test_a_team_learns_discrete_actions(gradient):
 def test_actions_that_an_agent_lacks_are_never_taken():
     box = torch.zeros(2, CHOICES), torch.ones(2, CHOICES)
     available = torch.tensor([[True, True, True], [True, False, True]])
-    actor = Actor(ActorConfig(), 2, 4, *box, discrete=True, available=available)
+    actor = Actor(ActorConfig(), 2, 4, *box, discrete=True, valid=available)
     noise = torch.randn(500, 2, CHOICES, generator=torch.Generator().manual_seed(0))
     obs = torch.randn(500, 2, 4, generator=torch.Generator().manual_seed(1))
     chosen = actor.act(obs, noise).sum(0)
