@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import dacite
 import numpy as np
@@ -29,10 +29,17 @@ def require_range(
             raise UsageError(f"{name} is {value}; it must be {bound}")
 
 
-def require_whole(name: str, value: object) -> None:
-    """Refuse what is no whole number, such as 2.5 or 1e3."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether it is a whole number: 2 and NumPy's are, True, 2.0 and 1e3 are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def require_whole(name: str, value: object, *, low: int | None = None) -> None:
+    """Refuse what is no whole number, or one below `low`."""
+    if not is_whole(value):
         raise UsageError(f"{name} is {value!r}; it must be a whole number, such as 10, not 10.0")
+    if low is not None and value < low:
+        raise UsageError(f"{name} is {value}; it must be at least {low}")
 
 
 def require_choices(config: object) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from diffsurrogate.config import is_whole
 from diffsurrogate.errors import UsageError
 
 GLOBAL_STREAMS = threading.RLock()
@@ -45,7 +46,7 @@ def derive_seed(seed: int, purpose: str) -> int:
     Raises:
         UsageError: the seed is no whole number of at least 0.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+    if not is_whole(seed) or seed < 0:
         raise UsageError(f"seed is {seed!r}; give a whole number of at least 0")
     entropy = [seed, *purpose.encode()]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -39,8 +39,8 @@ ADAPTERS = {
 FOR_EVERYBODY = {"errors", "seeding", "config", "distributed", "optimisation"}
 MAY_IMPORT = {
     "errors": set(),
-    "seeding": {"errors"},
     "config": {"errors"},
+    "seeding": {"errors", "config"},
     "distributed": {"errors", "seeding"},
     "optimisation": {"distributed"},
     "functional": set(),

@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from diffsurrogate.config import require_whole
+from diffsurrogate.config import is_whole, require_whole
 from diffsurrogate.envs.bounds import Bounds
 from diffsurrogate.envs.modes import usable
 from diffsurrogate.envs.waiting import Call
@@ -326,15 +326,11 @@ def check_world(
         UsageError: a number is below 1 or not whole, there are no agents, observations or actions
             have no entries, or the action box is infinite.
     """
-    require_whole("num_envs", num_envs)
-    if num_envs < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    require_whole("num_envs", num_envs, low=1)
     if not agents:
         raise UsageError("the env has no agents; at least 1 is needed (n_agents=1)")
     if max_steps is not None:
-        require_whole("max_steps", max_steps)
-    if max_steps is not None and max_steps < 1:
-        raise UsageError(f"max_steps is {max_steps}; give at least 1, or None for no time limit")
+        require_whole("max_steps", max_steps, low=1)
     for what, space in (("observations", observation_space), ("actions", action_space)):
         if 0 in space.shape:
             raise UsageError(
@@ -350,7 +346,7 @@ RESET_MASK = "reset_mask"
 
 def check_seed(seed: Any) -> None:
     """Refuse a seed of `reset` that is not one whole number, such as one per env."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
+    if seed is not None and not is_whole(seed):
         raise UsageError(
             f"seed is {seed!r}; give one whole number, from which every env gets its own"
         )

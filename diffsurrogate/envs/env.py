@@ -18,10 +18,10 @@ from torch.profiler import record_function
 from diffsurrogate.envs.action_space import clamp_to_box, expect_action
 from diffsurrogate.envs.bounds import Bounds, float32_inside
 from diffsurrogate.envs.checks import StepChecks, check_seed, check_world, other_options, reset_mask
+from diffsurrogate.envs.episodes import RESERVED, Episodes
 from diffsurrogate.envs.modes import check_defaults, keep_outside, usable
 from diffsurrogate.envs.observation_slices import available_actions, check_columns
 from diffsurrogate.envs.raw_form import RawForm
-from diffsurrogate.envs.reported import RESERVED, EpisodeReport
 from diffsurrogate.envs.window import GradientGuard, Window, WindowPolicy, check_horizon, step_of
 from diffsurrogate.errors import UsageError
 from diffsurrogate.functional.discrete_actions import straight_through_one_hot
@@ -131,16 +131,12 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.gradient_guard = GradientGuard()
         self._current: Tensor | None = None
         self._given_up = False
-        self._episode_report = EpisodeReport()
         self._reset_options: dict[str, Any] = {}  # of the reset that runs
         self._restarts_broken = False
         bounds = Bounds.of(observation_space, self.device) if check_bounds else None
         shape = (num_envs, self.num_agents, self.obs_dim)
         self._step_checks = StepChecks(type(self).__name__, self.agents, shape, bounds)
-        self._steps = torch.zeros(num_envs, dtype=torch.long, device=self.device)
-        # float64 for long episodes; -inf of one that is cut
-        self._returns = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
-        self._episode_start = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        self._episodes = Episodes(num_envs, self.device)
 
     def __repr__(self) -> str:
         """Return kind and sizes, on one line."""
@@ -201,7 +197,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     @property
     def episode_start(self) -> Tensor:
         """(env,) bool: `current_obs` is the first of its episode; hidden states reset there."""
-        return self._episode_start
+        return self._episodes.started
 
     @property
     def alive_mask(self) -> Tensor | None:
@@ -344,8 +340,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             *roles, obs_dim=self.obs_dim, act_dim=self.act_dim, discrete=self.discrete_actions
         )
         self._current = self._step_checks.reset(self._reset_all, seed)
-        self._steps, self._returns = torch.zeros_like(self._steps), torch.zeros_like(self._returns)
-        self._episode_start = torch.ones_like(self._episode_start)
+        self._episodes.begin()
         return self._current, {}
 
     def _start_some(self, mask: Tensor) -> Tensor:
@@ -355,13 +350,12 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 f"{self.name_in_errors} resets an env only when its episode ends; leave out "
                 'options={"reset_mask": ...}'
             )
-        before = self.current_obs
-        obs = self._step_checks.reset(self._reset_where, mask, self._steps, before)
+        before, steps = self.current_obs, self._episodes.steps
+        obs = self._step_checks.reset(self._reset_where, mask, steps, before)
         obs = torch.where(mask[:, None, None], obs, before)
-        self._step_checks.fresh(self._steps, obs)
-        self._steps = torch.where(mask, 0, self._steps)
-        self._returns = torch.where(mask, 0.0, self._returns)
-        self._current, self._episode_start = obs, self._episode_start | mask
+        self._step_checks.fresh(steps, obs)
+        self._episodes.begin(mask)
+        self._current = obs
         return obs
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
@@ -384,9 +378,9 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.check_action(actions)
         box = self.action_low, self.action_high
         action = self._one_hot(actions) if self.discrete_actions else clamp_to_box(actions, *box)
-        steps = self._steps + 1
+        steps = self._episodes.steps + 1
         next_obs, reward, terminated = self._step_checks.step(self._advance, action, steps, seen)
-        self._steps = steps
+        self._episodes.advance(reward)
         broken = self._step_checks.broken(steps, next_obs, reward, allowed=self._restarts_broken)
         truncated = self._step_checks.cut(self._cut_short, steps)
         if self.max_steps is not None:
@@ -394,17 +388,12 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if broken is not None:
             truncated = truncated | (broken & ~terminated)
         ended, obs = terminated | truncated, next_obs
-        self._returns = self._returns + reward.detach().double().sum(-1)
-        ends = bool(ended.any())
-        if ends:
+        if bool(ended.any()):
             obs = self._step_checks.reset(self._reset_where, ended, steps, next_obs)
             self._step_checks.fresh(steps, obs)
-            self._steps = torch.where(ended, 0, steps)
-        self._current, self._episode_start = obs, ended
+        self._current = obs
         info = {key: told for key, told in self._report().items() if key not in RESERVED}
-        if ends:
-            self._count_episodes(ended, steps, info)
-            self._returns = torch.where(ended, 0.0, self._returns)
+        self._episodes.end(ended, info)
         info |= {"final_obs": next_obs, "_final_obs": ended}
         return obs, reward, terminated, truncated, info
 
@@ -428,20 +417,12 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         that `randomise_episode_phase` has cut; and `info/NAME`, of the numbers that the env
         reported in the last step of each.
         """
-        return self._episode_report.take()
+        return self._episodes.report.take()
 
     @property
     def reported_episodes(self) -> dict[str, int]:
         """Over how many episodes the means of the last `episode_report` are, by name."""
-        return self._episode_report.episodes
-
-    def _count_episodes(self, ended: Tensor, steps: Tensor, info: dict[str, Tensor]) -> None:
-        """Add the episodes that end in this step, the `steps`-th of each, to the report."""
-        whole = torch.where(self._returns.isfinite(), self._returns, torch.nan)
-        length = torch.where(whole.isnan(), torch.nan, steps)
-        told = {f"info/{name}": values for name, values in info.items()}
-        own = {"episode_return": whole, "episode_length": length}
-        self._episode_report.add(own | told, ended)
+        return self._episodes.report.episodes
 
     def state(self) -> State:
         """Return everything that determines the env's future, random state included.
@@ -451,9 +432,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         return {
             "current_obs": self.current_obs.detach().clone(),
-            "steps": self._steps.clone(),
-            "returns": self._returns.clone(),
-            "began": self._episode_start.clone(),
+            **self._episodes.state(),
             "simulator": self._save(),
         }
 
@@ -473,9 +452,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             )
         self._restore(state["simulator"])
         self._current = state["current_obs"].to(self.device, copy=True)
-        self._steps = state["steps"].to(self.device, copy=True)
-        self._returns = state["returns"].to(self.device, torch.float64, copy=True)
-        self._episode_start = state["began"].to(self.device, copy=True)
+        self._episodes.set_state(state)
 
     @record_function("simulate window")
     def rollout(self, policy: Policy | WindowPolicy, horizon: int) -> Window:
@@ -545,10 +522,7 @@ class MultiAgentVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 reset in groups: cheaper if resetting one env costs as much as resetting all.
         """
         if self.max_steps is not None:
-            phases = -(-self.max_steps // every)
-            steps = every * torch.randint(phases, (self.num_envs,), generator=generator)
-            self._steps = steps.to(self.device)
-            self._returns = self._returns.masked_fill(self._steps > 0, -torch.inf)
+            self._episodes.spread(self.max_steps, generator, every)
 
     def apply_action_mask(self, action: Tensor) -> Tensor:
         """Return continuous actions unchanged, and discrete ones as the simulator gets them.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffsurrogate.config import require_whole
 from diffsurrogate.envs.env import MultiAgentVectorEnv
+from diffsurrogate.envs.episodes import RESERVED, last_of_episodes
 from diffsurrogate.envs.registry import check_adapted
-from diffsurrogate.envs.reported import RESERVED, last_of_episodes
 from diffsurrogate.errors import UsageError
 
 EVALUATION_SEED = 1_000_003
@@ -88,9 +88,7 @@ def evaluate(
     steps = env.max_steps if steps is None else steps
     if steps is None:
         raise UsageError("the env has no time limit; give steps=..., the longest episode to run")
-    require_whole("steps", steps)
-    if steps < 1:
-        raise UsageError(f"evaluation takes {steps} steps; give steps=..., at least 1")
+    require_whole("steps", steps, low=1)
     env.reset(seed=seed)
     max_returns = env.max_return()
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)

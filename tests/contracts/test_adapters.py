@@ -254,7 +254,7 @@ def test_staggered_time_limits_come_where_our_count_says(env, case):
         pytest.skip("has no time limit that we know")
     env.reset(seed=0)
     env.randomise_episode_phase(torch.Generator().manual_seed(2))
-    first = LIMIT - env._steps
+    first = LIMIT - env._episodes.steps
     assert first.unique().numel() > 1
     *_, terminated, truncated = play(env, 2 * LIMIT)
     for index in range(ENVS):

@@ -207,7 +207,7 @@ def test_a_violation_at_reset_is_named():
 def test_the_step_is_that_of_the_copys_own_episode():
     env = Reach()
     env.reset(seed=0)
-    env._steps = torch.tensor([0, 1, 2, 3, 4, 5, 6])
+    env._episodes.steps = torch.tensor([0, 1, 2, 3, 4, 5, 6])
     right = env.reward
     env.reward = lambda *given: spoilt((4, 1))(right(*given))  # type: ignore[method-assign]
     with pytest.raises(UsageError, match="env 4 at step 5 of its episode"):

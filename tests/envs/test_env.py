@@ -182,7 +182,7 @@ def test_whole_episodes_are_reported_across_a_restored_state():
     """Returns are summed over steps and agents; of staggered first episodes nothing is told."""
     env = started(max_steps=4)
     env.randomise_episode_phase(torch.Generator().manual_seed(0))
-    begun = env._steps == 0
+    begun = env._episodes.steps == 0
     assert 0 < begun.sum() < ENVS
     sums, lengths, returns = torch.zeros(ENVS), torch.zeros(ENVS), []
 

@@ -215,14 +215,12 @@ def _no_gradients(env: str) -> UsageError:
 
 def check_count(num_envs: int, given: int | None = None) -> None:
     """Refuse a number of envs below 1, or another than that of a vector env that was `given`."""
-    require_whole("num_envs", num_envs)
+    require_whole("num_envs", num_envs, low=1)
     if given is not None and num_envs != given:
         raise UsageError(
             f"num_envs is {num_envs}, but this vector env has {given} envs; make it with the "
             "number you need"
         )
-    if num_envs < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 env is needed")
 
 
 def not_drawn(error: Exception) -> UsageError:

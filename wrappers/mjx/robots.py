@@ -85,9 +85,7 @@ def load(file: str, substeps: int, contact: Contact, *, muscles: bool = False) -
     Raises:
         UsageError: the substeps or the contact are out of range.
     """
-    require_whole("substeps", substeps)
-    if substeps < 1:
-        raise UsageError(f"substeps is {substeps}; at least 1 is needed")
+    require_whole("substeps", substeps, low=1)
     contact.check(substeps)
     spec = mujoco.MjSpec.from_file(str(ASSETS / file))
     spec.option.timestep = STEP_SECONDS / substeps

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffsurrogate.envs.env import MultiAgentVectorEnv, Policy
+from diffsurrogate.envs.episodes import RESERVED
 from diffsurrogate.envs.observation_slices import box_without, without
 from diffsurrogate.envs.registry import as_multi_agent
-from diffsurrogate.envs.reported import RESERVED
 from diffsurrogate.errors import UsageError
 
 try:

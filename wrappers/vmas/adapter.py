@@ -389,13 +389,9 @@ def make(
         UsageError: VMAS has no such scenario, or the scenario no such argument or gradient.
     """
     check_defaults()
-    require_whole("num_envs", num_envs)
-    if num_envs < 1:
-        raise UsageError(f"num_envs is {num_envs}; at least 1 copy of the env is needed")
+    require_whole("num_envs", num_envs, low=1)
     if n_agents is not None:
-        require_whole("n_agents", n_agents)
-        if n_agents < 1:
-            raise UsageError(f"n_agents is {n_agents}; at least 1 agent is needed")
+        require_whole("n_agents", n_agents, low=1)
         scenario_kwargs["n_agents"] = n_agents
     loaded = load_scenario(scenario) if isinstance(scenario, str) else scenario
     check_arguments(loaded, scenario_kwargs)
