@@ -31,7 +31,7 @@ def policy_diversity(actor: Actor, obs: Tensor, *, distance: Distance | None = N
     Args:
         actor: a policy whose agents see their own features only, such as `IPPO(env).predictor`.
         obs: (*batch, agent, obs_dim), such as from `visited`; every agent's policy is evaluated on
-            the observations of all agents.
+            the observations of all agents, but for those that are NaN.
         distance: jensen-shannon, from 0 (all agents alike) to 1, of Gaussians by samples; or
             wasserstein, of Gaussians over normalised actions before squashing. None for
             jensen-shannon if actions are discrete, wasserstein if they are continuous.
@@ -49,10 +49,12 @@ def policy_diversity(actor: Actor, obs: Tensor, *, distance: Distance | None = N
         True
     """
     agents, features = obs.shape[-2:]
-    if agents < 2 or obs.numel() == 0:
+    seen = obs.reshape(-1, 1, features)
+    seen = seen[~seen.isnan().any(-1).squeeze(-1)]
+    if agents < 2 or len(seen) == 0:
         raise UsageError(
-            f"obs has the shape {tuple(obs.shape)}; diversity needs at least 2 agents and 1 "
-            "observation"
+            f"obs has the shape {tuple(obs.shape)}, {len(seen)} observations of it not NaN; "
+            "diversity needs at least 2 agents and 1 observation"
         )
     reason = why_not_comparable(actor)
     if reason is not None:
@@ -62,8 +64,7 @@ def policy_diversity(actor: Actor, obs: Tensor, *, distance: Distance | None = N
             "distance is wasserstein, which is of Gaussians, but actions are discrete; use "
             "jensen-shannon"
         )
-    total, seen = 0.0, obs.reshape(-1, 1, features)
-    noise = None
+    total, noise = 0.0, None
     if distance == "jensen-shannon" and not actor.discrete:
         noise = _noise(actor.action_space.scale)
     compared = agents * agents * actor.action_space.scale.shape[-1]
@@ -113,7 +114,7 @@ def why_not_comparable(actor: Actor) -> str | None:
 def visited(
     predict: Callable[[Tensor], Tensor], env: MultiAgentVectorEnv, *, steps: int, seed: int = 0
 ) -> Tensor:
-    """Return the observations visited by a policy: (time, env, agent, obs_dim).
+    """Return the observations visited by a policy, (time, env, agent, obs_dim), NaN of the dead.
 
     Args:
         predict: maps obs (env, agent, obs_dim) to actions, such as `IPPO.predict`, or for recurrent
@@ -130,6 +131,12 @@ def visited(
     env.reset(seed=seed)
     seen = []
     for _ in range(steps):
-        seen.append(env.current_obs)
+        seen.append(seen_alive(env))
         env.step(predict(env.current_obs))
     return torch.stack(seen)
+
+
+def seen_alive(env: MultiAgentVectorEnv) -> Tensor:
+    """Return what agents see now, (env, agent, obs_dim), NaN of those that are dead."""
+    obs, alive = env.current_obs.detach(), env.alive_mask
+    return obs if alive is None else obs.masked_fill(~alive.unsqueeze(-1), torch.nan)

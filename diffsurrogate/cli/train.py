@@ -14,7 +14,11 @@ from torch import Tensor
 from torch.profiler import profile, schedule
 from tqdm import tqdm
 
-from diffsurrogate.actor_critic.diversity import policy_diversity, why_not_comparable
+from diffsurrogate.actor_critic.diversity import (
+    policy_diversity,
+    seen_alive,
+    why_not_comparable,
+)
 from diffsurrogate.cli.build import evaluation_env, evaluation_steps, filmed_env
 from diffsurrogate.cli.interruption import Interruption
 from diffsurrogate.cli.options import FINAL_SEED, TrainOptions
@@ -404,7 +408,7 @@ class _Session:
         seen: list[Tensor] = []
 
         def watched(obs: Tensor) -> Tensor:
-            seen.append(obs[:_WATCHED].clone())
+            seen.append(seen_alive(self.env)[:_WATCHED].clone())
             return policy(obs)
 
         final = self._timed_evaluation(watched, FINAL_SEED)

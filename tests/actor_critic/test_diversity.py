@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+from toys.reach import Reach
 
 from diffsurrogate.actor_critic.actor import Actor, ActorConfig
 from diffsurrogate.actor_critic.autoregressive import AutoregressiveActor, build_actor
@@ -182,6 +184,29 @@ def test_one_agent_or_no_observation_is_refused():
     for shape in ((ENVS, 1, OBS), (0, AGENTS, OBS)):
         with pytest.raises(UsageError, match="at least 2 agents"):
             policy_diversity(policy, torch.randn(*shape))
+
+
+class Mortal(Reach):
+    """Agents left of 0 are dead."""
+
+    @property
+    def alive_mask(self) -> Tensor:
+        return self.current_obs[..., 0] > 0
+
+
+def test_what_dead_agents_see_does_not_count():
+    policy = actor("separate")
+    obs = visited(lambda obs: torch.zeros(ENVS, AGENTS, 2), Mortal(), steps=2)
+    dead = obs.isnan().all(-1)
+    assert dead.any()
+    assert (obs[~dead][:, 0] > 0).all()
+    living = obs[~dead].unsqueeze(1).expand(-1, AGENTS, -1)
+    assert policy_diversity(policy, obs) == pytest.approx(policy_diversity(policy, living))
+    assert policy_diversity(policy, obs) != pytest.approx(
+        policy_diversity(policy, obs.nan_to_num())
+    )
+    with pytest.raises(UsageError, match="0 observations of it not NaN"):
+        policy_diversity(policy, obs * torch.nan)
 
 
 def test_a_trained_policy_is_measured_where_it_goes():
