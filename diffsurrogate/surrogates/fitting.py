@@ -103,9 +103,9 @@ class Surrogates(nn.Module):
         self.fits = 0
         self.trust = RewardTrust()
         given = {"reward": reward, "dynamics": dynamics}
-        self.given = GivenModelErrors(
-            [name for name, model in given.items() if isinstance(model, nn.Module)]
-        )
+        self.given = [
+            GivenModelErrors(name) for name, model in given.items() if isinstance(model, nn.Module)
+        ]
         self.terminations_seen = 0
         self.steps_seen = 0
 
@@ -299,7 +299,8 @@ class Surrogates(nn.Module):
         if judged is not None and bool(self._learned_reward.ordinary.dense.all()):
             # a few rare rewards say nothing of the slope that leads to them
             self.trust.update(*judged)
-        self.given.update(report)
+        for errors in self.given:
+            errors.update(report)
         return report
 
     def _trained(self) -> dict[str, nn.Module]:

@@ -72,32 +72,32 @@ def as_dynamics(module: nn.Module) -> DynamicsModel:
 
 
 class GivenModelErrors:
-    """Tells the user of a given model that the env contradicts."""
+    """Tells the user that the env contradicts a given model."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        """Watch the models of these names, reward or dynamics."""
-        self.wrong = dict.fromkeys(names, 0)  # windows in a row
+    def __init__(self, name: str) -> None:
+        """Watch the model of this name, reward or dynamics."""
+        self.name = name
+        self.windows = 0  # in a row that contradict it
 
     def update(self, report: dict[str, float]) -> None:
         """Look at the errors on a new window.
 
         Warns:
-            RuntimeWarning: once, a model left most of the variance of some windows unexplained.
+            RuntimeWarning: once, the model left most of the variance of some windows unexplained.
         """
-        for name in self.wrong:
-            error = report.get(f"{name}_error", 0.0)
-            if self.wrong[name] == _WINDOWS:
-                continue  # was told
-            self.wrong[name] = self.wrong[name] + 1 if error > _WRONG else 0
-            if self.wrong[name] == _WINDOWS:
-                warnings.warn(
-                    f"the {name} module given contradicts the env: it left {error:.2g} of the "
-                    f"variance unexplained ({name}_error; 0 is perfect, 1 no better than the "
-                    "mean); check its formula, units and signs, or let the model be learned "
-                    f"({name}=True)",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+        if self.windows == _WINDOWS:
+            return  # was told
+        error = report.get(f"{self.name}_error", 0.0)
+        self.windows = self.windows + 1 if error > _WRONG else 0
+        if self.windows == _WINDOWS:
+            warnings.warn(
+                f"the {self.name} module given contradicts the env: it left {error:.2g} of the "
+                f"variance unexplained ({self.name}_error; 0 is perfect, 1 no better than the "
+                "mean); check its formula, units and signs, or let the model be learned "
+                f"({self.name}=True)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _taking(module: nn.Module, name: str, parts: Sequence[str]) -> nn.Module:
