@@ -102,6 +102,8 @@ def test_evaluate_render_and_report_read_a_run(run, tmp_path, capsys):
     for name in ("config.json", "summary.json"):
         content = json.loads((second / name).read_text())
         (second / name).write_text(json.dumps(content | {"seed": 2}))
+    with (second / "metrics.csv").open("a") as rows:
+        rows.write("torn\n")
     other = ["--seed", "4", "--shac.gamma", "0.9", "--out", str(tmp_path / "other")]
     assert main([*CARTPOLE, *steps(2), *other]) == 0
     (tmp_path / "unfinished").mkdir()
@@ -121,6 +123,8 @@ def test_evaluate_render_and_report_read_a_run(run, tmp_path, capsys):
     assert usual[4] == "as above"
     assert "Not finished: unfinished" in text
     assert "No configuration of ours: foreign" in text
+    assert "Without its curve: second, as" in text
+    assert "second/metrics.csv is damaged in line" in text
     assert main(["report", str(tmp_path / "unfinished")]) == 0
     assert "No finished run.\n\nNot finished: unfinished" in capsys.readouterr().out
     assert main(["report", str(run), "--out", str(run / "config.json")]) == 2

@@ -43,7 +43,7 @@ class _Found:
     films: dict[Group, Path] = field(default_factory=dict)
     """Of the first run of each group that has one."""
     notes: list[str] = field(default_factory=list)
-    """About runs that are left out."""
+    """About runs that are left out, or their curves."""
 
     @property
     def common(self) -> tuple[str, ...]:
@@ -104,7 +104,12 @@ def _read(runs: list[RunFolder], folder: Path) -> _Found:
             continue
         group = Group(**{name: summary[name] for name in Group._fields[:-1]}, settings=settings)
         found.summaries[group].append(summary)
-        found.curves[group].append([r for r in run.metrics() if "evaluation_mean_return" in r])
+        try:
+            rows = run.metrics()
+        except UsageError as error:
+            found.notes.append(f"Without its curve: {name}, as {error}")
+        else:
+            found.curves[group].append([r for r in rows if "evaluation_mean_return" in r])
         film = run.path / "rollout.gif"
         if film.is_file() and film.stat().st_size <= _LARGEST:
             found.films.setdefault(group, film)
