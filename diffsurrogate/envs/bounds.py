@@ -1,5 +1,7 @@
 """Checks that observations stay within the finite bounds of their space."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -30,14 +32,20 @@ def float32_inside(box: spaces.Box) -> spaces.Box:
 class Bounds:
     """The observation box, widened by the tolerance; infinite bounds are not checked."""
 
-    def __init__(self, box: spaces.Box, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        box: spaces.Box,
+        device: torch.device | str = "cpu",
+        name: Callable[[int], str] | None = None,
+    ) -> None:
         """Widen a box.
 
         Args:
             box: observation space of one env, of any shape.
             device: device of the observations given to `holds`.
+            name: returns what complaints call an entry of the flat box; None for its index.
         """
-        self._box = box
+        self._box, self._name = box, name
         low, high = box.low.astype(np.float64), box.high.astype(np.float64)
         bounded = np.isfinite(low) & np.isfinite(high)
         with np.errstate(invalid="ignore", over="ignore"):  # infinite bounds; the largest float32
@@ -51,11 +59,16 @@ class Bounds:
         self._high_tensor = torch.as_tensor(self._high, device=device)
 
     @classmethod
-    def of(cls, box: spaces.Box, device: torch.device | str = "cpu") -> "Bounds | None":
+    def of(
+        cls,
+        box: spaces.Box,
+        device: torch.device | str = "cpu",
+        name: Callable[[int], str] | None = None,
+    ) -> "Bounds | None":
         """Return the bounds of a box, or None if all are infinite."""
         if not (np.isfinite(box.low).any() or np.isfinite(box.high).any()):
             return None
-        return cls(box, device)
+        return cls(box, device, name)
 
     def holds(self, rows: Tensor) -> bool:
         """Return whether all finite values (row, *shape) are inside."""
@@ -85,7 +98,9 @@ class Bounds:
         if found is None:
             return None
         entry = found[1]
-        place = [int(axis) for axis in np.unravel_index(entry, row.shape)]
+        place: object = [int(axis) for axis in np.unravel_index(entry, row.shape)]
+        if self._name is not None:
+            place = self._name(entry)
         low, high = float(self._box.low.flat[entry]), float(self._box.high.flat[entry])
         return (
             f"outside of its space: {float(row.flat[entry]):.6g}{f' at {place}' if place else ''}, "

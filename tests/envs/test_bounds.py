@@ -123,3 +123,14 @@ def test_jaxmarls_are_held_to_theirs():
         as_multi_agent(raw, num_envs=2).reset(seed=0)
     env = as_multi_agent(raw, num_envs=2, check_bounds=False)
     assert env.reset(seed=0)[0][:, 1].abs().max() > 0.01
+
+
+def test_the_number_outside_is_named_by_its_place_in_a_nested_space():
+    arm = spaces.Dict({"pose": spaces.Box(-1, 1, (2, 3)), "held": spaces.Discrete(4)})
+    space = spaces.Dict({"arms": spaces.Tuple([arm, arm]), "heat": spaces.Box(0, 1, ())})
+    bounds = bounds_of(space)
+    places = {10 + 2: "['arms'][1]['held'][2]", 10 + 9: "['arms'][1]['pose'][1, 2]", 20: "['heat']"}
+    for entry, place in places.items():
+        row = np.zeros(21, np.float32)
+        row[entry] = 3
+        assert f"3 at {place}, where" in bounds.complaint(row)

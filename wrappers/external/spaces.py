@@ -1,5 +1,6 @@
 """Spaces of other libraries: flattened, padded, bounded."""
 
+import functools
 import math
 from typing import Any
 
@@ -132,7 +133,21 @@ def bounds_of(space: gymnasium.Space[Any]) -> Bounds | None:
         if (space.low == limits.min).all() and (space.high == limits.max).all():
             return None
     box = flat_box(space)
-    return None if box is None else Bounds.of(box)
+    return None if box is None else Bounds.of(box, name=functools.partial(_place, space))
+
+
+def _place(space: gymnasium.Space[Any], entry: int) -> str:
+    """Return where in a space the number is that is `entry` in its flat box: ['pose'][1, 2]."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in named:
+            if entry < (numbers := spaces.flatdim(part)):
+                return f"[{key!r}]{_place(part, entry)}"
+            entry -= numbers
+    if isinstance(space, spaces.Box):
+        axes = [int(axis) for axis in np.unravel_index(entry, space.shape)]
+        return str(axes) if axes else ""
+    return f"[{entry}]"
 
 
 def is_too_narrow(spec: Any) -> bool:

@@ -67,9 +67,8 @@ def caught(raw: Any, steps: int = 3) -> UsageError:
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_numbers_outside_of_the_space_are_refused_unless_one_says_otherwise(nested):
-    place = "[5]" if nested else "[1, 2]"
+    at = "['eye'][1, 2]" if nested else "[1, 2]"
     for lie, field in [("far", "observation"), ("end far", "final_obs")]:
-        at = "[5]" if lie == "end far" else place
         error = caught(liars(lie, AutoresetMode.SAME_STEP, nested=nested))
         assert str(error) == (
             f"Liar: the {field} of env 3 at step 3 is outside of its space: 8 at {at}, "
