@@ -47,8 +47,9 @@ for centre in (0.0, 100.0):
     for agents in (25, 26):
         of_pairs, true, own, slopes = found[centre, agents] = measured(agents, centre)
         print(f"{agents} agents around {centre}: pairs {true.min():.3f} to {true.max():.3f} m apart", end=" ")
-        print(f"are said to be {of_pairs.min():.3f} to {of_pairs.max():.3f} apart, agents and themselves {own:.3f};", end=" ")
-        print(f"{(of_pairs == 0).float().mean():.0%} at 0, gradients {slopes.min():.2f} to {slopes.max():.2f} long")
+        print(f"are said to be {of_pairs.min():.3f} to {of_pairs.max():.3f} apart, agents and themselves", end=" ")
+        print(f"{own:.3f}; {(of_pairs == 0).float().mean():.0%} at 0,", end=" ")
+        print(f"gradients {slopes.min():.2f} to {slopes.max():.2f} long")
 for centre in (0.0, 100.0):
     of_pairs, true, own, slopes = found[centre, 25]
     assert torch.allclose(of_pairs, true, atol=1e-6) and own == 0 and torch.allclose(slopes, torch.ones(()), atol=1e-3)
