@@ -99,3 +99,19 @@ def test_a_table_of_trials_that_is_not_of_a_sweep_is_passed_over(text, tmp_path,
     out = capsys.readouterr().out
     assert "Not finished: run" in out
     assert "sweep" not in out
+
+
+def test_a_damaged_table_of_trials_costs_the_best_alone(tmp_path, capsys):
+    for name, content in (
+        ("run/config.json", "{}"),
+        (
+            "tuned/trials.csv",
+            "trial,state,value,lr\n0,complete,,0.1\n1,complete,7.5,0.2\n2,pruned,,\n",
+        ),
+    ):
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_text(content)
+    assert report(ReportOptions(folder=tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "tuned is a sweep of 3 trials; which is the best is not told" in out

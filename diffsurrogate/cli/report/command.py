@@ -141,8 +141,12 @@ def _sweeps(folder: Path) -> list[str]:
             trials = list(table)
         complete = [trial for trial in trials if trial["state"] == "complete"]
         line = f"{file.parent} is a sweep of {len(trials)} trials"
-        if complete:
-            best = max(complete, key=lambda trial: float(trial["value"]))
+        try:
+            best = max(complete, key=lambda trial: float(trial["value"] or ""), default=None)
+        except ValueError:
+            line += f"; which is the best is not told, as {file} is damaged; the sweep mends it"
+            best = None
+        if best is not None:
             words = [f"{name}={_short(value)}" for name, value in list(best.items())[3:]]
             line += f"; the best is trial {best['trial']} with {_short(best['value'])}: "
             line += ", ".join(words)
