@@ -1,6 +1,6 @@
 """Checks that observations stay within the finite bounds of their space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,6 +27,12 @@ def float32_inside(box: spaces.Box) -> spaces.Box:
     fits = (inside_low <= inside_high) & np.isfinite(low) & np.isfinite(high)
     high = np.maximum(np.where(fits, inside_high, high), low)
     return spaces.Box(np.where(fits, inside_low, low), high, dtype=np.float32)
+
+
+def index_in(shape: Sequence[int], entry: int) -> str:
+    """Return the index of an entry of the flat array, "[1, 2]"; "" where there are no axes."""
+    index = [int(axis) for axis in np.unravel_index(entry, shape)]
+    return str(index) if index else ""
 
 
 class Bounds:
@@ -98,9 +104,7 @@ class Bounds:
         if found is None:
             return None
         entry = found[1]
-        place: object = [int(axis) for axis in np.unravel_index(entry, row.shape)]
-        if self._name is not None:
-            place = self._name(entry)
+        place = self._name(entry) if self._name else index_in(row.shape, entry)
         low, high = float(self._box.low.flat[entry]), float(self._box.high.flat[entry])
         return (
             f"outside of its space: {float(row.flat[entry]):.6g}{f' at {place}' if place else ''}, "

@@ -101,14 +101,10 @@ def test_a_table_of_trials_that_is_not_of_a_sweep_is_passed_over(text, tmp_path,
     assert "sweep" not in out
 
 
-def test_a_damaged_table_of_trials_costs_the_best_alone(tmp_path, capsys):
-    for name, content in (
-        ("run/config.json", "{}"),
-        (
-            "tuned/trials.csv",
-            "trial,state,value,lr\n0,complete,,0.1\n1,complete,7.5,0.2\n2,pruned,,\n",
-        ),
-    ):
+@pytest.mark.parametrize("torn", ["0,complete,,0.1", "0,complete,9.5", "0,complete,9.5,0.1,2"])
+def test_a_damaged_table_of_trials_costs_the_best_alone(torn, tmp_path, capsys):
+    table = f"trial,state,value,lr\n{torn}\n1,complete,7.5,0.2\n2,pruned,,\n"
+    for name, content in (("run/config.json", "{}"), ("tuned/trials.csv", table)):
         file = tmp_path / name
         file.parent.mkdir()
         file.write_text(content)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffsurrogate.envs.bounds import Bounds, float32_inside
+from diffsurrogate.envs.bounds import Bounds, float32_inside, index_in
 from diffsurrogate.errors import UsageError
 from diffsurrogate.wrappers.external.adapter import flat_box
 
@@ -145,8 +145,7 @@ def _place(space: gymnasium.Space[Any], entry: int) -> str:
                 return f"[{key!r}]{_place(part, entry)}"
             entry -= numbers
     if isinstance(space, spaces.Box):
-        axes = [int(axis) for axis in np.unravel_index(entry, space.shape)]
-        return str(axes) if axes else ""
+        return index_in(space.shape, entry)
     return f"[{entry}]"
 
 

@@ -135,23 +135,30 @@ def _sweeps(folder: Path) -> list[str]:
     lines = []
     for file in sorted(folder.rglob("trials.csv")):
         with file.open(errors="replace") as text:
-            table = csv.DictReader(text)
-            if (table.fieldnames or [])[:3] != ["trial", "state", "value"]:
-                continue  # not of a sweep
-            trials = list(table)
-        complete = [trial for trial in trials if trial["state"] == "complete"]
-        line = f"{file.parent} is a sweep of {len(trials)} trials"
+            header, *rows = [row for row in csv.reader(text) if row] or [[]]
+        if header[:3] != ["trial", "state", "value"]:
+            continue  # not of a sweep
+        line = f"{file.parent} is a sweep of {len(rows)} trials"
         try:
-            best = max(complete, key=lambda trial: float(trial["value"] or ""), default=None)
+            line += _best([dict(zip(header, row, strict=True)) for row in rows])
         except ValueError:
             line += f"; which is the best is not told, as {file} is damaged; the sweep mends it"
-            best = None
-        if best is not None:
-            words = [f"{name}={_short(value)}" for name, value in list(best.items())[3:]]
-            line += f"; the best is trial {best['trial']} with {_short(best['value'])}: "
-            line += ", ".join(words)
         lines.append(line)
     return lines
+
+
+def _best(trials: list[dict[str, str]]) -> str:
+    """Return the end of a sentence on the best of some trials; "" if none is complete.
+
+    Raises:
+        ValueError: a value is no number.
+    """
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    if not complete:
+        return ""
+    best = max(complete, key=lambda trial: float(trial["value"]))
+    words = [f"{name}={_short(value)}" for name, value in list(best.items())[3:]]
+    return f"; the best is trial {best['trial']} with {_short(best['value'])}: {', '.join(words)}"
 
 
 def _short(text: str) -> str:
